@@ -1,0 +1,37 @@
+"""The project's own exceptions. Each message says what was wrong, where, and what to do about it."""
+
+
+class TeleportError(Exception):
+    """Base class of every error that fxteleport raises on purpose."""
+
+
+class ModelError(TeleportError):
+    """The model cannot be used: unknown name, broken factory, quantised, scripted or not materialised."""
+
+
+class CaptureError(TeleportError):
+    """The model does not run on the example inputs, so there is no graph to teleport."""
+
+
+class CobError(TeleportError):
+    """A change of basis is invalid: wrong length, zero or non-finite values, a range outside its law."""
+
+
+class RuleError(TeleportError):
+    """A rule is registered twice, or with a key that no node can have."""
+
+
+class CheckpointError(TeleportError):
+    """A file is missing, corrupt, of another model, or cannot be written."""
+
+
+class InputError(TeleportError):
+    """A call or a command-line option is wrong."""
+
+
+class Decline(Exception):
+    """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
+
+
+class OpaqueModuleWarning(UserWarning):
+    """A submodule could not be traced and is kept whole, with its inputs and outputs pinned."""

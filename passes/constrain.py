@@ -1,0 +1,475 @@
+"""Constrain: graph -> CoB maps and a system of constraints, by abstract interpretation.
+
+The interpreter visits every node once, hands the node's arguments to the rule of its operation (`rules/`), and
+keeps the map that comes back. Soundness: an operation that no rule knows, or that a rule declines, pins all its
+inputs and outputs, and is reported with the reason.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.errors import Decline
+from fxteleport.passes.capture import Captured, hooked
+from fxteleport.passes.evaluate import call_of
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, on_symbols, single
+from fxteleport.passes.rules import Rule, lookup
+from fxteleport.passes.system import Origin, System
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """How a node is teleported where its parameters cannot do it.
+
+    Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
+    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one).
+    """
+
+    before: CobMap | None
+    after: CobMap | None
+    part: str = "all"
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A node that no rule knows, with the reason."""
+
+    node: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """What the constraint pass found.
+
+    Attributes:
+        system: symbols and constraints.
+        maps: node -> its CobMap (or the tuple, list... of them, None where there is no tensor).
+        tensors: canonical parameter or buffer name -> its CobMap.
+        wraps: nodes that need another operation.
+        opaque: nodes that no rule knows.
+        rules: node name -> name of the rule that was applied.
+    """
+
+    system: System
+    maps: dict[fx.Node, Any]
+    tensors: dict[str, CobMap]
+    wraps: dict[fx.Node, Wrap]
+    opaque: list[Opaque]
+    rules: dict[str, str]
+
+
+def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
+    """Find the maps and the constraints of a captured graph."""
+    state = _Interpreter(captured, mode == "full", norm_stats)
+    state.run(captured.graph)
+    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
+
+
+def carries(x: Any) -> bool:
+    """True for a tensor that has a CoB: integer and boolean tensors have none."""
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+class Operand:
+    """A tensor argument of a call: its meta (or real integer) value and its map."""
+
+    __slots__ = ("_map", "_state", "name", "value")
+
+    def __init__(self, value: Tensor, cob: CobMap | None, name: str | None = None, state: Any = None) -> None:
+        self.value, self._map, self.name, self._state = value, cob, name, state
+
+    @property
+    def map(self) -> CobMap:
+        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
+        if self._map is None:
+            self._map = self._state.own_map(self.name)
+        return self._map
+
+    @property
+    def is_unbound(self) -> bool:
+        """True for a parameter whose map is not decided yet."""
+        return self.name is not None and self.name not in self._state.tensors
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def rank(self) -> int:
+        return self.value.ndim
+
+
+@dataclass(slots=True)
+class Call:
+    """One node as its rule sees it: arguments, modes, and what a rule may ask for."""
+
+    node: fx.Node
+    value: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: nn.Module | None
+    state: _Interpreter
+    full: bool
+    norm_stats: str
+    wrapping: Wrap | None = None
+
+    # -- constraints -----------------------------------------------------------------------------------
+
+    def origin(self, why: str) -> Origin:
+        return Origin(self.node.name, why)
+
+    def same(self, a: CobMap, b: CobMap, why: str) -> None:
+        """Two CoBs are equal wherever both apply."""
+        self.state.system.same(a, b, self.origin(why))
+
+    def pin(self, a: CobMap, why: str) -> None:
+        """The CoB is 1."""
+        if a.factors:
+            self.state.system.pin(a, self.origin(why))
+
+    def constant(self, a: CobMap, axes: Sequence[int], why: str) -> CobMap:
+        """The CoB does not vary along axes; returns the map with size 1 there."""
+        return self.state.system.constant(a, axes, self.origin(why)) if a.factors else a
+
+    def fresh(self, shape: Sequence[int], why: str = "output") -> CobMap:
+        """New neurons: a free CoB for each position of `shape`."""
+        return single(self.state.system.fresh(shape, self.origin(why)))
+
+    def require(self, operand: Operand | None, cob: CobMap, why: str) -> None:
+        """This operand must have this CoB: decides an unbound parameter's, constrains any other."""
+        if operand is None:
+            return
+        cob = cob.aligned(operand.rank)
+        if operand.is_unbound and _fits(cob, operand.shape):
+            self.state.bind(operand.name, cob)
+        else:
+            self.same(operand.map, cob, why)
+
+    # -- operations that need another form -------------------------------------------------------------
+
+    def wrap(self, before: CobMap | None, after: CobMap | None, part: str = "all", position: int = 0) -> None:
+        """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
+        if not self.full:
+            raise Decline("it would need another operation, which mode='weights' does not allow")
+        if (before is not None and before.factors) or (after is not None and after.factors):
+            self.wrapping = Wrap(before, after, part, position)
+
+    def positive(self, a: CobMap, why: str) -> None:
+        self.state.system.require_positive(a, self.origin(why))
+
+    def unit(self, a: CobMap, why: str) -> None:
+        self.state.system.require_unit(a, self.origin(why))
+
+    # -- helpers ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def decline(why: str) -> NoReturn:
+        """This form of the call is not known to the rule."""
+        raise Decline(why)
+
+    def rerun(self, symbols: dict[Operand, Tensor]) -> Any:
+        """The operation itself, on symbols in place of operands; other tensors must be known integers."""
+        operands = list(symbols)
+
+        def run(*given: Tensor) -> Any:
+            table = dict(zip(operands, given, strict=True))
+
+            def put(x: Any) -> Any:
+                if not isinstance(x, Operand):
+                    return x
+                if x in table:
+                    return table[x]
+                if x.value.is_meta:
+                    raise Decline("it depends on an index or a value that is not known before the run")
+                return x.value
+
+            args, kwargs = pytree.tree_map(put, (self.args, self.kwargs))
+            fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
+            return fn(*args, **kwargs)
+
+        return on_symbols(run, *(symbols[o] for o in operands))
+
+
+@dataclass
+class _Interpreter:
+    """The state of one run: maps so far, and a journal that undoes a rule which declines half way."""
+
+    captured: Captured
+    full: bool
+    norm_stats: str
+    system: System = field(default_factory=System)
+    maps: dict[fx.Node, Any] = field(default_factory=dict)
+    tensors: dict[str, CobMap] = field(default_factory=dict)
+    wraps: dict[fx.Node, Wrap] = field(default_factory=dict)
+    opaque: list[Opaque] = field(default_factory=list)
+    rules: dict[str, str] = field(default_factory=dict)
+    bound: list[str] = field(default_factory=list)
+
+    def run(self, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            self.maps[node] = self.visit(node)
+
+    def visit(self, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            return _map_like(value)
+        if node.op == "output":
+            for operand in self._operands(self.convert(node.args)):
+                self.system.pin(operand.map, Origin(node.name, "it is an output of the network"))
+            return None
+        if node.op == "get_attr":
+            if node.target in self.captured.metas and carries(value):
+                return _Ref(node.target)
+            return IDENTITY if isinstance(value, Tensor) else None
+        if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
+            return _map_like(value) if not node.meta.get("keep") else self.give_up(node, "it may write to its inputs")
+        if node.target is operator.getitem and not isinstance(node.args[0].meta["val"], Tensor):  # type: ignore
+            return self.maps[node.args[0]][node.args[1]]  # type: ignore[index]
+        found = self.apply(node, value)
+        if node.meta.get("aliased"):
+            for leaf in _maps(found):
+                self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
+        return found
+
+    def apply(self, node: fx.Node, value: Any) -> Any:
+        """Look up the node's rule and run it as a transaction."""
+        module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None
+        mark = self.mark()
+        try:
+            if module is not None:
+                path = str(node.target)
+                if path in self.captured.branches:
+                    return self.branches(node, self.captured.branches[path])
+                if path in self.captured.opaque:
+                    return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
+                if hooked(module):
+                    return self.give_up(node, "it has forward hooks, which may change its values")
+            args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+            call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
+            found = lookup(node.op, module if module is not None else node.target)
+            if found is None:
+                if node.op != "call_module" and not any(self._moves(o) for o in self._operands((args, kwargs))):
+                    return _map_like(value)  # constants in, constants out
+                return self.give_up(node, "no rule knows this operation")
+            self.rules[node.name] = found.name
+            result = found.fn(call, *self.arguments(call, found))
+            if call.wrapping is not None:
+                self.wraps[node] = call.wrapping
+            return result
+        except Decline as reason:
+            self.undo(mark)
+            return self.give_up(node, str(reason))
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            self.undo(mark)
+            return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def arguments(self, call: Call, rule: Rule) -> list[Any]:
+        """The call's arguments in the order of the rule's parameters; a module's settings by their names."""
+        given, kwargs = call.args, dict(call.kwargs)
+        out: list[Any] = []
+        for i, (name, default) in enumerate(rule.parameters):
+            if name.startswith("*"):
+                out += given[i:]
+                given = given[:i]
+            elif i < len(given):
+                out.append(given[i])
+            elif name in kwargs:
+                out.append(kwargs.pop(name))
+            elif call.module is not None and hasattr(call.module, name):
+                out.append(self.setting(call, name))
+            elif default is not rule.REQUIRED:
+                out.append(default)
+            else:
+                raise Decline(f"its argument '{name}' is missing")
+        known = {name for name, _ in rule.parameters}
+        unknown = [k for k in kwargs if k not in known] if not rule.open else []
+        if len(given) > len(rule.parameters) or unknown:
+            raise Decline(f"its rule does not know the arguments {unknown or list(given[len(rule.parameters):])}")
+        return out
+
+    def setting(self, call: Call, name: str) -> Any:
+        """An attribute of the called module; tensors as operands under their own names."""
+        value = getattr(call.module, name)
+        if not isinstance(value, Tensor):
+            return value
+        return self.tensor(f"{call.node.target}.{name}")
+
+    def tensor(self, name: str) -> Operand:
+        """A parameter or buffer as an operand."""
+        name = self.captured.canonical[name]
+        return Operand(self.captured.metas[name], self.tensors.get(name), name, self)
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def bind(self, name: str | None, cob: CobMap) -> None:
+        assert name is not None
+        self.tensors[name] = cob
+        self.bound.append(name)
+
+    def own_map(self, name: str | None) -> CobMap:
+        """The map of a parameter used freely: one fresh factor an axis (buffers are constants).
+
+        A product of factors repeats a common scale, so all but the last axis start at ONE.
+        """
+        assert name is not None
+        if name in self.tensors:
+            return self.tensors[name]
+        value = self.captured.metas[name]
+        factors = []
+        if name in self.parameters:
+            axes = [i for i, n in enumerate(value.shape) if n > 1] or ([value.ndim - 1] if value.ndim else [])
+            for axis in axes:
+                n = value.shape[axis]
+                origin = Origin(name, f"axis {axis}")
+                shape = [n if i == axis else 1 for i in range(value.ndim)]
+                if axis == axes[-1]:
+                    symbols = self.system.fresh(shape, origin)
+                else:
+                    rest = self.system.fresh((n - 1,), origin)
+                    symbols = torch.cat([rest.new_full((1,), ONE), rest]).view(shape)
+                factors.append((symbols, 1))
+            if not axes:
+                factors.append((self.system.fresh((), Origin(name, "scalar")), 1))
+        self.bind(name, CobMap(tuple(factors)))
+        return self.tensors[name]
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        found = self.__dict__.get("_parameters")
+        if found is None:
+            found = frozenset(n for n, _ in self.captured.model.named_parameters(remove_duplicate=False))
+            self.__dict__["_parameters"] = found
+        return found  # type: ignore[no-any-return]
+
+    # -- arguments -------------------------------------------------------------------------------------
+
+    def convert(self, x: Any) -> Any:
+        """A node's argument structure: operands for tensors, plain values for the rest."""
+        if isinstance(x, fx.Node):
+            return self._view(x.meta.get("val"), self.maps.get(x))
+        kind = type(x)
+        if kind is slice:
+            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
+        if isinstance(x, dict):
+            return {k: self.convert(v) for k, v in x.items()}
+        if isinstance(x, (tuple, list)):
+            return tuple(map(self.convert, x)) if isinstance(x, tuple) else [self.convert(v) for v in x]
+        return x
+
+    def _view(self, value: Any, cob: Any) -> Any:
+        if isinstance(value, Tensor):
+            if isinstance(cob, _Ref):
+                return self.tensor(cob.name)
+            return Operand(value, cob if cob is not None else IDENTITY)
+        if isinstance(value, (tuple, list)):
+            return [self._view(v, None if cob is None else cob[i]) for i, v in enumerate(value)]
+        if isinstance(value, dict):
+            return {k: self._view(v, None if cob is None else cob[k]) for k, v in value.items()}
+        return value
+
+    def _operands(self, x: Any) -> list[Operand]:
+        return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Operand)]
+
+    def _moves(self, operand: Operand) -> bool:
+        return operand.is_unbound or bool(operand.map.factors)
+
+    # -- soundness -------------------------------------------------------------------------------------
+
+    def give_up(self, node: fx.Node, why: str) -> Any:
+        """Pin everything around a node."""
+        origin = Origin(node.name, f"'{_target_name(node)}': {why}")
+        for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
+            self.pin_operand(operand, origin)
+        if node.op == "call_module":
+            prefix = f"{node.target}."
+            for name in self.captured.metas:
+                if name.startswith(prefix):
+                    self.pin_operand(self.tensor(name), origin)
+        self.opaque.append(Opaque(node.name, str(node.meta.get("path", "")), origin.why))
+        return _map_like(node.meta.get("val"))
+
+    def pin_operand(self, operand: Operand, origin: Origin) -> None:
+        if operand.is_unbound:
+            self.bind(operand.name, IDENTITY)
+        else:
+            self.system.pin(operand.map, origin)
+
+    def branches(self, node: fx.Node, graphs: tuple[fx.Graph, ...]) -> Any:
+        """A mode-dependent module: its map must be right in eval and in train mode, with no wrapped operation."""
+        self.rules[node.name] = "mode_dependent"
+        operands = [o for o in self._operands((self.convert(node.args), self.convert(node.kwargs)))]
+        before, outs = self.full, []
+        self.full = False
+        seen = len(self.opaque)
+        try:
+            for graph in graphs:
+                given = iter(operands)
+                for inner in graph.nodes:
+                    if inner.op == "placeholder":
+                        self.maps[inner] = next(given).map if isinstance(inner.meta["val"], Tensor) else None
+                    elif inner.op == "output":
+                        result = self.convert(inner.args[0])
+                        outs.append(result.map if isinstance(result, Operand) else IDENTITY)
+                    else:
+                        self.maps[inner] = self.visit(inner)
+        finally:
+            self.full = before
+        if len(self.opaque) > seen:
+            why = self.opaque[seen].why
+            raise Decline(f"inside it, {why}")
+        for other in outs[1:]:
+            self.system.same(outs[0], other, Origin(node.name, "it must agree in train and in eval mode"))
+        return outs[0]
+
+    def mark(self) -> tuple[int, ...]:
+        s = self.system
+        return len(s.equations), len(s.positive), len(s.unit), len(self.bound), len(self.opaque)
+
+    def undo(self, mark: tuple[int, ...]) -> None:
+        s = self.system
+        del s.equations[mark[0] :], s.positive[mark[1] :], s.unit[mark[2] :], self.opaque[mark[4] :]
+        for name in self.bound[mark[3] :]:
+            self.tensors.pop(name, None)
+        del self.bound[mark[3] :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """The map of a `get_attr` node: decided by the parameter's first use."""
+
+    name: str
+
+
+def _map_like(value: Any) -> Any:
+    """The identity map in the structure of a value."""
+    if isinstance(value, Tensor):
+        return IDENTITY
+    if isinstance(value, dict):
+        return {k: _map_like(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_map_like(v) for v in value]
+    return None
+
+
+def _maps(x: Any) -> list[CobMap]:
+    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, CobMap)]
+
+
+def _fits(cob: CobMap, shape: Sequence[int]) -> bool:
+    return all(s.ndim == len(shape) and all(a in (1, b) for a, b in zip(s.shape, shape, strict=True))
+               for s, _ in cob.factors)  # fmt: skip
+
+
+def _target_name(node: fx.Node) -> str:
+    target: Callable[..., Any] | str = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

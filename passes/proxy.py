@@ -1,0 +1,294 @@
+"""Proxies that carry the value of their node.
+
+A proxy stands for a node while Python runs the model's `forward`. It answers what Python insists on
+knowing (`bool`, `len`, `int`, `isinstance`, `hasattr`...) from the value, and records everything else as a
+node, so that shapes which no branch depends on stay symbolic. One class for each kind of value, because
+Python looks at the class (`collections.abc.Iterable`) as well as at the object.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+if TYPE_CHECKING:
+    from fxteleport.passes.capture import Tracer
+
+# The rank never changes with the batch size, so these are constants of the graph.
+_RANK = frozenset({"dim", "ndimension"})
+_SYMBOLIC_PROPERTIES = frozenset({"shape", "dtype", "device"})
+
+
+class Proxy:
+    """A node under construction and its value; the base of the kinds below."""
+
+    __slots__ = ("_node", "_tracer", "_value")
+
+    def __init__(self, node: fx.Node, tracer: Tracer, value: Any) -> None:
+        self._node, self._tracer, self._value = node, tracer, value
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        # `isinstance(x, torch.Tensor)` must answer as it would for the value.
+        return type(self._value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._node.name})"
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._value, name)  # AttributeError is the right answer where there is none
+        if isinstance(self._value, Tensor):
+            if name == "ndim":
+                return value
+            if name in _RANK:
+                return lambda: self._value.dim()
+        if callable(value):
+            return Method(self, name)
+        if isinstance(value, Tensor) or name in _SYMBOLIC_PROPERTIES or not isinstance(self._value, Tensor):
+            return self._tracer.record("call_function", getattr, (self, name), {})
+        return value
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tracer = find_tracer((args, kwargs))
+        assert tracer is not None, f"{func} was called on a proxy, yet none is among its arguments"
+        if torch.overrides.is_tensor_method_or_property(func):
+            name = func.__name__
+            if name == "__get__":  # a property such as Tensor.T
+                return tracer.record("call_function", getattr, (args[0], func.__self__.__name__), {})
+            return tracer.record("call_method", name, args, kwargs)
+        return tracer.call_function(func, args, kwargs)
+
+
+class Method:
+    """A bound method of a proxy: calling it records a `call_method` node."""
+
+    def __init__(self, owner: Proxy, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.owner._tracer.record("call_method", self.name, (self.owner, *args), kwargs)
+
+
+class TensorProxy(Proxy):
+    """A tensor."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tracer.record("call_function", operator.getitem, (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._tracer.record("call_function", setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        return self._tracer.specialize(self, len(self._value))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
+
+    def __bool__(self) -> bool:
+        return self._tracer.specialize(self, bool(self._value))
+
+    def __int__(self) -> int:
+        return self._tracer.specialize(self, int(self._value))
+
+    def __float__(self) -> float:
+        return self._tracer.specialize(self, float(self._value))
+
+    def __index__(self) -> int:
+        return self._tracer.specialize(self, operator.index(self._value))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class NumberProxy(Proxy):
+    """An int or a float, mostly a size. What it decides is recorded as specialised."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return self._tracer.specialize(self, bool(self._value))
+
+    def __int__(self) -> int:
+        return self._tracer.specialize(self, int(self._value))
+
+    def __float__(self) -> float:
+        return self._tracer.specialize(self, float(self._value))
+
+    def __index__(self) -> int:
+        return self._tracer.specialize(self, operator.index(self._value))
+
+    def __hash__(self) -> int:
+        return hash(self._tracer.specialize(self, self._value))
+
+    def __ceil__(self) -> Any:
+        return self._tracer.record("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self._tracer.record("call_function", math.floor, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self._tracer.record("call_function", math.trunc, (self,), {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self._tracer.record("call_function", round, (self, digits), {})
+
+
+class SequenceProxy(Proxy):
+    """A tuple or a list (a shape, the parts of a split): indexing records, slicing gives a plain tuple."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            positions = range(len(self._value))[index]
+            return tuple(self._tracer.record("call_function", operator.getitem, (self, i), {}) for i in positions)
+        return self._tracer.record("call_function", operator.getitem, (self, operator.index(index)), {})
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self._value)))
+
+    def __contains__(self, item: Any) -> bool:
+        return any(bool(x == item) for x in self)
+
+    def __add__(self, other: Any) -> Any:
+        return (*self, *other)
+
+    def __radd__(self, other: Any) -> Any:
+        return (*other, *self)
+
+    def __eq__(self, other: object) -> bool:
+        return self._tracer.specialize(self, tuple(self._value) == tuple(plain(other)))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._tracer.specialize(self, self._value))
+
+
+class ObjectProxy(Proxy):
+    """Any other value, such as the dictionary or the data class that an opaque module returns."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tracer.record("call_function", operator.getitem, (self, index), {})
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._value) if isinstance(self._value, dict) else (self[i] for i in range(len(self._value)))
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._value
+
+    def __bool__(self) -> bool:
+        return self._tracer.specialize(self, bool(self._value))
+
+    def __eq__(self, other: object) -> bool:
+        return self._tracer.specialize(self, bool(self._value == plain(other)))
+
+    def __hash__(self) -> int:
+        return hash(self._tracer.specialize(self, self._value))
+
+
+def make(node: fx.Node, tracer: Tracer, value: Any) -> Proxy:
+    """The proxy of the kind that fits the value."""
+    if isinstance(value, Tensor):
+        return TensorProxy(node, tracer, value)
+    if isinstance(value, (int, float)):
+        return NumberProxy(node, tracer, value)
+    if isinstance(value, (tuple, list)):
+        return SequenceProxy(node, tracer, value)
+    return ObjectProxy(node, tracer, value)
+
+
+def is_proxy(x: object) -> bool:
+    """True for a proxy; `isinstance` cannot tell, since a proxy claims the class of its value."""
+    return issubclass(type(x), Proxy)
+
+
+def plain(x: Any) -> Any:
+    """The value behind a proxy (also inside tuples, lists, dicts and slices)."""
+    if is_proxy(x):
+        return x._value
+    kind = type(x)
+    if kind is tuple or kind is list:
+        return kind(plain(v) for v in x)
+    if kind is dict:
+        return {k: plain(v) for k, v in x.items()}
+    if kind is slice:
+        return slice(plain(x.start), plain(x.stop), plain(x.step))
+    return x
+
+
+def find_tracer(x: Any) -> Tracer | None:
+    """The tracer of the first proxy found in an argument structure, or None."""
+    if is_proxy(x):
+        return x._tracer  # type: ignore[no-any-return]
+    kind = type(x)
+    if kind is slice:
+        x = (x.start, x.stop, x.step)
+    elif kind is dict:
+        x = x.values()
+    elif kind is not tuple and kind is not list:
+        return None
+    return next((t for t in map(find_tracer, x) if t is not None), None)
+
+
+def setitem(x: Any, index: Any, value: Any) -> Any:
+    """`x[index] = value` as an expression: the map follows the value, not the name."""
+    x[index] = value
+    return x
+
+
+def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    def method(self: Proxy, other: Any) -> Any:
+        if other is None:
+            return NotImplemented
+        args = (other, self) if reflected else (self, other)
+        return self._tracer.record("call_function", fn, args, {})
+
+    return method
+
+
+def _inplace(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Proxy, other: Any) -> Any:
+        self._tracer.record("call_function", fn, (self, other), {})
+        return self  # Python rebinds the name to what is returned: the same handle, now at the new node
+
+    return method
+
+
+def _unary(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self: self._tracer.record("call_function", fn, (self,), {})
+
+
+_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
+_COMPARISON = "eq ne lt le gt ge".split()
+for _kind in (TensorProxy, NumberProxy):
+    for _name in _ARITHMETIC:
+        _bare = _name.rstrip("_")
+        setattr(_kind, f"__{_bare}__", _binary(getattr(operator, _name), reflected=False))
+        setattr(_kind, f"__r{_bare}__", _binary(getattr(operator, _name), reflected=True))
+        if _kind is TensorProxy:
+            setattr(_kind, f"__i{_bare}__", _inplace(getattr(operator, f"i{_bare}")))
+    for _name in _COMPARISON:
+        setattr(_kind, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
+    for _name in ("neg", "pos", "abs", "invert"):
+        setattr(_kind, f"__{_name}__", _unary(getattr(operator, _name)))

@@ -1,0 +1,153 @@
+"""Bilinear: products of two activations (mul, div, matmul, einsum, attention).
+
+A product's map is the product of its factors' maps: no constraint, no rewriting. Over a contracted axis the
+product must be constant; in attention the CoB of q is therefore the inverse of k's, by head and dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+_LONGEST = 4  # factors of a map before they are given one name
+
+
+def product(call: Call, cob: CobMap) -> CobMap:
+    """Keep a monomial short: past a few factors it gets symbols of its own."""
+    if len(cob.factors) <= _LONGEST:
+        return cob
+    shape = torch.broadcast_shapes(*(s.shape for s, _ in cob.factors))
+    result = call.fresh(shape, "product")
+    call.same(result, cob, "it is the product of its factors")
+    return CobMap(result.factors, cob.zeros)
+
+
+def cob_of(x: Any, rank: int) -> CobMap:
+    """The map of a factor: a number is a constant."""
+    from fxteleport.passes.constrain import Operand
+
+    return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
+
+
+@rule(*named("mul multiply"))
+def mul(call: Call, input: Any, other: Any) -> CobMap:
+    rank = call.value.ndim
+    return product(call, cob_of(input, rank) * cob_of(other, rank))
+
+
+@rule(*named("div divide true_divide truediv"))
+def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
+    if rounding_mode is not None:
+        call.decline("the quotient is rounded")
+    rank = call.value.ndim
+    if call.node.target == "__rtruediv__":
+        input, other = other, input
+    return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
+
+
+@rule(*named("reciprocal"))
+def reciprocal(call: Call, input: Operand) -> CobMap:
+    return input.map.settled() ** -1
+
+
+@rule(*named("square"))
+def square(call: Call, input: Operand) -> CobMap:
+    return input.map**2
+
+
+@rule(*named("pow"))
+def power(call: Call, input: Any, exponent: Any) -> CobMap:
+    from fxteleport.passes.constrain import Operand
+    from fxteleport.passes.rules.pointwise import teleported
+
+    if not isinstance(input, Operand) or isinstance(exponent, Operand):
+        call.decline("an exponent has no CoB")
+    if float(exponent).is_integer() and exponent != 0:
+        return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
+    return teleported(call, input)
+
+
+def contracted(call: Call, cobs: Sequence[CobMap], axis: int, why: str) -> CobMap:
+    """The map of a sum of products over an axis: their product, required constant along it; the axis is gone."""
+    total = IDENTITY
+    for cob in cobs:
+        total = total * cob.settled()
+    total = call.constant(total, [axis], why)
+    return total.each(lambda s: s.squeeze(axis))
+
+
+@rule(*named("matmul bmm mm mv dot"), "__matmul__", "__rmatmul__")
+def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
+    """[..., n, k] x [..., k, m] -> [..., n, m]."""
+    if call.node.target == "__rmatmul__":
+        input, mat2 = mat2, input
+    vector_a, vector_b = input.rank == 1, mat2.rank == 1
+    rank = max(input.rank + vector_a, mat2.rank + vector_b)
+    a = input.map.each(lambda s: s[None] if vector_a else s).aligned(rank)
+    b = mat2.map.each(lambda s: s[:, None] if vector_b else s).aligned(rank)
+    a = a.each(lambda s: s.unsqueeze(-1))  # [..., n, k, 1]
+    b = b.each(lambda s: s.unsqueeze(-3))  # [..., 1, k, m]
+    cob = contracted(call, [a, b], -2, "this axis is contracted")
+    gone = [axis for axis, vector in ((-1, vector_b), (-2, vector_a)) if vector]
+    return product(call, cob.each(lambda s: s.squeeze(tuple(gone)) if gone else s))
+
+
+@rule(*named("einsum"))
+def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
+    tensors: list[Operand] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)
+    left, _, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "->" not in equation or any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation:
+        call.decline("this einsum has no output, or repeats an index in one operand")
+    # An ellipsis stands for leading axes: give each of them a letter of its own.
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    width = max(t.rank - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))
+    dots = "".join(spare[:width])
+    spelled = []
+    for tensor, term in zip(tensors, terms, strict=True):
+        here = tensor.rank - len(term.replace("...", ""))
+        spelled.append(term.replace("...", dots[width - here :]))
+    right = right.replace("...", dots)
+    order = right + "".join(dict.fromkeys(c for term in spelled for c in term if c not in right))
+    cob = IDENTITY
+    for tensor, term in zip(tensors, spelled, strict=True):
+        axes = [term.index(c) for c in order if c in term]
+        shape = [i for i, c in enumerate(order) if c not in term]
+
+        def place(s: torch.Tensor, axes: list[int] = axes, shape: list[int] = shape) -> torch.Tensor:
+            s = s.permute(axes)
+            for i in shape:
+                s = s.unsqueeze(i)
+            return s
+
+        cob = cob * tensor.map.settled().each(place)
+    over = list(range(len(right), len(order)))
+    cob = call.constant(cob, over, "this axis is contracted")
+    return product(call, cob.each(lambda s: s.squeeze(tuple(over)) if over else s))
+
+
+@rule(torch.nn.functional.scaled_dot_product_attention)
+def attention(
+    call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> CobMap:  # fmt: skip
+    """softmax(q k^T) v: the logits are pinned, so q * k = 1; v is constant over the keys."""
+    if enable_gqa and query.shape[-3] != key.shape[-3]:
+        call.decline("queries share keys in groups")
+    if attn_mask is not None:
+        call.pin(attn_mask.map, "it is added to the attention logits")
+    q = query.map.settled().each(lambda s: s.unsqueeze(-2))  # [..., l, 1, e]
+    k = key.map.settled().each(lambda s: s.unsqueeze(-3))  # [..., 1, s, e]
+    call.same(q * k, IDENTITY, "softmax pins the logits q k")
+    cob = call.constant(value.map.settled(), [value.rank - 2], "this axis is contracted")
+    return cob.aligned(call.value.ndim)
+
+

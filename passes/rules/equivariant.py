@@ -1,0 +1,85 @@
+"""Equivariant: operations that are linear and treat every position alike.
+
+Elementwise ones (identity, dropout, casts, neg) pass the map. Ones that mix positions along some axes (mean,
+sum, average pooling, interpolation) need it constant along them. Nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+@rule(
+    *named(
+        "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
+        " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
+        " resolve_neg lift_fresh"
+    ),
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+)  # fmt: skip
+def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    if not (call.value.is_floating_point() or call.value.is_complex()):
+        call.pin(input.map, "it is cast to a type without fractions")
+        return IDENTITY
+    return input.map
+
+
+def axes_of(dim: Any, rank: int) -> list[int]:
+    """The axes that a `dim` argument names; None names all."""
+    if dim is None or dim == ():
+        return list(range(rank))
+    return [d % rank for d in ([dim] if isinstance(dim, int) else dim)] if rank else []
+
+
+def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
+    """The map without axes that have size 1 in it."""
+    if keepdim or not axes:
+        return cob
+    return cob.each(lambda s: s.squeeze(tuple(axes)))
+
+
+@rule(*named("mean sum nanmean nansum"))
+def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map.settled(), axes, "it is averaged or summed over these positions")
+    return dropped(cob, axes, keepdim)
+
+
+@rule(*named("cumsum"))
+def accumulated(call: Call, input: Operand, dim: int, **settings: Any) -> CobMap:
+    return call.constant(input.map.settled(), axes_of(dim, input.rank), "positions are added up")
+
+
+def pooled(call: Call, input: Operand, axes: int) -> CobMap:
+    """An operation that mixes the last `axes` axes."""
+    over = range(input.rank - axes, input.rank)
+    return call.constant(input.map.settled(), over, "positions are averaged")
+
+
+@rule(*named("avg_pool1d adaptive_avg_pool1d"), nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+def average_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 1)
+
+
+@rule(*named("avg_pool2d adaptive_avg_pool2d"), nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+def average_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 2)
+
+
+@rule(*named("avg_pool3d adaptive_avg_pool3d"), nn.AvgPool3d, nn.AdaptiveAvgPool3d)
+def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 3)
+
+
+@rule(*named("interpolate upsample"), nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
+def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, input.rank - 2)

@@ -1,0 +1,71 @@
+"""Positively homogeneous: f(t x) = t f(x) for t > 0 (relu, leaky relu, abs, max pooling).
+
+A positive CoB passes. A negative one needs the wrapped operation s f(s x) with s its sign, so `mode="weights"`
+requires a positive one. Those that pick one of several positions need the map constant over them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.equivariant import axes_of, dropped
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
+    """The output map of s f(s x); `after` where the output's axes differ from the input's."""
+    after = before if after is None else after
+    if call.full:
+        call.wrap(before, after, "sign")
+    else:
+        call.positive(before, "a negative CoB would change this operation")
+    return after
+
+
+@rule(
+    *named("relu leaky_relu abs absolute abs rrelu"),
+    nn.ReLU, nn.LeakyReLU, nn.RReLU,
+)  # fmt: skip
+def rectify(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return signed(call, input.map)
+
+
+@rule(*named("prelu"), nn.PReLU)
+def prelu(call: Call, input: Operand, weight: Operand) -> CobMap:
+    call.require(weight, CobMap(), "a slope has no scale of its own")
+    return signed(call, input.map)
+
+
+def picked(call: Call, input: Operand, axes: int) -> Any:
+    """Max pooling over the last `axes` axes."""
+    over = range(input.rank - axes, input.rank)
+    cob = signed(call, call.constant(input.map.settled(), over, "the largest of these positions is taken"))
+    return [cob, None] if isinstance(call.value, tuple) else cob
+
+
+@rule(*named("max_pool1d adaptive_max_pool1d"), nn.MaxPool1d, nn.AdaptiveMaxPool1d)
+def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
+    return picked(call, input, 1)
+
+
+@rule(*named("max_pool2d adaptive_max_pool2d"), nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
+    return picked(call, input, 2)
+
+
+@rule(*named("max_pool3d adaptive_max_pool3d"), nn.MaxPool3d, nn.AdaptiveMaxPool3d)
+def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
+    return picked(call, input, 3)
+
+
+@rule(*named("amax amin"))
+def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) -> CobMap:
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map.settled(), axes, "the largest of these positions is taken")
+    return signed(call, cob, dropped(cob, axes, keepdim))

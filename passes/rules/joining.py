@@ -1,0 +1,96 @@
+"""Joining: sums and choices, element by element (add, sub, where, lerp, masked fill, maximum).
+
+All operands and the result share one CoB; structural zeros fit any, a constant other than zero has the CoB 1. A
+parameter (a position embedding, a bias table) takes the CoB of what it is added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+
+from fxteleport.passes.maps import ANY, IDENTITY, CobMap
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> CobMap:
+    """The one map of operands (tensors or numbers) that are combined element by element."""
+    from fxteleport.passes.constrain import Operand
+
+    rank = call.value.ndim
+    tensors = [o for o in operands if isinstance(o, Operand)]
+    # A parameter that is still free takes the map of the others, so it comes last.
+    tensors.sort(key=lambda o: o.is_unbound)
+    result: CobMap | None = None
+    if any(not isinstance(o, Operand) and o != 0 for o in operands if o is not None):
+        result = IDENTITY
+        why = "a constant is added"
+    for operand in tensors:
+        if result is None:
+            result = operand.map.aligned(rank)
+        elif operand.is_unbound and operand.rank == rank:
+            call.require(operand, result, why)
+        else:
+            result = merged(call, result, operand.map.aligned(rank), why)
+    assert result is not None
+    return result
+
+
+def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
+    """Two maps made one: equal, except where one of them is a structural zero."""
+    call.same(a, b, why)
+    if not a.zeros:
+        return a
+    if not b.zeros:
+        return b
+    if len(a.factors) == len(b.factors) == 1 and a.factors[0][1] == b.factors[0][1]:
+        (x, exponent), (y, _) = a.factors[0], b.factors[0]
+        return CobMap(((x.where(x != ANY, y), exponent),), zeros=True)
+    result = call.fresh(tuple(call.value.shape), why)
+    call.same(result, a, why)
+    call.same(result, b, why)
+    return result
+
+
+@rule(*named("add sub subtract rsub"))
+def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
+    return joined(call, [input, other])
+
+
+@rule(*named("where"))
+def where(call: Call, *operands: Any) -> CobMap:
+    from fxteleport.passes.constrain import Operand
+
+    # torch.where(condition, a, b), or a.where(condition, b)
+    boolean = [isinstance(o, Operand) and not o.value.is_floating_point() for o in operands]
+    if boolean.count(True) != 1 or len(operands) != 3:
+        call.decline("its condition is not one boolean tensor")
+    return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
+
+
+@rule(*named("masked_fill"))
+def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap:
+    return joined(call, [input, value], "one of them is chosen")
+
+
+@rule(*named("lerp"))
+def lerp(call: Call, input: Operand, end: Operand, weight: Any) -> CobMap:
+    from fxteleport.passes.constrain import Operand
+
+    if isinstance(weight, Operand):
+        call.pin(weight.map, "it weighs two values")
+    return joined(call, [input, end])
+
+
+@rule(*named("maximum minimum fmax fmin"))
+def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
+    """The larger of two: homogeneous in both, so a negative CoB is pinned rather than wrapped twice."""
+    cob = joined(call, [input, other], "the larger of them is taken").settled()
+    call.positive(cob, "a negative CoB would change this operation")
+    return cob
+
+

@@ -1,0 +1,135 @@
+"""Movement: operations that only move elements.
+
+The operation itself runs on the symbols, expanded with stride 0 to the tensor's shape; then axes that turn out
+constant are dropped. Every element keeps its CoB, so nothing is constrained and nothing is rewritten. Padding
+with zeros brings in structural zeros, which any CoB fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
+from fxteleport.passes.proxy import setitem
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
+    """The maps of the results: the operation runs once for each factor of the operands' maps.
+
+    `writes` is set for operations that write into their input, which stride 0 forbids.
+    """
+    slots = together([o.map for o in operands]) or [([None] * len(operands), 1)]
+    leaves: list[list[tuple[Tensor, int]]] = []
+    spec: Any = None
+    zeros = False
+    for columns, exponent in slots:
+        symbols = {}
+        for operand, column in zip(operands, columns, strict=True):
+            held = torch.full((1,) * operand.rank, ONE) if column is None else column
+            symbols[operand] = held.expand(tuple(operand.shape))
+            if writes:
+                symbols[operand] = symbols[operand].clone(memory_format=torch.contiguous_format)
+        results, spec = pytree.tree_flatten(call.rerun(symbols))
+        leaves = leaves or [[] for _ in results]
+        for factors, result in zip(leaves, results, strict=True):
+            small = compress(result)
+            if small.numel() > 1 or int(small) != ONE:
+                factors.append((small, exponent))
+                zeros = zeros or bool((small == ANY).any())
+    return pytree.tree_unflatten([CobMap(tuple(f), zeros) for f in leaves], spec)
+
+
+@rule(*named("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel"), nn.Flatten, nn.Unflatten)
+def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    if input.value.dtype != call.value.dtype:
+        call.decline("it reads the same bytes as another type")
+    old, new = tuple(input.shape), tuple(call.value.shape)
+    return input.map.each(lambda s: reshape(s, old, new))
+
+
+@rule(*named("expand expand_as broadcast_to"))
+def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return input.map.aligned(call.value.ndim)
+
+
+@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t"))
+def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    def run(symbols: Tensor) -> Tensor:
+        result: Tensor = call.rerun({input: symbols})
+        return result
+
+    return input.map.each(run)  # the axes of size 1 move as the others do
+
+
+@rule(
+    *named(
+        "getitem select narrow unbind split split_with_sizes chunk tensor_split hsplit vsplit index_select flip"
+        " fliplr flipud roll repeat repeat_interleave tile pixel_shuffle pixel_unshuffle channel_shuffle rot90"
+        " diagonal take_along_dim unfold tril triu atleast_1d atleast_2d atleast_3d unsafe_chunk gather diag_embed"
+    ),
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.Unfold,
+)
+def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
+    return moved(call, [input])
+
+
+@rule(*named("cat concat concatenate stack hstack vstack dstack row_stack column_stack"))
+def join(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
+    return moved(call, list(dict.fromkeys(tensors)))
+
+
+@rule(
+    *named("pad constant_pad_nd"),
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+)  # fmt: skip
+def padded(call: Call, input: Operand, pad: Any = None, mode: Any = "constant", value: Any = 0) -> Any:
+    if isinstance(mode, (int, float)):  # constant_pad_nd(input, pad, value)
+        mode, value = "constant", mode
+    if value:
+        call.pin(input.map, "it is padded with a constant other than zero")
+        return IDENTITY
+    return moved(call, [input])
+
+
+@rule(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+def padded_module(call: Call, input: Operand, padding: Any, value: float) -> Any:
+    if value:
+        call.pin(input.map, "it is padded with a constant other than zero")
+        return IDENTITY
+    return moved(call, [input])
+
+
+@rule(setitem, *named("index_put slice_scatter select_scatter index_copy"))
+def written(call: Call, input: Operand, *rest: Any) -> Any:
+    """`x[index] = value`: zero is a structural zero, another constant has the CoB 1."""
+    if isinstance(rest[-1], (int, float)):
+        if rest[-1] != 0:
+            call.pin(input.map, "a constant other than zero is written into it")
+            return IDENTITY
+        return moved(call, [input], writes=True)
+    return moved(call, [input, rest[-1]], writes=True)
+
+
+@rule(getattr)
+def attribute(call: Call, input: Any, name: str) -> Any:
+    if name in ("data",):
+        return input.map
+    if name in ("T", "mT", "H", "mH"):
+        return permuted(call, input)
+    return call.decline(f"the attribute '{name}' is not known")
+

@@ -1,0 +1,97 @@
+"""Norms: their affine parameters free the output; what enters them is pinned, rescaled or divided away.
+
+Batch norm with running statistics, by `norm_stats`: "fixed" pins its input (the paper's condition 4; exact in
+train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; exact in eval mode), "wrapped"
+divides the input by its CoB at run time (exact in both). Every other norm computes its statistics from the
+input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`.
+Rewritten: gamma * out, beta * out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.weighted import channel, on_axis
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+def unscaled(call: Call, input: Operand) -> None:
+    """The operation must see the original values: divide the CoB away, or pin it."""
+    if call.full:
+        call.wrap(input.map.settled(), None)
+    else:
+        call.pin(input.map, "this norm's statistics are computed from it")
+
+
+def affine(call: Call, weight: Operand | None, bias: Operand | None) -> CobMap:
+    """The CoB that the affine parameters give the output, in the weight's shape."""
+    if weight is None:
+        call.require(bias, IDENTITY, "a bias without a weight beside it")
+        return IDENTITY
+    out = weight.map
+    call.require(bias, out, "bias * out")
+    return out
+
+
+@rule(F.batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def batch_norm(
+    call: Call, input: Operand, running_mean: Operand | None, running_var: Operand | None,
+    weight: Operand | None = None, bias: Operand | None = None, training: bool = False, *rest: Any, **settings: Any,
+) -> CobMap:  # fmt: skip
+    tracked = running_mean is not None and running_var is not None and not training
+    rank = input.rank
+    if not tracked and call.module is None:  # statistics of the given values: an instance norm
+        unscaled(call, input)
+        return on_axis(affine(call, weight, bias), 1, rank)
+    if call.norm_stats == "wrapped" and call.full:
+        unscaled(call, input)
+    elif call.norm_stats == "rescaled" and tracked and weight is not None:
+        into = channel(call, input, 1)
+        out = call.fresh(weight.shape)
+        call.require(running_mean, into, "running mean * in")
+        call.require(weight, out / into, "gamma * out / in")
+        call.require(bias, out, "bias * out")
+        return on_axis(out, 1, rank)
+    else:
+        call.pin(input.map, "batch norm's running statistics are fixed (norm_stats='rescaled' frees it)")
+    return on_axis(affine(call, weight, bias), 1, rank)
+
+
+@rule(*named("layer_norm rms_norm"), nn.LayerNorm, nn.RMSNorm)
+def layer_norm(
+    call: Call, input: Operand, normalized_shape: Any, weight: Operand | None = None, bias: Operand | None = None,
+    *rest: Any, **settings: Any,
+) -> CobMap:  # fmt: skip
+    unscaled(call, input)
+    return affine(call, weight, bias).aligned(input.rank)
+
+
+@rule(*named("group_norm"), nn.GroupNorm)
+def group_norm(
+    call: Call, input: Operand, num_groups: int, weight: Operand | None = None, bias: Operand | None = None,
+    *rest: Any, **settings: Any,
+) -> CobMap:  # fmt: skip
+    unscaled(call, input)
+    return on_axis(affine(call, weight, bias), 1, input.rank)
+
+
+@rule(F.instance_norm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def instance_norm(
+    call: Call, input: Operand, running_mean: Operand | None = None, running_var: Operand | None = None,
+    weight: Operand | None = None, bias: Operand | None = None, *rest: Any, **settings: Any,
+) -> CobMap:  # fmt: skip
+    unscaled(call, input)
+    return on_axis(affine(call, weight, bias), 1, input.rank)
+
+
+@rule(F.normalize, F.local_response_norm, nn.LocalResponseNorm)
+def normalize(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    unscaled(call, input)
+    return IDENTITY

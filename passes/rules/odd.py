@@ -1,0 +1,53 @@
+"""Odd: f(-x) = -f(x) (tanh, erf, sin, hardtanh(-a, a)).
+
+A sign passes. A magnitude needs the wrapped operation m f(x / m), so `mode="weights"` requires |tau| = 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.pointwise import teleported
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+
+def odd(call: Call, cob: CobMap) -> CobMap:
+    """The output map of m f(x / m)."""
+    if call.full:
+        call.wrap(cob, cob, "magnitude")
+    else:
+        call.unit(cob, "a CoB other than +-1 would change this operation")
+    return cob
+
+
+@rule(
+    *named("tanh erf sin atan arctan asinh arcsinh softsign tanhshrink hardshrink softshrink sgn sign"),
+    nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
+)  # fmt: skip
+def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return odd(call, input.map.settled())
+
+
+@rule(*named("hardtanh"), nn.Hardtanh)
+def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float = 1.0, inplace: Any = None) -> CobMap:
+    return clipped(call, input, min_val, max_val)
+
+
+@rule(*named("clamp clip"))
+def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (min, max)):
+        call.decline("its bounds are tensors")
+    return clipped(call, input, min, max)
+
+
+def clipped(call: Call, input: Operand, low: float | None, high: float | None) -> CobMap:
+    """Odd where the bounds are symmetric; else like any pointwise function."""
+    if low is not None and high is not None and low == -high:
+        return odd(call, input.map.settled())
+    return teleported(call, input)

@@ -1,0 +1,40 @@
+"""Operations that are known to pin what enters them: comparisons, orderings, softmax, recurrent layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.maps import IDENTITY
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call
+
+
+@rule(
+    *named(
+        "softmax log_softmax softmin gumbel_softmax eq ne lt le gt ge argmax argmin topk sort argsort isnan isinf"
+        " isfinite nonzero multinomial bincount histc searchsorted bucketize cross_entropy nll_loss"
+        " logsumexp logical_not logical_and logical_or logical_xor floordiv floor_divide mod fmod remainder"
+        " all any isclose"
+    ),
+    nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin,
+)  # fmt: skip
+def pinned(call: Call, *args: Any, **settings: Any) -> Any:
+    from fxteleport.passes.constrain import Operand
+
+    for operand in pytree.tree_leaves((args, settings)):
+        if isinstance(operand, Operand):
+            call.pin(operand.map, f"'{name_of(call)}' depends on its scale")
+    return pytree.tree_map(lambda _: IDENTITY, call.value)
+
+
+def name_of(call: Call) -> str:
+    """The operation's name in words."""
+    if call.module is not None:
+        return type(call.module).__name__
+    target = call.node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -1,0 +1,32 @@
+"""Parameters and constants.
+
+A parameter that the graph reads (`get_attr`: a position embedding, a class token, a layer scale, a bias table)
+has a map of its own; the interpreter makes it at its first use. Tensors made from nothing are constants, with
+the CoB 1, or structural zeros.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call
+
+
+@rule(*named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"))
+def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
+    return structural_zeros(call.value.ndim)
+
+
+@rule(
+    *named(
+        "ones ones_like new_ones full full_like new_full new_tensor rand rand_like randn randn_like randint"
+        " randint_like bernoulli uniform normal exponential random arange linspace logspace eye tensor as_tensor"
+        " scalar_tensor"
+    )
+)
+def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
+    return IDENTITY

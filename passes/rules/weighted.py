@@ -1,0 +1,170 @@
+"""Weighted: linear, convolution, embedding, bilinear, and attention's projections.
+
+The CoB of the inputs must not vary over positions that share a weight. Outputs are free, one CoB a channel.
+Rewritten: weight * out / in, bias * out (paper, eq. 1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single
+from fxteleport.passes.rules import named, rule
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain import Call, Operand
+
+SHARED = "these positions share one weight"
+
+
+def channel(call: Call, input: Operand, axis: int) -> CobMap:
+    """The input's CoB by channel, as a vector; required constant over every other axis."""
+    others = [i for i in range(input.rank) if i != axis % input.rank]
+    cob = call.constant(input.map, others, SHARED)
+    return cob.each(lambda s: s.reshape(-1))
+
+
+def on_axis(vector: CobMap, axis: int, rank: int) -> CobMap:
+    """A vector placed on one axis of a tensor."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.each(lambda s: s.view(shape))
+
+
+@rule(*named("linear"), nn.Linear)
+def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
+    cob = input.map
+    passing = IDENTITY
+    if bias is None:
+        # What varies over positions but not over the features goes through: out / in is the same everywhere.
+        passing = CobMap(tuple(f for f in cob.factors if f[0].size(-1) == 1 and f[0].numel() > 1), cob.zeros)
+        cob = CobMap(tuple(f for f in cob.factors if not (f[0].size(-1) == 1 and f[0].numel() > 1)), cob.zeros)
+    cob = call.constant(cob, range(input.rank - 1), SHARED).each(lambda s: s.reshape(-1))
+    out = call.fresh(weight.shape[:1])
+    call.require(weight, on_axis(out, 0, 2) / on_axis(cob, 1, 2), "weight * out / in")
+    call.require(bias, out, "bias * out")
+    return on_axis(out, -1, call.value.ndim) * passing
+
+
+def convolved(
+    call: Call, input: Operand, weight: Operand, bias: Operand | None, groups: int, transposed: bool = False
+) -> CobMap:
+    """A convolution of any rank; the weight is [out, in / groups, *k], or transposed [in, out / groups, *k]."""
+    spatial = weight.rank - 2
+    at = input.rank - spatial - 1
+    cob = channel(call, input, at)
+    n_in = input.shape[at]
+    n_out = weight.shape[1] * groups if transposed else weight.shape[0]
+    out = call.fresh((n_out,))
+    if transposed:
+        rows, columns = n_in // groups, n_out // groups
+        into = cob.each(lambda s: s.reshape(-1, 1))
+        outof = out.each(lambda s: s.view(groups, 1, columns).expand(-1, rows, -1).reshape(-1, columns))
+        if groups == 1:
+            outof = out.each(lambda s: s.view(1, -1))
+    else:
+        rows, columns = n_out // groups, n_in // groups
+        outof = out.each(lambda s: s.view(-1, 1))
+        into = cob.each(lambda s: s if s.numel() == 1 else s.view(groups, 1, columns).expand(-1, rows, -1))
+        into = into.each(lambda s: s.reshape(-1, 1 if s.numel() == 1 else columns))
+        if groups == 1:
+            into = cob.each(lambda s: s.view(1, -1))
+    tail = (None,) * spatial
+    ratio = (outof / into).each(lambda s: s[(..., *tail)])
+    call.require(weight, ratio, "weight * out / in")
+    call.require(bias, out, "bias * out")
+    return on_axis(out, at, call.value.ndim)
+
+
+@rule(*named("conv1d conv2d conv3d"), nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def convolution(
+    call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> CobMap:  # fmt: skip
+    return convolved(call, input, weight, bias, groups)
+
+
+@rule(
+    *named("conv_transpose1d conv_transpose2d conv_transpose3d"),
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+def transposed_convolution(
+    call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, output_size: Any = None,
+) -> CobMap:  # fmt: skip
+    return convolved(call, input, weight, bias, groups, transposed=True)
+
+
+@rule(*named("embedding"))
+def embedding(call: Call, input: Operand, weight: Operand, *rest: Any, **settings: Any) -> CobMap:
+    """Rows are picked by data, so they share the CoB; columns are free."""
+    out = call.fresh(weight.shape[1:])
+    call.require(weight, on_axis(out, 1, 2), "rows are picked by their index")
+    return on_axis(out, -1, call.value.ndim)
+
+
+@rule(nn.Embedding)
+def embedding_module(call: Call, input: Operand, weight: Operand, max_norm: Any) -> CobMap:
+    if max_norm is not None:
+        call.decline("it renormalises its rows")
+    return embedding(call, input, weight)
+
+
+@rule(*named("bilinear"), nn.Bilinear)
+def bilinear(call: Call, input1: Operand, input2: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
+    out = call.fresh(weight.shape[:1])
+    a, b = channel(call, input1, -1), channel(call, input2, -1)
+    call.require(weight, on_axis(out, 0, 3) / on_axis(a, 1, 3) / on_axis(b, 2, 3), "weight * out / in")
+    call.require(bias, out, "bias * out")
+    return on_axis(out, -1, call.value.ndim)
+
+
+@rule(nn.MultiheadAttention)
+def multihead_attention(
+    call: Call, query: Operand, key: Operand, value: Operand, key_padding_mask: Operand | None = None,
+    need_weights: bool = True, attn_mask: Operand | None = None, average_attn_weights: bool = True,
+    is_causal: bool = False, in_proj_weight: Operand | None = None, q_proj_weight: Operand | None = None,
+    k_proj_weight: Operand | None = None, v_proj_weight: Operand | None = None,
+    in_proj_bias: Operand | None = None, bias_k: Operand | None = None, bias_v: Operand | None = None,
+) -> Any:  # fmt: skip
+    """Hidden q, k and v: q's CoB is the inverse of k's by head and dimension, v's is free, the heads' sum mixes v."""
+    for mask in (key_padding_mask, attn_mask):
+        if mask is not None:
+            call.pin(mask.map, "it is added to the attention logits")
+    n = query.shape[-1]
+    k, v = call.fresh((n,), "keys (queries have the inverse)"), call.fresh((n,), "values")
+    inputs = [channel(call, x, -1) for x in (query, key, value)]
+    hidden = [k**-1, k, v]
+    if in_proj_weight is not None:
+        first = inputs[0]
+        for other in inputs[1:]:
+            call.same(first, other, "one weight projects the query, the key and the value")
+        rows = stacked(hidden, n)
+        call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")
+    else:
+        for weight, out, into in zip((q_proj_weight, k_proj_weight, v_proj_weight), hidden, inputs, strict=True):
+            call.require(weight, on_axis(out, 0, 2) / on_axis(into, 1, 2), "weight * out / in")
+    call.require(in_proj_bias, stacked(hidden, n), "bias * out")
+    call.require(bias_k, on_axis(k, 2, 3), "it is one more key")
+    call.require(bias_v, on_axis(v, 2, 3), "it is one more value")
+    out = call.fresh((n,))
+    path = f"{call.node.target}.out_proj."
+    call.require(call.state.tensor(path + "weight"), on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
+    if path + "bias" in call.state.captured.metas:
+        call.require(call.state.tensor(path + "bias"), out, "bias * out")
+    weights = IDENTITY if call.value[1] is not None else None
+    return [on_axis(out, -1, call.value[0].ndim), weights]
+
+
+def stacked(vectors: list[CobMap], n: int) -> CobMap:
+    """Vectors of n channels one after another, factor by factor."""
+    ones = torch.full((n,), ONE)
+    result = IDENTITY
+    for i, vector in enumerate(vectors):
+        for symbols, exponent in vector.factors:
+            row = torch.cat([symbols.expand(n) if j == i else ones for j in range(len(vectors))])
+            result = result * single(row) ** exponent
+    return result

@@ -1,0 +1,78 @@
+"""Structural clones of a module: the same objects and attributes, other tensors.
+
+Capture and rewriting both need a model that is not the user's: capture runs `forward` on one whose
+parameters are proxies or meta tensors, rewriting emits one whose parameters are scaled. A clone copies the
+bookkeeping of each module (a few microseconds) and no tensor, so nothing that `forward` assigns and no
+`eval()` reaches the user's model.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+TensorMap = Callable[[str, Tensor], Any]
+
+
+def clone(
+    module: nn.Module,
+    tensors: TensorMap,
+    path: str = "",
+    *,
+    class_of: Callable[[nn.Module], type] = type,
+    table: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    training: bool | None = None,
+) -> nn.Module:
+    """A clone of `module` and everything below it.
+
+    Args:
+        tensors: (dotted name, tensor) -> what the clone holds in its place.
+        path: dotted name of `module` in the model; every clone carries its own as `_path`.
+        class_of: the clone's class (the module's own by default).
+        table: makes the clone's `_parameters` and `_buffers` dictionaries.
+        training: the mode of the clones, or None to keep each module's own.
+    """
+    twins: dict[int, nn.Module] = {}
+    for name, old in module.named_modules(prefix=path):  # each shared module once, under its first name
+        cls = class_of(old)
+        twin = twins[id(old)] = cls.__new__(cls)
+        prefix = name + "." if name else ""
+        state = dict(old.__dict__)
+        for kind in ("_parameters", "_buffers"):
+            state[kind] = table({k: None if t is None else tensors(prefix + k, t) for k, t in state[kind].items()})
+        if training is not None:
+            state["training"] = training
+        state["_path"] = name
+        twin.__dict__.update(state)
+    for old in module.modules():
+        state = twins[id(old)].__dict__
+        state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
+        for key, value in state.items():
+            if type(value) in _REFERRING and key not in _BOOKKEEPING:
+                state[key] = _relink(value, twins)
+    return twins[id(module)]
+
+
+_BOOKKEEPING = frozenset({"_parameters", "_buffers", "_modules"})
+_REFERRING = frozenset({list, tuple, dict, types.MethodType, functools.partial})
+
+
+def _relink(value: Any, twins: dict[int, Any]) -> Any:
+    """`value` with the modules it refers to outside `_modules` replaced by their clones."""
+    if isinstance(value, nn.Module):
+        return twins.get(id(value), value)
+    kind = type(value)
+    if kind is types.MethodType:
+        return types.MethodType(value.__func__, _relink(value.__self__, twins))
+    if kind is functools.partial:
+        keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
+        return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
+    if kind is dict:
+        return {k: _relink(v, twins) for k, v in value.items()}
+    if kind is list or kind is tuple:
+        return kind(_relink(v, twins) for v in value)
+    return value

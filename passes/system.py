@@ -1,0 +1,178 @@
+"""The system of constraints: monomial equations between symbols.
+
+Every constraint is a batch of equations `prod_k tau[symbols_k] ** exponent_k = 1`, one for each position:
+`same(a, b)` is a / b, `inverse(a, b)` is a * b, `product(z, x, y)` is z / (x * y), `pinned(a)` is a. Beside
+them stand two one-sided ones: `positive` (the sign is pinned) and `unit` (the magnitude is pinned). Each batch
+remembers the node and the reason it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fxteleport.passes.maps import ANY, IDENTITY, CobMap, Factor, single, support
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a constraint or a symbol comes from: a node (or parameter) name and a reason in words."""
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Equations with the same exponents: `symbols` has a row for each equation, a column for each factor."""
+
+    symbols: Tensor
+    exponents: tuple[int, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A run of symbols made together: `size` symbols from `start`, for an axis of a tensor."""
+
+    start: int
+    size: int
+    origin: Origin
+
+
+@dataclass
+class System:
+    """Symbols made so far and the constraints between them."""
+
+    count: int = 2  # ONE and ANY
+    vectors: list[Vector] = field(default_factory=list)
+    equations: list[Batch] = field(default_factory=list)
+    positive: list[Batch] = field(default_factory=list)
+    unit: list[Batch] = field(default_factory=list)
+
+    def fresh(self, shape: Sequence[int], origin: Origin) -> Tensor:
+        """New symbols in the given shape."""
+        symbols = torch.arange(self.count, self.count + _size(shape)).view(tuple(shape))
+        self.vectors.append(Vector(self.count, symbols.numel(), origin))
+        self.count += symbols.numel()
+        return symbols
+
+    # -- equations -------------------------------------------------------------------------------------
+
+    def same(self, a: CobMap, b: CobMap, origin: Origin) -> None:
+        """a = b at every position of their broadcast shape (structural zeros excepted)."""
+        if a is b:
+            return
+        rank = max((s.ndim for s, _ in a.factors + b.factors), default=0)
+        ratio = a.aligned(rank) / b.aligned(rank)
+        factors = ratio.factors
+        if not factors:
+            return
+        parts = _separate(factors)
+        for part in parts[:-1]:  # factors on axes of their own: each must be constant
+            self._equations(part, origin, relative=True)
+        origins = tuple((_first(f), e) for part in parts[:-1] for f, e in part)
+        self._equations(parts[-1] + origins, origin)
+
+    def pin(self, a: CobMap, origin: Origin) -> None:
+        """a = 1 at every position."""
+        self.same(a, IDENTITY, origin)
+
+    def constant(self, a: CobMap, axes: Iterable[int], origin: Origin) -> CobMap:
+        """Require `a` to be constant along axes; returns it with size 1 there."""
+        over = frozenset(axes)
+        touched = tuple(f for f in a.factors if support(f[0]) & over)
+        if not touched:
+            return a
+        kept = tuple(f for f in a.factors if not support(f[0]) & over)
+        if len(touched) == 1 and not a.zeros:
+            symbols, exponent = touched[0]
+            first = symbols
+            for axis in over:
+                first = first.narrow(axis, 0, 1)
+            self.add([symbols, first], (1, -1), origin)
+            return CobMap((*kept, (first, exponent)))
+        shape = torch.broadcast_shapes(*(s.shape for s, _ in touched))
+        rest = self.fresh([1 if i in over else n for i, n in enumerate(shape)], origin)
+        self.add([*(s for s, _ in touched), rest], (*(e for _, e in touched), -1), origin)
+        if a.zeros:  # a position where everything is zero stays zero
+            zero = torch.stack([(s == ANY).expand(shape) for s, _ in touched]).any(0)
+            for axis in sorted(over):
+                zero = zero.all(axis, keepdim=True)
+            rest = torch.where(zero, ANY, rest)
+        return CobMap((*kept, (rest, 1)), a.zeros)
+
+    def add(self, symbols: Sequence[Tensor], exponents: Sequence[int], origin: Origin) -> None:
+        """prod_k tau[symbols_k] ** exponents_k = 1 over the broadcast shape of the symbols."""
+        rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
+        zero = rows == ANY
+        if bool(zero.any()):
+            rows = rows[~zero.any(1)]
+        if rows.numel():
+            self.equations.append(Batch(rows, tuple(exponents), origin))
+
+    def _equations(self, factors: tuple[Factor, ...], origin: Origin, relative: bool = False) -> None:
+        symbols, exponents = [s for s, _ in factors], [e for _, e in factors]
+        if relative:
+            symbols += [_first(s) for s in symbols]
+            exponents += [-e for e in exponents]
+        self.add(symbols, exponents, origin)
+
+    # -- one-sided -------------------------------------------------------------------------------------
+
+    def require_positive(self, a: CobMap, origin: Origin) -> None:
+        """The sign of `a` is pinned; put on every factor, which is sound and simple."""
+        self.positive += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors if e % 2]
+
+    def require_unit(self, a: CobMap, origin: Origin) -> None:
+        """The magnitude of `a` is pinned; put on every factor."""
+        self.unit += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors]
+
+
+def _size(shape: Sequence[int]) -> int:
+    n = 1
+    for k in shape:
+        n *= k
+    return n
+
+
+def _first(symbols: Tensor) -> Tensor:
+    """The symbol at the first position that is no structural zero, in the rank of `symbols`."""
+    flat = symbols.reshape(-1)
+    at = 0
+    if int(flat[0]) == ANY:
+        others = (flat != ANY).nonzero()
+        at = int(others[0]) if len(others) else 0
+    return flat[at].reshape((1,) * symbols.ndim)
+
+
+def _separate(factors: tuple[Factor, ...]) -> list[tuple[Factor, ...]]:
+    """Split factors into parts that share no axis; factors without an axis go with the last part."""
+    if len(factors) == 1:
+        return [factors]
+    parts: list[tuple[frozenset[int], tuple[Factor, ...]]] = []
+    scalars: tuple[Factor, ...] = ()
+    for factor in factors:
+        axes = support(factor[0])
+        if not axes:
+            scalars += (factor,)
+            continue
+        merged: tuple[Factor, ...] = (factor,)
+        rest = []
+        for other_axes, other in parts:
+            if other_axes & axes:
+                axes, merged = axes | other_axes, other + merged
+            else:
+                rest.append((other_axes, other))
+        parts = [*rest, (axes, merged)]
+    if not parts:
+        return [scalars]
+    groups = [p for _, p in parts]
+    groups[-1] = groups[-1] + scalars
+    return groups
+
+
+__all__ = ["Batch", "Origin", "System", "Vector", "single"]
