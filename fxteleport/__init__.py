@@ -1,0 +1,35 @@
+"""Neural teleportation of any PyTorch network: another place in weight space, the same function.
+
+    import fxteleport as ft
+
+    plan = ft.plan(model, example_input)         # what may move, and why the rest may not
+    cob = plan.sample(cob_range=0.9, landscape="inter", seed=0)
+    network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
+    assert ft.verify(model, network, example_input).passed
+"""
+
+from __future__ import annotations
+
+from fxteleport.cob import ChangeOfBasis
+from fxteleport.errors import (
+    CaptureError,
+    CheckpointError,
+    CobError,
+    InputError,
+    ModelError,
+    OpaqueModuleWarning,
+    RuleError,
+    TeleportError,
+)
+from fxteleport.modules import Operation, Rescale, TeleportedActivation
+from fxteleport.plan import Plan, plan, teleport
+from fxteleport.randomize import randomize
+from fxteleport.verify import Difference, EquivalenceReport, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport", "InputError",
+    "ModelError", "OpaqueModuleWarning", "Operation", "Plan", "Rescale", "RuleError", "TeleportError",
+    "TeleportedActivation", "plan", "randomize", "teleport", "verify",
+]  # fmt: skip

@@ -78,11 +78,11 @@ def solve(system: System) -> Solution:
             np.logical_and.at(ones, np.repeat(np.arange(len(count)), count), np.abs(reduced.data) == 1)
         small = (count <= 2) & (ones | (count == 1))
         if not small.any():
-            matrix = reduced
+            matrix, why = _distinct(reduced, why)
             break
         new = _Pairs(n)
         _collapse(reduced, count, why, small, new)
-        matrix, why = reduced[~small], why[~small]
+        matrix, why = _distinct(reduced[~small], why[~small])
         if new.empty():
             continue
         pairs.extend(new)
@@ -206,6 +206,13 @@ def _reduce(matrix, cover: _Cover):  # type: ignore[no-untyped-def]
     return out
 
 
+def _distinct(matrix, why: Array):  # type: ignore[no-untyped-def]
+    """The rows without repetitions (told apart by a random 64-bit hash)."""
+    key = np.random.default_rng(0).integers(-(2**62), 2**62, matrix.shape[1])
+    kept = np.sort(np.unique(matrix @ key, return_index=True)[1])
+    return matrix[kept], why[kept]
+
+
 def _representatives(cover: _Cover) -> Array:
     """The first symbol of each class."""
     first = np.full(cover.size, -1, np.int64)
@@ -240,8 +247,6 @@ def _eliminate(matrix, why: Array):  # type: ignore[no-untyped-def]
 
     Returns the steps [(pivot columns, rows solved for them, why)] and the rows left over.
     """
-    from scipy.sparse import diags_array
-
     steps = []
     budget = _FILL * matrix.nnz + 1000
     random = np.random.default_rng(0)
@@ -274,7 +279,7 @@ def _eliminate(matrix, why: Array):  # type: ignore[no-untyped-def]
         chosen &= inside == 1
         solved, rest = matrix[chosen], matrix[~chosen]
         columns, lead = pivot[chosen], matrix.data[best[chosen]]
-        solved = (diags_array(lead) @ solved).tocsr()  # the pivot's exponent becomes 1
+        solved.data *= np.repeat(lead, np.diff(solved.indptr))  # the pivot's exponent becomes 1
         uses = rest[:, columns]
         if uses.nnz:
             rest = (rest - uses @ solved).tocsr()

@@ -8,13 +8,14 @@ remembers the node and the reason it came from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from fxteleport.passes.maps import ANY, IDENTITY, CobMap, Factor, single, support
+from fxteleport.passes.maps import ANY, CobMap, support
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class System:
 
     def fresh(self, shape: Sequence[int], origin: Origin) -> Tensor:
         """New symbols in the given shape."""
-        symbols = torch.arange(self.count, self.count + _size(shape)).view(tuple(shape))
+        symbols = torch.arange(self.count, self.count + math.prod(shape)).view(tuple(shape))
         self.vectors.append(Vector(self.count, symbols.numel(), origin))
         self.count += symbols.numel()
         return symbols
@@ -68,18 +69,11 @@ class System:
             return
         rank = max((s.ndim for s, _ in a.factors + b.factors), default=0)
         ratio = a.aligned(rank) / b.aligned(rank)
-        factors = ratio.factors
-        if not factors:
-            return
-        parts = _separate(factors)
-        for part in parts[:-1]:  # factors on axes of their own: each must be constant
-            self._equations(part, origin, relative=True)
-        origins = tuple((_first(f), e) for part in parts[:-1] for f, e in part)
-        self._equations(parts[-1] + origins, origin)
+        self.require_one(ratio, origin)
 
     def pin(self, a: CobMap, origin: Origin) -> None:
         """a = 1 at every position."""
-        self.same(a, IDENTITY, origin)
+        self.require_one(a, origin)
 
     def constant(self, a: CobMap, axes: Iterable[int], origin: Origin) -> CobMap:
         """Require `a` to be constant along axes; returns it with size 1 there."""
@@ -97,13 +91,32 @@ class System:
             return CobMap((*kept, (first, exponent)))
         shape = torch.broadcast_shapes(*(s.shape for s, _ in touched))
         rest = self.fresh([1 if i in over else n for i, n in enumerate(shape)], origin)
-        self.add([*(s for s, _ in touched), rest], (*(e for _, e in touched), -1), origin)
+        self.require_one(CobMap((*touched, (rest, -1)), a.zeros), origin)
         if a.zeros:  # a position where everything is zero stays zero
             zero = torch.stack([(s == ANY).expand(shape) for s, _ in touched]).any(0)
             for axis in sorted(over):
                 zero = zero.all(axis, keepdim=True)
             rest = torch.where(zero, ANY, rest)
         return CobMap((*kept, (rest, 1)), a.zeros)
+
+    def require_one(self, a: CobMap, origin: Origin) -> None:
+        """a = 1 at every position.
+
+        A product of factors is 1 on the whole grid if and only if it is 1 on the grid of each factor's own axes,
+        with the other axes at their first index (its anchored decomposition has no other terms): the number of
+        equations is the sum of the factors' sizes, not their product. Structural zeros cannot be anchors.
+        """
+        factors = a.factors
+        if not factors:
+            return
+        symbols, exponents = [s for s, _ in factors], [e for _, e in factors]
+        grids = {support(s) for s in symbols}
+        if len(grids) == 1 or a.zeros:
+            self.add(symbols, exponents, origin)
+            return
+        for grid in grids:
+            if not any(grid < other for other in grids):
+                self.add([_anchored(s, grid) for s in symbols], exponents, origin)
 
     def add(self, symbols: Sequence[Tensor], exponents: Sequence[int], origin: Origin) -> None:
         """prod_k tau[symbols_k] ** exponents_k = 1 over the broadcast shape of the symbols."""
@@ -113,13 +126,6 @@ class System:
             rows = rows[~zero.any(1)]
         if rows.numel():
             self.equations.append(Batch(rows, tuple(exponents), origin))
-
-    def _equations(self, factors: tuple[Factor, ...], origin: Origin, relative: bool = False) -> None:
-        symbols, exponents = [s for s, _ in factors], [e for _, e in factors]
-        if relative:
-            symbols += [_first(s) for s in symbols]
-            exponents += [-e for e in exponents]
-        self.add(symbols, exponents, origin)
 
     # -- one-sided -------------------------------------------------------------------------------------
 
@@ -132,47 +138,9 @@ class System:
         self.unit += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors]
 
 
-def _size(shape: Sequence[int]) -> int:
-    n = 1
-    for k in shape:
-        n *= k
-    return n
-
-
-def _first(symbols: Tensor) -> Tensor:
-    """The symbol at the first position that is no structural zero, in the rank of `symbols`."""
-    flat = symbols.reshape(-1)
-    at = 0
-    if int(flat[0]) == ANY:
-        others = (flat != ANY).nonzero()
-        at = int(others[0]) if len(others) else 0
-    return flat[at].reshape((1,) * symbols.ndim)
-
-
-def _separate(factors: tuple[Factor, ...]) -> list[tuple[Factor, ...]]:
-    """Split factors into parts that share no axis; factors without an axis go with the last part."""
-    if len(factors) == 1:
-        return [factors]
-    parts: list[tuple[frozenset[int], tuple[Factor, ...]]] = []
-    scalars: tuple[Factor, ...] = ()
-    for factor in factors:
-        axes = support(factor[0])
-        if not axes:
-            scalars += (factor,)
-            continue
-        merged: tuple[Factor, ...] = (factor,)
-        rest = []
-        for other_axes, other in parts:
-            if other_axes & axes:
-                axes, merged = axes | other_axes, other + merged
-            else:
-                rest.append((other_axes, other))
-        parts = [*rest, (axes, merged)]
-    if not parts:
-        return [scalars]
-    groups = [p for _, p in parts]
-    groups[-1] = groups[-1] + scalars
-    return groups
-
-
-__all__ = ["Batch", "Origin", "System", "Vector", "single"]
+def _anchored(symbols: Tensor, grid: frozenset[int]) -> Tensor:
+    """The symbols with every axis outside `grid` at its first index."""
+    for axis, n in enumerate(symbols.shape):
+        if n > 1 and axis not in grid:
+            symbols = symbols.narrow(axis, 0, 1)
+    return symbols

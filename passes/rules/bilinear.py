@@ -95,7 +95,7 @@ def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
     b = mat2.map.each(lambda s: s[:, None] if vector_b else s).aligned(rank)
     a = a.each(lambda s: s.unsqueeze(-1))  # [..., n, k, 1]
     b = b.each(lambda s: s.unsqueeze(-3))  # [..., 1, k, m]
-    cob = contracted(call, [a, b], -2, "this axis is contracted")
+    cob = contracted(call, [a, b], rank - 1, "this axis is contracted")
     gone = [axis for axis, vector in ((-1, vector_b), (-2, vector_a)) if vector]
     return product(call, cob.each(lambda s: s.squeeze(tuple(gone)) if gone else s))
 

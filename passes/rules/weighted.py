@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import named, rule
 
 if TYPE_CHECKING:
@@ -52,29 +52,27 @@ def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = N
 def convolved(
     call: Call, input: Operand, weight: Operand, bias: Operand | None, groups: int, transposed: bool = False
 ) -> CobMap:
-    """A convolution of any rank; the weight is [out, in / groups, *k], or transposed [in, out / groups, *k]."""
+    """A convolution of any rank; the weight is [out, in / groups, *k], or transposed [in, out / groups, *k].
+
+    Seen by groups the weight is [groups, rows, columns, *k], where a group's rows meet its columns only.
+    """
     spatial = weight.rank - 2
     at = input.rank - spatial - 1
-    cob = channel(call, input, at)
-    n_in = input.shape[at]
-    n_out = weight.shape[1] * groups if transposed else weight.shape[0]
-    out = call.fresh((n_out,))
-    if transposed:
-        rows, columns = n_in // groups, n_out // groups
-        into = cob.each(lambda s: s.reshape(-1, 1))
-        outof = out.each(lambda s: s.view(groups, 1, columns).expand(-1, rows, -1).reshape(-1, columns))
-        if groups == 1:
-            outof = out.each(lambda s: s.view(1, -1))
+    into = channel(call, input, at)
+    out = call.fresh((weight.shape[1] * groups if transposed else weight.shape[0],))
+    grouped = (groups, weight.shape[0] // groups, *weight.shape[1:])
+    rows, columns = (groups, -1, 1), (groups, 1, -1)
+
+    def by_group(vector: CobMap, shape: tuple[int, ...]) -> CobMap:
+        return vector.each(lambda s: (s.view(shape) if s.numel() > 1 else s.view(1, 1, 1))[(..., *(None,) * spatial)])
+
+    ratio = by_group(out, columns if transposed else rows) / by_group(into, rows if transposed else columns)
+    if weight.is_unbound:
+        shape = tuple(weight.shape)
+        call.require(weight, ratio.each(lambda s: reshape(s, grouped, shape)), "weight * out / in")
     else:
-        rows, columns = n_out // groups, n_in // groups
-        outof = out.each(lambda s: s.view(-1, 1))
-        into = cob.each(lambda s: s if s.numel() == 1 else s.view(groups, 1, columns).expand(-1, rows, -1))
-        into = into.each(lambda s: s.reshape(-1, 1 if s.numel() == 1 else columns))
-        if groups == 1:
-            into = cob.each(lambda s: s.view(1, -1))
-    tail = (None,) * spatial
-    ratio = (outof / into).each(lambda s: s[(..., *tail)])
-    call.require(weight, ratio, "weight * out / in")
+        own = weight.map.each(lambda s: reshape(s, tuple(weight.shape), grouped))
+        call.same(own, ratio, "weight * out / in")
     call.require(bias, out, "bias * out")
     return on_axis(out, at, call.value.ndim)
 

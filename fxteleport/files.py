@@ -1,0 +1,88 @@
+"""Files: safetensors only, written beside their place and moved in, so that nothing is ever half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from fxteleport.errors import CheckpointError
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and string metadata as safetensors.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    held = {name: t.detach().contiguous() for name, t in tensors.items()}
+    _write(path, lambda temporary: save_file(held, temporary, dict(metadata)))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
+    _write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises:
+        CheckpointError: it is missing or corrupt.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file '{path}'") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is not a readable safetensors file: {error}") from None
+
+
+def read_json(path: str | Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: it is missing or corrupt.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file '{path}'") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is not readable JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"'{path}' holds no JSON object")
+    return found
+
+
+def _write(path: str | Path, save: object) -> None:
+    target = Path(path)
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        save(temporary)  # type: ignore[operator]
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
+    except Exception as error:
+        raise CheckpointError(f"cannot write '{path}': {error}") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)

@@ -1,0 +1,89 @@
+"""The modules that teleportation puts into a network where parameters alone cannot keep its function.
+
+Their CoB is a buffer outside the state dict, so that a teleported network has the keys of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Operation(nn.Module):
+    """A function or a tensor method with its settings, as a module: `fn(x, *args, **kwargs)`."""
+
+    def __init__(self, fn: Callable[..., Tensor] | str, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the operation to a tensor of any shape."""
+        if isinstance(self.fn, str):
+            return getattr(x, self.fn)(*self.args, **self.kwargs)  # type: ignore[no-any-return]
+        return self.fn(x, *self.args, **self.kwargs)
+
+    def extra_repr(self) -> str:
+        name = self.fn if isinstance(self.fn, str) else getattr(self.fn, "__name__", str(self.fn))
+        settings = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
+        return ", ".join([name, *settings])
+
+
+class TeleportedActivation(nn.Module):
+    """tau * f(x / tau): an activation (or a pooling) in another basis (paper, eq. 2).
+
+    Args:
+        f: the original activation, without parameters.
+        tau: its CoB, broadcastable to the input and to the output; only the sign of it for a positively
+            homogeneous `f`, only the magnitude for an odd one.
+    """
+
+    def __init__(self, f: nn.Module, tau: Tensor) -> None:
+        super().__init__()
+        self.f = f
+        self.register_buffer("tau", tau, persistent=False)
+        self.register_buffer("inverse", tau.reciprocal(), persistent=False)
+
+    tau: Tensor
+    inverse: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes as of `f`."""
+        return self.f(x * self.inverse) * self.tau  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        return described(self.tau)
+
+
+class Rescale(nn.Module):
+    """x * factor: divides a CoB away before an operation with parameters of its own, or puts it back after."""
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor, persistent=False)
+
+    factor: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[...] -> [...], the factor broadcast."""
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        return described(self.factor)
+
+
+def described(tau: Tensor) -> str:
+    """A CoB in one line: how many values, their range, how many are negative."""
+    if tau.is_meta or not tau.numel():
+        return f"{tau.numel()} values"
+    size = tau.detach().abs().float()
+    negative = int((tau < 0).sum())
+    text = f"{tau.numel()} values of {float(size.min()):.4g} to {float(size.max()):.4g}"
+    return text + (f", {negative} negative" if negative else "")
+
+
+def is_trivial(tau: Tensor | None) -> bool:
+    """True for a CoB that changes nothing."""
+    return tau is None or bool(torch.all(tau == 1))

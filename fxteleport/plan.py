@@ -1,0 +1,307 @@
+"""Plans: what can be teleported in a model, and the teleportations themselves.
+
+    model -> capture -> constrain -> solve -> Plan;   Plan + ChangeOfBasis -> rewrite -> network
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxteleport.cob import ChangeOfBasis, sample_values
+from fxteleport.errors import CobError, InputError, ModelError
+from fxteleport.groups import Group, neuron_groups
+from fxteleport.passes.capture import Captured, capture
+from fxteleport.passes.constrain import Constrained, Opaque, constrain
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rewrite import TeleportedModule, rewrite
+from fxteleport.passes.scale import scale_
+from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
+
+MODES = ("full", "weights")
+NORM_STATS = ("fixed", "rescaled", "wrapped")
+
+
+def plan(
+    model: nn.Module, *example_inputs: Any, mode: str = "full", norm_stats: str = "fixed", **keyword_inputs: Any
+) -> Plan:
+    """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
+
+    Args:
+        model: any `nn.Module`.
+        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta.
+        mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
+            no operation, so that the result's state dict fits the original class.
+        norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
+            exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
+
+    Raises:
+        InputError: an unknown mode or norm_stats.
+        ModelError: the model is not a plain, materialised float `nn.Module`.
+        CaptureError: the model does not run on these inputs.
+    """
+    if mode not in MODES:
+        raise InputError(f"unknown mode '{mode}': choose one of {', '.join(MODES)}")
+    if norm_stats not in NORM_STATS:
+        raise InputError(f"unknown norm_stats '{norm_stats}': choose one of {', '.join(NORM_STATS)}")
+    if mode == "weights" and norm_stats == "wrapped":
+        raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
+    seconds = {}
+    clock = time.perf_counter()
+    captured = capture(model, example_inputs, keyword_inputs)
+    seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
+    found = constrain(captured, mode, norm_stats)
+    seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
+    solution = solve(found.system)
+    seconds["solve"] = time.perf_counter() - clock
+    return Plan(captured, found, solution, mode, norm_stats, seconds)
+
+
+def teleport(
+    model: nn.Module,
+    *example_inputs: Any,
+    cob_range: float = 0.5,
+    landscape: str = "intra",
+    exact: bool = False,
+    seed: int | None = None,
+    mode: str = "full",
+    norm_stats: str = "fixed",
+    **keyword_inputs: Any,
+) -> TeleportedModule:
+    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too)."""
+    found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    return found.rewrite(found.sample(cob_range, landscape, exact, seed))
+
+
+class Plan:
+    """The freedom of one model: its graph, its CoB maps and the solution of their constraints."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        constrained: Constrained,
+        solution: Solution,
+        mode: str,
+        norm_stats: str,
+        seconds: dict[str, float],
+    ) -> None:
+        self.captured, self.constrained, self.solution = captured, constrained, solution
+        self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
+
+    def __repr__(self) -> str:
+        name = type(self.captured.model).__name__
+        return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}, num_free={self.num_free})"
+
+    # -- what is free ----------------------------------------------------------------------------------
+
+    @property
+    def num_free(self) -> int:
+        """The number of independent CoB values."""
+        return self.solution.num_free
+
+    @functools.cached_property
+    def moved(self) -> float:
+        """The share of parameter elements whose factor is not structurally 1."""
+        names = {self.captured.canonical[n]: p.numel() for n, p in self.captured.model.named_parameters()}
+        total = sum(names.values())
+        return sum(self.moved_elements(n) for n in names) / total if total else 0.0
+
+    def moved_elements(self, name: str) -> int:
+        """How many elements of a parameter have a factor that is not structurally 1.
+
+        Every symbol gets a random 64-bit number that is additive over its monomial: a product of symbols is
+        structurally 1 if and only if the sum is 0 (but for a chance of 2**-64).
+        """
+        cob = self.constrained.tensors.get(self.captured.canonical[name])
+        numel = self.captured.metas[name].numel()
+        if cob is None or not cob.factors or not numel:
+            return 0
+        keys = [(s, torch.from_numpy(self._keys)[s] * e) for s, e in cob.factors]
+        shape = torch.broadcast_shapes(*(s.shape for s, _ in keys))
+        total = functools.reduce(torch.add, (k for _, k in keys)).expand(shape)
+        if total.numel() == 0:
+            return 0
+        return int((total != 0).sum()) * (numel // total.numel())
+
+    @functools.cached_property
+    def _keys(self) -> np.ndarray[Any, Any]:
+        """A 64-bit hash of every symbol, additive in the exponents of its monomial."""
+        solution = self.solution
+        random = np.random.default_rng(0).integers(-(2**62), 2**62, solution.num_free)
+        key = np.append(random, 0)
+        result = key[solution.index] * solution.exponent
+        result[solution.many] = (key[solution.many_index] * solution.many_exponent).sum(1)
+        return result
+
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        """Neuron groups, largest first: members, size, kind (free, dependent, pinned), why pinned."""
+        return neuron_groups(self.captured, self.constrained, self.solution)
+
+    @property
+    def opaque(self) -> list[Opaque]:
+        """Nodes that no rule knows, each with the reason."""
+        return self.constrained.opaque
+
+    @property
+    def specialized(self) -> list[str]:
+        """What the emitted network takes over from the example inputs, as "where: what"."""
+        return self.captured.specialized
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model's parameters (names, shapes) and of the plan's solution."""
+        sha = hashlib.sha256(f"{self.mode} {self.norm_stats} {self.num_free}".encode())
+        for name, tensor in self.captured.metas.items():
+            sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        for array in (self.solution.index, self.solution.exponent, self.solution.many_index, self.solution.allows):
+            sha.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        return sha.hexdigest()[:32]
+
+    # -- changes of basis ------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        cob_range: float = 0.5,
+        landscape: str = "intra",
+        exact: bool = False,
+        seed: int | None = None,
+        center: float = 1.0,
+    ) -> ChangeOfBasis:
+        """Draw a CoB by one of the paper's laws (see `fxteleport.cob.sample_values`).
+
+        Raises:
+            CobError: an unknown law, or a range outside it.
+        """
+        values = sample_values(self.solution.allows, cob_range, landscape, exact, seed, center)
+        return ChangeOfBasis(values, self.fingerprint)
+
+    def identity(self) -> ChangeOfBasis:
+        """The CoB that changes nothing."""
+        return ChangeOfBasis(torch.ones(self.num_free, dtype=torch.float64), self.fingerprint)
+
+    def cob(self, values: Tensor) -> ChangeOfBasis:
+        """A CoB from free values of your own, float64 [num_free].
+
+        Raises:
+            CobError: they are not valid for this plan.
+        """
+        found = ChangeOfBasis(torch.as_tensor(values, dtype=torch.float64), self.fingerprint)
+        self.check(found)
+        return found
+
+    def check(self, cob: ChangeOfBasis) -> None:
+        """Raise CobError unless the CoB is valid for this plan."""
+        if cob.fingerprint != self.fingerprint:
+            raise CobError(
+                "this change of basis belongs to another plan (another model, mode or norm_stats):"
+                " sample one from this plan"
+            )
+        values = cob.values.detach()
+        if tuple(values.shape) != (self.num_free,):
+            raise CobError(f"this plan has {self.num_free} free CoB values, got a tensor of shape {tuple(values.shape)}")
+        bad = ~torch.isfinite(values) | (values == 0)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            raise CobError(f"CoB value {at} is {float(values[at])}: every value must be finite and not 0")
+        allows = torch.from_numpy(self.solution.allows).to(values.device)
+        wrong = ((allows == POSITIVE) & (values < 0)) | ((allows == UNIT) & (values.abs() != 1))
+        if bool(wrong.any()):
+            at = int(wrong.nonzero()[0])
+            law = "positive" if int(allows[at]) == POSITIVE else "1 or -1"
+            raise CobError(f"CoB value {at} is {float(values[at])}, but mode='{self.mode}' needs it to be {law}")
+
+    def tau(self, cob: ChangeOfBasis) -> Tensor:
+        """The CoB of every symbol, float64; differentiable in `cob.values`."""
+        self.check(cob)
+        return self.solution.tau(cob.values)
+
+    def scales(self, cob: ChangeOfBasis) -> dict[str, Tensor]:
+        """{parameter or buffer name: float64 factor broadcastable to it}, differentiable in `cob.values`.
+
+        Names whose factor is 1 are left out.
+        """
+        tau = self.tau(cob)
+        found = {}
+        for name in self.captured.metas:
+            cob_map = self.constrained.tensors.get(self.captured.canonical[name])
+            factor = None if cob_map is None else cob_map.scale(tau)
+            if factor is not None:
+                found[name] = factor
+        return found
+
+    # -- teleportation ---------------------------------------------------------------------------------
+
+    def rewrite(self, cob: ChangeOfBasis) -> TeleportedModule:
+        """The teleported network, with the same state-dict keys; the model is not touched.
+
+        Raises:
+            CobError: the CoB is not valid for this plan.
+            ModelError: the model is on the meta device.
+        """
+        tau = self.tau(cob).detach()
+        start = time.perf_counter()
+        module = rewrite(self.captured, self.constrained, tau)
+        self.seconds["rewrite"] = time.perf_counter() - start
+        module.meta["teleportation"] = Teleportation(self, cob)
+        return module
+
+    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
+        """Scale the parameters of the planned model (or of a copy of it) in place and return it.
+
+        Raises:
+            InputError: the plan's mode is not "weights".
+            CobError: the CoB is not valid for this plan.
+            ModelError: the model's parameters are not those that were planned.
+        """
+        if self.mode != "weights":
+            raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
+        tau = self.tau(cob).detach()
+        target = self.captured.model if model is None else model
+        tensors = matching_tensors(self.captured, target)
+        done: set[int] = set()
+        for name, tensor in tensors.items():
+            cob_map = self.constrained.tensors.get(self.captured.canonical[name])
+            if cob_map is not None and id(tensor) not in done:
+                done.add(id(tensor))
+                scale_(tensor.data, cob_map, tau)
+        return target
+
+    def map_of(self, node: str) -> CobMap | Any:
+        """The CobMap of a node's value (or the structure of them), by the node's name."""
+        found = next((m for n, m in self.constrained.maps.items() if n.name == node), None)
+        if found is None:
+            raise InputError(f"the graph has no node '{node}'")
+        return found
+
+
+class Teleportation:
+    """What an emitted network remembers of its making: the plan and the CoB."""
+
+    def __init__(self, plan: Plan, cob: ChangeOfBasis) -> None:
+        self.plan, self.cob = plan, cob
+
+
+def matching_tensors(captured: Captured, model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of `model` under the captured names.
+
+    Raises:
+        ModelError: a name is missing or has another shape.
+    """
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    for name, meta in captured.metas.items():
+        if name not in found:
+            raise ModelError(f"the model has no parameter '{name}', which the plan was made with: plan it again")
+        if found[name].shape != meta.shape:
+            raise ModelError(
+                f"parameter '{name}' has shape {tuple(found[name].shape)}, the plan was made with"
+                f" {tuple(meta.shape)}: plan the model again"
+            )
+    return {name: found[name] for name in captured.metas}

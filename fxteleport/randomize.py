@@ -1,0 +1,47 @@
+"""Re-draw a model's parameters, so that a comparison of two networks cannot pass for nothing.
+
+A freshly initialised network often has a zero head, zero gammas or tiny layer scales: its output is constant and
+any two of them agree.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Re-draw every parameter and every batch norm statistic, in place; returns the model.
+
+    Weights (two and more axes) are normal with variance 1 / fan-in, biases normal with deviation 0.2, other
+    vectors and scalars (gains, slopes) uniform on +-[0.5, 1.5] ... positive; running means normal with deviation
+    0.2, running variances uniform on [0.5, 1.5]. The numbers are drawn on the CPU: the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: torch.Size, deviation: float) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * deviation
+
+    def uniform(shape: torch.Size) -> torch.Tensor:
+        return torch.rand(shape, generator=generator) + 0.5
+
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.ndim >= 2:
+            fan_in = max(1, math.prod(parameter.shape[1:]))
+            parameter.copy_(normal(parameter.shape, fan_in**-0.5))
+        elif name.rpartition(".")[2] == "bias":
+            parameter.copy_(normal(parameter.shape, 0.2))
+        else:
+            parameter.copy_(uniform(parameter.shape))
+    for name, buffer in model.named_buffers():
+        last = name.rpartition(".")[2]
+        if last == "running_mean":
+            buffer.copy_(normal(buffer.shape, 0.2))
+        elif last == "running_var":
+            buffer.copy_(uniform(buffer.shape))
+    return model

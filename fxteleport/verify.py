@@ -1,0 +1,292 @@
+"""Verify: do two networks compute the same function, end to end and at every node?
+
+Under a CoB of powers of two the answer needs no tolerance: every value must be the original's times tau to the
+last bit. Under any other CoB the teleported network may be no further from the exact result than the
+original's own rounding explains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.errors import InputError
+from fxteleport.passes.constrain import carries
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rewrite import original
+from fxteleport.passes.shadow import clone
+
+# A teleported network rounds its weights once more and runs at other scales: it may be this much further from
+# the exact result than the original is.
+_MARGIN = 16
+_FLOAT64 = 1e-9  # relative, for CoBs that are no powers of two
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A node at which the teleported value is not `original * tau`.
+
+    Attributes:
+        node, op, path, rule: the node, its operation, its module path and the rule that was applied.
+        max_abs, max_rel: the difference there.
+        expected, actual: the values at the element with the largest difference.
+    """
+
+    node: str
+    op: str
+    path: str
+    rule: str
+    max_abs: float
+    max_rel: float
+    expected: float
+    actual: float
+
+    def __str__(self) -> str:
+        return (
+            f"node '{self.node}' ({self.op}, in '{self.path or 'the model'}', rule '{self.rule}'):"
+            f" expected {self.expected:.9g}, got {self.actual:.9g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EquivalenceReport:
+    """The result of a comparison.
+
+    Attributes:
+        passed: the networks compute the same function, and the comparison could have failed.
+        bitwise_equal: outputs equal to the last bit (and every node, where nodes were compared).
+        max_abs, max_rel: largest difference of the outputs; relative to the largest magnitude of an output.
+        vacuous: a reference output is constant or not finite, so that the comparison proves nothing.
+        nodes: how many nodes were compared (0: end to end only).
+        first_difference: the first node that differs, or None.
+        tolerance: what `max_rel` was held against; 0 means bitwise.
+        rounding: the original's own relative rounding error, where it was measured.
+        seconds: the time of the comparison.
+    """
+
+    passed: bool
+    bitwise_equal: bool
+    max_abs: float
+    max_rel: float
+    vacuous: bool
+    nodes: int
+    first_difference: Difference | None
+    tolerance: float
+    rounding: float | None
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any) -> EquivalenceReport:
+    """Compare a network with its teleported version in eval mode, on given inputs.
+
+    Where `gm` was emitted by `plan.rewrite`, every node is compared too. Neither network is changed.
+
+    Raises:
+        InputError: there are no inputs, or the outputs have different structures.
+    """
+    if not inputs and not keyword_inputs:
+        raise InputError("verify needs the inputs to compare the two networks on")
+    start = time.perf_counter()
+    made = getattr(gm, "meta", {}).get("teleportation") if isinstance(gm, fx.GraphModule) else None
+    exact = made is None or made.cob.is_exact
+    with evaluating(model), evaluating(gm):
+        expected, actual = model(*inputs, **keyword_inputs), gm(*inputs, **keyword_inputs)
+        pairs = _paired(expected, actual)
+        vacuous = not pairs or any(_is_vacuous(a) for a, _ in pairs)
+        bitwise = all(_equal(a, b) for a, b in pairs)
+        found = [_difference(a, b) for a, b in pairs]
+        max_abs, max_rel = max((f[0] for f in found), default=0.0), max((f[1] for f in found), default=0.0)
+        rounding, tolerance = None, 0.0
+        if not (bitwise if made is None else exact):
+            tolerance = _FLOAT64
+            if any(a.dtype not in (torch.float64, torch.complex128) for a, _ in pairs):
+                rounding = _own_rounding(model, expected, inputs, keyword_inputs)
+                tolerance = _MARGIN * rounding + 4 * max(torch.finfo(a.dtype).eps for a, _ in pairs)
+        nodes, first = 0, None
+        if made is not None:
+            nodes, first = _compare_nodes(made, model, gm, inputs, keyword_inputs, tolerance)
+    passed = not vacuous and (max_rel <= tolerance if tolerance else bitwise and first is None)
+    return EquivalenceReport(
+        passed,
+        bitwise and (first is None or bool(tolerance)),
+        max_abs,
+        max_rel,
+        vacuous,
+        nodes,
+        None if passed else first,
+        tolerance,
+        rounding,
+        time.perf_counter() - start,
+    )
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, each part's own mode restored afterwards; torch's fused fast paths are off."""
+    modes = [(m, m.training) for m in module.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
+    try:
+        module.eval()
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for m, training in modes:
+            m.training = training
+
+
+def _compare_nodes(
+    made: Any, model: nn.Module, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
+) -> tuple[int, Difference | None]:
+    """Run both graphs in step and hold every value against the original's times tau."""
+    plan = made.plan
+    reference = original(plan.captured)
+    reference.eval()
+    tau = plan.tau(made.cob).detach()
+    maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
+    left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
+    sources = {n.meta.get("captured"): n for n in reference.graph.nodes}
+    restored = {n.meta["teleports"] for n in gm.graph.nodes if "teleports" in n.meta}
+    held: dict[str, Any] = {}
+    compared, first = 0, None
+    for node in gm.graph.nodes:
+        value = right.step(node)
+        name = node.meta.get("captured")
+        if name is not None:
+            held[name] = left.step(sources[name])
+            if name in restored:
+                continue  # the node behind it carries the CoB
+        name = name or node.meta.get("teleports")
+        if name is None:
+            continue
+        source, before = sources[name], held.pop(name)
+        if source.op == "get_attr":
+            cob_map = plan.constrained.tensors.get(plan.captured.canonical.get(str(source.target)))
+        else:
+            cob_map = maps.get(name)
+        for a, b, cob in _leaves(before, value, cob_map):
+            compared += 1
+            scale = None if cob is None else cob.scale(tau)
+            goal_value = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
+            if first is not None or (tolerance == 0.0 and _equal(goal_value, b)):
+                continue
+            gap, relative, at = _difference(goal_value, b)
+            if relative > tolerance or tolerance == 0.0:
+                first = Difference(
+                    name, _op_name(source, reference), str(source.meta.get("path", "")),
+                    plan.constrained.rules.get(name, source.op), gap, relative,
+                    _number(goal_value, at), _number(b, at),
+                )  # fmt: skip
+    return compared, first
+
+
+class _Stepper:
+    """Runs a graph node by node, and forgets values that are no longer needed."""
+
+    def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
+        self.run = fx.Interpreter(module)
+        names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+        given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
+        self.run.args_iter = iter(pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, given))
+
+    def step(self, node: fx.Node) -> Any:
+        value = self.run.env[node] = self.run.run_node(node)
+        for done in self.run.user_to_last_uses.get(node, []):
+            self.run.env.pop(done, None)
+        return value
+
+
+def _paired(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]]:
+    """The output tensors that carry values, side by side."""
+    a, b = _flat(expected), _flat(actual)
+    if [x.shape for x in a] != [x.shape for x in b]:
+        raise InputError(
+            f"the two networks' outputs differ in shape: {[tuple(x.shape) for x in a]} and"
+            f" {[tuple(x.shape) for x in b]}"
+        )
+    return list(zip(a, b, strict=True))
+
+
+def _flat(x: Any) -> list[Tensor]:
+    """Tensors in a structure of tuples, lists, dicts and data classes."""
+    if isinstance(x, Tensor):
+        return [x] if carries(x) else []
+    if isinstance(x, dict):
+        return [t for v in x.values() for t in _flat(v)]
+    if isinstance(x, (list, tuple)):
+        return [t for v in x for t in _flat(v)]
+    if hasattr(x, "__dataclass_fields__"):
+        return [t for name in x.__dataclass_fields__ for t in _flat(getattr(x, name))]
+    return []
+
+
+def _leaves(a: Any, b: Any, cob: Any) -> list[tuple[Tensor, Tensor, CobMap | None]]:
+    """The tensors of one node with their maps."""
+    if isinstance(a, Tensor):
+        return [(a, b, cob if isinstance(cob, CobMap) else None)] if isinstance(b, Tensor) and carries(a) else []
+    if isinstance(a, (list, tuple)):
+        maps = cob if isinstance(cob, (list, tuple)) else [None] * len(a)
+        return [leaf for x, y, m in zip(a, b, maps, strict=False) for leaf in _leaves(x, y, m)]
+    if isinstance(a, dict):
+        return [leaf for k in a for leaf in _leaves(a[k], b[k], None if cob is None else cob.get(k))]
+    return []
+
+
+def _own_rounding(model: nn.Module, expected: Any, inputs: Any, keyword_inputs: Any) -> float:
+    """How far the original is from itself in float64, relative to its largest output."""
+    wide = clone(model, lambda name, t: t.double() if t.is_floating_point() else t)
+    arguments = pytree.tree_map(lambda x: x.double() if carries(x) else x, (inputs, keyword_inputs))
+    try:
+        reference = wide(*arguments[0], **arguments[1])
+    except RuntimeError:  # the model insists on a number format
+        return 0.0
+    return max((_difference(r, e)[1] for e, r in _paired(expected, reference)), default=0.0)
+
+
+def _is_vacuous(x: Tensor) -> bool:
+    return not bool(torch.isfinite(x).all()) or x.numel() == 0 or (x.numel() > 1 and bool((x == x.reshape(-1)[0]).all()))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
+    """Largest absolute difference, the same relative to the largest |a|, and where."""
+    if a.shape != b.shape or a.numel() == 0:
+        return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    x, y = a.to(wide), b.to(wide)
+    gap = torch.where(x == y, 0.0, (x - y).abs()).reshape(-1)
+    gap = torch.where(gap.isnan(), torch.where((x.isnan() & y.isnan()).reshape(-1), 0.0, float("inf")), gap)
+    at = int(gap.argmax())
+    largest = float(torch.where(torch.isfinite(x), x, 0).abs().max())
+    return float(gap[at]), float(gap[at]) / max(largest, torch.finfo(torch.float64).tiny), at
+
+
+def _number(x: Tensor, at: int) -> float:
+    value = x.reshape(-1)[at]
+    return float(value.real if value.is_complex() else value)
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+def _op_name(node: fx.Node, module: nn.Module) -> str:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    target = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

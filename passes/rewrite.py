@@ -1,0 +1,210 @@
+"""Rewrite: graph + solution + CoB -> a new GraphModule.
+
+The emitted network holds the original's parameters and buffers under the same names, scaled by their maps, and
+the original's leaf modules. A node that needs another operation becomes a `TeleportedActivation`, or (where it
+has parameters of its own) gets a `Rescale` before or after it. With a CoB of 1 nothing is added.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_trivial
+from fxteleport.passes.capture import Captured
+from fxteleport.passes.constrain import Constrained, Wrap
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.scale import scale_
+from fxteleport.passes.shadow import clone
+
+
+class TeleportedModule(fx.GraphModule):
+    """A `GraphModule` that keeps parameters which its graph does not use, also through `deepcopy`."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
+        other = super().__deepcopy__(memo)
+        _adopt(other, copy.deepcopy({k: self.__dict__[k] for k in _TABLES}, memo))
+        return other  # type: ignore[no-any-return]
+
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
+    for key in _TABLES:
+        module.__dict__[key] = tables[key]
+
+
+def rewrite(captured: Captured, found: Constrained, tau: Tensor) -> TeleportedModule:
+    """The teleported network; `tau` holds a number for every symbol."""
+    made: dict[str, Tensor] = {}
+
+    def teleported(name: str, tensor: Tensor) -> Tensor:
+        name = captured.canonical[name]
+        if name not in made:
+            made[name] = _copied(tensor, found.tensors.get(name), tau)
+        return made[name]
+
+    graph, names = _copied_graph(captured.graph)
+    root = _skeleton(captured, teleported)
+    calls: dict[str, int] = {}
+    for node in captured.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    device = next((t.device for t in made.values()), torch.device("cpu"))
+    for node, wrap in found.wraps.items():
+        value = node.args[wrap.position].meta["val"]  # type: ignore[union-attr]
+        numbers = tau.to(device)
+        parts = [_part(cob, numbers, wrap.part, value.dtype) for cob in (wrap.before, wrap.after)]
+        if not all(map(is_trivial, parts)):
+            _wrap(root, graph, names[node], wrap, *parts, alone=calls.get(str(node.target)) == 1)
+    return _emitted(captured, graph, root)
+
+
+def original(captured: Captured) -> TeleportedModule:
+    """The captured graph on the model's own tensors (shared, not copied)."""
+    graph, _ = _copied_graph(captured.graph)
+    return _emitted(captured, graph, _skeleton(captured, lambda name, tensor: tensor))
+
+
+def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> TeleportedModule:
+    graph.lint()
+    module = TeleportedModule(root, graph, class_name=type(captured.model).__name__)
+    _adopt(module, root.__dict__)
+    module.train(captured.model.training)
+    for path, source in captured.model.named_modules():
+        if path:
+            try:
+                module.get_submodule(path).training = source.training
+            except AttributeError:
+                continue
+    return module
+
+
+def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """The graph without the values it was captured with, and where its nodes went."""
+    new = fx.Graph()
+    names: dict[fx.Node, fx.Node] = {}
+    new.output(new.graph_copy(graph, names))
+    for node in new.nodes:
+        node.meta = {k: v for k, v in node.meta.items() if k in ("path", "keep")}
+    for old, node in names.items():
+        node.meta["captured"] = old.name  # a copy may be named anew
+    return new, names
+
+
+def _copied(tensor: Tensor, cob: CobMap | None, tau: Tensor) -> Tensor:
+    """A scaled copy of a parameter or buffer."""
+    new = tensor.detach().clone()
+    if cob is not None:
+        scale_(new, cob, tau)
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """The model's tree of names: leaf modules as they are, everything else as plain holders of parameters."""
+    model = captured.model
+    leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"} - captured.added.keys()
+    root = nn.Module()
+    made: dict[int, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if inside and path.startswith(inside):
+            continue
+        if path in leaves:
+            cls = captured.classes.get(path)
+            twin = clone(module, tensors, path, class_of=lambda m, cls=cls, own=module: cls if cls and m is own else type(m))
+            if cls is None:
+                inside = (*inside, path + ".")
+            else:  # the rest of a batch norm subclass (its activation) is made of nodes of their own
+                twin.__dict__["_modules"] = {}
+        elif id(module) in made:
+            twin = made[id(module)]
+        else:
+            twin = nn.Module()
+            for name, parameter in module._parameters.items():
+                twin._parameters[name] = parameter if parameter is None else tensors(_join(path, name), parameter)  # type: ignore[assignment]
+            for name, buffer in module._buffers.items():
+                twin._buffers[name] = buffer if buffer is None else tensors(_join(path, name), buffer)
+            twin._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+        if path:
+            made.setdefault(id(module), twin)
+            _place(root, path, twin)
+        else:
+            root = made[id(module)] = twin
+    for path, extra in captured.added.items():
+        if isinstance(extra, Tensor):
+            root.register_buffer(path, extra, persistent=False)
+        else:
+            _place(root, path, copy.deepcopy(extra))
+    return root
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, with plain modules on the way."""
+    *parents, name = path.split(".")
+    at = root
+    for parent in parents:
+        child = at._modules.get(parent)
+        if child is None:
+            child = at._modules[parent] = nn.Module()
+        at = child
+    at._modules[name] = module
+
+
+def _wrap(
+    root: nn.Module, graph: fx.Graph, node: fx.Node, wrap: Wrap, before: Tensor | None, after: Tensor | None, alone: bool
+) -> None:  # fmt: skip
+    """Teleport a node's operation: `after * f(x / before)`."""
+    source = node.args[wrap.position]
+    path = str(node.meta.get("path", ""))
+    if wrap.before is wrap.after and before is not None:
+        inner = _inner(root, node)
+        if inner is not None:
+            target = str(node.target) if node.op == "call_module" and alone else _join(path, node.name)
+            _place(root, target, TeleportedActivation(inner, before))
+            node.op, node.target, node.args, node.kwargs = "call_module", target, (source,), {}
+            return
+    if not is_trivial(before):
+        assert before is not None
+        target = _join(path, f"{node.name}_rescale")
+        _place(root, target, Rescale(before.reciprocal()))
+        with graph.inserting_before(node):
+            scaled = graph.call_module(target, (source,))
+        scaled.meta["path"] = path
+        node.args = tuple(scaled if i == wrap.position else a for i, a in enumerate(node.args))
+    if not is_trivial(after):
+        assert after is not None
+        target = _join(path, f"{node.name}_restore")
+        _place(root, target, Rescale(after))
+        with graph.inserting_after(node):
+            restored = graph.call_module(target, (node,))
+        restored.meta.update(path=path, teleports=node.meta["captured"])
+        node.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)
+
+
+def _inner(root: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The operation of a node as a module without parameters; None where it has some, or other tensors."""
+    if len(node.all_input_nodes) != 1:
+        return None
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        return None if list(module.state_dict()) or len(node.args) != 1 or node.kwargs else copy.deepcopy(module)
+    return Operation(node.target, *node.args[1:], **node.kwargs)
+
+
+def _part(cob: CobMap | None, tau: Tensor, part: str, dtype: torch.dtype) -> Tensor | None:
+    """The part of a CoB that matters to an operation."""
+    value = None if cob is None else cob.scale(tau)
+    if value is None:
+        return None
+    value = torch.sign(value) if part == "sign" else value.abs() if part == "magnitude" else value
+    return value.to(dtype.to_real())
