@@ -7,9 +7,10 @@ inputs and outputs, and is reported with the reason.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
@@ -343,13 +344,9 @@ class _Interpreter:
         self.bind(name, CobMap(tuple(factors)))
         return self.tensors[name]
 
-    @property
+    @functools.cached_property
     def parameters(self) -> frozenset[str]:
-        found = self.__dict__.get("_parameters")
-        if found is None:
-            found = frozenset(n for n, _ in self.captured.model.named_parameters(remove_duplicate=False))
-            self.__dict__["_parameters"] = found
-        return found  # type: ignore[no-any-return]
+        return frozenset(n for n, _ in self.captured.model.named_parameters(remove_duplicate=False))
 
     # -- arguments -------------------------------------------------------------------------------------
 
@@ -406,30 +403,28 @@ class _Interpreter:
 
     def branches(self, node: fx.Node, graphs: tuple[fx.Graph, ...]) -> Any:
         """A mode-dependent module: its map must be right in eval and in train mode, with no wrapped operation."""
-        self.rules[node.name] = "mode_dependent"
-        operands = [o for o in self._operands((self.convert(node.args), self.convert(node.kwargs)))]
-        before, outs = self.full, []
-        self.full = False
-        seen = len(self.opaque)
-        try:
-            for graph in graphs:
-                given = iter(operands)
-                for inner in graph.nodes:
-                    if inner.op == "placeholder":
-                        self.maps[inner] = next(given).map if isinstance(inner.meta["val"], Tensor) else None
-                    elif inner.op == "output":
-                        result = self.convert(inner.args[0])
-                        outs.append(result.map if isinstance(result, Operand) else IDENTITY)
-                    else:
-                        self.maps[inner] = self.visit(inner)
-        finally:
-            self.full = before
-        if len(self.opaque) > seen:
-            why = self.opaque[seen].why
-            raise Decline(f"inside it, {why}")
+        operands = self._operands((self.convert(node.args), self.convert(node.kwargs)))
+        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})  # shares system and tensors
+        outs = [inner.within(graph, operands) for graph in graphs]
+        if inner.opaque:
+            raise Decline(f"inside it, {inner.opaque[0].why}")
         for other in outs[1:]:
             self.system.same(outs[0], other, Origin(node.name, "it must agree in train and in eval mode"))
+        self.rules[node.name] = "mode_dependent"
         return outs[0]
+
+    def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> CobMap:
+        """The output map of a graph inside a module, for given inputs."""
+        given = iter(operands)
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.maps[node] = next(given).map if isinstance(node.meta["val"], Tensor) else None
+            elif node.op == "output":
+                result = self.convert(node.args[0])
+                return result.map if isinstance(result, Operand) else IDENTITY
+            else:
+                self.maps[node] = self.visit(node)
+        return IDENTITY
 
     def mark(self) -> tuple[int, ...]:
         s = self.system
