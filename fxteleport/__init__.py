@@ -1,15 +1,16 @@
 """Neural teleportation of any PyTorch network: another place in weight space, the same function.
 
-    import fxteleport as ft
+import fxteleport as ft
 
-    plan = ft.plan(model, example_input)         # what may move, and why the rest may not
-    cob = plan.sample(cob_range=0.9, landscape="inter", seed=0)
-    network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
-    assert ft.verify(model, network, example_input).passed
+plan = ft.plan(model, example_input)         # what may move, and why the rest may not
+cob = plan.sample(cob_range=0.9, landscape="inter", seed=0)
+network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
+assert ft.verify(model, network, example_input).passed
 """
 
 from __future__ import annotations
 
+from fxteleport.checkpoint import load, save
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import (
     CaptureError,
@@ -31,5 +32,5 @@ __version__ = "0.1.0"
 __all__ = [
     "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport", "InputError",
     "ModelError", "OpaqueModuleWarning", "Operation", "Plan", "Rescale", "RuleError", "TeleportError",
-    "TeleportedActivation", "plan", "randomize", "teleport", "verify",
+    "TeleportedActivation", "load", "plan", "randomize", "save", "teleport", "verify",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Plans: what can be teleported in a model, and the teleportations themselves.
 
-    model -> capture -> constrain -> solve -> Plan;   Plan + ChangeOfBasis -> rewrite -> network
+model -> capture -> constrain -> solve -> Plan;   Plan + ChangeOfBasis -> rewrite -> network
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Plan:
         return int((total != 0).sum()) * (numel // total.numel())
 
     @functools.cached_property
-    def _keys(self) -> np.ndarray[Any, Any]:
+    def _keys(self) -> Any:
         """A 64-bit hash of every symbol, additive in the exponents of its monomial."""
         solution = self.solution
         random = np.random.default_rng(0).integers(-(2**62), 2**62, solution.num_free)
@@ -205,7 +205,9 @@ class Plan:
             )
         values = cob.values.detach()
         if tuple(values.shape) != (self.num_free,):
-            raise CobError(f"this plan has {self.num_free} free CoB values, got a tensor of shape {tuple(values.shape)}")
+            raise CobError(
+                f"this plan has {self.num_free} free CoB values, got a tensor of shape {tuple(values.shape)}"
+            )
         bad = ~torch.isfinite(values) | (values == 0)
         if bool(bad.any()):
             at = int(bad.nonzero()[0])

@@ -1,0 +1,1 @@
+"""The compiler passes, in order: capture, constrain (with its rules), solve, rewrite."""

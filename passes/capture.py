@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ from fxteleport.errors import CaptureError, ModelError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,16 +144,14 @@ class Tracer:
         try:
             out = root(*args, **kwargs)
         except evaluate.CannotRun as error:
-            where = self.stack[-1]._path if self.stack else ""
+            where = path_of(self.stack[-1]) if self.stack else ""
             raise CaptureError(
                 f"the model does not run on these inputs, at '{where or 'its top level'}': {error}"
             ) from error.__cause__
         except RecursionError:
             raise
         except Exception as error:
-            raise CaptureError(
-                f"the model's own forward cannot be traced: {type(error).__name__}: {error}"
-            ) from error
+            raise CaptureError(f"the model's own forward cannot be traced: {type(error).__name__}: {error}") from error
         self.graph.output(self.lower(out))
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         self._mark_aliases()
@@ -175,7 +175,7 @@ class Tracer:
         handle = proxy.make(node, self, meta)
         if isinstance(value, Tensor):
             return handle
-        leaves, spec = pytree.tree_flatten(value)
+        leaves = pytree.tree_leaves(value)
         if not any(isinstance(x, Tensor) for x in leaves):
             # The value decided what was traced: the emitted network accepts this one only.
             self.specialized.append(f"input '{name}': {value!r}")
@@ -213,10 +213,8 @@ class Tracer:
         values = proxy.plain(args), proxy.plain(kwargs)
         handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
         versions = [h._value._version for h in handles]
-        if target is getattr and values[0][1] == "device":
-            value = self.device
-        else:
-            value = evaluate.run(op, target, *values)
+        is_device = target is getattr and values[0][1] == "device"  # meta tensors stand for ones over there
+        value = self.device if is_device else evaluate.run(op, target, *values)
         mutated = [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
         if not mutated and isinstance(value, (bool, str, type(None))):
             if not any(isinstance(x, Tensor) for x in values[0]) and not isinstance(value, str):
@@ -236,7 +234,7 @@ class Tracer:
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
         node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
         node.meta["val"] = value
-        node.meta["path"] = self.stack[-1]._path if self.stack else ""
+        node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
         for handle in mutated or ():
             node.meta["keep"] = True
             self._mutations.append((node, handle._value))
@@ -256,9 +254,9 @@ class Tracer:
             return self.functional_dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)
 
-    def own_normalisation(self, module: nn.Module, x: Proxy) -> Proxy:
+    def own_normalisation(self, module: nn.Module, x: Proxy) -> Any:
         """The normalisation inside a batch norm subclass, as a leaf of its torch base class."""
-        path = module._path
+        path = path_of(module)
         self.classes[path] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
         return self.call_leaf(path, (x,), {})
 
@@ -268,7 +266,7 @@ class Tracer:
         """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`."""
         if training or p == 0.0:
             return self.record("call_function", func, (input, p, training, inplace), {})
-        parent = self.stack[-1]._path
+        parent = path_of(self.stack[-1])
         path = f"{parent}.{func.__name__}".lstrip(".")
         while path in self.added or path in self.metas:
             path += "_"
@@ -288,7 +286,7 @@ class Tracer:
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""
-        path: str = module._path
+        path = path_of(module)
         real = self.model.get_submodule(path) if path else self.model
         if path and is_leaf(real):
             return self.call_leaf(path, args, kwargs)
@@ -324,9 +322,8 @@ class Tracer:
                 break
             self.graph.erase_node(node)
         alive = set(self.graph.nodes)
-        for cache in (self._attributes, self._constants):
-            for key in [k for k, p in cache.items() if p._node not in alive]:
-                del cache[key]  # type: ignore[attr-defined]
+        self._attributes = {k: p for k, p in self._attributes.items() if p._node in alive}
+        self._constants = {k: p for k, p in self._constants.items() if p._node in alive}
         self._mutations = [m for m in self._mutations if m[0] in alive]
 
     def trace_branches(self, path: str, real: nn.Module, args: Any, kwargs: Any) -> None:
@@ -345,14 +342,14 @@ class Tracer:
             graphs.append(sub.graph)
         self.branches[path] = tuple(graphs)
 
-    def specialize(self, handle: Proxy, value: Any) -> Any:
+    def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
         if not isinstance(handle._value, Tensor) or not handle._value.is_meta:
             self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
         return value
 
     def where(self) -> str:
-        return (self.stack[-1]._path if self.stack else "") or "the model"
+        return (path_of(self.stack[-1]) if self.stack else "") or "the model"
 
     # -- arguments -------------------------------------------------------------------------------------
 
@@ -428,10 +425,7 @@ class Tracer:
                 continue
             kin = sharing.get(_storage(written), [])
             after = any(
-                order[user] > order[writer]
-                for node in kin
-                if order[node] < order[writer]
-                for user in node.users
+                order[user] > order[writer] for node in kin if order[node] < order[writer] for user in node.users
             )
             if after or writer.meta["val"] is not written:
                 for node in kin:
@@ -455,7 +449,7 @@ class _Table(dict):  # type: ignore[type-arg]
         return value.tracer.attribute(value.name) if type(value) is _Lazy else value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 it is this method
 
     def items(self) -> Any:
         return [(k, self[k]) for k in self]
@@ -500,8 +494,7 @@ def is_mode_dependent(module: nn.Module) -> bool:
     return not (module._modules or module._parameters or module._buffers) and reads_training(type(module))
 
 
-@functools.lru_cache(maxsize=None)
-def reads_training(cls: type) -> bool:
+def reads_training(cls: type[nn.Module]) -> bool:
     """True where the class's forward mentions `self.training`."""
     code = getattr(cls.forward, "__code__", None)
     return code is not None and "training" in code.co_names
@@ -563,6 +556,11 @@ def expect(value: Any, expected: Any, name: str) -> None:
     """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
     if value is not expected and value != expected:
         raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+def path_of(module: nn.Module) -> str:
+    """The dotted name that a clone carries."""
+    return str(module.__dict__["_path"])
 
 
 def remove_dead(graph: fx.Graph) -> None:
@@ -629,7 +627,7 @@ def _argument_names(bound: inspect.BoundArguments) -> list[str]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _first_line(error: BaseException) -> str:

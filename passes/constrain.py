@@ -295,7 +295,7 @@ class _Interpreter:
         known = {name for name, _ in rule.parameters}
         unknown = [k for k in kwargs if k not in known] if not rule.open else []
         if len(given) > len(rule.parameters) or unknown:
-            raise Decline(f"its rule does not know the arguments {unknown or list(given[len(rule.parameters):])}")
+            raise Decline(f"its rule does not know the arguments {unknown or list(given[len(rule.parameters) :])}")
         return out
 
     def setting(self, call: Call, name: str) -> Any:

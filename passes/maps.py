@@ -83,7 +83,7 @@ def single(symbols: Tensor) -> CobMap:
 
 def structural_zeros(rank: int) -> CobMap:
     """The map of a tensor of zeros."""
-    return CobMap(((torch.full((1,) * rank, ANY),  1),), zeros=True)
+    return CobMap(((torch.full((1,) * rank, ANY), 1),), zeros=True)
 
 
 def _cancel(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
@@ -145,7 +145,7 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterable[tuple[list[int],
         rows: list[int] = []
         columns: list[int] = []
         a = b = 1
-        while not rows and not columns or a != b:
+        while (not rows and not columns) or a != b:
             if (a <= b and i < len(old)) or j >= len(new):
                 a *= old[i]
                 rows.append(i)
@@ -175,6 +175,6 @@ def together(cobs: Sequence[CobMap]) -> list[tuple[list[Tensor | None], int]]:
     slots: list[tuple[list[Tensor | None], int]] = []
     for exponent in sorted({e for c in cobs for _, e in c.factors}, reverse=True):
         columns = [[s for s, e in c.factors if e == exponent] for c in cobs]
-        for i in range(max(map(len, columns))):
-            slots.append(([c[i] if i < len(c) else None for c in columns], exponent))
+        longest = max(map(len, columns))
+        slots += [([c[i] if i < len(c) else None for c in columns], exponent) for i in range(longest)]
     return slots

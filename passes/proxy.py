@@ -32,8 +32,8 @@ class Proxy:
     def __init__(self, node: fx.Node, tracer: Tracer, value: Any) -> None:
         self._node, self._tracer, self._value = node, tracer, value
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         # `isinstance(x, torch.Tensor)` must answer as it would for the value.
         return type(self._value)
 

@@ -28,7 +28,7 @@ class TeleportedModule(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
         _adopt(other, copy.deepcopy({k: self.__dict__[k] for k in _TABLES}, memo))
-        return other  # type: ignore[no-any-return]
+        return other  # type: ignore[return-value]
 
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -59,9 +59,10 @@ def rewrite(captured: Captured, found: Constrained, tau: Tensor) -> TeleportedMo
     for node, wrap in found.wraps.items():
         value = node.args[wrap.position].meta["val"]  # type: ignore[union-attr]
         numbers = tau.to(device)
-        parts = [_part(cob, numbers, wrap.part, value.dtype) for cob in (wrap.before, wrap.after)]
-        if not all(map(is_trivial, parts)):
-            _wrap(root, graph, names[node], wrap, *parts, alone=calls.get(str(node.target)) == 1)
+        before = _part(wrap.before, numbers, wrap.part, value.dtype)
+        after = _part(wrap.after, numbers, wrap.part, value.dtype)
+        if not (is_trivial(before) and is_trivial(after)):
+            _wrap(root, graph, names[node], wrap, before, after, alone=calls.get(str(node.target)) == 1)
     return _emitted(captured, graph, root)
 
 
@@ -117,7 +118,7 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
             continue
         if path in leaves:
             cls = captured.classes.get(path)
-            twin = clone(module, tensors, path, class_of=lambda m, cls=cls, own=module: cls if cls and m is own else type(m))
+            twin = clone(module, tensors, path, class_of=_class_of(module, cls))
             if cls is None:
                 inside = (*inside, path + ".")
             else:  # the rest of a batch norm subclass (its activation) is made of nodes of their own
@@ -144,6 +145,11 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
     return root
 
 
+def _class_of(module: nn.Module, cls: type | None) -> Callable[[nn.Module], type]:
+    """The class of a clone: the module's own, but `cls` (if any) for `module` itself."""
+    return lambda m: cls if cls is not None and m is module else type(m)
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -161,8 +167,14 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _wrap(
-    root: nn.Module, graph: fx.Graph, node: fx.Node, wrap: Wrap, before: Tensor | None, after: Tensor | None, alone: bool
-) -> None:  # fmt: skip
+    root: nn.Module,
+    graph: fx.Graph,
+    node: fx.Node,
+    wrap: Wrap,
+    before: Tensor | None,
+    after: Tensor | None,
+    alone: bool,
+) -> None:
     """Teleport a node's operation: `after * f(x / before)`."""
     source = node.args[wrap.position]
     path = str(node.meta.get("path", ""))

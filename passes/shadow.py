@@ -39,7 +39,8 @@ def clone(
     twins: dict[int, nn.Module] = {}
     for name, old in module.named_modules(prefix=path):  # each shared module once, under its first name
         cls = class_of(old)
-        twin = twins[id(old)] = cls.__new__(cls)
+        twin: nn.Module = object.__new__(cls)
+        twins[id(old)] = twin
         prefix = name + "." if name else ""
         state = dict(old.__dict__)
         for kind in ("_parameters", "_buffers"):

@@ -171,7 +171,9 @@ class _Cover:
         same, inverse = (np.concatenate(p) if p else np.empty((0, 2), np.int64) for p in joined)
         a = np.concatenate([same[:, 0], same[:, 0] + n, inverse[:, 0], inverse[:, 0] + n])
         b = np.concatenate([same[:, 1], same[:, 1] + n, inverse[:, 1] + n, inverse[:, 1]])
-        _, label = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(2 * n, 2 * n)), directed=False)
+        _, label = connected_components(
+            coo_array((np.ones(len(a), bool), (a, b)), shape=(2 * n, 2 * n)), directed=False
+        )
         plus, minus = label[:n].astype(np.int64), label[n:].astype(np.int64)
         self.klass = np.minimum(plus, minus)  # vertices of a symbol and of its inverse share the smaller label
         self.sign = np.where(plus <= minus, 1, -1)
@@ -355,7 +357,9 @@ def _solution(per_symbol, sign: Array, allows: Array, reason: Array, origins: li
     terms = np.diff(per_symbol.indptr)
     index, exponent = np.full(n, free), np.ones(n, np.int64)
     at = per_symbol.indptr[:-1]
-    plain = (terms == 1) & (np.abs(per_symbol.data[np.minimum(at, max(per_symbol.nnz - 1, 0))]) == 1 if per_symbol.nnz else False)
+    plain = (terms == 1) & (
+        np.abs(per_symbol.data[np.minimum(at, max(per_symbol.nnz - 1, 0))]) == 1 if per_symbol.nnz else False
+    )
     index[plain] = per_symbol.indices[at[plain]]
     exponent[plain] = per_symbol.data[at[plain]] * sign[plain]
     many = np.flatnonzero((terms > 0) & ~plain)

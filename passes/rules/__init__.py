@@ -110,7 +110,20 @@ from fxteleport.passes.rules import (  # noqa: E402  the registry fills itself
 )
 
 __all__ = [
-    "RULES", "Rule", "lookup", "named", "rule",
-    "bilinear", "equivariant", "homogeneous", "joining", "movement", "norm", "odd", "opaque", "parameter",
-    "pointwise", "weighted",
+    "RULES",
+    "Rule",
+    "bilinear",
+    "equivariant",
+    "homogeneous",
+    "joining",
+    "lookup",
+    "movement",
+    "named",
+    "norm",
+    "odd",
+    "opaque",
+    "parameter",
+    "pointwise",
+    "rule",
+    "weighted",
 ]  # fmt: skip

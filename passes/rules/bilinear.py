@@ -105,7 +105,8 @@ def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
     tensors: list[Operand] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)
     left, _, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    if "->" not in equation or any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation:
+    repeated = any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation
+    if "->" not in equation or repeated:
         call.decline("this einsum has no output, or repeats an index in one operand")
     # An ellipsis stands for leading axes: give each of them a letter of its own.
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
@@ -149,5 +150,3 @@ def attention(
     call.same(q * k, IDENTITY, "softmax pins the logits q k")
     cob = call.constant(value.map.settled(), [value.rank - 2], "this axis is contracted")
     return cob.aligned(call.value.ndim)
-
-

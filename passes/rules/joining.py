@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-
 from fxteleport.passes.maps import ANY, IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 
@@ -43,10 +42,9 @@ def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> 
 def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
     """Two maps made one: equal, except where one of them is a structural zero."""
     call.same(a, b, why)
-    if not a.zeros:
-        return a
-    if not b.zeros:
-        return b
+    whole = [cob for cob in (a, b) if not cob.zeros]
+    if whole:  # they are equal now: go on with the smaller description
+        return min(whole, key=lambda cob: sum(s.numel() for s, _ in cob.factors))
     if len(a.factors) == len(b.factors) == 1 and a.factors[0][1] == b.factors[0][1]:
         (x, exponent), (y, _) = a.factors[0], b.factors[0]
         return CobMap(((x.where(x != ANY, y), exponent),), zeros=True)
@@ -92,5 +90,3 @@ def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     cob = joined(call, [input, other], "the larger of them is taken").settled()
     call.positive(cob, "a negative CoB would change this operation")
     return cob
-
-

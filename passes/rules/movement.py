@@ -90,28 +90,28 @@ def join(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) 
     return moved(call, list(dict.fromkeys(tensors)))
 
 
-@rule(
-    *named("pad constant_pad_nd"),
-    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
-    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
-    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
-    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
-)  # fmt: skip
-def padded(call: Call, input: Operand, pad: Any = None, mode: Any = "constant", value: Any = 0) -> Any:
+@rule(*named("pad constant_pad_nd"))
+def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant", value: Any = 0) -> Any:
     if isinstance(mode, (int, float)):  # constant_pad_nd(input, pad, value)
         mode, value = "constant", mode
     if value:
         call.pin(input.map, "it is padded with a constant other than zero")
         return IDENTITY
+    over = range(input.rank - len(pad) // 2, input.rank)
+    if not any(input.map.varies(axis) for axis in over):
+        return input.map  # what is padded on takes the CoB of its neighbours: zeros fit any
     return moved(call, [input])
 
 
-@rule(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-def padded_module(call: Call, input: Operand, padding: Any, value: float) -> Any:
-    if value:
-        call.pin(input.map, "it is padded with a constant other than zero")
-        return IDENTITY
-    return moved(call, [input])
+@rule(
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+    nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+)  # fmt: skip
+def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: float = 0.0) -> Any:
+    return padded(call, input, padding, value=value)
 
 
 @rule(setitem, *named("index_put slice_scatter select_scatter index_copy"))
@@ -132,4 +132,3 @@ def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("T", "mT", "H", "mH"):
         return permuted(call, input)
     return call.decline(f"the attribute '{name}' is not known")
-

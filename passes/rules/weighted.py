@@ -64,7 +64,8 @@ def convolved(
     rows, columns = (groups, -1, 1), (groups, 1, -1)
 
     def by_group(vector: CobMap, shape: tuple[int, ...]) -> CobMap:
-        return vector.each(lambda s: (s.view(shape) if s.numel() > 1 else s.view(1, 1, 1))[(..., *(None,) * spatial)])
+        tail = (..., *[None] * spatial)
+        return vector.each(lambda s: (s.view(shape) if s.numel() > 1 else s.view(1, 1, 1))[tail])
 
     ratio = by_group(out, columns if transposed else rows) / by_group(into, rows if transposed else columns)
     if weight.is_unbound:
@@ -108,7 +109,8 @@ def embedding(call: Call, input: Operand, weight: Operand, *rest: Any, **setting
 def embedding_module(call: Call, input: Operand, weight: Operand, max_norm: Any) -> CobMap:
     if max_norm is not None:
         call.decline("it renormalises its rows")
-    return embedding(call, input, weight)
+    out: CobMap = embedding(call, input, weight)
+    return out
 
 
 @rule(*named("bilinear"), nn.Bilinear)

@@ -1,0 +1,249 @@
+"""Checkpoints: a teleported network on disk, as three files.
+
+    X.safetensors       its state dict: the keys and shapes of the original's
+    X.cob.safetensors   its change of basis
+    X.json              what it was made from: model, inputs, mode, versions
+
+Loading plans the original again and rewrites it with the change of basis, so no code is ever read from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.cob import ChangeOfBasis
+from fxteleport.errors import CheckpointError, InputError
+from fxteleport.files import read_json, read_tensors, write_tensors, write_text
+from fxteleport.passes.rewrite import TeleportedModule
+from fxteleport.plan import Plan, plan
+
+_KIND = "fxteleport network"
+_SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
+
+
+def save(
+    path: str | Path, module: fx.GraphModule, model_spec: str, input_size: Sequence[int] | None = None
+) -> list[Path]:
+    """Write a teleported network, as emitted by `plan.rewrite`; returns the three files.
+
+    Args:
+        path: X, with or without `.safetensors`.
+        module: the network, perhaps trained since.
+        model_spec: what it was made from: a timm name, "torchvision/NAME", or anything else, which `load` is then
+            to be given a model for.
+        input_size: (C, H, W) that the model was built for, where that is not its own.
+
+    Raises:
+        InputError: the module was not emitted by `plan.rewrite`.
+        CheckpointError: a path cannot be written; no file is left half written.
+    """
+    made = getattr(module, "meta", {}).get("teleportation")
+    if made is None:
+        raise InputError("save takes a network that plan.rewrite emitted: this module knows no plan")
+    cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
+    network = {"kind": _KIND, "mode": made.plan.mode, "id": _identity(cob)}
+    state = _unshared(module.state_dict())
+    description = {
+        **network,
+        "model": model_spec,
+        "norm_stats": made.plan.norm_stats,
+        "input_size": None if input_size is None else list(input_size),
+        "inputs": _inputs(made.plan),
+        "dtype": _dtype(module),
+        "fingerprint": made.plan.fingerprint,
+        "versions": _versions(),
+    }
+    files = paths(path)
+    fresh = [file for file in files if not file.exists()]
+    try:
+        write_tensors(files[0], state, network)
+        cob.save(files[1])
+        write_text(files[2], json.dumps(description, indent=2) + "\n")
+    except CheckpointError:
+        for file in fresh:
+            file.unlink(missing_ok=True)
+        raise
+    return files
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
+    """Rebuild a network that `save` wrote, on the CPU and in eval mode.
+
+    Args:
+        path: X, or any of its three files.
+        model: the original model (its weights do not matter); needed unless it was a timm or torchvision name.
+
+    Raises:
+        CheckpointError: a file is missing, corrupt, or does not belong to the others or to the model.
+        ModelError: the named model cannot be built.
+    """
+    weights, basis, description = paths(path)
+    facts = _description(description)
+    tensors, network = read_tensors(weights)
+    cob = ChangeOfBasis.load(basis)
+    if network.get("id") != facts["id"] or _identity(cob) != facts["id"]:
+        raise CheckpointError(f"'{weights}', '{basis}' and '{description.name}' belong to different networks")
+    built = _build(facts) if model is None else _converted(model, _torch_dtype(facts["dtype"]))
+    found = _planned(built, facts)
+    if found.fingerprint != facts["fingerprint"]:
+        raise CheckpointError(
+            f"'{weights}' was made from another model than this '{facts['model']}', or with other versions"
+            f" ({_said(facts['versions'])}; here {_said(_versions())})"
+        )
+    result = found.rewrite(cob)
+    try:
+        result.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"'{weights}' does not fit '{facts['model']}': {error}") from None
+    return result
+
+
+def paths(path: str | Path) -> list[Path]:
+    """The three files of a checkpoint.
+
+    Raises:
+        CheckpointError: the path has no name, or its folder does not exist.
+    """
+    text = str(path)
+    stem = Path(next((text.removesuffix(s) for s in _SUFFIXES if text.endswith(s)), text))
+    if not stem.name:
+        raise CheckpointError(f"'{path}' names no file")
+    if not stem.parent.is_dir():
+        raise CheckpointError(f"there is no folder '{stem.parent}' for '{path}'")
+    files = [stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".cob.safetensors", ".json")]
+    folder = next((f for f in files if f.is_dir()), None)
+    if folder is not None:
+        raise CheckpointError(f"'{folder}' is a folder, not a file")
+    return files
+
+
+# -- what is written -------------------------------------------------------------------------------------
+
+
+def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor in memory of its own, as safetensors wants it: tied weights appear under each name."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"'{name}' of the state dict is a {type(tensor).__name__}: only tensors can be saved")
+        memory = tensor.untyped_storage().data_ptr()
+        own = memory not in seen and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        seen.add(memory)
+        found[name] = tensor if own else tensor.detach().clone(memory_format=torch.contiguous_format)
+    return found
+
+
+def _identity(cob: ChangeOfBasis) -> str:
+    """What the three files of one network share."""
+    sha = hashlib.sha256(cob.fingerprint.encode())
+    sha.update(cob.values.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:32]
+
+
+def _inputs(made: Plan) -> list[dict[str, Any]]:
+    """The example inputs of a plan, without their values."""
+    nodes = [n for n in made.captured.graph.nodes if n.op == "placeholder"]
+    return [{"name": n.name, "value": _written(n.meta["val"], n.name)} for n in nodes]
+
+
+def _written(value: Any, name: str) -> Any:
+    if isinstance(value, Tensor):
+        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_written(v, name) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": {k: _written(v, name) for k, v in value.items()}}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"plain": value}
+    raise CheckpointError(f"input '{name}' holds a {type(value).__name__}, which a checkpoint cannot describe")
+
+
+def _dtype(module: nn.Module) -> str:
+    found = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return str(found).removeprefix("torch.")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("fxteleport", "torch", "timm", "torchvision"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def _said(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+# -- what is read ----------------------------------------------------------------------------------------
+
+_FACTS = {
+    "id": str, "model": str, "mode": str, "norm_stats": str, "input_size": (list, type(None)), "inputs": list,
+    "dtype": str, "fingerprint": str, "versions": dict,
+}  # fmt: skip
+
+
+def _description(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
+    if facts.get("kind") != _KIND or not all(isinstance(facts.get(k, 0), t) for k, t in _FACTS.items()):
+        raise CheckpointError(f"'{path}' describes no teleported network: pass a file that fxteleport.save wrote")
+    return facts
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(f"the checkpoint names an unknown number format '{name}'")
+    return found
+
+
+def _build(facts: dict[str, Any]) -> nn.Module:
+    """The original, by its name: only what timm or torchvision builds; never code that a file points to."""
+    from fxteleport import zoo
+
+    if ".py" in facts["model"]:
+        raise CheckpointError(f"this network was made from '{facts['model']}', which is not run: pass model= to load")
+    size = facts["input_size"]
+    model, _ = zoo.build(facts["model"], tuple(size) if size else None)
+    return model.to(_torch_dtype(facts["dtype"]))
+
+
+def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The caller's model as it was when saved: on the CPU, in the file's number format; the caller's is not touched."""
+    import copy
+
+    return copy.deepcopy(model).to("cpu", dtype).eval()
+
+
+def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:
+    try:
+        values = {item["name"]: _read(item["value"]) for item in facts["inputs"]}
+    except (KeyError, TypeError, AttributeError, RuntimeError, StopIteration):
+        raise CheckpointError("the checkpoint's description of the inputs is corrupt") from None
+    kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return plan(model, *values.values(), mode=facts["mode"], norm_stats=facts["norm_stats"])
+    return plan(model, **values, **{"mode": facts["mode"], "norm_stats": facts["norm_stats"]})
+
+
+def _read(item: dict[str, Any]) -> Any:
+    if "tensor" in item:
+        return torch.zeros(item["tensor"], dtype=_torch_dtype(item["dtype"]))
+    kind, value = next(iter(item.items()))
+    if kind == "plain":
+        return value
+    if kind == "dict":
+        return {k: _read(v) for k, v in value.items()}
+    return {"list": list, "tuple": tuple}[kind](_read(v) for v in value)
