@@ -9,6 +9,7 @@ Loading plans the original again and rewrites it with the change of basis, so no
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.cob import ChangeOfBasis
-from fxteleport.errors import CheckpointError, InputError
+from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_json, read_tensors, write_tensors, write_text
 from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import Plan, plan
 
 _KIND = "fxteleport network"
+MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
 
 
@@ -50,11 +52,12 @@ def save(
     if made is None:
         raise InputError("save takes a network that plan.rewrite emitted: this module knows no plan")
     cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
-    network = {"kind": _KIND, "mode": made.plan.mode, "id": _identity(cob)}
     state = _unshared(module.state_dict())
     description = {
-        **network,
+        "kind": _KIND,
+        "id": _identity(cob),
         "model": model_spec,
+        "mode": made.plan.mode,
         "norm_stats": made.plan.norm_stats,
         "input_size": None if input_size is None else list(input_size),
         "inputs": _inputs(made.plan),
@@ -65,7 +68,7 @@ def save(
     files = paths(path)
     fresh = [file for file in files if not file.exists()]
     try:
-        write_tensors(files[0], state, network)
+        write_tensors(files[0], state, {MARK: f"{made.plan.mode} {description['id']}"})
         cob.save(files[1])
         write_text(files[2], json.dumps(description, indent=2) + "\n")
     except CheckpointError:
@@ -88,9 +91,9 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
     """
     weights, basis, description = paths(path)
     facts = _description(description)
-    tensors, network = read_tensors(weights)
+    tensors, marks = read_tensors(weights)
     cob = ChangeOfBasis.load(basis)
-    if network.get("id") != facts["id"] or _identity(cob) != facts["id"]:
+    if marks.get(MARK) != f"{facts['mode']} {facts['id']}" or _identity(cob) != facts["id"]:
         raise CheckpointError(f"'{weights}', '{basis}' and '{description.name}' belong to different networks")
     built = _build(facts) if model is None else _converted(model, _torch_dtype(facts["dtype"]))
     found = _planned(built, facts)
@@ -174,13 +177,9 @@ def _dtype(module: nn.Module) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("fxteleport", "torch", "timm", "torchvision"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "none"
-    return found
+    installed = metadata.packages_distributions()
+    names = ("fxteleport", "torch", "timm", "torchvision")
+    return {name: metadata.version(name) if name in installed else "none" for name in names}
 
 
 def _said(versions: dict[str, str]) -> str:
@@ -189,7 +188,7 @@ def _said(versions: dict[str, str]) -> str:
 
 # -- what is read ----------------------------------------------------------------------------------------
 
-_FACTS = {
+_FACTS: dict[str, type | tuple[type, ...]] = {
     "id": str, "model": str, "mode": str, "norm_stats": str, "input_size": (list, type(None)), "inputs": list,
     "dtype": str, "fingerprint": str, "versions": dict,
 }  # fmt: skip
@@ -213,8 +212,12 @@ def _build(facts: dict[str, Any]) -> nn.Module:
     """The original, by its name: only what timm or torchvision builds; never code that a file points to."""
     from fxteleport import zoo
 
-    if ".py" in facts["model"]:
-        raise CheckpointError(f"this network was made from '{facts['model']}', which is not run: pass model= to load")
+    try:
+        zoo.check_name(facts["model"])
+    except ModelError:
+        raise CheckpointError(
+            f"this network was made from '{facts['model']}', which is no timm or torchvision name: pass model= to load"
+        ) from None
     size = facts["input_size"]
     model, _ = zoo.build(facts["model"], tuple(size) if size else None)
     return model.to(_torch_dtype(facts["dtype"]))
@@ -222,8 +225,6 @@ def _build(facts: dict[str, Any]) -> nn.Module:
 
 def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The caller's model as it was when saved: on the CPU, in the file's number format; the caller's is not touched."""
-    import copy
-
     return copy.deepcopy(model).to("cpu", dtype).eval()
 
 
@@ -235,7 +236,7 @@ def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return plan(model, *values.values(), mode=facts["mode"], norm_stats=facts["norm_stats"])
-    return plan(model, **values, **{"mode": facts["mode"], "norm_stats": facts["norm_stats"]})
+    return plan(model, **values, mode=facts["mode"], norm_stats=facts["norm_stats"])
 
 
 def _read(item: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ model -> capture -> constrain -> solve -> Plan;   Plan + ChangeOfBasis -> rewrit
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -21,7 +22,7 @@ from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
-from fxteleport.passes.scale import scale_
+from fxteleport.passes.scale import Scaler
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
 
 MODES = ("full", "weights")
@@ -54,13 +55,21 @@ def plan(
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
     seconds = {}
     clock = time.perf_counter()
-    captured = capture(model, example_inputs, keyword_inputs)
+    ambient = torch.get_default_device().type
+    with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
+        captured = capture(model, example_inputs, keyword_inputs)
     seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
-    found = constrain(captured, mode, norm_stats)
-    seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
-    solution = solve(found.system)
-    seconds["solve"] = time.perf_counter() - clock
+    with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
+        found = constrain(captured, mode, norm_stats)
+        seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
+        solution = solve(found.system)
+        seconds["solve"] = time.perf_counter() - clock
     return Plan(captured, found, solution, mode, norm_stats, seconds)
+
+
+def _on_cpu(switch: bool) -> contextlib.AbstractContextManager[Any]:
+    """Make new tensors on the CPU, where the ambient default device is another (it costs time: not always)."""
+    return torch.device("cpu") if switch else contextlib.nullcontext()
 
 
 def teleport(
@@ -184,7 +193,7 @@ class Plan:
 
     def identity(self) -> ChangeOfBasis:
         """The CoB that changes nothing."""
-        return ChangeOfBasis(torch.ones(self.num_free, dtype=torch.float64), self.fingerprint)
+        return ChangeOfBasis(torch.ones(self.num_free, dtype=torch.float64, device="cpu"), self.fingerprint)
 
     def cob(self, values: Tensor) -> ChangeOfBasis:
         """A CoB from free values of your own, float64 [num_free].
@@ -248,6 +257,7 @@ class Plan:
             ModelError: the model is on the meta device.
         """
         tau = self.tau(cob).detach()
+        require_weights(self.captured.model)
         start = time.perf_counter()
         module = rewrite(self.captured, self.constrained, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
@@ -264,15 +274,16 @@ class Plan:
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
-        tau = self.tau(cob).detach()
+        scaler = Scaler(self.tau(cob).detach())
         target = self.captured.model if model is None else model
+        require_weights(target)
         tensors = matching_tensors(self.captured, target)
         done: set[int] = set()
         for name, tensor in tensors.items():
             cob_map = self.constrained.tensors.get(self.captured.canonical[name])
             if cob_map is not None and id(tensor) not in done:
                 done.add(id(tensor))
-                scale_(tensor.data, cob_map, tau)
+                scaler.scale_(tensor.data, cob_map)
         return target
 
     def map_of(self, node: str) -> CobMap | Any:
@@ -288,6 +299,23 @@ class Teleportation:
 
     def __init__(self, plan: Plan, cob: ChangeOfBasis) -> None:
         self.plan, self.cob = plan, cob
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teleportation:
+        return self  # a plan never changes, and it holds the original model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _forgotten, ()  # a pickled network travels without its plan
+
+
+def _forgotten() -> None:
+    """What is left of a plan in a pickled network."""
+
+
+def require_weights(model: nn.Module) -> None:
+    """Raise ModelError for a model on the meta device: it has shapes, but no weights to scale."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(f"parameter '{name}' is on the meta device: load weights before teleporting the model")
 
 
 def matching_tensors(captured: Captured, model: nn.Module) -> dict[str, Tensor]:

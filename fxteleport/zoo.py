@@ -5,6 +5,7 @@ Neither library is imported before a name is looked up.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
@@ -65,7 +66,8 @@ def _timm(name: str, input_size: tuple[int, ...] | None, pretrained: bool) -> tu
     import timm
 
     def make(**settings: Any) -> nn.Module:
-        return timm.create_model(name, pretrained=pretrained, **settings)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
+        return model
 
     if input_size is None:
         model = make()
@@ -86,7 +88,8 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
         settings["weights_backbone"] = None
 
     def make(**more: Any) -> nn.Module:
-        return models.get_model(short, **settings, **more)
+        model: nn.Module = models.get_model(short, **settings, **more)
+        return model
 
     if input_size is None:
         shape = _torchvision_size(short)
@@ -109,13 +112,11 @@ def _torchvision_size(short: str) -> tuple[int, ...]:
 
 def _first(make: Callable[..., nn.Module], attempts: Iterable[dict[str, Any]]) -> nn.Module:
     """The model from the first settings its constructor knows."""
-    refusal: TypeError | None = None
-    for settings in attempts:
-        try:
+    *others, last = attempts
+    for settings in others:
+        with contextlib.suppress(TypeError):
             return make(**settings)
-        except TypeError as error:
-            refusal = error
-    raise refusal or TypeError("no settings to try")
+    return make(**last)
 
 
 def _torchvision_names() -> list[str]:
@@ -124,7 +125,12 @@ def _torchvision_names() -> list[str]:
     return [n for n in models.list_models() if not n.startswith("quantized_")]
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The names closest to a wrong one, as the end of an error message; "" if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(close)}?" if close else ""
+
+
 def _unknown(name: str, known: list[str]) -> ModelError:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "pass a timm name, torchvision/NAME or FILE.py:FACTORY"
-    return ModelError(f"there is no model '{name}': {hint}")
+    hint = suggestion(name, known) or ": pass a timm name, torchvision/NAME or FILE.py:FACTORY"
+    return ModelError(f"there is no model '{name}'{hint}")

@@ -481,6 +481,8 @@ def is_leaf(module: nn.Module) -> bool:
     cls = type(module)
     if not cls.__module__.startswith("torch.nn.modules."):
         return hooked(module) and not module._modules
+    if cls.__module__ == "torch.nn.modules.container":
+        return False
     return not module._modules or isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
 
 

@@ -256,11 +256,13 @@ class _Interpreter:
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+            if module is None:
+                operands = self._operands((args, kwargs))
+                if operands and not any(map(self._moves, operands)):
+                    return _map_like(value)  # constants in, constants out
             call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
-                if node.op != "call_module" and not any(self._moves(o) for o in self._operands((args, kwargs))):
-                    return _map_like(value)  # constants in, constants out
                 return self.give_up(node, "no rule knows this operation")
             self.rules[node.name] = found.name
             result = found.fn(call, *self.arguments(call, found))

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_trivial
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained, Wrap
-from fxteleport.passes.maps import CobMap
-from fxteleport.passes.scale import scale_
+from fxteleport.passes.maps import CobMap, compress
+from fxteleport.passes.scale import Scaler
 from fxteleport.passes.shadow import clone
 
 
@@ -42,11 +42,12 @@ def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
 def rewrite(captured: Captured, found: Constrained, tau: Tensor) -> TeleportedModule:
     """The teleported network; `tau` holds a number for every symbol."""
     made: dict[str, Tensor] = {}
+    scaler = Scaler(tau)
 
     def teleported(name: str, tensor: Tensor) -> Tensor:
         name = captured.canonical[name]
         if name not in made:
-            made[name] = _copied(tensor, found.tensors.get(name), tau)
+            made[name] = _copied(tensor, found.tensors.get(name), scaler)
         return made[name]
 
     graph, names = _copied_graph(captured.graph)
@@ -98,11 +99,11 @@ def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     return new, names
 
 
-def _copied(tensor: Tensor, cob: CobMap | None, tau: Tensor) -> Tensor:
+def _copied(tensor: Tensor, cob: CobMap | None, scaler: Scaler) -> Tensor:
     """A scaled copy of a parameter or buffer."""
     new = tensor.detach().clone()
     if cob is not None:
-        scale_(new, cob, tau)
+        scaler.scale_(new, cob)
     return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
@@ -219,4 +220,4 @@ def _part(cob: CobMap | None, tau: Tensor, part: str, dtype: torch.dtype) -> Ten
     if value is None:
         return None
     value = torch.sign(value) if part == "sign" else value.abs() if part == "magnitude" else value
-    return value.to(dtype.to_real())
+    return compress(value).to(dtype.to_real())  # symbols that the solver made one no longer differ

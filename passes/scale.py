@@ -1,56 +1,86 @@
-"""Scale a tensor in place by its CoB map: one pass over memory, no factor of the tensor's own size.
+"""Scale tensors in place by their CoB maps: one pass over memory, and no factor of a weight's own size.
 
-A weight's factor is an outer product of small vectors. Where that product is small beside the weight it is
-formed; otherwise the weight is scaled by each vector in turn, block by block, so that a block is still in the
-processor's cache when it is scaled again.
+A weight is seen as a matrix of rows. Its factor is that of the rows (a column) times that of what is in a row (a
+vector): both are small. Blocks of rows are scaled by one, then by the other, while they are in the processor's cache.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from fxteleport.passes.maps import CobMap, support
+from fxteleport.passes.maps import ONE, CobMap
 
-_BLOCK = 1 << 18  # bytes of a weight handled at a time on the CPU; on a GPU the cache is larger
-_SMALL = 4  # the product is formed where it has at most 1/4 of the weight's elements
-
-
-def small_factors(cob: CobMap, tau: Tensor) -> list[Tensor]:
-    """The map's factors as numbers, those on the same axes multiplied together."""
-    merged: dict[frozenset[int], Tensor] = {}
-    for symbols, exponent in cob.factors:
-        value = CobMap(((symbols, exponent),)).scale(tau)
-        assert value is not None
-        axes = support(symbols)
-        merged[axes] = merged[axes] * value if axes in merged else value
-    return [v for v in merged.values() if not bool((v == 1).all())]
+_BLOCK = 1 << 19  # bytes of a weight scaled at a time: it stays in a core's cache between the two passes
+_BLOCK_CUDA = 1 << 25
 
 
-@torch.no_grad()
-def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
-    """Multiply `tensor` by `tau[cob]` in place and return it.
+class Numbers(NamedTuple):
+    """tau of every symbol and its inverse, in the type and on the device they are multiplied in."""
 
-    Half precision is scaled in float32, so that only the result is rounded.
-    """
-    kind = tensor.dtype if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
-    real = kind if not kind.is_complex else torch.float64
-    factors = [f.to(device=tensor.device, dtype=real) for f in small_factors(cob, tau)]
-    if not factors:
-        return tensor
-    total = torch.broadcast_shapes(*(f.shape for f in factors))
-    if len(factors) == 1 or total.numel() * _SMALL <= tensor.numel():
-        factor = factors[0]
-        for other in factors[1:]:
-            factor = factor * other
-        return tensor.mul_(factor)
-    if tensor.numel() * tensor.element_size() <= 2 * _BLOCK or not tensor.is_contiguous():
+    tau: Tensor
+    inverse: Tensor
+
+    def of(self, symbols: Tensor, exponent: int) -> Tensor:
+        """tau[symbols] ** exponent."""
+        if exponent in (1, -1):
+            return (self.tau if exponent == 1 else self.inverse).take(symbols)
+        return self.tau.take(symbols) ** exponent
+
+
+class Scaler:
+    """Scales tensors by maps under one tau (float64 [symbols]); numbers are converted once for each type."""
+
+    def __init__(self, tau: Tensor) -> None:
+        self.tau = tau
+        self._numbers: dict[tuple[torch.dtype, torch.device], Numbers] = {}
+
+    def numbers(self, tensor: Tensor) -> Numbers:
+        """The numbers for a tensor; half precision is scaled in float32, so that only the result is rounded."""
+        kind = torch.float64 if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
+        key = (kind, tensor.device)
+        if key not in self._numbers:
+            pair = (self.tau, self.tau.reciprocal())
+            self._numbers[key] = Numbers(*(t.to(dtype=kind, device=tensor.device) for t in pair))
+        return self._numbers[key]
+
+    @torch.no_grad()
+    def scale_(self, tensor: Tensor, cob: CobMap) -> Tensor:
+        """Multiply `tensor` by tau[cob] in place and return it."""
+        numbers = self.numbers(tensor)
+        column = row = both = None
+        for symbols, exponent in cob.factors:
+            if symbols.numel() == 1 and int(symbols) == ONE:
+                continue
+            value = numbers.of(symbols.to(tensor.device), exponent)
+            if value.ndim == 0 or value.shape[0] == 1:
+                row = value if row is None else row * value
+            elif value.numel() == value.shape[0]:
+                column = value if column is None else column * value
+            else:
+                both = value if both is None else both * value
+        return _multiply(tensor, [f for f in (row, column, both) if f is not None])
+
+
+def _multiply(tensor: Tensor, factors: list[Tensor]) -> Tensor:
+    """Multiply by each factor in turn, block by block where the tensor is larger than a cache."""
+    if tensor.ndim > 2 and tensor.is_contiguous():  # long rows: short inner axes are slow to broadcast over
+        tail = tensor.shape[1:]
+        factors = [f.flatten(1) if f.numel() == f.shape[0] else f.expand(-1, *tail).flatten(1) for f in factors]
+        matrix = tensor.view(tensor.shape[0], -1)
+    else:
+        matrix = tensor
+    limit = _BLOCK_CUDA if tensor.is_cuda else _BLOCK
+    size = tensor.numel() * tensor.element_size()
+    if len(factors) < 2 or size <= limit:
         for factor in factors:
-            tensor.mul_(factor)
+            matrix.mul_(factor)
         return tensor
-    rows = max(1, _BLOCK * (64 if tensor.is_cuda else 1) // (tensor[0].numel() * tensor.element_size()))
-    for start in range(0, len(tensor), rows):
-        block = tensor[start : start + rows]
-        for factor in factors:
-            block.mul_(factor[start : start + rows] if len(factor) > 1 else factor)
+    rows = max(1, limit * len(matrix) // size)
+    pieces = [f.split(rows) if len(f) > 1 else None for f in factors]
+    for i, block in enumerate(matrix.split(rows)):
+        for factor, piece in zip(factors, pieces, strict=True):
+            block.mul_(factor if piece is None else piece[i])
     return tensor

@@ -14,6 +14,9 @@ import torch
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 
+from fxteleport.passes.rules.equivariant import axes_of, dropped
+from fxteleport.passes.rules.joining import merged
+
 if TYPE_CHECKING:
     from fxteleport.passes.constrain import Call, Operand
 
@@ -51,6 +54,26 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
     if call.node.target == "__rtruediv__":
         input, other = other, input
     return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
+
+
+@rule(*named("var"))
+def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any) -> CobMap:
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map.settled(), axes, "these positions are measured together")
+    return dropped(cob, axes, keepdim or call.value.ndim == input.rank) ** 2
+
+
+@rule(*named("addcmul"))
+def addcmul(call: Call, input: Operand, tensor1: Operand, tensor2: Operand, value: Any = 1) -> CobMap:
+    rank = call.value.ndim
+    added = product(call, tensor1.map.aligned(rank) * tensor2.map.aligned(rank))
+    return merged(call, input.map.aligned(rank), added, "they are added")
+
+
+@rule(*named("addmm baddbmm addbmm"))
+def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, **settings: Any) -> CobMap:
+    rank = call.value.ndim
+    return merged(call, input.map.aligned(rank), matmul(call, mat1, mat2).aligned(rank), "they are added")
 
 
 @rule(*named("reciprocal"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fxteleport.passes.maps import CobMap
@@ -62,6 +63,20 @@ def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
 @rule(*named("max_pool3d adaptive_max_pool3d"), nn.MaxPool3d, nn.AdaptiveMaxPool3d)
 def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)
+
+
+@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm)
+def vector_norm(
+    call: Call, input: Operand, p: Any = 2, dim: Any = None, keepdim: bool = False, **settings: Any
+) -> CobMap:  # fmt: skip
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map.settled(), axes, "these positions are measured together")
+    return signed(call, cob, dropped(cob, axes, keepdim))
+
+
+@rule(*named("std"))
+def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any) -> CobMap:
+    return vector_norm(call, input, dim=dim, keepdim=keepdim or call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
 
 @rule(*named("amax amin"))
