@@ -102,7 +102,7 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
     made = getattr(gm, "meta", {}).get("teleportation") if isinstance(gm, fx.GraphModule) else None
     exact = made is None or made.cob.is_exact
     with evaluating(model), evaluating(gm):
-        expected, actual = model(*inputs, **keyword_inputs), gm(*inputs, **keyword_inputs)
+        expected, actual = _run(model, inputs, keyword_inputs), _run(gm, inputs, keyword_inputs)
         pairs = _paired(expected, actual)
         vacuous = not pairs or any(_is_vacuous(a) for a, _ in pairs)
         bitwise = all(_equal(a, b) for a, b in pairs)
@@ -192,6 +192,15 @@ def _compare_nodes(
     return compared, first
 
 
+def _own(x: Any) -> Any:
+    """A copy of the inputs, for a network that may write into them."""
+    return pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
+
+
+def _run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
+    return network(*_own(inputs), **_own(keyword_inputs))
+
+
 class _Stepper:
     """Runs a graph node by node, and forgets values that are no longer needed."""
 
@@ -199,7 +208,7 @@ class _Stepper:
         self.run = fx.Interpreter(module)
         names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
-        self.run.args_iter = iter(pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, given))
+        self.run.args_iter = iter(_own(given))
 
     def step(self, node: fx.Node) -> Any:
         value = self.run.env[node] = self.run.run_node(node)

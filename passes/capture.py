@@ -280,9 +280,16 @@ class Tracer:
         values = proxy.plain(args), proxy.plain(kwargs)
         handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
         versions = [h._value._version for h in handles]
-        value = evaluate.run("call_module", self.twins[path], *values)
+        value = evaluate.run("call_module", self.twins[path], *values, real=lambda *a, **k: self.run_leaf(path, a, k))
         mutated = [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
         return self.append("call_module", path, args, kwargs, value, mutated)
+
+    def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
+        """Run a module with its own weights, in eval mode, where they are."""
+        real = self.model.get_submodule(path)
+        there = next((p.device for p in real.parameters()), evaluate.CPU)
+        args, kwargs = pytree.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
+        return clone(real, lambda name, tensor: tensor, path, training=False)(*args, **kwargs)
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""

@@ -232,6 +232,10 @@ class _Interpreter:
             if node.target in self.captured.metas and carries(value):
                 return _Ref(node.target)
             return IDENTITY if isinstance(value, Tensor) else None
+        if isinstance(node.target, type):
+            for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
+                self.pin_operand(operand, Origin(node.name, f"it is put into a {node.target.__name__}"))
+            return _map_like(value)
         if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
             return _map_like(value) if not node.meta.get("keep") else self.give_up(node, "it may write to its inputs")
         if node.target is operator.getitem and not isinstance(node.args[0].meta["val"], Tensor):  # type: ignore

@@ -24,8 +24,16 @@ class CannotRun(Exception):
     """The operation fails on real data too: the model does not run on these inputs."""
 
 
-def run(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(
+    op: str,
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    real: Callable[..., Any] | None = None,
+) -> Any:
     """The value of one call: meta if any argument is meta, else real (and on the CPU).
+
+    `real` runs on real tensors where `target` cannot: a module with its weights.
 
     Raises:
         CannotRun: the call fails on meta tensors and on made-up real ones.
@@ -52,7 +60,7 @@ def run(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 return fn(*given[0], **given[1])
             except Exception:
                 pass
-        return run_for_real(fn, given, error)
+        return run_for_real(real or fn, given, error)
 
 
 def call_of(op: str, target: Any) -> Callable[..., Any]:

@@ -155,6 +155,17 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def _free_name(root: nn.Module, path: str) -> str:
+    """A dotted name that nothing in the tree has yet."""
+    parent, _, name = path.rpartition(".")
+    at: nn.Module | None = root
+    for part in parent.split(".") if parent else ():
+        at = None if at is None else at._modules.get(part)
+    while at is not None and hasattr(at, name):
+        name += "_"
+    return _join(parent, name)
+
+
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module at a dotted path, with plain modules on the way."""
     *parents, name = path.split(".")
@@ -182,13 +193,14 @@ def _wrap(
     if wrap.before is wrap.after and before is not None:
         inner = _inner(root, node)
         if inner is not None:
-            target = str(node.target) if node.op == "call_module" and alone else _join(path, node.name)
+            in_place = node.op == "call_module" and alone
+            target = str(node.target) if in_place else _free_name(root, _join(path, node.name))
             _place(root, target, TeleportedActivation(inner, before))
             node.op, node.target, node.args, node.kwargs = "call_module", target, (source,), {}
             return
     if not is_trivial(before):
         assert before is not None
-        target = _join(path, f"{node.name}_rescale")
+        target = _free_name(root, _join(path, f"{node.name}_rescale"))
         _place(root, target, Rescale(before.reciprocal()))
         with graph.inserting_before(node):
             scaled = graph.call_module(target, (source,))
@@ -196,7 +208,7 @@ def _wrap(
         node.args = tuple(scaled if i == wrap.position else a for i, a in enumerate(node.args))
     if not is_trivial(after):
         assert after is not None
-        target = _join(path, f"{node.name}_restore")
+        target = _free_name(root, _join(path, f"{node.name}_restore"))
         _place(root, target, Rescale(after))
         with graph.inserting_after(node):
             restored = graph.call_module(target, (node,))

@@ -244,9 +244,10 @@ def _collapse(matrix, count: Array, why: Array, small: Array, pairs: _Pairs) -> 
                 edges.append(both[where])
 
 
-def _eliminate(matrix, why: Array):  # type: ignore[no-untyped-def]
+def _eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def]
     """Solve rows for pivots, each in terms of symbols that are pivots of later steps or of none.
 
+    `bound` marks symbols with a one-sided constraint: as pivots they would hand it on to the others.
     Returns the steps [(pivot columns, rows solved for them, why)] and the rows left over.
     """
     steps = []
@@ -261,7 +262,8 @@ def _eliminate(matrix, why: Array):  # type: ignore[no-untyped-def]
         row = np.repeat(np.arange(height), np.diff(matrix.indptr))
         usage = np.bincount(matrix.indices, minlength=matrix.shape[1])
         # In each row the candidate is the symbol with exponent +-1 that the fewest rows use.
-        cost = np.where(np.abs(matrix.data) == 1, usage[matrix.indices], np.iinfo(np.int64).max)
+        cost = usage[matrix.indices] + bound[matrix.indices] * height
+        cost = np.where(np.abs(matrix.data) == 1, cost, np.iinfo(np.int64).max)
         order = np.lexsort((matrix.indices, cost, row))
         best = order[np.unique(row[order], return_index=True)[1]]
         able = cost[best] < np.iinfo(np.int64).max
@@ -303,7 +305,10 @@ def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  #
         Origin("", "one operation pins its sign, another its magnitude"),
     ]
     first = _representatives(cover)
-    steps, left = _eliminate(matrix, why)
+    sided = [_one_sided_classes(system, cover, flag) for flag in (POSITIVE, UNIT)]
+    bound = np.zeros(n, np.int64)
+    bound[first[np.concatenate(sided)]] = 1
+    steps, left = _eliminate(matrix, why, bound)
     reason = cover.why[cover.klass]
     is_free = np.zeros(n, bool)
     present = np.unique(cover.klass)
@@ -324,7 +329,7 @@ def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  #
         filled = csr_array((-others.data, (columns[others.row], others.col)), shape=exponents.shape)
         exponents = (exponents + filled).tocsr()
         exponents.eliminate_zeros()
-    allows = _one_sided(system, cover, first, exponents)
+    allows = _one_sided(sided, first, exponents)
     gone = allows == POSITIVE | UNIT
     if gone.any():
         reason[free[gone]] = both_sides
@@ -336,16 +341,21 @@ def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  #
     return _solution(per_symbol, sign, allows, reason, origins)
 
 
-def _one_sided(system: System, cover: _Cover, first: Array, exponents) -> Array:  # type: ignore[no-untyped-def]
-    """What each free value may be, from the one-sided constraints on the symbols it appears in."""
+def _one_sided_classes(system: System, cover: _Cover, flag: int) -> Array:
+    """The classes whose sign (POSITIVE) or magnitude (UNIT) is pinned."""
+    batches = system.positive if flag == POSITIVE else system.unit
+    parts = [cover.klass[b.symbols.numpy()[:, 0]] for b in batches]
+    if flag == UNIT:
+        parts.append(np.flatnonzero(cover.unit))
+    classes = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    return classes[~cover.pinned[classes]]
+
+
+def _one_sided(sided: list[Array], first: Array, exponents) -> Array:  # type: ignore[no-untyped-def]
+    """What each free value may be, from the one-sided classes it appears in."""
     allows = np.zeros(exponents.shape[1], np.int64)
-    for flag, batches in ((POSITIVE, system.positive), (UNIT, system.unit)):
-        parts = [b.symbols.numpy()[:, 0] for b in batches]
-        classes = cover.klass[np.concatenate(parts)] if parts else np.empty(0, np.int64)
-        if flag == UNIT:
-            classes = np.concatenate([classes, np.flatnonzero(cover.unit)])
-        classes = np.unique(classes)
-        rows = exponents[first[classes[~cover.pinned[classes]]]]
+    for flag, classes in zip((POSITIVE, UNIT), sided, strict=True):
+        rows = exponents[first[classes]]
         touched = rows.indices[rows.data % 2 == 1] if flag == POSITIVE else rows.indices
         allows[np.unique(touched)] |= flag
     return allows

@@ -75,7 +75,9 @@ def vector_norm(
 
 
 @rule(*named("std"))
-def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any) -> CobMap:
+def deviation(
+    call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any
+) -> CobMap:
     return vector_norm(call, input, dim=dim, keepdim=keepdim or call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
 
