@@ -60,7 +60,7 @@ class ChangeOfBasis:
         Raises:
             CheckpointError: the path cannot be written.
         """
-        write_tensors(path, {"values": self.values.detach()}, {"fingerprint": self.fingerprint, "kind": "cob"})
+        write_tensors(path, {"values": self.values.detach()}, {"cob": self.fingerprint})
 
     @classmethod
     def load(cls, path: str | Path) -> ChangeOfBasis:
@@ -70,9 +70,9 @@ class ChangeOfBasis:
             CheckpointError: the file is missing, corrupt or holds something else.
         """
         tensors, metadata = read_tensors(path)
-        if metadata.get("kind") != "cob" or "values" not in tensors or "fingerprint" not in metadata:
+        if "cob" not in metadata or "values" not in tensors:
             raise CheckpointError(f"'{path}' holds no change of basis: pass a file that ChangeOfBasis.save wrote")
-        return cls(tensors["values"].double(), metadata["fingerprint"])
+        return cls(tensors["values"].double(), metadata["cob"])
 
 
 def sample_values(

@@ -51,7 +51,7 @@ class TeleportedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as of `f`."""
-        return self.f(x * self.inverse) * self.tau  # type: ignore[no-any-return]
+        return self.f(scaled(x, self.inverse)) * self.tau  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return described(self.tau)
@@ -68,10 +68,36 @@ class Rescale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] -> [...], the factor broadcast."""
-        return x * self.factor
+        return scaled(x, self.factor)
 
     def extra_repr(self) -> str:
         return described(self.factor)
+
+
+def scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """x * factor in the memory layout of `x`.
+
+    A slice of a larger tensor would come out dense, and kernels round the last elements of a row another way where
+    rows end elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
+    """
+    result = x * factor
+    if torch.compiler.is_compiling() or not _is_slice(x):
+        return result
+    return torch.empty_strided(x.shape, x.stride(), dtype=result.dtype, device=x.device).copy_(result)
+
+
+def _is_slice(x: Tensor) -> bool:
+    """True for a tensor with gaps between its elements (and no two elements in one place)."""
+    if x.is_contiguous():
+        return False
+    end = 1
+    gaps = False
+    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
+        if stride < end:
+            return False
+        gaps = gaps or stride > end
+        end = stride * size
+    return gaps
 
 
 def described(tau: Tensor) -> str:

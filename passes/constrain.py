@@ -11,32 +11,19 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import Decline
-from fxteleport.passes.capture import Captured, hooked
-from fxteleport.passes.evaluate import call_of
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap, on_symbols, single
+from fxteleport.passes.call import Call, Operand, Wrap, carries
+from fxteleport.passes.capture import Captured
+from fxteleport.passes.leaves import hooked
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System
-
-
-@dataclass(frozen=True, slots=True)
-class Wrap:
-    """How a node is teleported where its parameters cannot do it.
-
-    Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
-    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one).
-    """
-
-    before: CobMap | None
-    after: CobMap | None
-    part: str = "all"
-    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,138 +58,13 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    state = _Interpreter(captured, mode == "full", norm_stats)
+    state = Interpreter(captured, mode == "full", norm_stats)
     state.run(captured.graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
 
 
-def carries(x: Any) -> bool:
-    """True for a tensor that has a CoB: integer and boolean tensors have none."""
-    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
-
-
-class Operand:
-    """A tensor argument of a call: its meta (or real integer) value and its map."""
-
-    __slots__ = ("_map", "_state", "name", "value")
-
-    def __init__(self, value: Tensor, cob: CobMap | None, name: str | None = None, state: Any = None) -> None:
-        self.value, self._map, self.name, self._state = value, cob, name, state
-
-    @property
-    def map(self) -> CobMap:
-        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
-        if self._map is None:
-            self._map = self._state.own_map(self.name)
-        return self._map
-
-    @property
-    def is_unbound(self) -> bool:
-        """True for a parameter whose map is not decided yet."""
-        return self.name is not None and self.name not in self._state.tensors
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.value.shape
-
-    @property
-    def rank(self) -> int:
-        return self.value.ndim
-
-
-@dataclass(slots=True)
-class Call:
-    """One node as its rule sees it: arguments, modes, and what a rule may ask for."""
-
-    node: fx.Node
-    value: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    module: nn.Module | None
-    state: _Interpreter
-    full: bool
-    norm_stats: str
-    wrapping: Wrap | None = None
-
-    # -- constraints -----------------------------------------------------------------------------------
-
-    def origin(self, why: str) -> Origin:
-        return Origin(self.node.name, why)
-
-    def same(self, a: CobMap, b: CobMap, why: str) -> None:
-        """Two CoBs are equal wherever both apply."""
-        self.state.system.same(a, b, self.origin(why))
-
-    def pin(self, a: CobMap, why: str) -> None:
-        """The CoB is 1."""
-        if a.factors:
-            self.state.system.pin(a, self.origin(why))
-
-    def constant(self, a: CobMap, axes: Sequence[int], why: str) -> CobMap:
-        """The CoB does not vary along axes; returns the map with size 1 there."""
-        return self.state.system.constant(a, axes, self.origin(why)) if a.factors else a
-
-    def fresh(self, shape: Sequence[int], why: str = "output") -> CobMap:
-        """New neurons: a free CoB for each position of `shape`."""
-        return single(self.state.system.fresh(shape, self.origin(why)))
-
-    def require(self, operand: Operand | None, cob: CobMap, why: str) -> None:
-        """This operand must have this CoB: decides an unbound parameter's, constrains any other."""
-        if operand is None:
-            return
-        cob = cob.aligned(operand.rank)
-        if operand.is_unbound and _fits(cob, operand.shape):
-            self.state.bind(operand.name, cob)
-        else:
-            self.same(operand.map, cob, why)
-
-    # -- operations that need another form -------------------------------------------------------------
-
-    def wrap(self, before: CobMap | None, after: CobMap | None, part: str = "all", position: int = 0) -> None:
-        """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
-        if not self.full:
-            raise Decline("it would need another operation, which mode='weights' does not allow")
-        if (before is not None and before.factors) or (after is not None and after.factors):
-            self.wrapping = Wrap(before, after, part, position)
-
-    def positive(self, a: CobMap, why: str) -> None:
-        self.state.system.require_positive(a, self.origin(why))
-
-    def unit(self, a: CobMap, why: str) -> None:
-        self.state.system.require_unit(a, self.origin(why))
-
-    # -- helpers ---------------------------------------------------------------------------------------
-
-    @staticmethod
-    def decline(why: str) -> NoReturn:
-        """This form of the call is not known to the rule."""
-        raise Decline(why)
-
-    def rerun(self, symbols: dict[Operand, Tensor]) -> Any:
-        """The operation itself, on symbols in place of operands; other tensors must be known integers."""
-        operands = list(symbols)
-
-        def run(*given: Tensor) -> Any:
-            table = dict(zip(operands, given, strict=True))
-
-            def put(x: Any) -> Any:
-                if not isinstance(x, Operand):
-                    return x
-                if x in table:
-                    return table[x]
-                if x.value.is_meta:
-                    raise Decline("it depends on an index or a value that is not known before the run")
-                return x.value
-
-            args, kwargs = pytree.tree_map(put, (self.args, self.kwargs))
-            fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
-            return fn(*args, **kwargs)
-
-        return on_symbols(run, *(symbols[o] for o in operands))
-
-
 @dataclass
-class _Interpreter:
+class Interpreter:
     """The state of one run: maps so far, and a journal that undoes a rule which declines half way."""
 
     captured: Captured
@@ -464,11 +326,6 @@ def _map_like(value: Any) -> Any:
 
 def _maps(x: Any) -> list[CobMap]:
     return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, CobMap)]
-
-
-def _fits(cob: CobMap, shape: Sequence[int]) -> bool:
-    return all(s.ndim == len(shape) and all(a in (1, b) for a, b in zip(s.shape, shape, strict=True))
-               for s, _ in cob.factors)  # fmt: skip
 
 
 def _target_name(node: fx.Node) -> str:

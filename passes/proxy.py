@@ -1,9 +1,9 @@
 """Proxies that carry the value of their node.
 
-A proxy stands for a node while Python runs the model's `forward`. It answers what Python insists on
-knowing (`bool`, `len`, `int`, `isinstance`, `hasattr`...) from the value, and records everything else as a
-node, so that shapes which no branch depends on stay symbolic. One class for each kind of value, because
-Python looks at the class (`collections.abc.Iterable`) as well as at the object.
+A proxy stands for a node while Python runs the model's `forward`. It answers what Python insists on knowing (`bool`,
+`len`, `int`, `hasattr`; `isinstance` through `patches.py`) from the value, and records everything else as a node, so
+that shapes which no branch depends on stay symbolic. One class for each kind of value, because Python looks for
+methods on the class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 if TYPE_CHECKING:
-    from fxteleport.passes.capture import Tracer
+    from fxteleport.passes.tracer import Tracer
 
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
@@ -32,13 +32,14 @@ class Proxy:
     def __init__(self, node: fx.Node, tracer: Tracer, value: Any) -> None:
         self._node, self._tracer, self._value = node, tracer, value
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        # `isinstance(x, torch.Tensor)` must answer as it would for the value.
-        return type(self._value)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"
+
+    def __copy__(self) -> Proxy:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self._tracer.record("call_method", "clone", (self,), {}) if isinstance(self._value, Tensor) else self
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._value, name)  # AttributeError is the right answer where there is none

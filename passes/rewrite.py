@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_trivial
+from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
-from fxteleport.passes.constrain import Constrained, Wrap
+from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Scaler
 from fxteleport.passes.shadow import clone

@@ -6,6 +6,8 @@ vector): both are small. Blocks of rows are scaled by one, then by the other, wh
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -72,15 +74,33 @@ def _multiply(tensor: Tensor, factors: list[Tensor]) -> Tensor:
         matrix = tensor.view(tensor.shape[0], -1)
     else:
         matrix = tensor
-    limit = _BLOCK_CUDA if tensor.is_cuda else _BLOCK
-    size = tensor.numel() * tensor.element_size()
-    if len(factors) < 2 or size <= limit:
-        for factor in factors:
-            matrix.mul_(factor)
-        return tensor
-    rows = max(1, limit * len(matrix) // size)
-    pieces = [f.split(rows) if len(f) > 1 else None for f in factors]
-    for i, block in enumerate(matrix.split(rows)):
-        for factor, piece in zip(factors, pieces, strict=True):
-            block.mul_(factor if piece is None else piece[i])
+    if len(factors) > 1 and tensor.dtype in (torch.bfloat16, torch.float16):
+        return _multiply_half(tensor, matrix, factors)
+    for parts in _blocks(matrix, factors):
+        block, *pieces = parts
+        for piece in pieces:
+            block.mul_(piece)
     return tensor
+
+
+def _multiply_half(tensor: Tensor, matrix: Tensor, factors: list[Tensor]) -> Tensor:
+    """Half precision by several factors: only the result is rounded."""
+    for parts in _blocks(matrix, factors):
+        block, *pieces = parts
+        wide = block.float()
+        for piece in pieces:
+            wide.mul_(piece)
+        block.copy_(wide)
+    return tensor
+
+
+def _blocks(matrix: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Runs of rows that fit a cache, each with its part of every factor."""
+    limit = _BLOCK_CUDA if matrix.is_cuda else _BLOCK
+    size = matrix.numel() * matrix.element_size()
+    if len(factors) < 2 or size <= limit:
+        yield matrix, *factors
+        return
+    rows = max(1, limit * len(matrix) // size)
+    columns = [f.split(rows) if len(f) > 1 else itertools.repeat(f) for f in factors]
+    yield from zip(matrix.split(rows), *columns, strict=False)

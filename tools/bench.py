@@ -15,20 +15,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import json
 import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import fx, nn
 
 import fxteleport as ft
+from fxteleport import zoo
 from fxteleport.passes.rewrite import original
+from fxteleport.tools import models, options
+from fxteleport.tools.console import progress, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +63,17 @@ class BenchRecord:
     teleported_ratio: float
 
 
-def bench(name: str, build: Callable[[], nn.Module], input_shape: tuple[int, ...], repeats: int = 7) -> BenchRecord:
-    """Measure one model; `build` makes it (also on the meta device), `input_shape` includes the batch."""
+def measure(spec: str, wanted: models.Request, repeats: int = 7) -> BenchRecord:
+    """Measure one model (a timm or torchvision name)."""
     with torch.device("meta"):
-        skeleton = build().eval()
-        x = torch.empty(input_shape)
+        skeleton, shapes = zoo.build(spec, wanted.input_size)
+        x = torch.empty(models.BATCH, *shapes[0])
+    skeleton.eval()
     plan_time, trace_time = alternate([lambda: ft.plan(skeleton, x), lambda: traced(skeleton, x)], repeats)
     plan = ft.plan(skeleton, x)
 
-    model = ft.randomize(build().eval())
-    real = torch.randn(input_shape)
+    loaded = models.load(spec, wanted)
+    model, real = loaded.model, loaded.args[0]
     weights = ft.plan(model, real, mode="weights", norm_stats="rescaled")
     cob = weights.sample(0.5, exact=True, seed=0)
     undo = cob.inverse()
@@ -95,14 +100,14 @@ def bench(name: str, build: Callable[[], nn.Module], input_shape: tuple[int, ...
     with torch.no_grad():
         forward = alternate([functools.partial(net, real) for net in networks], repeats)
     return BenchRecord(
-        name,
+        spec,
         len(plan.captured.graph.nodes),
         plan_time * 1e3,
         None if trace_time is None else plan_time / trace_time,
-        peak_of("plan", name, input_shape),
+        peak_of("plan", spec),
         apply_time / multiply_time,
         rewrite_time / copy_time,
-        peak_of("rewrite", name, input_shape),
+        peak_of("rewrite", spec),
         forward[1] / forward[0],
         forward[2] / forward[0],
     )
@@ -136,41 +141,81 @@ def alternate(runs: Sequence[Callable[[], Any]], repeats: int) -> list[Any]:
     return [None if t is None else statistics.median(t) for t in times]
 
 
-def peak_of(what: str, name: str, input_shape: tuple[int, ...]) -> float:
+def peak_of(what: str, spec: str) -> float:
     """Peak memory above what was there before, in a process of its own.
 
     For "plan" megabytes (the model on meta, every import done before); for "rewrite" copies of the parameters.
     """
-    command = [sys.executable, "-m", "fxteleport.tools.bench", what, name, json.dumps(input_shape)]
+    command = [sys.executable, "-m", "fxteleport.tools.bench", what, spec]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def _measure_peak(what: str, name: str, input_shape: list[int]) -> float:
+def _measure_peak(what: str, spec: str) -> float:
     """The child process behind `peak_of`."""
-    import resource
-
-    from fxteleport.tools.models import build_model
-
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    warmup = nn.Sequential(nn.Linear(3, 3), nn.GELU(), nn.Linear(3, 3))
-    ft.plan(warmup, torch.zeros(2, 3)).rewrite(ft.plan(warmup, torch.zeros(2, 3)).sample(seed=0))
+    small = nn.Sequential(nn.Linear(3, 3), nn.GELU(), nn.Linear(3, 3))
+    warm = ft.plan(small, torch.zeros(2, 3))
+    warm.rewrite(warm.sample(seed=0))
+    with torch.device("meta" if what == "plan" else "cpu"):
+        model, shapes = zoo.build(spec)
+    x = torch.empty(models.BATCH, *shapes[0], device="meta")
     if what == "plan":
-        with torch.device("meta"):
-            model, x = build_model(name), torch.empty(input_shape)
-        before = peak()
-        ft.plan(model, x)
-        return float(peak() - before) / 1e6
-    model = build_model(name)
-    plan = ft.plan(model, torch.empty(input_shape, device="meta"))
+        return peak_bytes(lambda: ft.plan(model, x)) / 1e6
+    plan = ft.plan(model, x)
     cob = plan.sample(0.9, "inter", seed=0)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    before = peak()
-    plan.rewrite(cob)
-    return float((peak() - before) / size)
+    return peak_bytes(lambda: plan.rewrite(cob)) / size
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """How far a call raises the process's resident memory at its peak (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _memory("VmRSS")
+    kept = run()
+    after = _memory("VmHWM")
+    del kept
+    return after - before
+
+
+def _memory(field: str) -> int:
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def table(records: Sequence[BenchRecord]) -> str:
+    """The records as a Markdown table."""
+    names = [f.name for f in dataclasses.fields(BenchRecord)]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for found in records:
+        values = dataclasses.asdict(found).values()
+        cells = [f"{v:.2f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def bench(
+    model: options.Models,
+    repeats: Annotated[int, typer.Option("--repeats", help="Repetitions of each measurement.")] = 7,
+    json: options.Json = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Measure plan, apply_, rewrite and forward, as ratios in one run.
+
+    Example: fxteleport bench resnet18 vit_tiny_patch16_224
+    """
+    wanted = options.request(seed=seed)
+    for spec in model:
+        models.check_spec(spec, wanted)
+    records = []
+    with progress(len(model)) as step:
+        for spec in model:
+            step(spec)
+            records.append(measure(spec, wanted, repeats))
+            step(spec, 1)
+    if json != "-":
+        typer.echo(table(records))
+    write_json(json, [dataclasses.asdict(r) for r in records])
 
 
 if __name__ == "__main__":
-    print(_measure_peak(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
+    print(_measure_peak(sys.argv[1], sys.argv[2]))

@@ -7,17 +7,15 @@ product must be constant; in attention the CoB of q is therefore the inverse of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 _LONGEST = 4  # factors of a map before they are given one name
 
@@ -34,8 +32,6 @@ def product(call: Call, cob: CobMap) -> CobMap:
 
 def cob_of(x: Any, rank: int) -> CobMap:
     """The map of a factor: a number is a constant."""
-    from fxteleport.passes.constrain import Operand
-
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
@@ -87,7 +83,6 @@ def square(call: Call, input: Operand) -> CobMap:
 
 @rule(*named("pow"))
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
-    from fxteleport.passes.constrain import Operand
     from fxteleport.passes.rules.pointwise import teleported
 
     if not isinstance(input, Operand) or isinstance(exponent, Operand):

@@ -7,22 +7,20 @@ sum, average pooling, interpolation) need it constant along them. Nothing is rew
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 @rule(
     *named(
         "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
         " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
-        " resolve_neg lift_fresh"
+        " resolve_neg lift_fresh long int short bool char byte"
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip

@@ -6,17 +6,15 @@ requires a positive one. Those that pick one of several positions need the map c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
@@ -43,6 +41,12 @@ def prelu(call: Call, input: Operand, weight: Operand) -> CobMap:
     return signed(call, input.map)
 
 
+def pools(axes: int) -> list[Any]:
+    """Every spelling of max pooling over so many axes."""
+    name = f"max_pool{axes}d"
+    return named(f"{name} {name}_with_indices adaptive_{name} adaptive_{name}_with_indices")
+
+
 def picked(call: Call, input: Operand, axes: int) -> Any:
     """Max pooling over the last `axes` axes."""
     over = range(input.rank - axes, input.rank)
@@ -50,17 +54,29 @@ def picked(call: Call, input: Operand, axes: int) -> Any:
     return [cob, None] if isinstance(call.value, tuple) else cob
 
 
-@rule(*named("max_pool1d adaptive_max_pool1d"), nn.MaxPool1d, nn.AdaptiveMaxPool1d)
+@rule(
+    *named("max_pool1d adaptive_max_pool1d max_pool1d_with_indices adaptive_max_pool1d_with_indices"),
+    nn.MaxPool1d,
+    nn.AdaptiveMaxPool1d,
+)
 def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 1)
 
 
-@rule(*named("max_pool2d adaptive_max_pool2d"), nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+@rule(
+    *named("max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices"),
+    nn.MaxPool2d,
+    nn.AdaptiveMaxPool2d,
+)
 def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 2)
 
 
-@rule(*named("max_pool3d adaptive_max_pool3d"), nn.MaxPool3d, nn.AdaptiveMaxPool3d)
+@rule(
+    *named("max_pool3d adaptive_max_pool3d max_pool3d_with_indices adaptive_max_pool3d_with_indices"),
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool3d,
+)
 def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)
 

@@ -7,19 +7,15 @@ parameter (a position embedding, a bias table) takes the CoB of what it is added
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import ANY, IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> CobMap:
     """The one map of operands (tensors or numbers) that are combined element by element."""
-    from fxteleport.passes.constrain import Operand
-
     rank = call.value.ndim
     tensors = [o for o in operands if isinstance(o, Operand)]
     # A parameter that is still free takes the map of the others, so it comes last.
@@ -61,8 +57,6 @@ def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> 
 
 @rule(*named("where"))
 def where(call: Call, *operands: Any) -> CobMap:
-    from fxteleport.passes.constrain import Operand
-
     # torch.where(condition, a, b), or a.where(condition, b)
     boolean = [isinstance(o, Operand) and not o.value.is_floating_point() for o in operands]
     if boolean.count(True) != 1 or len(operands) != 3:
@@ -77,8 +71,6 @@ def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap
 
 @rule(*named("lerp"))
 def lerp(call: Call, input: Operand, end: Operand, weight: Any) -> CobMap:
-    from fxteleport.passes.constrain import Operand
-
     if isinstance(weight, Operand):
         call.pin(weight.map, "it weighs two values")
     return joined(call, [input, end])

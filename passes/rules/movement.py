@@ -8,18 +8,16 @@ with zeros brings in structural zeros, which any CoB fits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:

@@ -9,17 +9,15 @@ Rewritten: gamma * out, beta * out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def unscaled(call: Call, input: Operand) -> None:

@@ -5,16 +5,14 @@ A sign passes. A magnitude needs the wrapped operation m f(x / m), so `mode="wei
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.pointwise import teleported
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def odd(call: Call, cob: CobMap) -> CobMap:

@@ -1,17 +1,15 @@
-"""Operations that are known to pin what enters them: comparisons, orderings, softmax, recurrent layers."""
+"""Operations that are known to pin what enters them: comparisons, orderings, softmax; and recurrent layers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call
 
 
 @rule(
@@ -24,12 +22,15 @@ if TYPE_CHECKING:
     nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin,
 )  # fmt: skip
 def pinned(call: Call, *args: Any, **settings: Any) -> Any:
-    from fxteleport.passes.constrain import Operand
-
     for operand in pytree.tree_leaves((args, settings)):
         if isinstance(operand, Operand):
             call.pin(operand.map, f"'{name_of(call)}' depends on its scale")
     return pytree.tree_map(lambda _: IDENTITY, call.value)
+
+
+@rule(nn.RNNBase, nn.RNNCellBase)
+def recurrent(call: Call, *args: Any, **settings: Any) -> Any:
+    call.decline("a recurrent layer's gates are not looked into")
 
 
 def name_of(call: Call) -> str:

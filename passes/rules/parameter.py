@@ -7,13 +7,11 @@ the CoB 1, or structural zeros.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fxteleport.passes.call import Call
 from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call
 
 
 @rule(*named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"))

@@ -5,15 +5,13 @@ The map passes, with the wrapped operation tau f(x / tau) (paper, eq. 2); `mode=
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 
 def teleported(call: Call, input: Operand) -> CobMap:
@@ -36,8 +34,6 @@ def teleported(call: Call, input: Operand) -> CobMap:
     nn.Softplus, nn.LogSigmoid, nn.Threshold,
 )  # fmt: skip
 def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
-    from fxteleport.passes.constrain import Operand
-
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):
         call.decline("another tensor shapes this activation")
     return teleported(call, input)

@@ -6,16 +6,14 @@ Rewritten: weight * out / in, bias * out (paper, eq. 1).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import named, rule
-
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain import Call, Operand
 
 SHARED = "these positions share one weight"
 

@@ -1,0 +1,90 @@
+"""The placeholders of a capture: one for each argument given, whatever its structure.
+
+Tensors inside lists, tuples and dicts are read out of their structure, so that `forward` gets plain containers.
+An argument without tensors is specialised, and the emitted network refuses another value of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.errors import CaptureError
+from fxteleport.passes import evaluate, proxy
+
+if TYPE_CHECKING:
+    from fxteleport.passes.tracer import Tracer
+
+
+def placeholders(
+    tracer: Tracer, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make a placeholder for each argument given; tensors inside structures are read out of theirs."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise CaptureError(f"the example inputs do not fit the model's forward: {error}") from error
+    names = _argument_names(bound)
+    new_args = tuple(placeholder(tracer, name, value) for name, value in zip(names, args, strict=False))
+    new_kwargs = {name: placeholder(tracer, name, value) for name, value in kwargs.items()}
+    return new_args, new_kwargs
+
+
+def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
+    """The placeholder of one argument, as `forward` sees it."""
+    meta = pytree.tree_map(lambda x: x.detach().to(evaluate.META) if isinstance(x, Tensor) else x, value)
+    node = tracer.graph.placeholder(name)
+    node.meta.update(val=meta, path="")
+    handle = proxy.make(node, tracer, meta)
+    if isinstance(value, Tensor):
+        return handle
+    leaves = pytree.tree_leaves(value)
+    if not any(isinstance(x, Tensor) for x in leaves):
+        # The value decided what was traced: the emitted network accepts this one only.
+        tracer.specialized.append(f"input '{name}': {value!r}")
+        guard = tracer.graph.call_function(expect, (node, value, name))
+        guard.meta.update(val=None, path="", keep=True)
+        return value
+    return _opened(handle)
+
+
+def expect(value: Any, expected: Any, name: str) -> None:
+    """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
+    if value is not expected and value != expected:
+        raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+def _opened(handle: Any) -> Any:
+    """A structured placeholder as a plain structure whose tensors are read out of it."""
+    value = handle._value
+    if isinstance(value, Tensor):
+        return handle
+    if isinstance(value, dict):
+        return {k: _item(handle, k, v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_item(handle, i, v) for i, v in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return handle
+
+
+def _item(handle: Any, key: Any, value: Any) -> Any:
+    if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
+        return value
+    return _opened(handle._tracer.record("call_function", operator.getitem, (handle, key), {}))
+
+
+def _argument_names(bound: inspect.BoundArguments) -> list[str]:
+    """A name for each positional argument."""
+    names: list[str] = []
+    for name, parameter in bound.signature.parameters.items():
+        if name not in bound.arguments:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{name}_{i}" for i in range(len(bound.arguments[name]))]
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            names.append(name)
+    return names

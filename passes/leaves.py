@@ -1,0 +1,44 @@
+"""What capture keeps whole: torch's own layers, and modules whose only secret is `self.training`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """torch's own layers (not its containers), and those that nothing but a hook sets apart from one."""
+    cls = type(module)
+    if not cls.__module__.startswith("torch.nn.modules."):
+        return hooked(module) and not module._modules
+    if cls.__module__ == "torch.nn.modules.container":
+        return False
+    return not module._modules or isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
+
+
+def hooked(module: nn.Module) -> bool:
+    """True where a forward hook may change what the module takes or gives."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_mode_dependent(module: nn.Module) -> bool:
+    """A module without tensors or parts whose forward reads `self.training` (drop path and its like)."""
+    return not (module._modules or module._parameters or module._buffers) and reads_training(type(module))
+
+
+def reads_training(cls: type[nn.Module]) -> bool:
+    """True where the class's forward mentions `self.training`."""
+    code = getattr(cls.forward, "__code__", None)
+    return code is not None and "training" in code.co_names
+
+
+DROPOUT: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}

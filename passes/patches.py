@@ -1,0 +1,93 @@
+"""What Python and torch must be told about proxies while a capture runs.
+
+`isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
+take such an answer for leave to read a tensor's memory. Functions that make tensors from sizes do not look for
+`__torch_function__` among their arguments: they are recorded when one of those is a proxy. Everything else, other
+threads' calls included, passes through.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from fxteleport.passes import proxy
+
+_CREATION = (
+    "arange as_tensor empty eye full linspace logspace ones rand randint randn randperm scalar_tensor tensor"
+    " tril_indices triu_indices zeros hann_window hamming_window complex polar"
+).split()
+_lock = threading.RLock()
+_depth = 0
+_saved: list[tuple[Any, str, Any]] = []
+
+
+@contextmanager
+def aware_of_proxies() -> Iterator[None]:
+    """Patch for the time of a capture; nested and concurrent captures share the patches."""
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _patch(builtins, "isinstance", _isinstance(builtins.isinstance))
+            for name in _CREATION:
+                _patch(torch, name, _recording(getattr(torch, name)))
+            for name in ("finfo", "iinfo"):
+                _patch(torch, name, _known(getattr(torch, name)))
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                while _saved:
+                    setattr(*_saved.pop())
+
+
+def _patch(space: Any, name: str, new: Any) -> None:
+    _saved.append((space, name, getattr(space, name)))
+    setattr(space, name, new)
+
+
+def _isinstance(plain: Any) -> Any:
+    """`isinstance` that sees the value behind a proxy."""
+
+    def isinstance(x: Any, kind: Any, /) -> bool:
+        if type(x) in _PROXIES:
+            return plain(x, kind) or issubclass(type(x._value), kind)
+        return plain(x, kind)  # type: ignore[no-any-return]
+
+    return isinstance
+
+
+_PROXIES = frozenset({proxy.TensorProxy, proxy.NumberProxy, proxy.SequenceProxy, proxy.ObjectProxy})
+
+
+def _recording(fn: Any) -> Any:
+    """A function that makes tensors, recorded where an argument is a proxy."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        tracer = proxy.find_tracer((args, kwargs))
+        return fn(*args, **kwargs) if tracer is None else tracer.record("call_function", fn, args, kwargs)
+
+    return wrapper
+
+
+def _known(fn: Any) -> Any:
+    """`torch.finfo` of a proxy's dtype: the facts of the dtype at hand."""
+
+    @functools.wraps(fn, updated=())
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x):
+                x._tracer.specialize(x, None)
+        return fn(*map(proxy.plain, args))
+
+    return wrapper

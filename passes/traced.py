@@ -1,0 +1,71 @@
+"""Shadow modules: clones whose calls go to the tracer, and whose tensors are proxies made on first use."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxteleport.passes.shadow import clone
+
+if TYPE_CHECKING:
+    from fxteleport.passes.tracer import Tracer
+
+
+def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.Module:
+    """The clone of a module that records what its forward does."""
+    return clone(
+        module,
+        lambda name, _: _Lazy(tracer, name),
+        path,
+        class_of=functools.partial(_traced_class, tracer),
+        table=_Table,
+        training=training,
+    )
+
+
+def path_of(module: nn.Module) -> str:
+    """The dotted name that a clone carries."""
+    return str(module.__dict__["_path"])
+
+
+class _Lazy:
+    """Stands in a clone's table for a tensor whose proxy is made on first use."""
+
+    __slots__ = ("name", "tracer")
+
+    def __init__(self, tracer: Tracer, name: str) -> None:
+        self.tracer, self.name = tracer, name
+
+
+class _Table(dict):  # type: ignore[type-arg]
+    """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = dict.__getitem__(self, key)
+        return value.tracer.attribute(value.name) if type(value) is _Lazy else value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401 it is this method
+
+    def items(self) -> Any:
+        return [(k, self[k]) for k in self]
+
+    def values(self) -> Any:
+        return [self[k] for k in self]
+
+
+class _TracedCall:
+    """Mixed into the class of every shadow module: a call goes to the tracer."""
+
+    _tracer: Tracer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = super().__call__  # type: ignore[misc]
+        return self._tracer.call_module(self, forward, args, kwargs)  # type: ignore[arg-type]
+
+
+def _traced_class(tracer: Tracer, module: nn.Module) -> type:
+    cls = type(module)
+    return type(cls.__name__, (_TracedCall, cls), {"_tracer": tracer, "__module__": cls.__module__})

@@ -1,0 +1,47 @@
+"""Equivariant: linear and the same everywhere, so the CoB passes in both modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PASSING: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
+    "identity": nn.Identity(),
+    "dropout": nn.Dropout(0.3),
+    "F.dropout": lambda x: F.dropout(x, 0.3, False),
+    "neg": lambda x: -x,
+    "scaled": lambda x: 3.5 * x / 7,
+    "contiguous": lambda x: x.contiguous().clone().detach(),
+    "float": lambda x: x.double().to(x.dtype),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "mean all": lambda x: x.mean(-1).sum(2),
+    "avg_pool2d": nn.AvgPool2d(2),
+    "adaptive": nn.AdaptiveAvgPool2d(1),
+    "F.adaptive": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 2),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "Upsample": nn.Upsample(scale_factor=2),
+    "cumsum": lambda x: x.cumsum(-1),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_passing(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(PASSING[name], full=8, weights=8)
+
+
+@pytest.mark.parametrize(
+    "operation", [lambda x: x.mean(1), lambda x: x.sum(), lambda x: x.mean((1, 2, 3)), lambda x: x.cumsum(1)]
+)
+def test_mixing_channels(operation: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
+    def flat(x: Tensor) -> Tensor:
+        return operation(x).expand(x.shape[0]) if operation(x).ndim == 0 else operation(x)
+
+    check_operation(flat, full=1, weights=1)
+
+
+def test_rounding_to_integers_pins(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: (x * 8).long().to(x.dtype), full=0, weights=0, known=False)

@@ -1,0 +1,57 @@
+"""Positively homogeneous: free in full mode, positive in weights mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.passes.solve import POSITIVE
+
+FUNCTIONS: dict[str, Callable[[Tensor], Any] | nn.Module] = {
+    "relu": torch.relu,
+    "F.relu": F.relu,
+    "relu_": lambda x: x.relu_(),
+    "ReLU inplace": nn.ReLU(inplace=True),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "LeakyReLU": nn.LeakyReLU(0.3),
+    "PReLU": nn.PReLU(),
+    "PReLU channels": nn.PReLU(8),
+    "abs": torch.abs,
+    "MaxPool2d": nn.MaxPool2d(2),
+    "max_pool2d overlapping": lambda x: F.max_pool2d(x, 3, 1, 1),
+    "max_pool2d indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d(2),
+    "max_pool1d": lambda x: F.max_pool1d(x.flatten(2), 2),
+    "amax": lambda x: x.amax((2, 3)),
+    "amin": lambda x: x.amin(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(FUNCTIONS[name], full=8, weights=8)
+
+
+def test_weights_mode_allows_positive_values_only() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    plan = ft.plan(model, torch.randn(2, 3), mode="weights")
+    assert plan.solution.allows.tolist() == [POSITIVE] * 5
+
+
+def test_max_over_channels_joins_them(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: x.amax(1), full=1, weights=1)
+
+
+def test_other_spellings_of_max_are_sound(check_operation: Callable[..., None]) -> None:
+    """`max(dim)` gives values and indices."""
+    check_operation(lambda x: x.max(1)[0], full=None, known=False)
+    check_operation(lambda x: x.max(-1).values, full=None, known=False)
+    check_operation(lambda x: x - x.max(), full=None, known=False)
+    check_operation(lambda x: x.topk(2, 1).values, full=None, known=False)
+    check_operation(lambda x: x.sort(1)[0], full=None, known=False)

@@ -1,0 +1,73 @@
+"""Joining: one CoB for all operands; a constant other than zero has the CoB 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+MASK = torch.arange(16).view(4, 4) % 3 == 0
+JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": lambda x, y: x + y,
+    "add alpha": lambda x, y: torch.add(x, y, alpha=2.5),
+    "iadd": lambda x, y: x.add_(y),
+    "sub": lambda x, y: x - y,
+    "rsub": lambda x, y: torch.rsub(x, y),
+    "where": lambda x, y: torch.where(MASK, x, y),
+    "where method": lambda x, y: x.where(MASK, y),
+    "lerp": lambda x, y: x.lerp(y, 0.3),
+    "sum of list": lambda x, y: sum([x, y]),
+    "add zero": lambda x, y: (x + 0) + (0 + y) + torch.zeros_like(x),
+}
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(JOINS[name], full=8, weights=8, streams=2)
+
+
+@pytest.mark.parametrize("operation", [torch.maximum, torch.minimum, torch.fmax])
+def test_the_larger_of_two(operation: Callable[..., Tensor], check_operation: Callable[..., None]) -> None:
+    check_operation(operation, full=8, weights=8, streams=2)
+
+
+CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "number": lambda x: x + 1,
+    "reflected": lambda x: 1 - x,
+    "tensor": lambda x: x + torch.ones(4),
+    "where number": lambda x: x.where(MASK, 0.5),
+    "masked_fill": lambda x: x.masked_fill(MASK, 2.0),
+    "ones": lambda x: x + torch.ones_like(x),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_pin(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(CONSTANTS[name], full=0, weights=0)
+
+
+ZEROS: dict[str, Callable[[Tensor], Tensor]] = {
+    "masked_fill": lambda x: x.masked_fill(MASK, 0.0),
+    "where": lambda x: torch.where(MASK, x, torch.zeros_like(x)),
+    "number": lambda x: x + 0.0,
+    "padding": lambda x: torch.nn.functional.pad(x[:, 2:], (0, 0, 0, 0, 2, 0)) + x,
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_fit_every_cob(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(ZEROS[name], full=8, weights=8)
+
+
+def test_broadcasting_joins_what_meets(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: x + y.mean((2, 3), keepdim=True), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: x + y.mean(1, keepdim=True), full=1, weights=1, streams=2)
+    check_operation(lambda x: x[:, :4] + x[:, 4:], full=4, weights=4)
+    check_operation(lambda x: x + x.roll(1, 1), full=1, weights=1)
+    check_operation(lambda x: x + x.flip(1), full=4, weights=4)
+
+
+def test_a_tensor_condition_is_sound(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.where(x > 0, x, y), full=None, streams=2, known=False)

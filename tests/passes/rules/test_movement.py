@@ -1,0 +1,106 @@
+"""Movement: every element keeps its CoB, so nothing is pinned in either mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxteleport.passes.proxy import setitem
+
+INDEX = torch.tensor([3, 0, 5])
+MASK = torch.tensor([True, False, True, True, False, False, True, False])
+
+MOVES: dict[str, Callable[[Tensor], Any] | nn.Module] = {
+    "view": lambda x: x.view(x.shape[0], 4, 2, -1),
+    "view_as": lambda x: x.view_as(x.clone()),
+    "reshape": lambda x: x.reshape(-1, 2, 4),
+    "flatten": nn.Flatten(2),
+    "unflatten": nn.Unflatten(1, (2, 4)),
+    "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
+    "permute": lambda x: x.permute(0, 2, 3, 1),
+    "transpose": lambda x: x.transpose(1, 3).swapaxes(0, 1).transpose(0, 1),
+    "movedim": lambda x: torch.movedim(x, 1, -1),
+    "T": lambda x: x.flatten(1).T.T,
+    "mT": lambda x: x.mT,
+    "expand": lambda x: x.unsqueeze(1).expand(-1, 3, -1, -1, -1),
+    "expand_as": lambda x: x[:, :, :1, :1].expand_as(x),
+    "split": lambda x: x.split(3, 1),
+    "split sizes": lambda x: torch.split(x, [1, 7], dim=1),
+    "chunk": lambda x: x.chunk(3, 1),
+    "tensor_split": lambda x: torch.tensor_split(x, 3, 1),
+    "unbind": lambda x: x.unbind(1),
+    "narrow": lambda x: x.narrow(1, 0, 8),
+    "slice": lambda x: [x[:, ::2], x[:, 1::2], x[..., 1:, None]],
+    "index list": lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]],
+    "index tensor": lambda x: torch.cat([x, x[:, INDEX]], 1),
+    "index mask": lambda x: torch.cat([x[:, MASK], x[:, ~MASK]], 1),
+    "index_select": lambda x: torch.cat([x.index_select(1, INDEX), x], 1),
+    "flip": lambda x: x.flip(1),
+    "roll": lambda x: torch.roll(x, (1, 2), (1, 2)),
+    "repeat": lambda x: x.repeat(1, 2, 1, 1),
+    "tile": lambda x: torch.tile(x, (1, 2, 1, 1)),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "pixel_shuffle": nn.PixelShuffle(2),
+    "pixel_unshuffle": nn.PixelUnshuffle(2),
+    "channel_shuffle": nn.ChannelShuffle(4),
+    "rot90": lambda x: torch.rot90(x, 1, (1, 2)),
+    "cat": lambda x: torch.cat([x, x.flip(1)], 1),
+    "cat positions": lambda x: torch.cat([x, x.roll(1, 1)], 2),
+    "stack": lambda x: torch.stack([x, x], 1),
+    "pad": lambda x: F.pad(x, (1, 1, 0, 2)),
+    "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 2, 3)),
+    "ZeroPad2d": nn.ZeroPad2d(1),
+    "reflect": nn.ReflectionPad2d(1),
+    "replicate": lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"),
+    "circular": nn.CircularPad2d(1),
+    "F.unfold": lambda x: F.unfold(x, 2),
+    "Unfold": nn.Unfold(2, stride=2),
+    "Tensor.unfold": lambda x: x.unfold(1, 3, 1),
+    "diagonal": lambda x: torch.cat([x.diagonal(0, 2, 3), x[..., 0]], 2),
+    "tril": lambda x: x.tril(),
+    "window partition": lambda x: x.view(-1, 8, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 4, 8, 4),
+    "setitem": lambda x: setitem(x.clone(), (slice(None), 1), 0.0).flip(1),
+    "gather": lambda x: torch.cat([x, x.gather(1, torch.zeros(2, 1, 4, 4, dtype=torch.long))], 1),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_moves(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(MOVES[name], full=8, weights=8)
+
+
+def test_padding_with_another_constant_pins(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: F.pad(x, (1, 1), value=0.5), full=0, weights=0)
+    check_operation(nn.ConstantPad2d(1, -2.0), full=0, weights=0)
+    check_operation(nn.ConstantPad2d(1, 0.0), full=8, weights=8)
+
+
+def test_writing_another_constant_pins(check_operation: Callable[..., None]) -> None:
+    def write(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, 1] = 2.0
+        return x
+
+    check_operation(write, full=None, weights=None)
+
+
+def test_joining_two_streams_keeps_both(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.cat([y, x], 1), full=16, weights=16, streams=2)
+    check_operation(lambda x, y: torch.stack([x, y], 2).flatten(1, 2), full=16, weights=16, streams=2)
+
+    def write(x: Tensor, y: Tensor) -> Tensor:
+        out = x.new_zeros(x.shape[0], 16, *x.shape[2:])
+        out[:, ::2], out[:, 1::2] = x, y
+        return out
+
+    check_operation(write, full=16, weights=16, streams=2)
+
+
+def test_movement_of_a_product(check_operation: Callable[..., None]) -> None:
+    """A map of two factors moves factor by factor."""
+    check_operation(lambda x, y: (x * y).flip(1).reshape(2, 4, -1)[:, 1:].transpose(1, 2), full=16, streams=2)

@@ -1,0 +1,106 @@
+"""Norms: wrapped input, free output; in weights mode the input is pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+# name -> norm, free values with and without teleported operations (the stem's 8, and 8 of the affine parameters)
+NORMS: dict[str, tuple[Callable[[], nn.Module] | Callable[[Tensor], Tensor], int, int]] = {
+    "LayerNorm": (lambda: ChannelsLast(nn.LayerNorm(8)), 16, 8),
+    "LayerNorm no bias": (lambda: ChannelsLast(nn.LayerNorm(8, bias=False)), 16, 8),
+    "LayerNorm plain": (lambda: ChannelsLast(nn.LayerNorm(8, elementwise_affine=False)), 8, 0),
+    "RMSNorm": (lambda: ChannelsLast(nn.RMSNorm(8)), 16, 8),
+    "GroupNorm": (lambda: nn.GroupNorm(4, 8), 16, 8),
+    "GroupNorm 1": (lambda: nn.GroupNorm(1, 8), 16, 8),
+    "GroupNorm plain": (lambda: nn.GroupNorm(2, 8, affine=False), 8, 0),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(8, affine=True), 16, 8),
+    "InstanceNorm2d plain": (lambda: nn.InstanceNorm2d(8), 8, 0),
+    "LocalResponseNorm": (lambda: nn.LocalResponseNorm(3), 8, 0),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(8), 8, 8),
+    "BatchNorm2d plain": (lambda: nn.BatchNorm2d(8, affine=False), 0, 0),
+    "BatchNorm2d untracked": (lambda: nn.BatchNorm2d(8, track_running_stats=False), 8, 8),
+    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(8), 8, 8),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms(name: str, check_operation: Callable[..., None]) -> None:
+    build, full, weights = NORMS[name]
+    check_operation(build(), full=full, weights=weights, norm=True)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "group_norm": lambda x: F.group_norm(x, 2),
+    "instance_norm": lambda x: F.instance_norm(x),
+    "rms_norm": lambda x: F.rms_norm(x, (4,)),
+    "batch_norm of the batch": lambda x: F.batch_norm(x, None, None, training=True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(FUNCTIONS[name], full=8, weights=0, norm=True)
+
+
+class ByHand(nn.Module):
+    """(x - mean) / sqrt(var + eps) from primitive operations: sound, however it is spelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        return self.weight * centred / (centred.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+
+
+def test_by_hand(check_operation: Callable[..., None]) -> None:
+    check_operation(ByHand(), full=None, known=False)
+    check_operation(lambda x: x / x.norm(dim=1, keepdim=True), full=None, known=False)
+    check_operation(lambda x: (x - x.mean()) / x.std(), full=None, known=False)
+    check_operation(lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True), full=None, known=False)
+
+
+@pytest.mark.parametrize(("norm_stats", "free"), [("fixed", 8), ("rescaled", 16), ("wrapped", 16)])
+def test_norm_stats(norm_stats: str, free: int) -> None:
+    model = ft.randomize(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval())
+    x = torch.randn(2, 3, 4, 4)
+    plan = ft.plan(model, x, norm_stats=norm_stats)
+    assert plan.num_free == free
+    scales = plan.scales(plan.sample(0.9, seed=0))
+    assert ("1.running_mean" in scales) == (norm_stats == "rescaled")
+    assert "1.running_var" not in scales
+    assert {"1.weight", "1.bias"} <= scales.keys()
+
+
+def test_one_dimension_and_three() -> None:
+    shapes = (4, 3), (4, 3, 5), (2, 3, 2, 2, 2)
+    for norm, shape in zip((nn.BatchNorm1d(8), nn.BatchNorm1d(8), nn.BatchNorm3d(8)), shapes, strict=True):
+        stem = nn.Linear(3, 8) if len(shape) == 2 else (nn.Conv1d if len(shape) == 3 else nn.Conv3d)(3, 8, 1)
+        head = nn.Linear(8, 2) if len(shape) == 2 else (nn.Conv1d if len(shape) == 3 else nn.Conv3d)(8, 2, 1)
+        model = ft.randomize(nn.Sequential(stem, norm, nn.ReLU(), head).eval())
+        x = torch.randn(shape)
+        for norm_stats, free in (("fixed", 8), ("rescaled", 16), ("wrapped", 16)):
+            plan = ft.plan(model, x, norm_stats=norm_stats)
+            assert plan.num_free == free
+            network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+            assert ft.verify(model, network, x).bitwise_equal

@@ -1,0 +1,45 @@
+"""Odd: free in full mode, a sign in weights mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.passes.solve import UNIT
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
+    "tanh": torch.tanh,
+    "tanh_": lambda x: x.tanh_(),
+    "Tanh": nn.Tanh(),
+    "erf": torch.erf,
+    "sin": torch.sin,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "Softshrink": nn.Softshrink(0.1),
+    "hardshrink": lambda x: F.hardshrink(x, 0.2),
+    "Hardtanh": nn.Hardtanh(-0.3, 0.3),
+    "clamp": lambda x: x.clamp(-0.2, 0.2),
+    "sign": torch.sign,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(FUNCTIONS[name], full=8, weights=8)
+
+
+def test_weights_mode_allows_signs_only() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    assert ft.plan(model, torch.randn(2, 3), mode="weights").solution.allows.tolist() == [UNIT] * 5
+
+
+def test_hardtanh_that_is_not_symmetric_is_not_odd(check_operation: Callable[..., None]) -> None:
+    check_operation(nn.Hardtanh(-0.3, 0.5), full=8, weights=0)
+    check_operation(nn.Hardtanh(0.0, 0.5), full=8, weights=0)

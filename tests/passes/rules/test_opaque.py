@@ -1,0 +1,73 @@
+"""What pins: operations that depend on the scale, and every operation that no rule knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+PINNING: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
+    "softmax": lambda x: x.softmax(1),
+    "Softmax": nn.Softmax(1),
+    "log_softmax": lambda x: F.log_softmax(x, 1),
+    "logsumexp": lambda x: torch.logsumexp(x, 1),
+    "comparison": lambda x: (x > 0.1).to(x.dtype),
+    "argmax": lambda x: x.argmax(1).to(x.dtype),
+    "sort": lambda x: x.sort(1).values,
+    "topk": lambda x: x.topk(3, 1).values,
+    "mod": lambda x: x % 0.3,
+    "unknown": lambda x: torch.special.bessel_j0(x),
+    "unknown linear algebra": lambda x: torch.linalg.matrix_exp(x),
+    "fft": lambda x: torch.fft.fft2(x).real,
+    "prod": lambda x: x.prod(1),
+    "std": lambda x: x.std(1),
+    "median": lambda x: x.median(1).values,
+    "AlphaDropout": nn.AlphaDropout(0.2),
+    "Fold": nn.Sequential(nn.Unfold(2), nn.Fold((4, 4), 2)),
+    "LPPool2d": nn.LPPool2d(2, 2),
+    "cdist": lambda x: torch.cdist(x.flatten(2), x.flatten(2)),
+    "grid_sample": lambda x: F.grid_sample(x, torch.full((2, 3, 3, 2), 0.1, dtype=x.dtype), align_corners=False),
+}
+
+
+@pytest.mark.parametrize("name", PINNING)
+def test_sound(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(PINNING[name], full=None, known=False)
+
+
+def test_an_unknown_operation_is_reported_with_its_reason() -> None:
+    class Unknown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(5, 7), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.relu(self.b(torch.special.bessel_j0(self.a(x)))))
+
+    plan = ft.plan(Unknown(), torch.randn(2, 3))
+    assert plan.num_free == 7
+    assert len(plan.opaque) == 1
+    assert "bessel_j0" in plan.opaque[0].node
+    assert "no rule" in plan.opaque[0].why
+    assert any("no rule" in g.why for g in plan.groups if g.kind == "pinned")
+
+
+@pytest.mark.parametrize("build", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_pin_all_around_them(build: type[nn.Module], assert_exact: Callable[..., ft.Plan]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.rnn = nn.Linear(3, 5), build(5, 6, batch_first=True, bidirectional=True)
+            self.b, self.c = nn.Linear(12, 7), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.relu(self.b(self.rnn(self.a(x))[0])))
+
+    plan = assert_exact(Recurrent(), torch.randn(2, 4, 3))
+    assert plan.num_free == 7
+    assert not any(name.startswith("rnn.") for name in plan.scales(plan.sample(0.9, seed=0)))

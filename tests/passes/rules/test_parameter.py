@@ -1,0 +1,90 @@
+"""Parameters that the graph reads: a free map of their own, one for all their uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+
+class Using(nn.Module):
+    def __init__(self, fn: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weights, self.fn = nn.ParameterList(torch.randn(s) for s in shapes), fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x, *self.weights)
+
+
+def test_uses(check_operation: Callable[..., None]) -> None:
+    cases: list[tuple[Callable[..., Tensor], list[tuple[int, ...]], int]] = [
+        (lambda x, w: x + w, [(1, 8, 1, 1)], 8),  # takes x's
+        (lambda x, w: x + w, [(8, 1, 1)], 8),
+        (lambda x, w: x + w, [(1, 8, 4, 4)], 8),
+        (lambda x, w: x * w, [(8, 1, 1)], 16),  # a layer scale: its own CoB, times x's
+        (lambda x, w: x * w, [(1,)], 9),
+        (lambda x, w: x * w, [()], 9),
+        (lambda x, w: torch.cat([w.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1), [(1, 1, 8)], 16),
+        (lambda x, w: F.gelu(x + w) + w, [(8, 1, 1)], 8),  # two uses, one map
+        (lambda x, w, v: x * w + v, [(8, 1, 1), (8, 1, 1)], 16),
+        (lambda x, w: x * w.exp(), [(8, 1, 1)], 16),  # a function of a parameter is teleported too
+        (lambda x, w: x * torch.sigmoid(w), [(8, 1, 1)], 16),
+        (lambda x, w: x + w[:, :8], [(1, 12, 1, 1)], 12),  # four rows are never used
+        (lambda x, w: x * w.view(1, 8, 1, 1), [(2, 4)], None),
+    ]
+    for fn, shapes, free in cases:
+        check_operation(Using(fn, *shapes), full=free)
+
+
+def test_a_relative_position_table(check_operation: Callable[..., None]) -> None:
+    """Indexed by an integer buffer: its rows are moved. Added to logits it is pinned."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(7, 8))
+            self.register_buffer("index", (torch.arange(4)[:, None] - torch.arange(4) + 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.table[self.index.view(-1)].view(4, 4, 8).permute(2, 0, 1)
+
+    check_operation(Table(), full=8, weights=8)
+
+
+def test_an_unused_parameter_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    model.register_parameter("extra", nn.Parameter(torch.randn(3)))
+    network = ft.teleport(model, torch.randn(2, 3), cob_range=0.9, landscape="inter", seed=0)
+    assert torch.equal(network.get_parameter("extra"), model.extra)
+
+
+def test_buffers_are_constants(check_operation: Callable[..., None]) -> None:
+    class Buffer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.randn(8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.shift
+
+    check_operation(Buffer(), full=0, weights=0)
+
+
+def test_a_parameter_that_is_an_output_is_pinned() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.scale = nn.Linear(3, 5), nn.Linear(5, 2), nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.b(self.a(x) * self.scale), self.scale
+
+    model, x = ft.randomize(Both()), torch.randn(2, 3)
+    plan = ft.plan(model, x)
+    assert plan.num_free == 5
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert all(map(torch.equal, network(x), model(x)))

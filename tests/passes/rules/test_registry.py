@@ -1,0 +1,115 @@
+"""The registry of rules: third parties register their own; duplicates are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.passes.rules import RULES, lookup, named, rule
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Rules that a test registers are forgotten afterwards."""
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
+class Doubled(nn.Module):
+    """A user's operation, which no rule knows and no trace enters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x) * 0 + 2 * x
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_third_party_rule() -> None:
+    def user_function(x: Tensor) -> Tensor:
+        return torch.special.i0(x)
+
+    model = nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0), nn.Linear(5, 2))
+    x = torch.randn(2, 3)
+    assert ft.plan(model, x).num_free == 0
+
+    @rule(torch.special.i0)
+    def i0(call: Any, input: Any) -> Any:
+        cob = input.map.settled()
+        call.wrap(cob, cob)
+        return cob
+
+    plan = ft.plan(ft.randomize(model), x)
+    assert plan.num_free == 5
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert ft.verify(model, network, x).bitwise_equal
+    assert user_function(x).shape == x.shape
+
+
+class _Function(nn.Module):
+    def __init__(self, fn: Any) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_that_fails_pins_and_says_so() -> None:
+    @rule(torch.special.i0)
+    def broken(call: Any, input: Any) -> Any:
+        raise ValueError("this rule is broken")
+
+    plan = ft.plan(nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0), nn.Linear(5, 2)), torch.randn(2, 3))
+    assert plan.num_free == 0
+    assert "this rule is broken" in plan.opaque[0].why
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_that_declines_half_way_leaves_no_constraint() -> None:
+    @rule(torch.special.i0)
+    def half(call: Any, input: Any) -> Any:
+        call.pin(input.map, "half way")
+        call.fresh((3,))
+        call.decline("not today")
+
+    plan = ft.plan(nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0), nn.Linear(5, 2)), torch.randn(2, 3))
+    assert "not today" in plan.opaque[0].why
+    assert not any("half way" in g.why for g in plan.groups)
+
+
+@pytest.mark.usefixtures("registry")
+def test_duplicates_and_nonsense_are_refused() -> None:
+    with pytest.raises(ft.RuleError, match="already has"):
+        rule(F.gelu)(lambda call, input: None)
+    with pytest.raises(ft.RuleError):
+        rule(3)(lambda call, input: None)
+
+
+def test_every_spelling_has_the_rule() -> None:
+    assert {torch.relu, F.relu, torch.relu_, F.relu_, "relu", "relu_"} <= set(named("relu"))
+    assert {"add", "add_", "__add__", "__radd__", "__iadd__", torch.add} <= set(named("add"))
+    for spelling in named("relu"):
+        assert RULES[spelling] is RULES[torch.relu]
+
+
+def test_modules_are_looked_up_by_their_nearest_class() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    assert lookup("call_module", Mine(2, 3)) is RULES[nn.Linear]
+    assert lookup("call_module", nn.Module()) is None
+    assert lookup("call_method", "no_such_method") is None
+
+
+def test_every_rule_is_documented_by_its_family() -> None:
+    for found in {r.name: r for r in RULES.values()}.values():
+        module = __import__(found.fn.__module__, fromlist=["x"])
+        assert module.__doc__

@@ -1,0 +1,166 @@
+"""Weighted: in and out are free by channel; positions that share a weight share the CoB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+
+class Seen(nn.Module):
+    """A layer behind a change of shape."""
+
+    def __init__(self, before: Callable[[Tensor], Tensor], layer: nn.Module) -> None:
+        super().__init__()
+        self.before, self.layer = before, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.before(x))
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def line(x: Tensor) -> Tensor:
+    return x.flatten(2)
+
+
+def cube(x: Tensor) -> Tensor:
+    return x.unsqueeze(-1)
+
+
+# name -> layer, its number of outputs: free are the stem's 8 and these
+LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "Linear": (lambda: Seen(last, nn.Linear(8, 5)), 5),
+    "Linear without bias": (lambda: Seen(last, nn.Linear(8, 5, bias=False)), 5),
+    "Conv2d": (lambda: nn.Conv2d(8, 6, 3, padding=1), 6),
+    "strided": (lambda: nn.Conv2d(8, 6, 2, stride=2), 6),
+    "dilated": (lambda: nn.Conv2d(8, 6, 2, dilation=2), 6),
+    "same": (lambda: nn.Conv2d(8, 6, 3, padding="same"), 6),
+    "circular": (lambda: nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular"), 6),
+    "reflect": (lambda: nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect"), 6),
+    "grouped": (lambda: nn.Conv2d(8, 12, 3, groups=4), 12),
+    "depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8), 8),
+    "depthwise multiplied": (lambda: nn.Conv2d(8, 16, 3, groups=8, bias=False), 16),
+    "one output": (lambda: nn.Conv2d(8, 1, 1), 1),
+    "Conv1d": (lambda: Seen(line, nn.Conv1d(8, 6, 3)), 6),
+    "Conv3d": (lambda: Seen(cube, nn.Conv3d(8, 6, (3, 3, 1), groups=2)), 6),
+    "ConvTranspose1d": (lambda: Seen(line, nn.ConvTranspose1d(8, 6, 3, stride=2, groups=2)), 6),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(8, 6, 2, stride=2), 6),
+    "ConvTranspose2d grouped": (lambda: nn.ConvTranspose2d(8, 12, 3, stride=2, output_padding=1, groups=4), 12),
+    "ConvTranspose2d depthwise": (lambda: nn.ConvTranspose2d(8, 8, 2, groups=8), 8),
+    "ConvTranspose3d": (lambda: Seen(cube, nn.ConvTranspose3d(8, 6, 2, groups=2)), 6),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str, check_operation: Callable[..., None]) -> None:
+    build, out = LAYERS[name]
+    check_operation(build(), full=8 + out, weights=8 + out)
+
+
+class Functional(nn.Module):
+    """A weight that is used through a functional call, after it was changed in the graph."""
+
+    def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.weight, self.fn = nn.Parameter(torch.randn(shape)), fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x, self.weight)
+
+
+FUNCTIONAL: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "linear": (lambda: Functional(lambda x, w: F.linear(last(x), w), 5, 8), 5),
+    "linear transposed": (lambda: Functional(lambda x, w: F.linear(last(x), w.t()), 8, 5), 5),
+    "matmul": (lambda: Functional(lambda x, w: last(x) @ w, 8, 5), 5),
+    "conv2d": (lambda: Functional(lambda x, w: F.conv2d(x, w, groups=2), 6, 4, 1, 1), 6),
+    "conv2d of a part": (lambda: Functional(lambda x, w: F.conv2d(x, w[:6]), 9, 8, 1, 1), 9),  # three are unused
+    "conv2d scaled": (lambda: Functional(lambda x, w: F.conv2d(x, w * 0.5), 6, 8, 1, 1), 6),
+    "conv_transpose2d": (lambda: Functional(lambda x, w: F.conv_transpose2d(x, w), 8, 6, 2, 2), 6),
+    "einsum": (lambda: Functional(lambda x, w: torch.einsum("bchw,dc->bdhw", x, w), 5, 8), 5),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_functional_weights(name: str, check_operation: Callable[..., None]) -> None:
+    build, out = FUNCTIONAL[name]
+    check_operation(build(), full=8 + out, weights=8 + out)
+
+
+def test_weights_used_twice(check_operation: Callable[..., None]) -> None:
+    check_operation(Functional(lambda x, w: F.linear(F.linear(last(x), w), w), 8, 8), full=None)
+    check_operation(Functional(lambda x, w: F.linear(last(x), w + w.t()), 8, 8), full=None)
+    check_operation(Functional(lambda x, w: F.linear(F.linear(last(x), w), w.t()), 4, 8), full=None)
+
+
+def test_embedding_bag_and_padding_index_are_sound() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.bag = nn.Embedding(9, 8, padding_idx=0), nn.EmbeddingBag(9, 8)
+            self.capped, self.head = nn.Embedding(9, 8, max_norm=1.0), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.words(x).mean(1), self.bag(x), self.capped(x).sum(1)], 1))
+
+    model, x = ft.randomize(Words().eval()), torch.arange(8).view(2, 4)
+    model(x)  # the capped table renormalises itself once
+    plan = ft.plan(model, x)
+    assert plan.num_free >= 8
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert torch.equal(network(x), model(x))
+
+
+def test_positions_with_cobs_of_their_own_meet_at_a_shared_weight(check_operation: Callable[..., None]) -> None:
+    """Channels moved to positions share one CoB when a convolution runs over them."""
+    check_operation(Seen(lambda x: x.transpose(1, 2), nn.Conv2d(4, 6, 1)), full=1 + 6, weights=1 + 6)
+    check_operation(Seen(lambda x: x.permute(0, 2, 3, 1).unsqueeze(1), nn.Conv3d(1, 2, 1)), full=1 + 2)
+
+
+def test_a_linear_without_bias_over_positions_passes_their_cobs(check_operation: Callable[..., None]) -> None:
+    """Token mixing: channels are positions of the weight, and each keeps its own CoB."""
+    check_operation(Seen(lambda x: x.flatten(2), nn.Linear(16, 5, bias=False)), full=8 + 5, weights=None)
+
+
+def test_bilinear_layer(check_operation: Callable[..., None]) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Bilinear(8, 8, 5)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.layer(last(x), last(y))
+
+    check_operation(Both(), full=21, weights=21, streams=2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bias": False}, {"kdim": 6, "vdim": 5}, {"add_bias_kv": True}, {"add_zero_attn": True}],
+    ids=str,
+)
+def test_multihead_attention(settings: dict[str, bool | int]) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(4, settings.get(n, 8)) for n in ("embed", "kdim", "vdim"))
+            self.attention, self.head = nn.MultiheadAttention(8, 2, **settings), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out, _ = self.attention(torch.relu(self.q(x)), torch.relu(self.k(x)), torch.relu(self.v(x)))
+            return self.head(out)
+
+    model, x = ft.randomize(Attention().eval()), torch.randn(5, 2, 4)
+    for mode in ("full", "weights"):
+        plan = ft.plan(model, x, mode=mode)
+        assert plan.num_free >= 8 + 8 + 8
+        assert not plan.opaque
+        report = ft.verify(model, plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0)), x)
+        assert report.passed, report.first_difference

@@ -1,0 +1,142 @@
+"""Scaling in place: the same numbers by every path, in every dtype and layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxteleport.passes import scale
+from fxteleport.passes.maps import IDENTITY, CobMap, single
+from fxteleport.passes.scale import Scaler
+
+
+def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
+    return Scaler(tau).scale_(tensor, cob)
+
+
+def outer(rows: int, columns: int, rest: int = 2) -> tuple[CobMap, Tensor]:
+    """tau_out / tau_in for a [rows, columns, ...] weight, and powers of two for its symbols."""
+    shape = (1,) * (rest - 2)
+    out = torch.arange(2, 2 + rows).view(rows, 1, *shape)
+    into = torch.arange(2 + rows, 2 + rows + columns).view(1, columns, *shape)
+    generator = torch.Generator().manual_seed(0)
+    powers = torch.randint(-3, 4, (2 + rows + columns,), generator=generator)
+    signs = torch.randint(0, 2, (2 + rows + columns,), generator=generator) * 2 - 1
+    tau = (2.0**powers * signs).double()
+    tau[:2] = 1
+    return single(out) / single(into), tau
+
+
+SHAPES = [(4, 3), (300, 200), (600, 500), (64, 64, 3, 3), (8, 1, 3, 3), (700, 300, 1, 1), (1, 5), (5, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_equals_the_product(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    cob, tau = outer(shape[0], shape[1], len(shape))
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    factor = cob.scale(tau)
+    assert factor is not None
+    expected = (weight.double() * factor).to(dtype)
+    found = weight.clone()
+    assert scale_(found, cob, tau) is found
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "channels_last", "strided"])
+def test_layouts(layout: str) -> None:
+    cob, tau = outer(40, 30, 4)
+    base = torch.randn(40, 30, 16, 16)
+    weight = {
+        "transposed": lambda: torch.randn(30, 40, 16, 16).transpose(0, 1),
+        "channels_last": lambda: base.contiguous(memory_format=torch.channels_last),
+        "strided": lambda: torch.randn(40, 30, 16, 32)[..., ::2],
+    }[layout]()
+    before, stride = weight.clone(), weight.stride()
+    scale_(weight, cob, tau)
+    assert weight.stride() == stride
+    assert torch.equal(weight, before * cob.scale(tau).float())
+
+
+def test_restores_every_bit() -> None:
+    cob, tau = outer(300, 200)
+    weight = torch.randn(300, 200)
+    before = weight.clone()
+    scale_(scale_(weight, cob, tau), cob, tau.reciprocal())
+    assert torch.equal(weight, before)
+
+
+def test_identity_does_nothing() -> None:
+    weight = torch.randn(3, 4)
+    before = weight.clone()
+    scale_(weight, IDENTITY, torch.ones(2).double())
+    cob, tau = outer(3, 4)
+    scale_(weight, cob, torch.ones_like(tau))
+    assert torch.equal(weight, before)
+
+
+def test_factors_on_the_same_axes_are_multiplied() -> None:
+    a, b, c = torch.tensor([[2], [3]]), torch.tensor([[4], [5]]), torch.tensor([[6, 7, 8]])
+    tau = torch.tensor([1.0, 1, 2, 4, 8, 16, 0.5, -2, 4]).double()
+    weight = torch.randn(2, 3)
+    cob = CobMap(((a, 1), (b, -1), (c, 2), (a, -3)))
+    assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+
+
+def test_a_factor_over_both_axes() -> None:
+    """A weight whose columns are read in another order by each row (a reshape into a Linear)."""
+    both = torch.arange(2, 8).view(2, 3)
+    tau = 2.0 ** torch.arange(8).double()
+    weight = torch.randn(2, 3)
+    cob = single(both) / single(torch.tensor([[2], [3]]))
+    assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+
+
+def test_a_factor_inside_the_rows() -> None:
+    """One CoB for each position of the kernel."""
+    tau = 2.0 ** torch.arange(12).double()
+    for shape in ((1, 3, 1), (1, 1, 3), (1, 3, 3), (4, 1, 3)):
+        symbols = (torch.arange(torch.Size(shape).numel()) % 10 + 2).view(shape)
+        weight = torch.randn(4, 3, 3)
+        assert torch.equal(scale_(weight.clone(), single(symbols), tau), weight * tau[symbols].float())
+
+
+def test_parameters_and_scalars() -> None:
+    parameter = torch.nn.Parameter(torch.tensor(3.0))
+    scale_(parameter, single(torch.tensor(2)), torch.tensor([1.0, 1.0, -0.5]).double())
+    assert parameter.item() == -1.5
+    assert parameter.requires_grad
+
+
+def test_complex_parameters() -> None:
+    weight = torch.randn(4, 3, dtype=torch.complex64)
+    cob, tau = outer(4, 3)
+    assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+
+
+def test_half_precision_is_rounded_once() -> None:
+    """Two factors of 1/3 and 3.1: the product is rounded, not each step."""
+    a, b = torch.tensor([[2], [3]]), torch.tensor([[4, 5, 6]])
+    tau = torch.tensor([1.0, 1.0, 1 / 3, 3.1, 0.7, 1.9, 1.3]).double()
+    weight = torch.randn(2, 3).to(torch.bfloat16)
+    cob = CobMap(((a, 1), (b, 1)))
+    expected = (weight.float() * (tau[a].float() * tau[b].float())).to(torch.bfloat16)
+    assert torch.equal(scale_(weight.clone(), cob, tau), expected)
+
+
+def test_one_scaler_serves_many_types() -> None:
+    cob, tau = outer(4, 3)
+    scaler = Scaler(tau)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float64):
+        weight = torch.randn(4, 3).to(dtype)
+        assert torch.equal(scaler.scale_(weight.clone(), cob), (weight.double() * cob.scale(tau)).to(dtype))
+
+
+def test_the_blocked_path_is_taken() -> None:
+    """A weight past two blocks is scaled in blocks: same numbers."""
+    rows, columns = 1200, 300
+    assert rows * columns * 4 > 2 * scale._BLOCK
+    cob, tau = outer(rows, columns)
+    weight = torch.randn(rows, columns)
+    assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())

@@ -1,0 +1,120 @@
+"""The modules that teleportation puts into a network: they behave like any other module."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxteleport.modules import Operation, Rescale, TeleportedActivation, described, is_trivial
+
+TAU = torch.tensor([2.0, -0.5, 1.0, -4.0])
+
+
+def made() -> list[nn.Module]:
+    return [
+        TeleportedActivation(nn.GELU(), TAU),
+        TeleportedActivation(Operation(F.leaky_relu, 0.2), TAU.sign()),
+        TeleportedActivation(Operation("clamp", min=-1.0, max=2.0), TAU),
+        Rescale(TAU),
+        Operation(F.softplus, beta=2.0),
+        Operation("tanh"),
+    ]
+
+
+CASES = pytest.mark.parametrize("module", made(), ids=lambda m: repr(m).split("\n")[0][:40])
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_equation_2(x: Tensor) -> None:
+    """tau * f(x / tau), to the last bit for powers of two."""
+    for f in (nn.GELU(), nn.ReLU(), nn.Sigmoid(), nn.Tanh()):
+        assert torch.equal(TeleportedActivation(f, TAU)(x * TAU), f(x) * TAU)
+
+
+def test_the_sign_is_enough_for_a_homogeneous_function(x: Tensor) -> None:
+    assert torch.equal(TeleportedActivation(nn.ReLU(), TAU.sign())(x * TAU), x.relu() * TAU)
+
+
+def test_the_magnitude_is_enough_for_an_odd_function(x: Tensor) -> None:
+    assert torch.equal(TeleportedActivation(nn.Tanh(), TAU.abs())(x * TAU), x.tanh() * TAU)
+
+
+def test_rescale(x: Tensor) -> None:
+    assert torch.equal(Rescale(TAU.reciprocal())(x * TAU), x)
+
+
+def test_operation(x: Tensor) -> None:
+    assert torch.equal(Operation(F.leaky_relu, 0.2)(x), F.leaky_relu(x, 0.2))
+    assert torch.equal(Operation("clamp", min=0.1)(x), x.clamp(min=0.1))
+
+
+@CASES
+def test_the_state_dict_is_empty(module: nn.Module) -> None:
+    assert module.state_dict() == {}
+    module.load_state_dict({}, strict=True)
+    assert not list(module.parameters())
+
+
+@CASES
+def test_deepcopy(module: nn.Module, x: Tensor) -> None:
+    twin = copy.deepcopy(module)
+    assert torch.equal(twin(x), module(x))
+    for a, b in zip(twin.buffers(), module.buffers(), strict=True):
+        assert a.data_ptr() != b.data_ptr()
+
+
+@CASES
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_to_dtype(module: nn.Module, dtype: torch.dtype, x: Tensor) -> None:
+    twin = copy.deepcopy(module).to(dtype)
+    assert all(b.dtype == dtype for b in twin.buffers())
+    assert twin(x.to(dtype)).dtype == dtype
+
+
+@CASES
+def test_autograd(module: nn.Module, x: Tensor) -> None:
+    twin = copy.deepcopy(module).double()
+    assert torch.autograd.gradcheck(twin, (x.double().requires_grad_(),))
+
+
+@CASES
+def test_whole_modules_can_be_saved(module: nn.Module, x: Tensor) -> None:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), module(x))
+
+
+@CASES
+def test_repr_says_what_it_does(module: nn.Module) -> None:
+    assert type(module).__name__ in repr(module)
+    assert module.extra_repr()
+
+
+def test_extra_repr() -> None:
+    assert TeleportedActivation(nn.ReLU(), TAU).extra_repr() == "4 values of 0.5 to 4, 2 negative"
+    assert Rescale(TAU.abs()).extra_repr() == "4 values of 0.5 to 4"
+    assert Operation(F.leaky_relu, 0.2).extra_repr() == "leaky_relu, 0.2"
+    assert Operation("clamp", min=0.0).extra_repr() == "clamp, min=0.0"
+    assert described(torch.empty(3, device="meta")) == "3 values"
+
+
+def test_is_trivial() -> None:
+    assert is_trivial(None)
+    assert is_trivial(torch.ones(3))
+    assert not is_trivial(TAU)
+
+
+def test_eval_and_train_reach_the_inner_module() -> None:
+    module = TeleportedActivation(nn.RReLU(), TAU)
+    assert not module.eval().f.training
+    assert module.train().f.training

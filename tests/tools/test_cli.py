@@ -1,0 +1,195 @@
+"""The command line: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import fxteleport as ft
+from fxteleport.tools.cli import app
+
+SMALL = ["test_resnet", "--input-size", "3,32,32"]
+RECORD = (
+    "model mode norm_stats device dtype exact landscape cob_range seed passed vacuous bitwise_equal max_abs max_rel"
+    " first_difference num_free moved opaque specialized nodes parameters seconds"
+).split()
+FACTORY = """
+import torch
+from torch import nn
+def raises(): raise ValueError("no luck\\ntoday")
+def nothing(): return None
+def quantised(): return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)))
+class Constant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        nn.init.zeros_(self.a.weight)
+        nn.init.zeros_(self.a.bias)
+    def forward(self, x): return self.a(x)
+"""
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "nets.py").write_text(FACTORY)
+    return tmp_path / "nets.py"
+
+
+def fits(text: str) -> bool:
+    """80 columns and no control characters."""
+    return all(len(line) <= 80 and line.isprintable() for line in text.splitlines())
+
+
+# -- teleport --------------------------------------------------------------------------------------------
+
+
+def test_teleport_exactly() -> None:
+    done = call("teleport", *SMALL, "--exact")
+    assert done.exit_code == 0, done.output
+    assert "equal to the last bit at" in done.stdout
+    assert "re-drawn at random" in done.stdout
+    assert fits(done.stdout) and done.stderr == ""
+
+
+def test_teleport_writes_a_network(tmp_path: Path) -> None:
+    done = call("teleport", *SMALL, "--mode", "weights", "-o", tmp_path / "net", "--json", "-")
+    found = json.loads(done.stdout)  # and nothing else was printed
+    assert done.exit_code == 0 and found["passed"]
+    assert [Path(f).name for f in found["files"]] == ["net.safetensors", "net.cob.safetensors", "net.json"]
+    assert ft.load(tmp_path / "net")(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    again = call("teleport", *SMALL, "--checkpoint", tmp_path / "net.safetensors", "--json", "-")
+    assert again.exit_code == 0 and json.loads(again.stdout)["passed"]
+
+
+def test_the_same_seed_writes_the_same_network(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert call("teleport", *SMALL, "-o", tmp_path / name).exit_code == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()  # every byte
+
+
+def test_a_vacuous_check_fails_and_writes_nothing(file: Path, tmp_path: Path) -> None:
+    done = call("teleport", f"{file}:Constant", "--input-size", "3", "-o", tmp_path / "net")
+    assert done.exit_code == 1
+    assert "proves nothing" in done.stdout and "Nothing was written" in done.stdout
+    assert not list(tmp_path.glob("net.*"))
+    assert call("teleport", f"{file}:Constant", "--input-size", "3", "--redraw").exit_code == 0
+
+
+# -- check -----------------------------------------------------------------------------------------------
+
+
+def test_check_all(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    done = call("check", *SMALL, "--exact", "--mode", "all", "--norm-stats", "all", "--json", path)
+    records = json.loads(path.read_text())
+    assert done.exit_code == 0, done.output
+    assert "5 of 5 checks passed" in done.stdout and fits(done.stdout)
+    assert [list(r) for r in records] == [RECORD] * 5
+    assert all(r["passed"] and r["bitwise_equal"] and r["max_abs"] == 0 for r in records)
+    assert list(records[0]["seconds"]) == ["capture", "constrain", "solve", "rewrite", "verify"]
+    assert {(r["mode"], r["norm_stats"]) for r in records} == {
+        ("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled"),
+    }  # fmt: skip
+
+
+def test_check_goes_on_after_a_model_that_does_not_run(file: Path) -> None:
+    done = call("check", f"{file}:raises", "test_resnet", "--input-size", "3,32,32", "--json", "-")
+    first, second = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert not first["passed"] and "no luck today" in first["error"]
+    assert set(first) == {*RECORD, "error"}
+    assert second["passed"] and "error" not in second
+
+
+def test_check_runs_nothing_for_an_unknown_name(tmp_path: Path) -> None:
+    done = call("check", *SMALL, "no_such_model", "--json", tmp_path / "x.json")
+    assert done.exit_code == 2 and done.stdout == ""
+    assert not (tmp_path / "x.json").exists()
+
+
+# -- inspect ---------------------------------------------------------------------------------------------
+
+
+def test_inspect() -> None:
+    done = call("inspect", *SMALL, "--limit", "2")
+    assert done.exit_code == 0 and fits(done.stdout)
+    assert "more groups left out" in done.stdout
+    assert "output: it is an output of the network" in " ".join(done.stdout.split())
+    found = json.loads(call("inspect", *SMALL, "--json", "-").stdout)
+    assert sum(g["size"] for g in found["groups"] if g["kind"] == "free") == found["num_free"]
+    assert {"id", "kind", "size", "members", "why"} == set(found["groups"][0])
+
+
+# -- wrong calls and inputs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["resnet81"], "did you mean resnet18"),
+        (["{file}:raises", "--input-size", "3"], "no luck today"),
+        (["{file}:nothing", "--input-size", "3"], "not an nn.Module"),
+        (["{file}:quantised", "--input-size", "3"], "quantised"),
+        (["torchvision/quantized_resnet18"], "quantised"),
+        (["test_resnet", "--input-size", "5"], "does not run on these inputs"),
+        (["test_resnet", "--input-size", "3,x,4"], "--input-size takes positive numbers"),
+        (["test_resnet", "--input-size", "3,0,4"], "--input-size takes positive numbers"),
+        ([*SMALL, "--cob-range", "1.5"], "0 <= cob_range < 1"),
+        ([*SMALL, "--cob-range", "nan"], "positive number"),
+        ([*SMALL, "--landscape", "flat"], "--landscape is one of"),
+        ([*SMALL, "--mode", "half"], "--mode is one of"),
+        ([*SMALL, "--mode", "weights", "--norm-stats", "wrapped"], "use rescaled"),
+        ([*SMALL, "--dtype", "int8"], "--dtype is one of"),
+        ([*SMALL, "--device", "tpu9"], "--device knows"),
+        ([*SMALL, "--seed", "-1"], "--seed"),
+        ([*SMALL, "--seed", "x"], "--seed"),
+        ([*SMALL, "--checkpoint", "{tmp}/absent.pt"], "no file"),
+        ([*SMALL, "--checkpoint", "{tmp}/corrupt.safetensors"], "not a readable safetensors file"),
+        ([*SMALL, "--checkpoint", "{tmp}/foreign.pt"], "not a checkpoint of this model"),
+        ([*SMALL, "--output", "{tmp}/no/where"], "no folder"),
+        ([*SMALL, "--json", "{tmp}/no/where.json"], "cannot write"),
+        ([], "Missing argument"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_wrong_input(args: list[str], message: str, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "corrupt.safetensors").write_bytes(b"garbage")
+    torch.save({"w": torch.ones(1)}, tmp_path / "foreign.pt")
+    before = sorted(tmp_path.rglob("*"))
+    done = call("teleport", *(a.format(file=file, tmp=tmp_path) for a in args))
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("fxteleport: error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert [p for p in sorted(tmp_path.rglob("*")) if p not in before and "__pycache__" not in str(p)] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", ["teleport", "check", "inspect"])
+def test_cuda_where_there_is_none(command: str) -> None:
+    done = call(command, *SMALL, "--device", "cuda")
+    assert done.exit_code == 2
+    assert done.stderr == "fxteleport: error: --device cuda: this machine has no usable CUDA device\n"
+
+
+@pytest.mark.parametrize("command", ["teleport", "check", "inspect"])
+def test_help_has_an_example(command: str) -> None:
+    done = call(command, "--help")
+    assert done.exit_code == 0 and f"Example: fxteleport {command} resnet18" in done.stdout
+
+
+def test_as_a_module() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "fxteleport", "teleport", "resnet81"], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("fxteleport: error: there is no model 'resnet81'") and run.stderr.count("\n") == 1

@@ -1,0 +1,100 @@
+"""The command line: `fxteleport COMMAND ...`. Every command is a function in a file of its own.
+
+Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong: then one line on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from fxteleport import __version__
+from fxteleport.errors import TeleportError
+from fxteleport.tools.bench import bench
+from fxteleport.tools.check import check
+from fxteleport.tools.console import one_line
+from fxteleport.tools.inspect import inspect
+from fxteleport.tools.teleport import teleport
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
+
+
+class Commands(TyperGroup):
+    """Runs a command and turns every expected error into one line and an exit status."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            status = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra) or 0
+        except typer.Abort:
+            status = 130
+        except (TeleportError, OSError) as error:
+            status = _report(one_line(error))
+        except UsageError as error:
+            status = _usage(error)
+        if standalone_mode:
+            sys.exit(status)
+        return status
+
+
+def _usage(error: Any) -> int:
+    """A wrong call; a call without arguments shows the help instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    return _report(one_line(Exception(error.format_message())) + hint)
+
+
+def _report(message: str) -> int:
+    sys.stderr.write(f"fxteleport: error: {message}\n")
+    return 2
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="fxteleport",
+    help="Neural teleportation of any PyTorch network: another place in weight space, the same function.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command in (teleport, check, inspect, bench):
+    app.command()(command)
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and leave."),
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: quiet libraries, and characters that any terminal can show."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app()
+
+
+if __name__ == "__main__":
+    main()

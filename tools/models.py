@@ -1,0 +1,238 @@
+"""Models: a MODEL argument -> a network and inputs for it.
+
+MODEL is a timm name, `torchvision/NAME`, or `path/to/file.py:factory`. A factory's inputs come from an
+`example_inputs()` of the network or of the file, else from the input size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport import zoo
+from fxteleport.checkpoint import MARK
+from fxteleport.errors import CheckpointError, InputError, ModelError
+from fxteleport.files import read_tensors
+from fxteleport.passes.capture import reject_unsupported
+from fxteleport.randomize import randomize
+
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which network is wanted, as the command line says it.
+
+    Attributes:
+        input_size: one input's shape without the batch axis, or None for the network's own.
+        redraw: replace the parameters by generic random ones; None: where they would be a fresh initialisation.
+    """
+
+    input_size: tuple[int, ...] | None = None
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    redraw: bool | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in eval mode with inputs to run it on, and where its weights are from."""
+
+    spec: str
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: str
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameter elements."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def check_spec(spec: str, request: Request) -> None:
+    """Find what is wrong with a MODEL before anything is built.
+
+    Raises:
+        ModelError: no such name, file or factory.
+        InputError: it goes not with the options.
+    """
+    path, factory = split(spec)
+    if path is None:
+        zoo.check_name(spec)
+        return
+    if not factory:
+        raise ModelError(f"'{spec}' names no factory: write {path}:FACTORY, a function that returns an nn.Module")
+    if not path.is_file():
+        raise ModelError(f"there is no file '{path}'")
+    if request.pretrained:
+        raise InputError(f"--pretrained is for timm and torchvision names: let the factory of '{spec}' load weights")
+
+
+def split(spec: str) -> tuple[Path | None, str]:
+    """The file and the factory of a `file.py:factory` spec; (None, spec) for a name."""
+    path, colon, factory = spec.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Path(path), factory
+    return (Path(spec.rstrip(":")), "") if spec.rstrip(":").endswith(".py") else (None, spec)
+
+
+def load(spec: str, request: Request) -> Loaded:
+    """Build a network, give it its weights, and make inputs for it (a batch of two).
+
+    Raises:
+        ModelError: it cannot be built, or is quantised or scripted.
+        CheckpointError: the checkpoint is missing, corrupt, or of another network.
+        InputError: a factory's network needs an input size.
+    """
+    check_spec(spec, request)
+    path, factory = split(spec)
+    with seeded(request.seed):
+        if path is not None:
+            model, given = from_factory(spec, path, factory, request.input_size)
+            weights = "as the factory made them"
+        else:
+            model, shapes = zoo.build(spec, request.input_size, request.pretrained)
+            given = tuple(torch.randn(BATCH, *shape) for shape in shapes)
+            weights = "pretrained" if request.pretrained else "a fresh initialisation"
+    reject_unsupported(model)
+    if request.checkpoint is not None:
+        load_state(model, request.checkpoint)
+        weights = f"from {request.checkpoint}"
+    fresh = path is None and not request.pretrained and request.checkpoint is None
+    if fresh if request.redraw is None else request.redraw:
+        randomize(model, request.seed)
+        weights = "re-drawn at random, so that the check means something"
+    model = model.to(request.device, request.dtype).eval()
+    args, kwargs = _arguments(pytree.tree_map(lambda x: _placed(x, request), given))
+    return Loaded(spec, model, args, kwargs, weights)
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a state dict (safetensors or a torch file), perhaps under "state_dict" or "model", strictly.
+
+    Raises:
+        CheckpointError: the file is missing, corrupt, or does not fit the model.
+    """
+    state = _read_state(path)
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): t for name, t in state.items()}
+    own = model.state_dict()
+    missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
+    wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
+    problems = [
+        f"{len(names)} {what} (the first: '{names[0]}')"
+        for names, what in ((missing, "missing"), (unexpected, "unknown"), (wrong, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"'{path}' is not a checkpoint of this model: tensors {', '.join(problems)}")
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"'{path}' does not fit this model: {error}") from None
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no file '{path}'")
+    if path.suffix == ".safetensors":
+        state, marks = read_tensors(path)
+        if marks.get(MARK, "").startswith("full "):
+            raise CheckpointError(f"'{path}' holds a network with teleported activations: use fxteleport.load")
+        return state
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # pickle, zip and torch each raise their own
+        raise CheckpointError(f"'{path}' is corrupt, or holds more than tensors (then save its state dict)") from None
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise CheckpointError(f"'{path}' holds no state dict")
+    return dict(found)
+
+
+# -- factories -------------------------------------------------------------------------------------------
+
+
+def from_factory(spec: str, path: Path, factory: str, input_size: tuple[int, ...] | None) -> tuple[nn.Module, Any]:
+    """Run a factory; what it prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr), _described(f"the factory '{spec}'"):
+        file = _import(path)
+        make = getattr(file, factory, None)
+        if make is None:
+            named = [n for n in vars(file) if not n.startswith("_")]
+            raise ModelError(f"'{path}' has no '{factory}'{zoo.suggestion(factory, named)}")
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module")
+        if input_size is not None:
+            return model, torch.randn(BATCH, *input_size)
+        examples = getattr(model, "example_inputs", None) or getattr(file, "example_inputs", None)
+        if not callable(examples):
+            raise InputError(f"'{spec}' has no example_inputs(): define one, or pass --input-size")
+        return model, examples()
+
+
+def _import(path: Path) -> ModuleType:
+    """Run a file as a module; its neighbours can be imported."""
+    name = f"_fxteleport_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+@contextlib.contextmanager
+def _described(what: str) -> Iterator[None]:
+    """Whatever a user's code raises, as a ModelError."""
+    try:
+        yield
+    except (ModelError, InputError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+# -- inputs ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's generator set to a seed, and as it was before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tensor is one argument, a list or a tuple are several, a dict is keyword arguments."""
+    if isinstance(given, dict):
+        return (), given
+    return (tuple(given), {}) if isinstance(given, (list, tuple)) else ((given,), {})
+
+
+def _placed(value: Any, request: Request) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(request.device, request.dtype if value.is_floating_point() else None)
