@@ -100,8 +100,11 @@ class Interpreter:
             return _map_like(value)
         if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
             return _map_like(value) if not node.meta.get("keep") else self.give_up(node, "it may write to its inputs")
-        if node.target is operator.getitem and not isinstance(node.args[0].meta["val"], Tensor):  # type: ignore
-            return self.maps[node.args[0]][node.args[1]]  # type: ignore[index]
+        source = node.args[0] if node.args else None
+        if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
+            held = source.meta["val"]
+            if not isinstance(held, Tensor):
+                return _part(held, self.maps[source], node.args[1], value)
         found = self.apply(node, value)
         if node.meta.get("aliased"):
             for leaf in _maps(found):
@@ -322,6 +325,13 @@ def _map_like(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_map_like(v) for v in value]
     return None
+
+
+def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
+    """The map of one part of a structure: an item, or a field of a named tuple."""
+    if isinstance(key, str) and isinstance(held, tuple):
+        key = next(i for i, item in enumerate(held) if item is value)
+    return cobs[key] if isinstance(cobs, (list, tuple, dict)) else _map_like(value)
 
 
 def _maps(x: Any) -> list[CobMap]:

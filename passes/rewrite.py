@@ -21,6 +21,7 @@ from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Scaler
 from fxteleport.passes.shadow import clone
+from fxteleport.passes.tracer import WHOLE
 
 
 class TeleportedModule(fx.GraphModule):
@@ -28,16 +29,18 @@ class TeleportedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
-        _adopt(other, copy.deepcopy({k: self.__dict__[k] for k in _TABLES}, memo))
+        _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE)}, memo))
         return other  # type: ignore[return-value]
 
 
+# A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
-    for key in _TABLES:
-        module.__dict__[key] = tables[key]
+    for key in (*_TABLES, WHOLE):
+        if key in tables:
+            module.__dict__[key] = tables[key]
 
 
 def rewrite(captured: Captured, found: Constrained, tau: Tensor) -> TeleportedModule:
@@ -114,6 +117,10 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
     leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"} - captured.added.keys()
     root = nn.Module()
     made: dict[int, nn.Module] = {}
+    if WHOLE in leaves:
+        whole = clone(model, tensors)
+        _adopt(root, {k: whole.__dict__[k] for k in _TABLES} | {WHOLE: whole})
+        return root
     inside: tuple[str, ...] = ()
     for path, module in model.named_modules(remove_duplicate=False):
         if inside and path.startswith(inside):

@@ -27,6 +27,7 @@ from fxteleport.passes.shadow import clone
 from fxteleport.passes.traced import path_of, shadow
 
 T = TypeVar("T")
+WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
 class Tracer:
@@ -52,10 +53,8 @@ class Tracer:
         self._mutations: list[tuple[fx.Node, Tensor]] = []
         first: dict[int, str] = {}
         for name, tensor in _named_tensors(model):
-            self.canonical[name] = first.setdefault(id(tensor), name)
-            self.metas[name] = self.metas[first[id(tensor)]] if name in self.metas else _meta_of(tensor)
-            self.metas[name] = self.metas[self.canonical[name]]
-        self._shared: dict[type, bool] = {}
+            own = self.canonical[name] = first.setdefault(id(tensor), name)
+            self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
 
     # -- the run ---------------------------------------------------------------------------------------
 
@@ -72,25 +71,41 @@ class Tracer:
             raise CaptureError(
                 f"the model does not run on these inputs, at '{where or 'its top level'}': {error}"
             ) from error.__cause__
-        except RecursionError:
-            raise
         except Exception as error:
-            raise CaptureError(f"the model's own forward cannot be traced: {type(error).__name__}: {error}") from error
+            out = self.whole(error, args, kwargs)
         self.graph.output(self.lower(out))
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
         remove_dead(self.graph)
 
+    def whole(self, error: Exception, args: Any, kwargs: Any) -> Any:
+        """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free."""
+        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
+        self.rollback(inputs[-1] if inputs else None, 0)
+        self.stack.clear()
+        self.opaque[WHOLE] = reason = f"{type(error).__name__}: {_first_line(error)}"
+        warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=4)
+        try:
+            return self.call_leaf(WHOLE, args, kwargs)
+        except evaluate.CannotRun as failed:
+            raise CaptureError(f"the model does not run on these inputs: {failed}") from error
+
+    def real(self, path: str) -> nn.Module:
+        """The user's module at a path."""
+        return self.model if path in ("", WHOLE) else self.model.get_submodule(path)
+
     def twin(self, path: str, training: bool = False) -> nn.Module:
         """The clone of the module at `path` that runs on meta tensors."""
         cls = self.classes.get(path)
-        real = self.model.get_submodule(path)
-        if cls is None:
-            return clone(real, lambda name, _: self.metas[name].to(evaluate.META), path, training=training)
+        real = self.real(path)
+        path = "" if path == WHOLE else path
+
+        def class_of(module: nn.Module) -> type:
+            return cls if cls is not None and module is real else type(module)
+
         return clone(
-            real, lambda name, _: self.metas[name], path, training=training,
-            class_of=lambda m: cls if m is real else type(m),
-        )  # fmt: skip
+            real, lambda name, _: self.metas[name].to(evaluate.META), path, class_of=class_of, training=training
+        )
 
     # -- recording -------------------------------------------------------------------------------------
 
@@ -172,15 +187,15 @@ class Tracer:
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in eval mode, where they are."""
-        real = self.model.get_submodule(path)
+        real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = pytree.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
-        return clone(real, lambda name, tensor: tensor, path, training=False)(*args, **kwargs)
+        return clone(real, lambda name, tensor: tensor, training=False)(*args, **kwargs)
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""
         path = path_of(module)
-        real = self.model.get_submodule(path) if path else self.model
+        real = self.real(path)
         if path and is_leaf(real):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):

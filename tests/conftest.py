@@ -135,7 +135,7 @@ class Probe(nn.Module):
 
 @pytest.fixture(scope="session")
 def check_operation() -> Callable[..., None]:
-    """Exact in both modes (`norm`: with every norm_stats), and as many free values as given in full mode and in weights mode (None: any)."""
+    """Exact in both modes (`norm`: with every norm_stats), and as many free values as given (None: any number)."""
 
     def check(
         operation: Callable[..., Any] | nn.Module,

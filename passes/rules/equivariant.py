@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 
 from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.maps import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import named, rule
 
 
@@ -76,6 +77,17 @@ def average_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> C
 @rule(*named("avg_pool3d adaptive_avg_pool3d"), nn.AvgPool3d, nn.AdaptiveAvgPool3d)
 def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 3)
+
+
+@rule(F.fold, nn.Fold)
+def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    """[..., channels * window, positions] -> [..., channels, height, width]: overlapping windows are added up."""
+    channels, positions = call.value.shape[-3], input.rank - 1
+    cob = call.constant(input.map.settled(), [positions], "windows overlap")
+    apart = (*input.shape[:-2], channels, input.shape[-2] // channels, 1)
+    flat = (*input.shape[:-2], input.shape[-2], 1)
+    cob = cob.each(lambda s: reshape(s, flat, apart))
+    return call.constant(cob, [positions], "windows overlap")
 
 
 @rule(*named("interpolate upsample"), nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)

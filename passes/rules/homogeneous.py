@@ -15,12 +15,13 @@ from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
+from fxteleport.passes.rules.joining import joined
 
 
 def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
     """The output map of s f(s x); `after` where the output's axes differ from the input's."""
     after = before if after is None else after
-    if call.full:
+    if call.full and isinstance(call.value, torch.Tensor):
         call.wrap(before, after, "sign")
     else:
         call.positive(before, "a negative CoB would change this operation")
@@ -95,6 +96,24 @@ def deviation(
     call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any
 ) -> CobMap:
     return vector_norm(call, input, dim=dim, keepdim=keepdim or call.value.ndim == input.rank)  # type: ignore[no-any-return]
+
+
+@rule(*named("max min"))
+def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> Any:
+    if isinstance(dim, Operand):  # torch.max(a, b)
+        return maximum(call, input, dim)
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map.settled(), axes, "the largest of these positions is taken")
+    after = signed(call, cob, dropped(cob, axes, keepdim))
+    return after if isinstance(call.value, torch.Tensor) else [after, None]
+
+
+@rule(*named("maximum minimum fmax fmin"))
+def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
+    """The larger of two: homogeneous in both, so a negative CoB is excluded rather than wrapped twice."""
+    cob = joined(call, [input, other], "the larger of them is taken").settled()
+    call.positive(cob, "a negative CoB would change this operation")
+    return cob
 
 
 @rule(*named("amax amin"))

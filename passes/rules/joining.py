@@ -1,4 +1,4 @@
-"""Joining: sums and choices, element by element (add, sub, where, lerp, masked fill, maximum).
+"""Joining: sums and choices, element by element (add, sub, where, lerp, masked fill).
 
 All operands and the result share one CoB; structural zeros fit any, a constant other than zero has the CoB 1. A
 parameter (a position embedding, a bias table) takes the CoB of what it is added to.
@@ -74,11 +74,3 @@ def lerp(call: Call, input: Operand, end: Operand, weight: Any) -> CobMap:
     if isinstance(weight, Operand):
         call.pin(weight.map, "it weighs two values")
     return joined(call, [input, end])
-
-
-@rule(*named("maximum minimum fmax fmin"))
-def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
-    """The larger of two: homogeneous in both, so a negative CoB is pinned rather than wrapped twice."""
-    cob = joined(call, [input, other], "the larger of them is taken").settled()
-    call.positive(cob, "a negative CoB would change this operation")
-    return cob

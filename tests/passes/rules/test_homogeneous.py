@@ -26,6 +26,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "MaxPool2d": nn.MaxPool2d(2),
     "max_pool2d overlapping": lambda x: F.max_pool2d(x, 3, 1, 1),
     "max_pool2d indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "MaxPool2d indices": lambda x: nn.MaxPool2d(2, return_indices=True)(x)[0],
     "adaptive_max_pool2d": nn.AdaptiveMaxPool2d(2),
     "max_pool1d": lambda x: F.max_pool1d(x.flatten(2), 2),
     "amax": lambda x: x.amax((2, 3)),
@@ -50,6 +51,7 @@ def test_max_over_channels_joins_them(check_operation: Callable[..., None]) -> N
 
 def test_other_spellings_of_max_are_sound(check_operation: Callable[..., None]) -> None:
     """`max(dim)` gives values and indices."""
+    check_operation(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), full=None, known=False)
     check_operation(lambda x: x.max(1)[0], full=None, known=False)
     check_operation(lambda x: x.max(-1).values, full=None, known=False)
     check_operation(lambda x: x - x.max(), full=None, known=False)
