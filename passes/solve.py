@@ -68,8 +68,8 @@ def solve(system: System) -> Solution:
         _sort_out(batch, number, pairs, rows)
     cover = _Cover(n, pairs)
     # Longer equations collapse as their symbols are pinned or identified.
-    matrix = rows.matrix()
-    why = rows.numbers()
+    matrix, why = rows.matrix(), rows.numbers()
+    del rows  # on the largest networks each of these is tens of megabytes
     while matrix.shape[0]:
         reduced = _reduce(matrix, cover)
         count = np.diff(reduced.indptr)
@@ -83,9 +83,11 @@ def solve(system: System) -> Solution:
         new = _Pairs(n)
         _collapse(reduced, count, why, small, new)
         matrix, why = _distinct(reduced[~small], why[~small])
+        del reduced
         if new.empty():
             continue
         pairs.extend(new)
+        del cover
         cover = _Cover(n, pairs)
     return _assemble(system, cover, matrix, why)
 

@@ -83,8 +83,22 @@ def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return moved(call, [input])
 
 
-@rule(*named("cat concat concatenate stack hstack vstack dstack row_stack column_stack"))
-def join(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
+@rule(*named("cat concat concatenate"))
+def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
+    """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
+    tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
+    axis = dim % call.value.ndim
+    factors = []
+    for columns, exponent in together([t.map for t in tensors]):
+        held = [torch.full((1,) * call.value.ndim, ONE) if c is None else c for c in columns]
+        joint = [max(h.size(i) for h in held) for i in range(call.value.ndim)]
+        shapes = [[*joint[:axis], t.shape[axis], *joint[axis + 1 :]] for t in tensors]
+        factors.append((torch.cat([h.expand(s) for h, s in zip(held, shapes, strict=True)], axis), exponent))
+    return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
+
+
+@rule(*named("stack hstack vstack dstack row_stack column_stack"))
+def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 
 
