@@ -22,7 +22,7 @@ from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
-from fxteleport.passes.scale import Scaler
+from fxteleport.passes.scale import Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
 
 MODES = ("full", "weights")
@@ -149,6 +149,13 @@ class Plan:
         return result
 
     @functools.cached_property
+    def recipe(self) -> Recipe:
+        """How to scale the model's tensors for any CoB."""
+        known, canonical = self.constrained.tensors, self.captured.canonical
+        maps = {name: known[canonical[name]] for name in self.captured.metas if canonical[name] in known}
+        return recipe(maps, {name: t.shape for name, t in self.captured.metas.items()})
+
+    @functools.cached_property
     def groups(self) -> list[Group]:
         """Neuron groups, largest first: members, size, kind (free, dependent, pinned), why pinned."""
         return neuron_groups(self.captured, self.constrained, self.solution)
@@ -259,7 +266,7 @@ class Plan:
         tau = self.tau(cob).detach()
         require_weights(self.captured.model)
         start = time.perf_counter()
-        module = rewrite(self.captured, self.constrained, tau)
+        module = rewrite(self.captured, self.constrained, tau, self.recipe)
         self.seconds["rewrite"] = time.perf_counter() - start
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
@@ -274,16 +281,10 @@ class Plan:
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
-        scaler = Scaler(self.tau(cob).detach())
+        tau = self.tau(cob).detach()
         target = self.captured.model if model is None else model
         require_weights(target)
-        tensors = matching_tensors(self.captured, target)
-        done: set[int] = set()
-        for name, tensor in tensors.items():
-            cob_map = self.constrained.tensors.get(self.captured.canonical[name])
-            if cob_map is not None and id(tensor) not in done:
-                done.add(id(tensor))
-                scaler.scale_(tensor.data, cob_map)
+        self.recipe.scale_(matching_tensors(self.captured, target), tau)
         return target
 
     def map_of(self, node: str) -> CobMap | Any:
@@ -319,19 +320,28 @@ def require_weights(model: nn.Module) -> None:
 
 
 def matching_tensors(captured: Captured, model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of `model` under the captured names.
+    """The data of a model's parameters and buffers under the captured names; a tied one under its first name.
 
     Raises:
         ModelError: a name is missing or has another shape.
     """
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
+    held: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = path + "." if path else ""
+        for table in (module._parameters, module._buffers):
+            held.update((prefix + name, t) for name, t in table.items() if t is not None)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
     for name, meta in captured.metas.items():
-        if name not in found:
+        tensor = held.get(name)
+        if tensor is None:
             raise ModelError(f"the model has no parameter '{name}', which the plan was made with: plan it again")
-        if found[name].shape != meta.shape:
+        if tensor.shape != meta.shape:
             raise ModelError(
-                f"parameter '{name}' has shape {tuple(found[name].shape)}, the plan was made with"
-                f" {tuple(meta.shape)}: plan the model again"
+                f"parameter '{name}' has shape {tuple(tensor.shape)}, the plan was made with {tuple(meta.shape)}:"
+                " plan the model again"
             )
-    return {name: found[name] for name in captured.metas}
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.data
+    return found

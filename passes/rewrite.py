@@ -19,7 +19,7 @@ from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.maps import CobMap, compress
-from fxteleport.passes.scale import Scaler
+from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.tracer import WHOLE
 
@@ -43,19 +43,21 @@ def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
             module.__dict__[key] = tables[key]
 
 
-def rewrite(captured: Captured, found: Constrained, tau: Tensor) -> TeleportedModule:
+def rewrite(captured: Captured, found: Constrained, tau: Tensor, scaling: Recipe) -> TeleportedModule:
     """The teleported network; `tau` holds a number for every symbol."""
     made: dict[str, Tensor] = {}
-    scaler = Scaler(tau)
 
-    def teleported(name: str, tensor: Tensor) -> Tensor:
+    def copied(name: str, tensor: Tensor) -> Tensor:
         name = captured.canonical[name]
         if name not in made:
-            made[name] = _copied(tensor, found.tensors.get(name), scaler)
+            made[name] = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                made[name] = nn.Parameter(made[name], tensor.requires_grad)
         return made[name]
 
     graph, names = _copied_graph(captured.graph)
-    root = _skeleton(captured, teleported)
+    root = _skeleton(captured, copied)
+    scaling.scale_(made, tau)
     calls: dict[str, int] = {}
     for node in captured.graph.nodes:
         if node.op == "call_module":
@@ -101,14 +103,6 @@ def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     for old, node in names.items():
         node.meta["captured"] = old.name  # a copy may be named anew
     return new, names
-
-
-def _copied(tensor: Tensor, cob: CobMap | None, scaler: Scaler) -> Tensor:
-    """A scaled copy of a parameter or buffer."""
-    new = tensor.detach().clone()
-    if cob is not None:
-        scaler.scale_(new, cob)
-    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
 def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> nn.Module:

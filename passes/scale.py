@@ -1,106 +1,114 @@
 """Scale tensors in place by their CoB maps: one pass over memory, and no factor of a weight's own size.
 
 A weight is seen as a matrix of rows. Its factor is that of the rows (a column) times that of what is in a row (a
-vector): both are small. Blocks of rows are scaled by one, then by the other, while they are in the processor's cache.
+vector): both are small. All of them are looked up at once; then blocks of rows are scaled by one and by the other
+while they are in the processor's cache.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fxteleport.passes.maps import ONE, CobMap
 
-_BLOCK = 1 << 19  # bytes of a weight scaled at a time: it stays in a core's cache between the two passes
-_BLOCK_CUDA = 1 << 25
+_BLOCK = 1 << 22  # bytes of a weight scaled at a time: it stays in the cache between the two passes
+_HALF = (torch.float16, torch.bfloat16)
 
 
-class Numbers(NamedTuple):
-    """tau of every symbol and its inverse, in the type and on the device they are multiplied in."""
+@dataclass(frozen=True)
+class Recipe:
+    """How to scale a set of tensors, for any tau: made once for a plan.
 
-    tau: Tensor
+    Attributes:
+        symbols: int64: the symbols of every factor of every tensor, one after another.
+        inverse: bool, as long: where tau is divided by.
+        sizes: the length of each factor.
+        factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
+    """
+
+    symbols: Tensor
     inverse: Tensor
-
-    def of(self, symbols: Tensor, exponent: int) -> Tensor:
-        """tau[symbols] ** exponent."""
-        if exponent in (1, -1):
-            return (self.tau if exponent == 1 else self.inverse).take(symbols)
-        return self.tau.take(symbols) ** exponent
-
-
-class Scaler:
-    """Scales tensors by maps under one tau (float64 [symbols]); numbers are converted once for each type."""
-
-    def __init__(self, tau: Tensor) -> None:
-        self.tau = tau
-        self._numbers: dict[tuple[torch.dtype, torch.device], Numbers] = {}
-
-    def numbers(self, tensor: Tensor) -> Numbers:
-        """The numbers for a tensor; half precision is scaled in float32, so that only the result is rounded."""
-        kind = torch.float64 if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
-        key = (kind, tensor.device)
-        if key not in self._numbers:
-            pair = (self.tau, self.tau.reciprocal())
-            self._numbers[key] = Numbers(*(t.to(dtype=kind, device=tensor.device) for t in pair))
-        return self._numbers[key]
+    sizes: list[int]
+    factors: dict[str, list[tuple[int, tuple[int, ...]]]]
 
     @torch.no_grad()
-    def scale_(self, tensor: Tensor, cob: CobMap) -> Tensor:
-        """Multiply `tensor` by tau[cob] in place and return it."""
-        numbers = self.numbers(tensor)
-        column = row = both = None
-        for symbols, exponent in cob.factors:
-            if symbols.numel() == 1 and int(symbols) == ONE:
+    def scale_(self, tensors: Mapping[str, Tensor], tau: Tensor) -> None:
+        """Multiply tensors by their factors in place; tau is float64 [symbols].
+
+        Half precision is scaled in float32, so that only the result is rounded.
+        """
+        numbers = tau.take(self.symbols.to(tau.device))
+        numbers = torch.where(self.inverse.to(tau.device), numbers.reciprocal(), numbers)
+        ready: dict[tuple[torch.dtype, torch.device], Sequence[Tensor]] = {}
+        blocks: list[Tensor] = []
+        scales: list[Tensor] = []
+        for name, tensor in tensors.items():
+            if name not in self.factors:
                 continue
-            value = numbers.of(symbols.to(tensor.device), exponent)
-            if value.ndim == 0 or value.shape[0] == 1:
-                row = value if row is None else row * value
-            elif value.numel() == value.shape[0]:
-                column = value if column is None else column * value
-            else:
-                both = value if both is None else both * value
-        return _multiply(tensor, [f for f in (row, column, both) if f is not None])
+            key = (_number_type(tensor.dtype), tensor.device)
+            if key not in ready:
+                ready[key] = numbers.to(dtype=key[0], device=key[1]).split(self.sizes)
+            own = [ready[key][at].view(shape) for at, shape in self.factors[name]]
+            if len(own) > 1 and tensor.dtype in _HALF:
+                for block, *pieces in _blocks(tensor, own):
+                    block.copy_(math.prod(pieces, start=block.float()))
+                continue
+            for block, *pieces in _blocks(tensor, own):
+                for piece in pieces:
+                    pair = _flat(block, piece)
+                    blocks.append(pair[0])
+                    scales.append(pair[1])
+        if blocks and all(b.is_cpu for b in blocks):
+            torch._foreach_mul_(blocks, scales)  # one after another, without the cost of as many calls
+        else:
+            for block, piece in zip(blocks, scales, strict=True):
+                block.mul_(piece)
 
 
-def _multiply(tensor: Tensor, factors: list[Tensor]) -> Tensor:
-    """Multiply by each factor in turn, block by block where the tensor is larger than a cache."""
-    if tensor.ndim > 2 and tensor.is_contiguous():  # long rows: short inner axes are slow to broadcast over
-        tail = tensor.shape[1:]
-        factors = [f.flatten(1) if f.numel() == f.shape[0] else f.expand(-1, *tail).flatten(1) for f in factors]
-        matrix = tensor.view(tensor.shape[0], -1)
-    else:
-        matrix = tensor
-    if len(factors) > 1 and tensor.dtype in (torch.bfloat16, torch.float16):
-        return _multiply_half(tensor, matrix, factors)
-    for parts in _blocks(matrix, factors):
-        block, *pieces = parts
-        for piece in pieces:
-            block.mul_(piece)
-    return tensor
+def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]]) -> Recipe:
+    """The recipe for tensors with these maps and shapes."""
+    symbols: list[Tensor] = []
+    inverse: list[Tensor] = []
+    factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for name, cob in maps.items():
+        for factor, exponent in cob.factors:
+            if factor.numel() == 1 and int(factor) == ONE:
+                continue
+            if factor.ndim and factor.shape[0] == 1:  # a row: full length, so that the inner loop is long
+                factor = factor.expand(1, *shapes[name][1:])
+            for _ in range(abs(exponent)):
+                factors.setdefault(name, []).append((len(symbols), tuple(factor.shape)))
+                symbols.append(factor.reshape(-1))
+                inverse.append(torch.full((factor.numel(),), exponent < 0))
+    sizes = [s.numel() for s in symbols]
+    none = torch.empty(0, dtype=torch.int64)
+    return Recipe(torch.cat([none, *symbols]), torch.cat([none.bool(), *inverse]), sizes, factors)
 
 
-def _multiply_half(tensor: Tensor, matrix: Tensor, factors: list[Tensor]) -> Tensor:
-    """Half precision by several factors: only the result is rounded."""
-    for parts in _blocks(matrix, factors):
-        block, *pieces = parts
-        wide = block.float()
-        for piece in pieces:
-            wide.mul_(piece)
-        block.copy_(wide)
-    return tensor
-
-
-def _blocks(matrix: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Runs of rows that fit a cache, each with its part of every factor."""
-    limit = _BLOCK_CUDA if matrix.is_cuda else _BLOCK
-    size = matrix.numel() * matrix.element_size()
-    if len(factors) < 2 or size <= limit:
-        yield matrix, *factors
+    size = tensor.numel() * tensor.element_size()
+    if len(factors) < 2 or size <= _BLOCK:
+        yield tensor, *factors
         return
-    rows = max(1, limit * len(matrix) // size)
+    rows = max(1, _BLOCK * len(tensor) // size)
     columns = [f.split(rows) if len(f) > 1 else itertools.repeat(f) for f in factors]
-    yield from zip(matrix.split(rows), *columns, strict=False)
+    yield from zip(tensor.split(rows), *columns, strict=False)
+
+
+def _flat(block: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """A block and its factor as matrices, where memory allows: short inner axes are slow to broadcast over."""
+    whole_row = block.ndim > 2 and (factor.numel() == len(factor) or factor.shape[0] == 1)
+    if whole_row and block.is_contiguous():
+        return block.view(len(block), -1), factor.reshape(len(factor), -1)
+    return block, factor
+
+
+def _number_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32

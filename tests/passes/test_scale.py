@@ -8,11 +8,12 @@ from torch import Tensor
 
 from fxteleport.passes import scale
 from fxteleport.passes.maps import IDENTITY, CobMap, single
-from fxteleport.passes.scale import Scaler
+from fxteleport.passes.scale import recipe
 
 
 def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
-    return Scaler(tau).scale_(tensor, cob)
+    recipe({"weight": cob}, {"weight": tensor.shape}).scale_({"weight": tensor}, tau)
+    return tensor
 
 
 def outer(rows: int, columns: int, rest: int = 2) -> tuple[CobMap, Tensor]:
@@ -125,18 +126,19 @@ def test_half_precision_is_rounded_once() -> None:
     assert torch.equal(scale_(weight.clone(), cob, tau), expected)
 
 
-def test_one_scaler_serves_many_types() -> None:
+def test_one_recipe_serves_many_tensors_and_types() -> None:
     cob, tau = outer(4, 3)
-    scaler = Scaler(tau)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float64):
-        weight = torch.randn(4, 3).to(dtype)
-        assert torch.equal(scaler.scale_(weight.clone(), cob), (weight.double() * cob.scale(tau)).to(dtype))
+    dtypes = (torch.float64, torch.float32, torch.bfloat16)
+    weights = {str(dtype): torch.randn(4, 3).to(dtype) for dtype in dtypes}
+    before = {name: w.clone() for name, w in weights.items()}
+    recipe(dict.fromkeys(weights, cob), dict.fromkeys(weights, (4, 3))).scale_(weights, tau)
+    for name, weight in weights.items():
+        assert torch.equal(weight, (before[name].double() * cob.scale(tau)).to(weight.dtype))
 
 
-def test_the_blocked_path_is_taken() -> None:
-    """A weight past two blocks is scaled in blocks: same numbers."""
-    rows, columns = 1200, 300
-    assert rows * columns * 4 > 2 * scale._BLOCK
-    cob, tau = outer(rows, columns)
-    weight = torch.randn(rows, columns)
-    assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+def test_blocks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "_BLOCK", 1 << 12)
+    for shape in ((120, 300), (50, 40, 3, 3), (1, 5000), (5000, 1)):
+        cob, tau = outer(shape[0], shape[1], len(shape))
+        weight = torch.randn(shape)
+        assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
