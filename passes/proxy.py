@@ -79,7 +79,25 @@ class Method:
         return self.owner._tracer.record("call_method", self.name, (self.owner, *args), kwargs)
 
 
-class TensorProxy(Proxy):
+class NumericProxy(Proxy):
+    """What Python can turn into a number of its own; the graph then depends on it."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return self._tracer.specialize(self, bool(self._value))
+
+    def __int__(self) -> int:
+        return self._tracer.specialize(self, int(self._value))
+
+    def __float__(self) -> float:
+        return self._tracer.specialize(self, float(self._value))
+
+    def __index__(self) -> int:
+        return self._tracer.specialize(self, operator.index(self._value))
+
+
+class TensorProxy(NumericProxy):
     """A tensor."""
 
     __slots__ = ()
@@ -96,38 +114,14 @@ class TensorProxy(Proxy):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
 
-    def __bool__(self) -> bool:
-        return self._tracer.specialize(self, bool(self._value))
-
-    def __int__(self) -> int:
-        return self._tracer.specialize(self, int(self._value))
-
-    def __float__(self) -> float:
-        return self._tracer.specialize(self, float(self._value))
-
-    def __index__(self) -> int:
-        return self._tracer.specialize(self, operator.index(self._value))
-
     def __hash__(self) -> int:
         return id(self)
 
 
-class NumberProxy(Proxy):
+class NumberProxy(NumericProxy):
     """An int or a float, mostly a size. What it decides is recorded as specialised."""
 
     __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return self._tracer.specialize(self, bool(self._value))
-
-    def __int__(self) -> int:
-        return self._tracer.specialize(self, int(self._value))
-
-    def __float__(self) -> float:
-        return self._tracer.specialize(self, float(self._value))
-
-    def __index__(self) -> int:
-        return self._tracer.specialize(self, operator.index(self._value))
 
     def __hash__(self) -> int:
         return hash(self._tracer.specialize(self, self._value))

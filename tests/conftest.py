@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.passes.maps import ANY, ONE
+from fxteleport.passes.system import System
 
 settings.register_profile(
     "fxteleport", derandomize=True, deadline=None, database=None, max_examples=100,
@@ -86,28 +89,22 @@ def assert_exact_everywhere() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def modes() -> list[tuple[str, str]]:
-    return MODES
+def exponent_matrix() -> Callable[[System], np.ndarray]:
+    """A system's equations as rows of exponents over its symbols; ONE and ANY are left out."""
 
+    def matrix(system: System) -> np.ndarray:
+        rows = []
+        for batch in system.equations:
+            for symbols in batch.symbols.tolist():
+                row = np.zeros(system.count)
+                for symbol, exponent in zip(symbols, batch.exponents, strict=True):
+                    row[symbol] += exponent
+                rows.append(row)
+        found = np.array(rows).reshape(-1, system.count)
+        found[:, [ANY, ONE]] = 0
+        return found
 
-@pytest.fixture(scope="session")
-def images() -> Callable[..., Tensor]:
-    """(batch, channels, size) -> reproducible images."""
-
-    def make(batch: int = 2, channels: int = 3, size: int = 8, dtype: torch.dtype = torch.float32) -> Tensor:
-        generator = torch.Generator().manual_seed(batch * 1000 + size)
-        return torch.randn(batch, channels, size, size, generator=generator).to(dtype)
-
-    return make
-
-
-@pytest.fixture
-def unfused_attention() -> Iterator[None]:
-    """Keep torch's fused attention fast path off, which takes another kernel than a graph does."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    torch.backends.mha.set_fastpath_enabled(before)
+    return matrix
 
 
 class Probe(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,20 +17,6 @@ from fxteleport.passes.solve import POSITIVE, UNIT, solve
 from fxteleport.passes.system import Origin, System
 
 HERE = Origin("node", "because")
-
-
-def matrix(system: System) -> np.ndarray:
-    """The equations as rows of exponents over the symbols; symbols ONE and ANY are left out."""
-    rows = []
-    for batch in system.equations:
-        for symbols in batch.symbols.tolist():
-            row = np.zeros(system.count)
-            for symbol, exponent in zip(symbols, batch.exponents, strict=True):
-                row[symbol] += exponent
-            rows.append(row)
-    found = np.array(rows).reshape(-1, system.count)
-    found[:, [ANY, ONE]] = 0
-    return found
 
 
 def same_space(a: np.ndarray, b: np.ndarray) -> bool:
@@ -67,18 +54,22 @@ def products(draw: st.DrawFn) -> tuple[int, CobMap, tuple[int, ...]]:
 
 
 @given(products())
-def test_anchored_equations_are_equivalent_to_the_full_grid(product: tuple[int, CobMap, tuple[int, ...]]) -> None:
+def test_anchored_equations_are_equivalent_to_the_full_grid(
+    exponent_matrix: Callable[[System], np.ndarray], product: tuple[int, CobMap, tuple[int, ...]]
+) -> None:
     count, cob, shape = product
     anchored, grid = System(count), System(count)
     anchored.require_one(cob, HERE)
     grid.add([s.expand(shape) for s, _ in cob.factors], [e for _, e in cob.factors], HERE)
-    a, b = matrix(anchored), matrix(grid)
+    a, b = exponent_matrix(anchored), exponent_matrix(grid)
     assert same_space(a, b)
     assert mod_two(a) == mod_two(b) == mod_two(np.concatenate([a, b]))
 
 
 @given(products())
-def test_anchored_equations_are_no_more_than_the_factors_sizes(product: tuple[int, CobMap, tuple[int, ...]]) -> None:
+def test_anchored_equations_are_no_more_than_the_factors_sizes(
+    exponent_matrix: Callable[[System], np.ndarray], product: tuple[int, CobMap, tuple[int, ...]]
+) -> None:
     count, cob, _ = product
     system = System(count)
     system.require_one(cob, HERE)
@@ -105,9 +96,9 @@ def test_constant_is_the_grid_of_equalities(product: tuple[int, CobMap, tuple[in
     both = [(s.expand(shape), e) for s, e in cob.factors] + [(s.expand(shape), -e) for s, e in first.factors]
     grid.add([s for s, _ in both], [e for _, e in both], HERE)
     # Symbols that `constant` made are determined: the space may not grow.
-    wide = np.pad(matrix(grid), ((0, 0), (0, system.count - count)))
+    wide = np.pad(exponent_matrix(grid), ((0, 0), (0, system.count - count)))
     rank = np.linalg.matrix_rank
-    found = matrix(system)
+    found = exponent_matrix(system)
     made = system.count - count
     assert (rank(found) if len(found) else 0) == (rank(wide) if len(wide) else 0) + made
     assert rank(np.concatenate([found, wide])) == (rank(found) if len(found) else 0) if len(found) + len(wide) else True
