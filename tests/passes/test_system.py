@@ -67,9 +67,7 @@ def test_anchored_equations_are_equivalent_to_the_full_grid(
 
 
 @given(products())
-def test_anchored_equations_are_no_more_than_the_factors_sizes(
-    exponent_matrix: Callable[[System], np.ndarray], product: tuple[int, CobMap, tuple[int, ...]]
-) -> None:
+def test_anchored_equations_are_no_more_than_the_factors_sizes(product: tuple[int, CobMap, tuple[int, ...]]) -> None:
     count, cob, _ = product
     system = System(count)
     system.require_one(cob, HERE)
@@ -85,7 +83,9 @@ def test_a_large_outer_product_stays_small() -> None:
 
 
 @given(products(), st.data())
-def test_constant_is_the_grid_of_equalities(product: tuple[int, CobMap, tuple[int, ...]], data: st.DataObject) -> None:
+def test_constant_is_the_grid_of_equalities(
+    exponent_matrix: Callable[[System], np.ndarray], product: tuple[int, CobMap, tuple[int, ...]], data: st.DataObject
+) -> None:
     """`constant` leaves the solutions for which the product does not vary along the axes, and returns its value."""
     count, cob, shape = product
     axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
