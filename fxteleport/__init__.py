@@ -1,14 +1,21 @@
 """Neural teleportation of any PyTorch network: another place in weight space, the same function.
 
-import fxteleport as ft
+    import fxteleport as ft
 
-plan = ft.plan(model, example_input)         # what may move, and why the rest may not
-cob = plan.sample(cob_range=0.9, landscape="inter", seed=0)
-network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
-assert ft.verify(model, network, example_input).passed
+    plan = ft.plan(model, example_input)         # what may move, and why the rest may not
+    cob = plan.sample(cob_range=0.9, landscape="inter", seed=0)
+    network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
+    assert ft.verify(model, network, example_input).passed
+
+The passes behind a plan are in `fxteleport.passes`, the command line is in `fxteleport.tools`.
 """
 
 from __future__ import annotations
+
+import os
+
+if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose folders the build maps into one package
+    __path__.append(os.path.dirname(__path__[0]))
 
 from fxteleport.checkpoint import load, save
 from fxteleport.cob import ChangeOfBasis
