@@ -41,16 +41,18 @@ def carries(x: Any) -> bool:
 class Operand:
     """A tensor argument of a call: its meta (or real integer) value and its map."""
 
-    __slots__ = ("_map", "_state", "name", "value")
+    __slots__ = ("_map", "_state", "name", "seen", "value")
 
     def __init__(
         self, value: Tensor, cob: CobMap | None, name: str | None = None, state: Interpreter | None = None
     ) -> None:
         self.value, self._map, self.name, self._state = value, cob, name, state
+        self.seen = False  # a rule must look at every operand's map, or it does not know the call
 
     @property
     def map(self) -> CobMap:
         """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
+        self.seen = True
         if self._map is None:
             assert self._state is not None
             self._map = self._state.own_map(self.name)
@@ -111,6 +113,7 @@ class Call:
         if operand is None:
             return
         cob = cob.aligned(operand.rank)
+        operand.seen = True
         if operand.is_unbound and _fits(cob, operand.shape):
             self.state.bind(operand.name, cob)
         else:
@@ -122,6 +125,8 @@ class Call:
         """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
         if not self.full:
             raise Decline("it would need another operation, which mode='weights' does not allow")
+        if position >= len(self.node.args):
+            raise Decline("its input is given by keyword")
         if (before is not None and before.factors) or (after is not None and after.factors):
             self.wrapping = Wrap(before, after, part, position)
 
@@ -132,6 +137,13 @@ class Call:
         self.state.system.require_unit(a, self.origin(why))
 
     # -- helpers ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def shape_only(*arguments: Any) -> None:
+        """These arguments give a shape or a type, not values: their CoB does not matter."""
+        for x in arguments:
+            if isinstance(x, Operand):
+                x.seen = True
 
     @staticmethod
     def decline(why: str) -> NoReturn:

@@ -125,16 +125,19 @@ class Interpreter:
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
-            if module is None:
-                operands = self._operands((args, kwargs))
-                if operands and not any(map(self._moves, operands)):
-                    return _map_like(value)  # constants in, constants out
+            operands = self._operands((args, kwargs))
+            if module is None and operands and not any(map(self._moves, operands)):
+                return _map_like(value)  # constants in, constants out
             call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
                 return self.give_up(node, "no rule knows this operation")
             self.rules[node.name] = found.name
+            for operand in operands:
+                operand.seen = False
             result = found.fn(call, *self.arguments(call, found))
+            if any(not operand.seen and self._moves(operand) for operand in operands):
+                raise Decline("its rule does not look at one of its tensors")
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result

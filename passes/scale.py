@@ -54,7 +54,11 @@ class Recipe:
             key = (_number_type(tensor.dtype), tensor.device)
             if key not in ready:
                 ready[key] = numbers.to(dtype=key[0], device=key[1]).split(self.sizes)
-            own = [ready[key][at].view(shape) for at, shape in self.factors[name]]
+            merged: dict[tuple[int, ...], Tensor] = {}
+            for at, shape in self.factors[name]:
+                piece = ready[key][at].view(shape)
+                merged[shape] = merged[shape] * piece if shape in merged else piece
+            own = list(merged.values())
             if len(own) > 1 and tensor.dtype in _HALF:
                 for block, *pieces in _blocks(tensor, own):
                     block.copy_(math.prod(pieces, start=block.float()))

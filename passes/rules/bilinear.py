@@ -46,7 +46,7 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
     if rounding_mode is not None:
         call.decline("the quotient is rounded")
     rank = call.value.ndim
-    if call.node.target == "__rtruediv__":
+    if call.node.target in ("__rtruediv__", "__rdiv__"):
         input, other = other, input
     return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
 
@@ -85,7 +85,7 @@ def square(call: Call, input: Operand) -> CobMap:
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
     from fxteleport.passes.rules.pointwise import teleported
 
-    if not isinstance(input, Operand) or isinstance(exponent, Operand):
+    if not isinstance(input, Operand) or isinstance(exponent, Operand) or call.node.target == "__rpow__":
         call.decline("an exponent has no CoB")
     if float(exponent).is_integer() and exponent != 0:
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))

@@ -26,6 +26,7 @@ from fxteleport.passes.rules import named, rule
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    call.shape_only(*rest, *settings.values())
     if not (call.value.is_floating_point() or call.value.is_complex()):
         call.pin(input.map, "it is cast to a type without fractions")
         return IDENTITY

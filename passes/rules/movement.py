@@ -48,6 +48,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
 
 @rule(*named("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel"), nn.Flatten, nn.Unflatten)
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
     old, new = tuple(input.shape), tuple(call.value.shape)
@@ -56,6 +57,7 @@ def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
 
 @rule(*named("expand expand_as broadcast_to"))
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
 
 
@@ -126,15 +128,25 @@ def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: 
     return padded(call, input, padding, value=value)
 
 
-@rule(setitem, *named("index_put slice_scatter select_scatter index_copy"))
-def written(call: Call, input: Operand, *rest: Any) -> Any:
+@rule(setitem, *named("index_put"))
+def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
     """`x[index] = value`: zero is a structural zero, another constant has the CoB 1."""
-    if isinstance(rest[-1], (int, float)):
-        if rest[-1] != 0:
-            call.pin(input.map, "a constant other than zero is written into it")
-            return IDENTITY
-        return moved(call, [input], writes=True)
-    return moved(call, [input, rest[-1]], writes=True)
+    if isinstance(value, Operand):
+        return moved(call, [input, value], writes=True)
+    if value != 0:
+        call.pin(input.map, "a constant other than zero is written into it")
+        return IDENTITY
+    return moved(call, [input], writes=True)
+
+
+@rule(*named("slice_scatter select_scatter"))
+def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
+    return moved(call, [input, src])
+
+
+@rule(*named("index_copy"))
+def copied(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
+    return moved(call, [input, source])
 
 
 @rule(getattr)

@@ -16,15 +16,19 @@ from fxteleport.passes.rules import named, rule
 
 @rule(*named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"))
 def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
+    call.shape_only(*rest, *settings.values())
     return structural_zeros(call.value.ndim)
 
 
-@rule(
-    *named(
-        "ones ones_like new_ones full full_like new_full new_tensor rand rand_like randn randn_like randint"
-        " randint_like bernoulli uniform normal exponential random arange linspace logspace eye tensor as_tensor"
-        " scalar_tensor"
-    )
-)
+@rule(*named("ones full rand randn randint arange linspace logspace eye tensor as_tensor scalar_tensor"))
 def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
+    return IDENTITY
+
+
+@rule(
+    *named("ones_like new_ones full_like new_full rand_like randn_like randint_like"),
+    *("bernoulli_", "uniform_", "normal_", "exponential_", "random_"),
+)
+def constant_like(call: Call, input: Any, *rest: Any, **settings: Any) -> CobMap:
+    call.shape_only(input)
     return IDENTITY

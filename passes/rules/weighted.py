@@ -95,20 +95,17 @@ def transposed_convolution(
     return convolved(call, input, weight, bias, groups, transposed=True)
 
 
-@rule(*named("embedding"))
-def embedding(call: Call, input: Operand, weight: Operand, *rest: Any, **settings: Any) -> CobMap:
+@rule(*named("embedding"), nn.Embedding)
+def embedding(
+    call: Call, input: Operand, weight: Operand, padding_idx: Any = None, max_norm: Any = None, *rest: Any,
+    **settings: Any,
+) -> CobMap:  # fmt: skip
     """Rows are picked by data, so they share the CoB; columns are free."""
+    if max_norm is not None:
+        call.decline("it renormalises its rows")
     out = call.fresh(weight.shape[1:])
     call.require(weight, on_axis(out, 1, 2), "rows are picked by their index")
     return on_axis(out, -1, call.value.ndim)
-
-
-@rule(nn.Embedding)
-def embedding_module(call: Call, input: Operand, weight: Operand, max_norm: Any) -> CobMap:
-    if max_norm is not None:
-        call.decline("it renormalises its rows")
-    out: CobMap = embedding(call, input, weight)
-    return out
 
 
 @rule(*named("bilinear"), nn.Bilinear)
