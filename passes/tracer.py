@@ -68,9 +68,8 @@ class Tracer:
             out = root(*args, **kwargs)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
-            raise CaptureError(
-                f"the model does not run on these inputs, at '{where or 'its top level'}': {error}"
-            ) from error.__cause__
+            inside = f"in the forward of '{where}'" if where else "in its forward"
+            raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
         except Exception as error:
             out = self.whole(error, args, kwargs)
         self.graph.output(self.lower(out))
@@ -111,17 +110,30 @@ class Tracer:
 
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
-        values = proxy.plain(args), proxy.plain(kwargs)
-        handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
-        versions = [h._value._version for h in handles]
-        is_device = target is getattr and values[0][1] == "device"  # meta tensors stand for ones over there
-        value = self.device if is_device else evaluate.run(op, target, *values)
-        mutated = [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
+
+        def run(*values: Any) -> Any:
+            if target is getattr and values[0][1] == "device":
+                return self.device  # meta tensors stand for ones over there
+            return evaluate.run(op, target, *values)
+
+        value, mutated = self.observe(run, f"'{getattr(target, '__name__', target)}'", args, kwargs)
         if not mutated and isinstance(value, (bool, str, type(None))):
-            if not any(isinstance(x, Tensor) for x in values[0]) and not isinstance(value, str):
+            if not isinstance(value, str) and not any(isinstance(h._value, Tensor) for h in _handles(args)):
                 self.specialized.append(f"{self.where()}: {getattr(target, '__name__', target)} is {value}")
             return value
         return self.append(op, target, args, kwargs, value, mutated)
+
+    def observe(
+        self, run: Callable[..., Any], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Proxy]]:
+        """The value of a call, and the handles of the arguments that it wrote into."""
+        handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
+        versions = [h._value._version for h in handles]
+        try:
+            value = run(proxy.plain(args), proxy.plain(kwargs))
+        except evaluate.CannotRun as error:
+            raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
+        return value, [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
 
     def append(
         self,
@@ -178,11 +190,13 @@ class Tracer:
         """Record a call of a module that is kept whole."""
         if path not in self.twins:
             self.twins[path] = self.twin(path)
-        values = proxy.plain(args), proxy.plain(kwargs)
-        handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
-        versions = [h._value._version for h in handles]
-        value = evaluate.run("call_module", self.twins[path], *values, real=lambda *a, **k: self.run_leaf(path, a, k))
-        mutated = [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
+
+        def run(*values: Any) -> Any:
+            return evaluate.run(
+                "call_module", self.twins[path], *values, real=lambda *a, **k: self.run_leaf(path, a, k)
+            )
+
+        value, mutated = self.observe(run, f"'{path}' ({type(self.real(path)).__name__})", args, kwargs)
         return self.append("call_module", path, args, kwargs, value, mutated)
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:

@@ -60,6 +60,8 @@ def check(
     said = f"{len(records) - failed} of {count(len(records), 'check')} passed in {time.perf_counter() - start:.1f} s"
     out.print(Text(said, style="bold red" if failed else "bold green"))
     write_json(json, records)
+    if any("error" in r for r in records):  # what could not be run is wrong input, not a failed check
+        raise typer.Exit(2)
     if failed:
         raise typer.Exit(1)
 
