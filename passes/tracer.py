@@ -191,10 +191,11 @@ class Tracer:
         if path not in self.twins:
             self.twins[path] = self.twin(path)
 
-        def run(*values: Any) -> Any:
-            return evaluate.run(
-                "call_module", self.twins[path], *values, real=lambda *a, **k: self.run_leaf(path, a, k)
-            )
+        def real(*inputs: Any, **keywords: Any) -> Any:
+            return self.run_leaf(path, inputs, keywords)
+
+        def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            return evaluate.run("call_module", self.twins[path], inputs, keywords, real)
 
         value, mutated = self.observe(run, f"'{path}' ({type(self.real(path)).__name__})", args, kwargs)
         return self.append("call_module", path, args, kwargs, value, mutated)
