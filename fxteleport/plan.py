@@ -22,7 +22,7 @@ from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
-from fxteleport.passes.scale import Recipe, recipe
+from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
 
 MODES = ("full", "weights")
@@ -102,6 +102,7 @@ class Plan:
     ) -> None:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
+        self._prepared: tuple[list[Any], Prepared] | None = None
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
@@ -153,7 +154,8 @@ class Plan:
         """How to scale the model's tensors for any CoB."""
         known, canonical = self.constrained.tensors, self.captured.canonical
         maps = {name: known[canonical[name]] for name in self.captured.metas if canonical[name] in known}
-        return recipe(maps, {name: t.shape for name, t in self.captured.metas.items()})
+        shapes = {name: t.shape for name, t in self.captured.metas.items()}
+        return recipe(maps, shapes, self.constrained.system.count)
 
     @functools.cached_property
     def groups(self) -> list[Group]:
@@ -283,8 +285,19 @@ class Plan:
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
         tau = self.tau(cob).detach()
         target = self.captured.model if model is None else model
-        require_weights(target)
-        self.recipe.scale_(matching_tensors(self.captured, target), tau)
+        held = named_tensors(target)
+        if target is not self.captured.model:
+            self.recipe.scale_(matching_tensors(self.captured, held), tau)
+            return target
+        now = [(t, t.data_ptr()) for t in held.values()]
+        known = self._prepared
+        if (
+            known is None
+            or len(known[0]) != len(now)
+            or any(a is not b or p != q for (a, p), (b, q) in zip(known[0], now, strict=True))
+        ):  # the first time, or the model's tensors were replaced since
+            known = self._prepared = (now, self.recipe.prepare(matching_tensors(self.captured, held)))
+        known[1].scale_(tau)
         return target
 
     def map_of(self, node: str) -> CobMap | Any:
@@ -319,17 +332,26 @@ def require_weights(model: nn.Module) -> None:
             raise ModelError(f"parameter '{name}' is on the meta device: load weights before teleporting the model")
 
 
-def matching_tensors(captured: Captured, model: nn.Module) -> dict[str, Tensor]:
-    """The data of a model's parameters and buffers under the captured names; a tied one under its first name.
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's parameters and buffers by name, tied ones under each: in a quarter of `named_parameters`' time."""
+    held: dict[str, Tensor] = {}
+    waiting = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    held[prefix + name] = tensor
+        waiting += [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+    return held
+
+
+def matching_tensors(captured: Captured, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The data of a model's tensors under the captured names; a tied one under its first name.
 
     Raises:
-        ModelError: a name is missing or has another shape.
+        ModelError: a name is missing, has another shape, or is on the meta device.
     """
-    held: dict[str, Tensor] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = path + "." if path else ""
-        for table in (module._parameters, module._buffers):
-            held.update((prefix + name, t) for name, t in table.items() if t is not None)
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, meta in captured.metas.items():
@@ -341,6 +363,8 @@ def matching_tensors(captured: Captured, model: nn.Module) -> dict[str, Tensor]:
                 f"parameter '{name}' has shape {tuple(tensor.shape)}, the plan was made with {tuple(meta.shape)}:"
                 " plan the model again"
             )
+        if tensor.is_meta:
+            raise ModelError(f"'{name}' is on the meta device: load weights before teleporting the model")
         if id(tensor) not in seen:
             seen.add(id(tensor))
             found[name] = tensor.data

@@ -98,13 +98,20 @@ class Interpreter:
             for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {node.target.__name__}"))
             return _map_like(value)
-        if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
-            return _map_like(value) if not node.meta.get("keep") else self.give_up(node, "it may write to its inputs")
         source = node.args[0] if node.args else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
             held = source.meta["val"]
             if not isinstance(held, Tensor):
                 return _part(held, self.maps[source], node.args[1], value)
+        leaves = pytree.tree_leaves(value)
+        if not any(isinstance(x, Tensor) for x in leaves):
+            if not self._operands((self.convert(node.args), self.convert(node.kwargs))):
+                return _map_like(value)
+            if node.meta.get("keep"):
+                return self.give_up(node, "it may write to its inputs")
+            if not all(isinstance(x, _PLAIN) for x in leaves):  # an object may hide tensors
+                return self.give_up(node, f"it returns a {type(value).__name__}")
+            return _map_like(value)
         found = self.apply(node, value)
         if node.meta.get("aliased"):
             for leaf in _maps(found):
@@ -312,6 +319,10 @@ class Interpreter:
         del self.bound[mark[3] :]
 
 
+# Facts about a tensor, which do not depend on its values: sizes, types, devices.
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
 @dataclass(frozen=True, slots=True)
 class _Ref:
     """The map of a `get_attr` node: decided by the parameter's first use."""
@@ -333,8 +344,9 @@ def _map_like(value: Any) -> Any:
 def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
     """The map of one part of a structure: an item, or a field of a named tuple."""
     if isinstance(key, str) and isinstance(held, tuple):
-        key = next(i for i, item in enumerate(held) if item is value)
-    return cobs[key] if isinstance(cobs, (list, tuple, dict)) else _map_like(value)
+        key = next((i for i, item in enumerate(held) if item is value), None)
+    known = isinstance(cobs, dict) or (isinstance(cobs, (list, tuple)) and isinstance(key, int))
+    return cobs[key] if known else _map_like(value)
 
 
 def _maps(x: Any) -> list[CobMap]:

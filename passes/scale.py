@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,59 +26,84 @@ class Recipe:
     """How to scale a set of tensors, for any tau: made once for a plan.
 
     Attributes:
-        symbols: int64: the symbols of every factor of every tensor, one after another.
-        inverse: bool, as long: where tau is divided by.
+        symbols: int64: the symbols of every factor of every tensor, one after another; past the last symbol they
+            stand for inverses.
         sizes: the length of each factor.
         factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
     """
 
     symbols: Tensor
-    inverse: Tensor
     sizes: list[int]
     factors: dict[str, list[tuple[int, tuple[int, ...]]]]
 
     @torch.no_grad()
     def scale_(self, tensors: Mapping[str, Tensor], tau: Tensor) -> None:
-        """Multiply tensors by their factors in place; tau is float64 [symbols].
+        """Multiply tensors by their factors in place; tau is float64 [symbols]."""
+        self.prepare(tensors).scale_(tau)
 
-        Half precision is scaled in float32, so that only the result is rounded.
-        """
-        numbers = tau.take(self.symbols.to(tau.device))
-        numbers = torch.where(self.inverse.to(tau.device), numbers.reciprocal(), numbers)
-        ready: dict[tuple[torch.dtype, torch.device], Sequence[Tensor]] = {}
-        blocks: list[Tensor] = []
-        scales: list[Tensor] = []
+    def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
+        """Everything that does not depend on tau: worth keeping for tensors that are scaled again and again."""
+        groups: dict[tuple[torch.dtype, torch.device], Group] = {}
         for name, tensor in tensors.items():
             if name not in self.factors:
                 continue
             key = (_number_type(tensor.dtype), tensor.device)
-            if key not in ready:
-                ready[key] = numbers.to(dtype=key[0], device=key[1]).split(self.sizes)
-            merged: dict[tuple[int, ...], Tensor] = {}
-            for at, shape in self.factors[name]:
-                piece = ready[key][at].view(shape)
-                merged[shape] = merged[shape] * piece if shape in merged else piece
-            own = list(merged.values())
-            if len(own) > 1 and tensor.dtype in _HALF:
-                for block, *pieces in _blocks(tensor, own):
-                    block.copy_(math.prod(pieces, start=block.float()))
-                continue
+            group = groups.get(key)
+            if group is None:
+                numbers = torch.empty(len(self.symbols), dtype=key[0], device=key[1])
+                group = groups[key] = Group(self.symbols.to(key[1]), numbers, numbers.split(self.sizes))
+            own = [group.pieces[at].view(shape) for at, shape in self.factors[name]]
             for block, *pieces in _blocks(tensor, own):
+                if len(pieces) > 1 and tensor.dtype in _HALF:
+                    group.half.append((block, pieces))
+                    continue
                 for piece in pieces:
                     pair = _flat(block, piece)
-                    blocks.append(pair[0])
-                    scales.append(pair[1])
-        if blocks and all(b.is_cpu for b in blocks):
-            torch._foreach_mul_(blocks, scales)  # one after another, without the cost of as many calls
-        else:
-            for block, piece in zip(blocks, scales, strict=True):
-                block.mul_(piece)
+                    group.blocks.append(pair[0])
+                    group.factors.append(pair[1])
+        return Prepared(list(groups.values()))
 
 
-def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]]) -> Recipe:
-    """The recipe for tensors with these maps and shapes."""
+@dataclass
+class Group:
+    """Tensors of one number type on one device, as blocks with their factors: views of `numbers`.
+
+    Half precision with several factors is scaled in float32, so that only the result is rounded.
+    """
+
+    symbols: Tensor
+    numbers: Tensor
+    pieces: Sequence[Tensor]
+    blocks: list[Tensor] = field(default_factory=list)
+    factors: list[Tensor] = field(default_factory=list)
+    half: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Blocks of tensors and views of the numbers they are multiplied by: only the numbers are still missing."""
+
+    groups: list[Group]
+
+    @torch.no_grad()
+    def scale_(self, tau: Tensor) -> None:
+        """Look the numbers up and multiply."""
+        both = torch.cat([tau, tau.reciprocal()])
+        for group in self.groups:
+            there = both.to(dtype=group.numbers.dtype, device=group.numbers.device)
+            torch.index_select(there, 0, group.symbols, out=group.numbers)
+            if group.numbers.is_cpu and group.blocks:
+                torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls
+            else:
+                for block, factor in zip(group.blocks, group.factors, strict=True):
+                    block.mul_(factor)
+            for block, pieces in group.half:
+                block.copy_(math.prod(pieces, start=block.float()))
+
+
+def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], count: int) -> Recipe:
+    """The recipe for tensors with these maps and shapes, and `count` symbols."""
     symbols: list[Tensor] = []
-    inverse: list[Tensor] = []
     factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for name, cob in maps.items():
         for factor, exponent in cob.factors:
@@ -88,11 +113,9 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]]) -> R
                 factor = factor.expand(1, *shapes[name][1:])
             for _ in range(abs(exponent)):
                 factors.setdefault(name, []).append((len(symbols), tuple(factor.shape)))
-                symbols.append(factor.reshape(-1))
-                inverse.append(torch.full((factor.numel(),), exponent < 0))
-    sizes = [s.numel() for s in symbols]
+                symbols.append(factor.reshape(-1) + (count if exponent < 0 else 0))
     none = torch.empty(0, dtype=torch.int64)
-    return Recipe(torch.cat([none, *symbols]), torch.cat([none.bool(), *inverse]), sizes, factors)
+    return Recipe(torch.cat([none, *symbols]), [s.numel() for s in symbols], factors)
 
 
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -12,9 +12,11 @@ Every ratio is the median of alternating repetitions.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import io
 import statistics
 import subprocess
 import sys
@@ -130,7 +132,8 @@ def alternate(runs: Sequence[Callable[[], Any]], repeats: int) -> list[Any]:
                 continue
             start = time.perf_counter()
             try:
-                with warnings.catch_warnings():
+                # ShapeProp prints its errors
+                with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                     warnings.simplefilter("ignore")
                     run()
             except Exception:

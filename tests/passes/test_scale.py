@@ -12,7 +12,7 @@ from fxteleport.passes.scale import recipe
 
 
 def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
-    recipe({"weight": cob}, {"weight": tensor.shape}).scale_({"weight": tensor}, tau)
+    recipe({"weight": cob}, {"weight": tensor.shape}, len(tau)).scale_({"weight": tensor}, tau)
     return tensor
 
 
@@ -131,7 +131,7 @@ def test_one_recipe_serves_many_tensors_and_types() -> None:
     dtypes = (torch.float64, torch.float32, torch.bfloat16)
     weights = {str(dtype): torch.randn(4, 3).to(dtype) for dtype in dtypes}
     before = {name: w.clone() for name, w in weights.items()}
-    recipe(dict.fromkeys(weights, cob), dict.fromkeys(weights, (4, 3))).scale_(weights, tau)
+    recipe(dict.fromkeys(weights, cob), dict.fromkeys(weights, (4, 3)), len(tau)).scale_(weights, tau)
     for name, weight in weights.items():
         assert torch.equal(weight, (before[name].double() * cob.scale(tau)).to(weight.dtype))
 
