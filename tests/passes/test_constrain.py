@@ -1,0 +1,138 @@
+"""The interpreter: what no rule knows, or does not look at, is pinned; structures keep the maps of their parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+
+class Between(nn.Module):
+    """Linear -> an operation -> Linear -> Linear: five neurons behind the operation are always free."""
+
+    def __init__(self, operation: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.first, self.side = nn.Linear(3, 6), nn.Linear(3, 6)
+        self.second, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.operation(x, self)))
+
+
+def scattered(x: Tensor, net: Any) -> Tensor:
+    return torch.slice_scatter(net.first(x), net.side(x)[:, :2], 1, 0, 2)
+
+
+def selected(x: Tensor, net: Any) -> Tensor:
+    return torch.select_scatter(net.first(x), net.side(x)[:, 1], 1, 3)
+
+
+def copied(x: Tensor, net: Any) -> Tensor:
+    return torch.index_copy(net.first(x), 1, torch.tensor([0, 3]), net.side(x)[:, 1:3])
+
+
+def by_keyword(x: Tensor, net: Any) -> Tensor:
+    return F.gelu(input=net.first(x))
+
+
+def filled(x: Tensor, net: Any) -> Tensor:
+    return net.first(x) * torch.full_like(net.side(x), 2.0)
+
+
+def drawn(x: Tensor, net: Any) -> Tensor:
+    return net.first(x) + torch.as_tensor(net.side(x))
+
+
+def largest(x: Tensor, net: Any) -> Tensor:
+    return net.first(x).reshape(-1, 3, 2).max(2, keepdim=True).values + net.side(x).reshape(-1, 3, 2)
+
+
+def by_field(x: Tensor, net: Any) -> Tensor:
+    return net.first(x) - largest(x, net).reshape(-1, 6)
+
+
+CASES = [scattered, selected, copied, by_keyword, filled, drawn, by_field]
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("operation", CASES, ids=lambda f: f.__name__)
+def test_exact(operation: Callable[[Tensor, Any], Tensor], mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    plan = assert_exact(Between(operation), torch.randn(2, 3), mode=mode)
+    assert plan.num_free >= 5
+
+
+def test_an_input_by_keyword_is_pinned_with_the_reason() -> None:
+    plan = ft.plan(Between(by_keyword), torch.randn(2, 3))
+    assert [o.why for o in plan.opaque] == ["'gelu': its input is given by keyword"]
+    assert plan.num_free == 5
+
+
+@dataclasses.dataclass
+class Held:
+    """An object that hides a tensor from pytree."""
+
+    tensor: Tensor
+
+
+class Untraceable(nn.Module):
+    def forward(self, x: Tensor) -> Held:
+        return Held(x * 2 if x.sum() > -1e9 else x)
+
+
+class Hides(Between):
+    def __init__(self) -> None:
+        super().__init__(lambda x, net: net.hide(net.first(x)).tensor)
+        self.hide = Untraceable()
+
+
+def test_an_object_that_hides_a_tensor_pins(assert_exact: Callable[..., ft.Plan]) -> None:
+    with pytest.warns(ft.OpaqueModuleWarning, match="hide"):
+        plan = assert_exact(Hides(), torch.randn(2, 3))
+    assert plan.num_free == 5
+    assert [o.path for o in plan.opaque] == ["hide"]
+
+
+class Slices(nn.Module):
+    """An activation on a slice of a wider tensor: kernels end its rows elsewhere than a dense tensor's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(7, 3 * 37), nn.Linear(37, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.wide(x).split([37, 37, 37], dim=-1)
+        return self.out(F.silu(b) * torch.tanh(c) + F.gelu(a))
+
+
+def test_slices_keep_their_layout(assert_exact: Callable[..., ft.Plan]) -> None:
+    plan = assert_exact(Slices(), torch.randn(4, 9, 7))
+    assert plan.num_free == 2 * 37  # a = b * c
+
+
+def test_values_that_a_rule_overlooks_pin() -> None:
+    """A slope that is an activation: the rule for leaky relu knows numbers only."""
+
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.clamp(self.a(x), min=self.b(x)))
+
+    plan = ft.plan(Slope(), torch.randn(2, 3))
+    assert plan.num_free == 0
+    assert "bounds are tensors" in plan.opaque[0].why
+
+
+def test_wrong_inputs_name_the_module() -> None:
+    with pytest.raises(ft.CaptureError, match=r"'first' \(Linear\)"):
+        ft.plan(Between(by_keyword), torch.randn(2, 4))
