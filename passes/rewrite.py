@@ -230,8 +230,10 @@ def _inner(root: nn.Module, node: fx.Node) -> nn.Module | None:
 
 def _part(cob: CobMap | None, tau: Tensor, part: str, dtype: torch.dtype) -> Tensor | None:
     """The part of a CoB that matters to an operation."""
-    value = None if cob is None else cob.scale(tau)
-    if value is None:
+    if cob is None or not cob.factors:
         return None
+    value = tau.new_ones(())
+    for factor in cob.factors:  # symbols that the solver made one no longer differ: their axes shrink first
+        value = value * compress(CobMap((factor,)).scale(tau))  # type: ignore[arg-type]
     value = torch.sign(value) if part == "sign" else value.abs() if part == "magnitude" else value
-    return compress(value).to(dtype.to_real())  # symbols that the solver made one no longer differ
+    return compress(value).to(dtype.to_real())

@@ -9,6 +9,7 @@ Rewritten: gamma * out, beta * out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -20,10 +21,13 @@ from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
 
 
-def unscaled(call: Call, input: Operand) -> None:
-    """The operation must see the original values: divide the CoB away, or pin it."""
+def unscaled(call: Call, input: Operand, shared: Sequence[int] = ()) -> None:
+    """The operation must see the original values: divide the CoB away, or pin it.
+
+    Along the axes `shared` the CoB is required to be constant.
+    """
     if call.full:
-        call.wrap(input.map.settled(), None)
+        call.wrap(call.constant(input.map.settled(), shared, "these positions are normalised together"), None)
     else:
         call.pin(input.map, "this norm's statistics are computed from it")
 
@@ -45,8 +49,10 @@ def batch_norm(
 ) -> CobMap:  # fmt: skip
     tracked = running_mean is not None and running_var is not None and not training
     rank = input.rank
-    if not tracked and call.module is None:  # statistics of the given values: an instance norm
-        unscaled(call, input)
+    if not tracked and call.module is None:
+        # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
+        # keeps what it is divided by as small as its channels.
+        unscaled(call, input, [axis for axis in range(rank) if axis != 1])
         return on_axis(affine(call, weight, bias), 1, rank)
     if call.norm_stats == "wrapped" and call.full:
         unscaled(call, input)
