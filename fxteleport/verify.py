@@ -1,8 +1,8 @@
 """Verify: do two networks compute the same function, end to end and at every node?
 
-Under a CoB of powers of two the answer needs no tolerance: every value must be the original's times tau to the
-last bit. Under any other CoB the teleported network may be no further from the exact result than the
-original's own rounding explains.
+Under a CoB of powers of two the answer needs no tolerance (but in float16, which such a CoB can leave the range of):
+every value must be the original's times tau to the last bit. Under any other CoB the teleported network may be no
+further from the exact result than the original's own rounding explains.
 """
 
 from __future__ import annotations

@@ -157,11 +157,6 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterable[tuple[list[int],
         yield rows, columns
 
 
-def move(fn: Callable[[Tensor], Tensor], cob: CobMap, shape: Sequence[int]) -> CobMap:
-    """The map after a movement: the operation itself runs on the expanded symbols of each factor."""
-    return cob.each(lambda s: compress(on_symbols(fn, s.expand(tuple(shape)))))
-
-
 def on_symbols(fn: Callable[[Tensor], Tensor], *symbols: Tensor) -> Tensor:
     """Run a movement on integers; where it only knows floating point, on float64, exact below 2**53."""
     try:

@@ -174,7 +174,7 @@ def test_scale_is_differentiable() -> None:
 @pytest.mark.parametrize("fn", [lambda s: s.flip(0), lambda s: s.transpose(0, 1), lambda s: torch.cat([s, s], 1)])
 def test_move_runs_the_operation(fn) -> None:  # type: ignore[no-untyped-def]
     cob = CobMap(((torch.tensor([[2], [3]]), 1), (torch.tensor([[4, 5, 6]]), -1)))
-    moved = maps.move(fn, cob, (2, 3))
+    moved = cob.each(lambda s: maps.compress(maps.on_symbols(fn, s.expand(2, 3))))
     expected = fn(full(cob, (2, 3)))
     assert torch.equal(full(moved, tuple(expected.shape)), expected)
 
