@@ -219,7 +219,7 @@ def _build(facts: dict[str, Any]) -> nn.Module:
             f"this network was made from '{facts['model']}', which is no timm or torchvision name: pass model= to load"
         ) from None
     size = facts["input_size"]
-    model, _ = zoo.build(facts["model"], tuple(size) if size else None)
+    model = zoo.build(facts["model"], tuple(size) if size else None).model
     return model.to(_torch_dtype(facts["dtype"]))
 
 

@@ -23,7 +23,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -35,6 +34,7 @@ from fxteleport import zoo
 from fxteleport.passes.rewrite import original
 from fxteleport.tools import models, options
 from fxteleport.tools.console import progress, write_json
+from fxteleport.tools.memory import peak_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +68,8 @@ class BenchRecord:
 def measure(spec: str, wanted: models.Request, repeats: int = 7) -> BenchRecord:
     """Measure one model (a timm or torchvision name)."""
     with torch.device("meta"):
-        skeleton, shapes = zoo.build(spec, wanted.input_size)
-        x = torch.empty(models.BATCH, *shapes[0])
-    skeleton.eval()
+        built = zoo.build(spec, wanted.input_size)
+        skeleton, (x, *_) = built.model, built.inputs(models.BATCH)
     plan_time, trace_time = alternate([lambda: ft.plan(skeleton, x), lambda: traced(skeleton, x)], repeats)
     plan = ft.plan(skeleton, x)
 
@@ -160,29 +159,14 @@ def _measure_peak(what: str, spec: str) -> float:
     warm = ft.plan(small, torch.zeros(2, 3))
     warm.rewrite(warm.sample(seed=0))
     with torch.device("meta" if what == "plan" else "cpu"):
-        model, shapes = zoo.build(spec)
-    x = torch.empty(models.BATCH, *shapes[0], device="meta")
+        built = zoo.build(spec)
+    model, (x, *_) = built.model, built.inputs(models.BATCH, "meta")
     if what == "plan":
-        return peak_bytes(lambda: ft.plan(model, x)) / 1e6
+        return peak_bytes(lambda: ft.plan(model, x))[1] / 1e6
     plan = ft.plan(model, x)
     cob = plan.sample(0.9, "inter", seed=0)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    return peak_bytes(lambda: plan.rewrite(cob)) / size
-
-
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """How far a call raises the process's resident memory at its peak (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _memory("VmRSS")
-    kept = run()
-    after = _memory("VmHWM")
-    del kept
-    return after - before
-
-
-def _memory(field: str) -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
-    return int(line.split()[1]) * 1024
+    return peak_bytes(lambda: plan.rewrite(cob))[1] / size
 
 
 def table(records: Sequence[BenchRecord]) -> str:

@@ -19,6 +19,7 @@ from fxteleport.errors import TeleportError
 from fxteleport.tools.bench import bench
 from fxteleport.tools.check import check
 from fxteleport.tools.console import one_line
+from fxteleport.tools.coverage import coverage
 from fxteleport.tools.inspect import inspect
 from fxteleport.tools.teleport import teleport
 
@@ -73,7 +74,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (teleport, check, inspect, bench):
+for command in (teleport, check, inspect, coverage, bench):
     app.command()(command)
 
 

@@ -105,8 +105,8 @@ def load(spec: str, request: Request) -> Loaded:
             model, given = from_factory(spec, path, factory, request.input_size)
             weights = "as the factory made them"
         else:
-            model, shapes = zoo.build(spec, request.input_size, request.pretrained)
-            given = tuple(torch.randn(BATCH, *shape) for shape in shapes)
+            built = zoo.build(spec, request.input_size, request.pretrained)
+            model, given = built.model, built.inputs(BATCH)
             weights = "pretrained" if request.pretrained else "a fresh initialisation"
     reject_unsupported(model)
     if request.checkpoint is not None:

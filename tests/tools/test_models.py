@@ -54,10 +54,11 @@ def test_a_timm_name_brings_its_input_size() -> None:
 
 
 def test_input_size_reaches_the_constructor() -> None:
-    model, shapes = zoo.build("test_vit", (3, 64, 64))
+    built = zoo.build("test_vit", (3, 64, 64))
+    model, shapes = built.model, built.shapes
     assert shapes == ((3, 64, 64),)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
-    model, _ = zoo.build("test_resnet", (1, 32, 32))
+    model = zoo.build("test_resnet", (1, 32, 32)).model
     assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 1000)
 
 

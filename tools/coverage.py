@@ -1,0 +1,234 @@
+"""`fxteleport coverage`: survey every network of timm and torchvision, each under a time and a memory limit."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.text import Text
+
+from fxteleport import zoo
+from fxteleport.errors import CheckpointError, InputError
+from fxteleport.files import write_text
+from fxteleport.tools import options
+from fxteleport.tools.console import console, one_line, progress, write_json
+from fxteleport.tools.coverage_tables import document, summary
+from fxteleport.tools.memory import limit_memory, total_memory
+from fxteleport.tools.survey import COLUMNS, Row, Terms, survey
+
+_PANEL = "Coverage"
+Filter = Annotated[str, typer.Option("--filter", rich_help_panel=_PANEL, help="Names by a pattern, as 'resnet*'.")]
+Family = Annotated[
+    str | None, typer.Option("--family", rich_help_panel=_PANEL, help="One family, as vision_transformer.")
+]
+Library = Annotated[
+    str,
+    typer.Option(
+        "--library", rich_help_panel=_PANEL, metavar="|".join((*zoo.LIBRARIES, options.ALL)), help="Whose networks."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        rich_help_panel=_PANEL,
+        help="A row a model, written as it is known (CSV); rows there are kept. The tables go beside it, with the ending .md.",
+    ),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, rich_help_panel=_PANEL, help="Worker processes. Default: one a core.")
+]
+Limit = Annotated[float, typer.Option("--time-limit", rich_help_panel=_PANEL, help="Seconds for one network.")]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-limit", rich_help_panel=_PANEL, help="GB for one worker. Default: its share of the machine's."
+    ),
+]
+Budget = Annotated[
+    float,
+    typer.Option(
+        "--budget",
+        rich_help_panel=_PANEL,
+        help="Billions of multiply-adds (estimated) of a checked forward: a costlier network is checked on a smaller input.",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry", rich_help_panel=_PANEL, help="Survey again what is in the file and is not exact.")
+]
+
+
+def coverage(
+    filter: Filter = "*",
+    family: Family = None,
+    library: Library = options.ALL,
+    output: Output = None,
+    jobs: Jobs = None,
+    time_limit: Limit = 900.0,
+    memory_limit: Memory = None,
+    budget: Budget = 4.0,
+    retry: Retry = False,
+    norm_stats: options.NormStats = "rescaled",
+    json: options.Json = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+) -> None:
+    """Survey all networks of timm and torchvision: captured, planned, and proved equal.
+
+    Example: fxteleport coverage --family mlp_mixer --output coverage.csv
+    """
+    out = console(json)
+    if norm_stats == "wrapped":
+        raise InputError("coverage plans in both modes: --norm-stats is fixed or rescaled")
+    options.check_device(device)
+    wanted = chosen(filter, family, library)
+    known = {r.model: r for r in read_rows(output)} if output is not None and output.exists() else {}
+    rows = {n: known[n] for n in wanted if n in known and (known[n].exact or not retry)}
+    left = [n for n in wanted if n not in rows]
+    workers = min(jobs or os.cpu_count() or 1, max(1, len(left)))
+    memory = memory_limit * 1e9 if memory_limit else 0.9 * total_memory() / workers
+    terms = Terms(norm_stats, budget, memory, seed, device)
+    if output is not None:
+        write_rows(output, [r for n, r in known.items() if n not in left])
+    with progress(len(wanted)) as step:
+        step("starting", len(rows))
+        for row in surveyed(left, terms, workers, time_limit):
+            rows[row.model] = row
+            if output is not None:
+                append_row(output, row)
+            if not row.exact and (row.error or row.exact is False):
+                out.print(Text(f"{row.model}: {row.error or 'not exact'}", style="red"))
+            step(row.model, 1)
+    ordered = [rows[n] for n in wanted]
+    out.print(summary(ordered))
+    if output is not None:
+        write_rows(output, [rows.get(n) or known[n] for n in sorted({*known, *rows}, key=_order)])
+        write_text(output.with_suffix(".md"), document(read_rows(output), _command()))
+    write_json(json, [asdict(r) for r in ordered])
+    if any(r.exact is False for r in ordered):
+        raise typer.Exit(1)
+
+
+def chosen(pattern: str, family: str | None, library: str) -> list[str]:
+    """The networks that the options name.
+
+    Raises:
+        InputError: there are none.
+    """
+    options.one_of("--library", library, (*zoo.LIBRARIES, options.ALL))
+    libraries = zoo.LIBRARIES if library == options.ALL else (library,)
+    known = [n for each in libraries for n in zoo.names(each)]
+    found = [
+        n for n in known if fnmatch.fnmatch(n.removeprefix("torchvision/"), pattern) or fnmatch.fnmatch(n, pattern)
+    ]
+    if family is not None:
+        found = [n for n in found if zoo.family(n) == family]
+    if not found:
+        hint = zoo.suggestion(family, {zoo.family(n) for n in known}) if family else ""
+        raise InputError(f"no network is called '{pattern}'{f' in the family {family!r}' if family else ''}{hint}")
+    return found
+
+
+def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) -> Iterator[Row]:
+    """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so."""
+    from pebble import ProcessExpired, ProcessPool
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPool(workers, context=get_context("spawn"), initializer=_prepare, initargs=(threads, terms)) as pool:
+        tasks = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in names}
+        try:
+            for task in as_completed(tasks):
+                name = tasks[task]
+                try:
+                    yield task.result()
+                except TimeoutError:
+                    yield _unfinished(name, f"took longer than {time_limit:g} s", time_limit)
+                except ProcessExpired as error:
+                    yield _unfinished(name, f"its process died with status {error.exitcode}", None)
+                except Exception as error:
+                    yield _unfinished(name, one_line(error), None)
+        finally:
+            pool.stop()
+
+
+def _unfinished(name: str, why: str, seconds: float | None) -> Row:
+    return Row(name, zoo.LIBRARIES[name.startswith("torchvision/")], zoo.family(name), error=why, seconds=seconds)
+
+
+def _prepare(threads: int, terms: Terms) -> None:
+    """A worker: quiet, with its share of the cores and of the memory."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads)
+    if terms.device == "cpu":  # CUDA reserves more addresses than it uses
+        limit_memory(int(terms.memory))
+
+
+# -- files -----------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a coverage file.
+
+    Raises:
+        CheckpointError: it is no such file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise CheckpointError(f"'{path}' has other columns than a coverage file: write to another file")
+            return [Row(**{k: _parsed(k, v) for k, v in line.items()}) for line in reader]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read '{path}': {error}") from None
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Replace a coverage file."""
+    lines = [",".join(COLUMNS) + "\n", *map(_line, rows)]
+    write_text(path, "".join(lines))
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row to a coverage file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def _line(row: Row) -> str:
+    import io
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow("" if v is None else v for v in asdict(row).values())
+    return text.getvalue()
+
+
+def _parsed(column: str, text: str) -> Any:
+    kind = str(Row.__dataclass_fields__[column].type)
+    if text == "":
+        return None if "None" in kind else text
+    if "bool" in kind:
+        return text == "True"
+    return int(text) if "int" in kind else float(text) if "float" in kind else text
+
+
+def _order(name: str) -> tuple[bool, str]:
+    return name.startswith("torchvision/"), name
+
+
+def _command() -> str:
+    import sys
+
+    return " ".join(["fxteleport", *sys.argv[1:]]) + time.strftime("  # %Y-%m-%d")

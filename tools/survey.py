@@ -1,0 +1,285 @@
+"""Survey: what fxteleport makes of one network of timm or torchvision, as one row of the coverage table.
+
+Planned at the network's own input size, in both modes; then teleported with an exact CoB on re-drawn parameters and
+compared at every node, twice on the same emitted graph: at its own size if that is affordable, and at another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport import zoo
+from fxteleport.errors import InputError, ModelError
+from fxteleport.passes.shadow import clone
+from fxteleport.passes.tracer import WHOLE
+from fxteleport.plan import MODES, Plan, plan
+from fxteleport.randomize import randomize
+from fxteleport.tools.console import one_line
+from fxteleport.tools.memory import peak_bytes
+from fxteleport.tools.models import seeded
+from fxteleport.tools.unfilled import Unfilled
+from fxteleport.verify import EquivalenceReport, verify
+
+# Copies of the parameters that a check holds at once: the network, the teleported one, and what is being drawn.
+_COPIES = 2.4
+_EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every network is surveyed under.
+
+    Attributes:
+        norm_stats: "fixed" or "rescaled".
+        budget: billions of multiply-adds (estimated) that one forward of the check may take.
+        memory: bytes that the survey of one network may use.
+    """
+
+    norm_stats: str = "rescaled"
+    budget: float = 4.0
+    memory: float = math.inf
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass
+class Row:
+    """One network's row; None where the survey did not get that far.
+
+    Attributes:
+        parameters: elements of its parameters.
+        nodes: of the captured graph.
+        captured: as a graph, not as one opaque leaf.
+        planned: in both modes.
+        exact: bitwise equal at every node in both modes, and not vacuous; None: not run.
+        dtype, size, batch: what the check ran on.
+        same_graph: the check's graph was captured at the network's own size.
+        other: the input of the second check on the same graph, and how it ended.
+        free, free_weights: independent CoB values in full and in weights mode.
+        moved, moved_weights: share of parameter elements that can move.
+        opaque: nodes that no rule knows; why: their reasons.
+        pinned: where nothing is free in weights mode, what pins it.
+        plan_s, plan_mb: seconds and peak megabytes of a plan (full mode).
+        seconds: of the whole survey.
+        error: why the survey ended early.
+    """
+
+    model: str
+    library: str
+    family: str
+    parameters: int | None = None
+    nodes: int | None = None
+    captured: bool | None = None
+    planned: bool | None = None
+    exact: bool | None = None
+    dtype: str | None = None
+    size: str | None = None
+    batch: int | None = None
+    same_graph: bool | None = None
+    other: str | None = None
+    free: int | None = None
+    moved: float | None = None
+    free_weights: int | None = None
+    moved_weights: float | None = None
+    opaque: int | None = None
+    why: str | None = None
+    pinned: str | None = None
+    plan_s: float | None = None
+    plan_mb: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+def survey(name: str, terms: Terms) -> Row:
+    """Survey one network; whatever goes wrong with it is in its row."""
+    row = Row(name, zoo.LIBRARIES[name.startswith("torchvision/")], zoo.family(name))
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _survey(row, terms)
+    except Exception as error:  # one network's failure is its own row
+        row.error = one_line(error)[:300] or type(error).__name__
+    row.seconds = round(time.perf_counter() - start, 2)
+    return row
+
+
+def _survey(row: Row, terms: Terms) -> None:
+    row.parameters = _count(row.model)
+    dtype = _number_format(row.parameters, terms.memory)
+    built = _build(row.model, None, dtype)
+    plans = _planned(row, built, terms)
+    if dtype is None:
+        return
+    row.dtype = str(dtype).removeprefix("torch.")
+    randomize(built.model, terms.seed)
+    built.model.to(terms.device)
+    size, *_ = built.shapes
+    row.same_graph, row.batch = True, 1
+    if _cost(row.parameters, size) <= terms.budget:
+        row.size = _text(size)
+        other = next((s for s in _smaller(size) if accepts(built.sized(s))), size)
+        row.exact = _check(row, built, plans, terms, [size, other])
+        return
+    affordable = [s for s in _smaller(size) if _cost(row.parameters, s) <= terms.budget]
+    for small in [*affordable, *list(_smaller(size))[::-1]]:
+        if accepts(built.sized(small)):
+            with contextlib.suppress(InputError, RuntimeError, ValueError):  # the graph has its own size built in
+                row.size = _text(small)
+                row.exact = _check(row, built, plans, terms, [small, small])
+                return
+        with contextlib.suppress(ModelError):
+            row.same_graph = False
+            built = _rebuilt(row.model, small, dtype, terms)
+            plans = [_plan(built, mode, terms) for mode in MODES]
+            row.size = _text(small)
+            row.exact = _check(row, built, plans, terms, [small, small])
+            return
+    row.size, row.same_graph = _text(size), True
+    row.exact = _check(row, built, plans, terms, [size, size])
+
+
+# -- planning --------------------------------------------------------------------------------------------
+
+
+def _planned(row: Row, built: zoo.Built, terms: Terms) -> list[Plan]:
+    """Plan in both modes and note what came of it."""
+    (full, peak), weights = peak_bytes(lambda: _plan(built, "full", terms)), _plan(built, "weights", terms)
+    row.nodes = len(full.captured.graph.nodes)
+    row.captured, row.planned = WHOLE not in full.captured.opaque, True
+    row.free, row.moved = full.num_free, round(full.moved, 4)
+    row.free_weights, row.moved_weights = weights.num_free, round(weights.moved, 4)
+    row.opaque = len(full.opaque)
+    row.why = "; ".join(dict.fromkeys(f"{o.path}: {o.why}" for o in full.opaque))[:500]
+    if not weights.num_free:
+        row.pinned = "; ".join(dict.fromkeys(g.why for g in weights.groups))[:500]
+    row.plan_s = round(sum(full.seconds.values()), 4)
+    row.plan_mb = round(peak / 1e6, 1)
+    return [full, weights]
+
+
+def _plan(built: zoo.Built, mode: str, terms: Terms) -> Plan:
+    return plan(built.model, *built.inputs(1, "meta"), mode=mode, norm_stats=terms.norm_stats)
+
+
+# -- checking --------------------------------------------------------------------------------------------
+
+
+def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: list[tuple[int, ...]]) -> bool:
+    """Compare the emitted networks with the original at the first size (batch 1), and then at the second (batch 2)."""
+    passed = True
+    for found in plans:
+        network = found.rewrite(found.sample(exact=True, seed=terms.seed))
+        report = _compared(built.sized(sizes[0]), network, 1, terms)
+        passed &= report.passed and report.bitwise_equal
+        if not report.passed:
+            row.error = f"{found.mode}: {'vacuous' if report.vacuous else report.first_difference or 'outputs differ'}"
+        if found is plans[0]:
+            row.other = f"2x{_text(sizes[1])} " + _outcome(built.sized(sizes[1]), network, terms)
+    return passed
+
+
+def _outcome(built: zoo.Built, network: nn.Module, terms: Terms) -> str:
+    """How the same graph does on another input."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # fx prints the graph's line
+            report = _compared(built, network, 2, terms)
+    except Exception as error:  # sizes that the graph has built in
+        return f"refused: {one_line(error)[:120]}"
+    return "exact" if report.passed and report.bitwise_equal else "differs"
+
+
+def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) -> EquivalenceReport:
+    dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
+    with seeded(terms.seed):
+        args = built.inputs(batch)
+    args = pytree.tree_map(lambda x: x.to(terms.device, dtype) if isinstance(x, Tensor) else x, args)
+    return verify(built.model, network, *args)
+
+
+def accepts(built: zoo.Built) -> bool:
+    """True if the network runs on inputs of this size (tried on meta tensors)."""
+    twin = clone(built.model, lambda name, t: t.to("meta"), training=False)
+    try:
+        with torch.no_grad():
+            twin(*built.inputs(1, "meta"))
+    except Exception:  # whatever a network's forward raises
+        return False
+    return True
+
+
+# -- what is affordable ----------------------------------------------------------------------------------
+
+
+def _count(name: str) -> int:
+    """The number of parameter elements, found without allocating them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in zoo.build(name).model.parameters())
+
+
+def _number_format(parameters: int, memory: float) -> torch.dtype | None:
+    """The widest number format in which a check fits the memory; None: not even bfloat16."""
+    formats = (torch.float32, torch.bfloat16)
+    return next((f for f in formats if parameters * f.itemsize * _COPIES <= memory), None)
+
+
+def _cost(parameters: int, shape: tuple[int, ...]) -> float:
+    """Billions of multiply-adds of a forward, roughly: every parameter once for each 16 x 16 pixels."""
+    return parameters * math.prod(shape[1:]) / 256 / 1e9
+
+
+def _smaller(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Input shapes of the same proportions, largest first."""
+    *rest, height, width = shape
+    edges = sorted({*_EDGES, *(height // k for k in (2, 3, 4))}, reverse=True)
+    for edge in itertools.dropwhile(lambda e: e >= height, edges):
+        if edge >= 32:
+            yield (*rest, edge, round(edge * width / height))
+
+
+def _build(name: str, size: tuple[int, ...] | None, dtype: torch.dtype | None) -> zoo.Built:
+    """The network with unfilled parameters of a number format, or (None) on meta."""
+    if dtype is None:
+        with torch.device("meta"):
+            return zoo.build(name, size)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with Unfilled():
+            return zoo.build(name, size)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _rebuilt(name: str, size: tuple[int, ...], dtype: torch.dtype, terms: Terms) -> zoo.Built:
+    """The network made for another input size.
+
+    Raises:
+        ModelError: it cannot be, or does not run on it.
+    """
+    with torch.device("meta"):
+        trial = zoo.build(name, size)
+    if not accepts(trial):
+        raise ModelError(f"'{name}' does not run on {_text(size)}")
+    built = _build(name, size, dtype)
+    randomize(built.model, terms.seed)
+    built.model.to(terms.device)
+    return built
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,22 @@
+"""Build a network without drawing its random initialisation, for one whose parameters are drawn anew anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.bernoulli_, Tensor.random_})
+
+
+class Unfilled(TorchFunctionMode):
+    """While active, in-place draws leave parameters as they are allocated; buffers are drawn as ever.
+
+    Initialisation is most of the time that building a large network takes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
