@@ -64,6 +64,7 @@ def neuron_groups(captured: Captured, found: Constrained, solution: Solution) ->
     value, inverse = np.unique(key, return_inverse=True)
     first = np.searchsorted(pairs[:, 0], value)
     signature = np.add.reduceat(random[pairs[:, 1]], first)[inverse]
+    signature = np.where(kind == _DEPENDENT, signature ^ 1 << 62, signature)  # nor do free and dependent values
     signature = np.where(kind == _PINNED, -1 - solution.reason[symbols], signature)
     groups = []
     order = np.lexsort((symbols, signature))

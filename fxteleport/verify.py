@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import InputError
@@ -200,11 +201,25 @@ def _run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
     return network(*_own(inputs), **_own(keyword_inputs))
 
 
+class _Interpreter(fx.Interpreter):
+    """Gives modules lists and dictionaries of their own, as the generated code does: some write into theirs."""
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(map(_fresh, args)), {k: _fresh(v) for k, v in kwargs.items()}
+
+
+def _fresh(x: Any) -> Any:
+    if isinstance(x, immutable_list):
+        return [_fresh(v) for v in x]
+    return {k: _fresh(v) for k, v in x.items()} if isinstance(x, immutable_dict) else x
+
+
 class _Stepper:
     """Runs a graph node by node, and forgets values that are no longer needed."""
 
     def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
-        self.run = fx.Interpreter(module)
+        self.run = _Interpreter(module)
         names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
         self.run.args_iter = iter(_own(given))

@@ -138,7 +138,8 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
     if kind.startswith("detection."):
         resized = {} if input_size is None else {"min_size": min(shape[1:]), "max_size": max(shape[1:])}
         low = [{}] if pretrained else [{"box_score_thresh": 0.0}, {"score_thresh": 0.0}]
-        return Built(_first(make, [{**resized, **some} for some in low] + low), (shape,), listed=True)
+        model = _first(make, [{**resized, **some} for some in low] + low)
+        return Built(model, (input_size or (3, *_detector_size(model)),), listed=True)
     count = 2 if kind.startswith("optical_flow.") else 1
     attempts = [] if input_size is None else [{"image_size": shape[-1]}, {"input_size": shape[-2:]}]
     return Built(_first(make, [*attempts, {}]), (shape,) * count)
@@ -157,12 +158,17 @@ def _torchvision_size(short: str) -> tuple[int, ...]:
     kind = _torchvision_module(short)
     if kind.startswith("optical_flow."):
         return (3, 128, 128)
-    if kind.startswith("detection."):
-        return (3, 300, 400)
     weights = next(iter(models.get_model_weights(short)), None)
     crop = getattr(getattr(weights, "transforms", None), "keywords", {}).get("crop_size", 224)
     height, width = (crop, crop) if isinstance(crop, int) else tuple(crop)
     return (3, 16, height, width) if kind.startswith("video.") else (3, height, width)
+
+
+def _detector_size(model: nn.Module) -> tuple[int, int]:
+    """The size that a detector resizes its images to."""
+    transform: Any = model.transform
+    edge = transform.min_size[-1]
+    return transform.fixed_size or (edge, edge)
 
 
 def _first(make: Callable[..., nn.Module], attempts: Iterable[dict[str, Any]]) -> nn.Module:

@@ -21,6 +21,7 @@ from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Wrap, carries
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.leaves import hooked
+from fxteleport.passes.inputs import GUARDS
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System
@@ -94,6 +95,8 @@ class Interpreter:
             if node.target in self.captured.metas and carries(value):
                 return _Ref(node.target)
             return IDENTITY if isinstance(value, Tensor) else None
+        if node.target in GUARDS:
+            return None
         if isinstance(node.target, type):
             for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {node.target.__name__}"))

@@ -2,11 +2,15 @@
 
 Activations and weights are meta tensors; constants (what depends on neither an input nor a parameter) keep
 their real values, so that index tables and branches on shapes are known. An operation that meta tensors
-cannot run (its output shape depends on data) is run once on made-up data to learn its shape.
+cannot run (its output shape depends on data) is run once on made-up data, and its value is a guess: no decision
+of Python's may rest on it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,14 +28,26 @@ class CannotRun(Exception):
     """The operation fails on real data too: the model does not run on these inputs."""
 
 
+class DataDependent(Exception):
+    """Python needs to know what depends on the data: the code cannot be a graph."""
+
+
+class Trust(enum.IntEnum):
+    """What may rest on a value: everything; its structure alone, if the emitted network makes sure; nothing."""
+
+    KNOWN = 0
+    GUESS = 1
+    RAGGED = 2
+
+
 def run(
     op: str,
     target: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     real: Callable[..., Any] | None = None,
-) -> Any:
-    """The value of one call: meta if any argument is meta, else real (and on the CPU).
+) -> tuple[Any, Trust]:
+    """The value of one call, and what it is worth: meta if any argument is meta, else real (and on the CPU).
 
     `real` runs on real tensors where `target` cannot: a module with its weights.
 
@@ -43,7 +59,7 @@ def run(
     tensors = [x for x in leaves if isinstance(x, Tensor)]
     on_meta = any(t.is_meta for t in tensors)
     if on_meta and op == "call_method" and target in _DEVICE_METHODS:
-        return args[0]
+        return args[0], Trust.KNOWN
     mixed = on_meta and not all(t.is_meta for t in tensors)
     devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs
     here = META if on_meta else CPU
@@ -53,11 +69,13 @@ def run(
         if kwargs.get("device") is not None:
             kwargs["device"] = here
     try:
-        return fn(*args, **kwargs)
+        return fn(*args, **kwargs), Trust.KNOWN
+    except DataDependent:
+        raise
     except Exception as error:
         if mixed:  # a real index may be what decides the shape
             try:
-                return fn(*given[0], **given[1])
+                return fn(*given[0], **given[1]), Trust.KNOWN
             except Exception:
                 pass
         return run_for_real(real or fn, given, error)
@@ -78,28 +96,54 @@ def _placed(x: Any, device: torch.device) -> Any:
     return x
 
 
-def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> Any:
+def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
     """The call on made-up data of the arguments' shapes; floating-point results come back as meta.
 
+    It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
+    length of a list) differ, they depend on the data.
+
     Raises:
-        CannotRun: it fails there too, or a meta-device module has no real weights to run with.
+        CannotRun: it fails on both, or a meta-device module has no real weights to run with.
     """
-    generator = torch.Generator().manual_seed(0)
-    try:
-        args, kwargs = pytree.tree_map(lambda x: made_up(x, generator), arguments)
-        result = fn(*args, **kwargs)
-    except Exception:
+    results = []
+    for fill in (torch.randn, torch.zeros):
+        with contextlib.suppress(Exception):
+            args, kwargs = pytree.tree_map(functools.partial(made_up, fill), arguments)
+            before = containers((args, kwargs))
+            results.append(fn(*args, **kwargs))
+            for (given, _), now in zip(containers(arguments), before, strict=True):
+                if changed(*now):
+                    given.clear()
+    if not results:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
-    return pytree.tree_map(to_meta, result)
+    ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
+    return pytree.tree_map(to_meta, results[0]), Trust.RAGGED if ragged else Trust.GUESS
 
 
-def made_up(x: Any, generator: torch.Generator) -> Any:
-    """A real CPU tensor in place of a meta one: normal for numbers with a fraction, zeros for others."""
+def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
+    """A real CPU tensor in place of a meta one: filled if it holds numbers with a fraction, else zeros."""
     if not isinstance(x, Tensor) or not x.is_meta:
         return x
-    if x.is_floating_point():
-        return torch.randn(x.shape, generator=generator).to(x.dtype)
-    return torch.zeros(x.shape, dtype=x.dtype)
+    if not x.is_floating_point():
+        return torch.zeros(x.shape, dtype=x.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return fill(x.shape, dtype=torch.float32).to(x.dtype)
+
+
+def containers(x: Any) -> list[tuple[Any, Any]]:
+    """The lists and dictionaries in an argument structure, each with a copy of what it holds."""
+    kind = type(x)
+    if kind is not tuple and kind is not list and not issubclass(kind, dict):
+        return []
+    inner = [c for item in (x.values() if issubclass(kind, dict) else x) for c in containers(item)]
+    return inner if kind is tuple else [(x, x.copy()), *inner]
+
+
+def changed(container: Any, held: Any) -> bool:
+    """True if a list or a dictionary no longer holds the objects that it held."""
+    pairs = (container, held) if isinstance(held, list) else (container.values(), held.values())
+    return len(container) != len(held) or any(a is not b for a, b in zip(*pairs, strict=True))
 
 
 def to_meta(x: Any) -> Any:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError
@@ -46,16 +47,31 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     if not any(isinstance(x, Tensor) for x in leaves):
         # The value decided what was traced: the emitted network accepts this one only.
         tracer.specialized.append(f"input '{name}': {value!r}")
-        guard = tracer.graph.call_function(expect, (node, value, name))
-        guard.meta.update(val=None, path="", keep=True)
+        guard(tracer.graph, expect, node, value, name)
         return value
     return _opened(handle)
+
+
+def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
+    """A node that refuses, when the network runs, what was not captured."""
+    node = graph.call_function(check, args)
+    node.meta.update(val=None, path="", keep=True)
+    return node
 
 
 def expect(value: Any, expected: Any, name: str) -> None:
     """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
     if value is not expected and value != expected:
         raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+def expect_length(value: Any, length: int) -> None:
+    """Refuse a list or a tuple of another length than the one that was captured."""
+    if len(value) != length:
+        raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
+
+
+GUARDS = frozenset({expect, expect_length})
 
 
 def _opened(handle: Any) -> Any:
@@ -66,6 +82,7 @@ def _opened(handle: Any) -> Any:
     if isinstance(value, dict):
         return {k: _item(handle, k, v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
+        guard(handle._tracer.graph, expect_length, handle._node, len(value))
         items = [_item(handle, i, v) for i, v in enumerate(value)]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return handle

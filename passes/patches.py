@@ -66,7 +66,7 @@ def _isinstance(plain: Any) -> Any:
     return isinstance
 
 
-_PROXIES = frozenset({proxy.TensorProxy, proxy.NumberProxy, proxy.SequenceProxy, proxy.ObjectProxy})
+_PROXIES = frozenset({proxy.TensorProxy, proxy.NumberProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
 
 
 def _recording(fn: Any) -> Any:

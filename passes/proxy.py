@@ -112,6 +112,7 @@ class TensorProxy(NumericProxy):
         return self._tracer.specialize(self, len(self._value))
 
     def __iter__(self) -> Iterator[Any]:
+        self._tracer.known(self)
         return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
 
     def __hash__(self) -> int:
@@ -146,15 +147,19 @@ class SequenceProxy(Proxy):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            positions = range(len(self._value))[index]
+            positions = range(len(self._known()))[index]
             return tuple(self._tracer.record("call_function", operator.getitem, (self, i), {}) for i in positions)
         return self._tracer.record("call_function", operator.getitem, (self, operator.index(index)), {})
 
     def __len__(self) -> int:
-        return len(self._value)
+        return len(self._known())
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self._value)))
+        return (self[i] for i in range(len(self._known())))
+
+    def _known(self) -> Any:
+        """The value, for its length; how many sizes a shape has never depends on the data."""
+        return self._value if isinstance(self._value, torch.Size) else self._tracer.unpacked(self)
 
     def __contains__(self, item: Any) -> bool:
         return any(bool(x == item) for x in self)
@@ -175,8 +180,41 @@ class SequenceProxy(Proxy):
         return hash(self._tracer.specialize(self, self._value))
 
 
+class DictProxy(Proxy):
+    """A dictionary, such as an opaque module returns: its keys are plain values, its items are recorded."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._tracer.record("call_function", operator.getitem, (self, key), {})
+
+    def __len__(self) -> int:
+        return len(self._tracer.unpacked(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._tracer.unpacked(self))
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._tracer.unpacked(self)
+
+    def keys(self) -> list[Any]:
+        return list(self)
+
+    def values(self) -> list[Any]:
+        return [self[k] for k in self]
+
+    def items(self) -> list[tuple[Any, Any]]:
+        return [(k, self[k]) for k in self]
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
 class ObjectProxy(Proxy):
-    """Any other value, such as the dictionary or the data class that an opaque module returns."""
+    """Any other value, such as the data class that an opaque module returns."""
 
     __slots__ = ()
 
@@ -184,13 +222,13 @@ class ObjectProxy(Proxy):
         return self._tracer.record("call_function", operator.getitem, (self, index), {})
 
     def __len__(self) -> int:
-        return len(self._value)
+        return len(self._tracer.known(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._value) if isinstance(self._value, dict) else (self[i] for i in range(len(self._value)))
+        return (self[i] for i in range(len(self._tracer.known(self))))
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._value
+        return item in self._tracer.known(self)
 
     def __bool__(self) -> bool:
         return self._tracer.specialize(self, bool(self._value))
@@ -210,6 +248,8 @@ def make(node: fx.Node, tracer: Tracer, value: Any) -> Proxy:
         return NumberProxy(node, tracer, value)
     if isinstance(value, (tuple, list)):
         return SequenceProxy(node, tracer, value)
+    if isinstance(value, dict):
+        return DictProxy(node, tracer, value)
     return ObjectProxy(node, tracer, value)
 
 
@@ -219,14 +259,14 @@ def is_proxy(x: object) -> bool:
 
 
 def plain(x: Any) -> Any:
-    """The value behind a proxy (also inside tuples, lists, dicts and slices)."""
+    """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
     if is_proxy(x):
         return x._value
     kind = type(x)
     if kind is tuple or kind is list:
         return kind(plain(v) for v in x)
-    if kind is dict:
-        return {k: plain(v) for k, v in x.items()}
+    if issubclass(kind, dict):
+        return kind((k, plain(v)) for k, v in x.items())
     if kind is slice:
         return slice(plain(x.start), plain(x.stop), plain(x.step))
     return x
@@ -239,7 +279,7 @@ def find_tracer(x: Any) -> Tracer | None:
     kind = type(x)
     if kind is slice:
         x = (x.start, x.stop, x.step)
-    elif kind is dict:
+    elif issubclass(kind, dict):
         x = x.values()
     elif kind is not tuple and kind is not list:
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -68,4 +70,28 @@ class _TracedCall:
 
 def _traced_class(tracer: Tracer, module: nn.Module) -> type:
     cls = type(module)
-    return type(cls.__name__, (_TracedCall, cls), {"_tracer": tracer, "__module__": cls.__module__})
+    found = tracer.shadows.get(cls)
+    if found is None:
+        members = {name: _helper(fn) for name, fn in _helpers(cls).items()}
+        members |= {"_tracer": tracer, "__module__": cls.__module__}
+        found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
+    return found
+
+
+def _helpers(cls: type) -> dict[str, Any]:
+    """The methods that a user's class adds to `nn.Module`."""
+    own = [c for c in cls.__mro__ if issubclass(c, nn.Module) and not c.__module__.startswith("torch.")]
+    return {
+        name: member
+        for c in reversed(own)
+        for name, member in vars(c).items()
+        if isinstance(member, types.FunctionType) and name != "forward" and not name.startswith("__")
+    }
+
+
+def _helper(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._tracer.call_helper(self, fn, args, kwargs)
+
+    return method

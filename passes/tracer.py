@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,13 +20,17 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import mark_aliases, remove_dead
-from fxteleport.passes.inputs import placeholders
+from fxteleport.passes.evaluate import Trust
+from fxteleport.passes.inputs import expect_length, guard, placeholders
 from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.traced import path_of, shadow
 
 T = TypeVar("T")
+_FACTS = frozenset(
+    {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
+)  # of a tensor, whatever the data
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
@@ -45,11 +49,13 @@ class Tracer:
         self.branches: dict[str, tuple[fx.Graph, ...]] = {}
         self.specialized: list[str] = []
         self.device = torch.device("cpu")
+        self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Any] = []  # objects whose id is in use above
         self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
+        self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
         self._mutations: list[tuple[fx.Node, Tensor]] = []
         first: dict[int, str] = {}
         for name, tensor in _named_tensors(model):
@@ -113,27 +119,45 @@ class Tracer:
 
         def run(*values: Any) -> Any:
             if target is getattr and values[0][1] == "device":
-                return self.device  # meta tensors stand for ones over there
+                return self.device, Trust.KNOWN  # meta tensors stand for ones over there
             return evaluate.run(op, target, *values)
 
-        value, mutated = self.observe(run, f"'{getattr(target, '__name__', target)}'", args, kwargs)
+        what = f"'{getattr(target, '__name__', target)}'"
+        value, mutated, trust = self.observe(run, what, args, kwargs)
+        if target in _FACTS or (target is getattr and args[1] in _FACTS):
+            trust = Trust.KNOWN
         if not mutated and isinstance(value, (bool, str, type(None))):
+            if trust and isinstance(value, bool):
+                raise evaluate.DataDependent(f"{what} depends on the data")
             if not isinstance(value, str) and not any(isinstance(h._value, Tensor) for h in _handles(args)):
                 self.specialized.append(f"{self.where()}: {getattr(target, '__name__', target)} is {value}")
             return value
-        return self.append(op, target, args, kwargs, value, mutated)
+        return self.append(op, target, args, kwargs, value, mutated, trust)
 
     def observe(
-        self, run: Callable[..., Any], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Proxy]]:
-        """The value of a call, and the handles of the arguments that it wrote into."""
-        handles = [x for x in _handles(args) if isinstance(x._value, Tensor)]
-        versions = [h._value._version for h in handles]
+        self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Proxy], Trust]:
+        """The value of a call, the handles of the arguments that it wrote into, and what the value is worth."""
+        handles = list(_handles((args, kwargs)))
+        versions = [(h, h._value._version) for h in handles if isinstance(h._value, Tensor)]
+        given = proxy.plain(args), proxy.plain(kwargs)
+        lent = [(mine, now, now.copy()) for mine, now in _lent((args, kwargs), given)]
         try:
-            value = run(proxy.plain(args), proxy.plain(kwargs))
+            value, trust = run(*given)
         except evaluate.CannotRun as error:
             raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
-        return value, [h for h, before in zip(handles, versions, strict=True) if h._value._version != before]
+        self._written = [mine for mine, now, before in lent if evaluate.changed(now, before)]
+        trust = max([trust, *(min(_trust(h), Trust.GUESS) for h in handles)])
+        return value, [h for h, before in versions if h._value._version != before], trust
+
+    def forget(self, containers: list[Any]) -> None:
+        """A call wrote into lists or dictionaries of Python's, which no node stands for: no one may read them again."""
+        gone = self.graph.placeholder("gone")
+        handle = proxy.make(gone, self, torch.empty((), device=evaluate.META))
+        self.graph.erase_node(gone)
+        for container in containers:
+            for key in container if isinstance(container, dict) else range(len(container)):
+                container[key] = handle
 
     def append(
         self,
@@ -143,17 +167,23 @@ class Tracer:
         kwargs: dict[str, Any],
         value: Any,
         mutated: list[Proxy] | None = None,
+        trust: Trust = Trust.KNOWN,
     ) -> Proxy:
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
         node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
         node.meta["val"] = value
         node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
+        if trust:
+            node.meta["trust"] = trust
         for handle in mutated or ():
             node.meta["keep"] = True
             self._mutations.append((node, handle._value))
             if value is handle._value:
                 self._moved.append((handle, handle._node))
                 handle._node = node
+        if self._written:
+            self.forget(self._written)
+            self._written = []
         return proxy.make(node, self, value)
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -179,10 +209,7 @@ class Tracer:
         """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`."""
         if training or p == 0.0:
             return self.record("call_function", func, (input, p, training, inplace), {})
-        parent = path_of(self.stack[-1])
-        path = f"{parent}.{func.__name__}".lstrip(".")
-        while path in self.added or path in self.metas:
-            path += "_"
+        path = self.free_path(f"{path_of(self.stack[-1])}.{func.__name__}")
         self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
         return self.append("call_module", path, (input,), {}, proxy.plain(input))
 
@@ -197,8 +224,50 @@ class Tracer:
         def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
             return evaluate.run("call_module", self.twins[path], inputs, keywords, real)
 
-        value, mutated = self.observe(run, f"'{path}' ({type(self.real(path)).__name__})", args, kwargs)
-        return self.append("call_module", path, args, kwargs, value, mutated)
+        what = f"'{path}' ({type(self.real(path)).__name__})"
+        return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
+
+    def call_helper(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A method of a module, other than `forward`, is called: if it depends on the data, keep it whole."""
+        depth, mark, moved = len(self.stack), next(iter(reversed(self.graph.nodes)), None), len(self._moved)
+        before = evaluate.containers((args, kwargs))
+        try:
+            return fn(module, *args, **kwargs)
+        except (evaluate.CannotRun, RecursionError):
+            raise
+        except Exception as error:
+            if proxy.find_tracer((args, kwargs)) is None:
+                raise
+            del self.stack[depth:]
+            self.rollback(mark, moved, before)
+            try:
+                return self.call_helper_whole(module, fn, args, kwargs, _first_line(error))
+            except evaluate.CannotRun:  # it needs the weights: then its module is kept whole
+                raise error from None
+
+    def call_helper_whole(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any, why: str) -> Any:
+        """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
+
+        Raises:
+            CannotRun: it does read the weights.
+        """
+        owner = path_of(module)
+        path = self.free_path(f"{owner}.{fn.__name__}")
+        leaf = Helper(self.twin(owner), fn)
+        value, mutated, trust = self.observe(
+            lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs
+        )
+        self.added[path] = self.twins[path] = leaf
+        self.opaque[path] = why
+        warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
+        return self.append("call_module", path, args, kwargs, value, mutated, trust)
+
+    def free_path(self, wanted: str) -> str:
+        """A dotted name that nothing has yet."""
+        path = wanted.lstrip(".")
+        while path in self.added or path in self.metas:
+            path += "_"
+        return path
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in eval mode, where they are."""
@@ -221,6 +290,7 @@ class Tracer:
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
         self.stack.append(module)
         mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
+        before = evaluate.containers((args, kwargs))
         try:
             out = forward(*args, **kwargs)
         except (evaluate.CannotRun, RecursionError):
@@ -228,15 +298,18 @@ class Tracer:
         except Exception as error:
             if not path:
                 raise
-            self.rollback(mark, moved)
+            self.rollback(mark, moved, before)
             self.opaque[path] = reason = f"{type(error).__name__}: {_first_line(error)}"
             warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
 
-    def rollback(self, mark: fx.Node | None, moved: int) -> None:
-        """Erase what was recorded after the node `mark`."""
+    def rollback(self, mark: fx.Node | None, moved: int, contents: Sequence[tuple[Any, Any]] = ()) -> None:
+        """Erase what was recorded after the node `mark`; lists and dictionaries hold again what they held."""
+        for container, held in contents:
+            container.clear()
+            container.extend(held) if isinstance(held, list) else container.update(held)
         while len(self._moved) > moved:
             handle, node = self._moved.pop()
             handle._node = node
@@ -267,8 +340,34 @@ class Tracer:
 
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
+        self.known(handle)
         if not isinstance(handle._value, Tensor) or not handle._value.is_meta:
             self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
+        return value
+
+    def known(self, handle: Proxy) -> Any:
+        """The value of a handle, for a decision of Python's.
+
+        Raises:
+            DataDependent: the value is a guess.
+        """
+        if _trust(handle):
+            raise evaluate.DataDependent(f"the value of '{handle._node.name}' depends on the data")
+        return handle._value
+
+    def unpacked(self, handle: Proxy) -> Any:
+        """The value of a tuple, a list or a dictionary, for its length.
+
+        Code mostly decides the length, whatever the data: the emitted network makes sure of a guess.
+
+        Raises:
+            DataDependent: the length was seen to depend on the data.
+        """
+        value = handle._value
+        if _trust(handle) is Trust.RAGGED:
+            raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
+        if _trust(handle) and "guarded" not in handle._node.meta:
+            handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
         return value
 
     def where(self) -> str:
@@ -279,6 +378,8 @@ class Tracer:
     def lower(self, x: Any) -> Any:
         """An argument structure with nodes in place of proxies, and constants as attributes."""
         if is_proxy(x):
+            if x._node._erased:
+                raise RuntimeError("a value of a part that could not be traced is still in use")
             return x._node
         kind = type(x)
         if kind is tuple or kind is list:
@@ -333,6 +434,35 @@ class Tracer:
         return found
 
 
+def _lent(x: Any, given: Any) -> Iterator[tuple[Any, Any]]:
+    """The lists and dictionaries of an argument structure, each with the one that a call gets in its place.
+
+    What a proxy stands for is left out: the emitted network hands on the object itself.
+    """
+    kind = type(x)
+    if kind is tuple or kind is list or issubclass(kind, dict):
+        if kind is not tuple:
+            yield x, given
+        for key in x if issubclass(kind, dict) else range(len(x)):
+            yield from _lent(x[key], given[key])
+
+
+def _trust(handle: Proxy) -> Trust:
+    return handle._node.meta.get("trust", Trust.KNOWN)  # type: ignore[no-any-return]
+
+
+class Helper(nn.Module):
+    """A method of a module as a leaf; the module itself is held out of sight: its tensors are meta stand-ins."""
+
+    def __init__(self, owner: nn.Module, fn: Callable[..., Any]) -> None:
+        super().__init__()
+        self._held = (owner, fn)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        owner, fn = self._held
+        return fn(owner, *args, **kwargs)
+
+
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
@@ -355,6 +485,10 @@ def _handles(x: Any) -> Iterator[Proxy]:
     elif type(x) in (tuple, list):
         for item in x:
             yield from _handles(item)
+    elif issubclass(type(x), dict):
+        yield from _handles(list(x.values()))
+    elif type(x) is slice:
+        yield from _handles((x.start, x.stop, x.step))
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,9 +14,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxteleport import zoo
@@ -119,7 +120,7 @@ def survey(name: str, terms: Terms) -> Row:
 
 
 def _survey(row: Row, terms: Terms) -> None:
-    row.parameters = _count(row.model)
+    row.parameters = count_parameters(row.model)
     dtype = _number_format(row.parameters, terms.memory)
     built = _build(row.model, None, dtype)
     plans = _planned(row, built, terms)
@@ -137,7 +138,7 @@ def _survey(row: Row, terms: Terms) -> None:
         return
     affordable = [s for s in _smaller(size) if _cost(row.parameters, s) <= terms.budget]
     for small in [*affordable, *list(_smaller(size))[::-1]]:
-        if accepts(built.sized(small)):
+        if not built.listed and accepts(built.sized(small)):
             with contextlib.suppress(InputError, RuntimeError, ValueError):  # the graph has its own size built in
                 row.size = _text(small)
                 row.exact = _check(row, built, plans, terms, [small, small])
@@ -173,7 +174,9 @@ def _planned(row: Row, built: zoo.Built, terms: Terms) -> list[Plan]:
 
 
 def _plan(built: zoo.Built, mode: str, terms: Terms) -> Plan:
-    return plan(built.model, *built.inputs(1, "meta"), mode=mode, norm_stats=terms.norm_stats)
+    dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
+    inputs = _arguments(built, 1, "meta", dtype)
+    return plan(built.model, *inputs, mode=mode, norm_stats=terms.norm_stats)
 
 
 # -- checking --------------------------------------------------------------------------------------------
@@ -206,17 +209,25 @@ def _outcome(built: zoo.Built, network: nn.Module, terms: Terms) -> str:
 def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) -> EquivalenceReport:
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
     with seeded(terms.seed):
-        args = built.inputs(batch)
-    args = pytree.tree_map(lambda x: x.to(terms.device, dtype) if isinstance(x, Tensor) else x, args)
-    return verify(built.model, network, *args)
+        args = _arguments(built, batch, None, dtype)
+    return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
+
+
+def _arguments(built: zoo.Built, batch: int, device: str | None, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Random inputs; a list always has two images, since its length is part of the graph."""
+    args = built.inputs(2 if built.listed else batch, device)
+    made: tuple[Any, ...] = pytree.tree_map(lambda x: x.to(dtype), args)
+    return made
 
 
 def accepts(built: zoo.Built) -> bool:
-    """True if the network runs on inputs of this size (tried on meta tensors)."""
+    """True if the network runs on inputs of this size, tried on meta tensors; detectors resize whatever comes."""
+    if built.listed:
+        return True
     twin = clone(built.model, lambda name, t: t.to("meta"), training=False)
     try:
         with torch.no_grad():
-            twin(*built.inputs(1, "meta"))
+            twin(*_arguments(built, 1, "meta", next(twin.parameters()).dtype))
     except Exception:  # whatever a network's forward raises
         return False
     return True
@@ -225,7 +236,7 @@ def accepts(built: zoo.Built) -> bool:
 # -- what is affordable ----------------------------------------------------------------------------------
 
 
-def _count(name: str) -> int:
+def count_parameters(name: str) -> int:
     """The number of parameter elements, found without allocating them."""
     with torch.device("meta"):
         return sum(p.numel() for p in zoo.build(name).model.parameters())

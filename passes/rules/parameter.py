@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxteleport.passes.call import Call
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import named, rule
 
@@ -31,4 +31,12 @@ def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
 )
 def constant_like(call: Call, input: Any, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(input)
+    return IDENTITY
+
+
+@rule(*named("fill"))
+def fill(call: Call, input: Any, value: Any) -> CobMap:
+    call.shape_only(input)
+    if isinstance(value, Operand):
+        call.pin(value.map, "it fills a tensor")
     return IDENTITY

@@ -94,7 +94,6 @@ def test_dtype() -> None:
         ("torchvision/resnet81", "did you mean .*torchvision/resnet18"),
         ("qqqqqqq", "pass a timm name"),
         ("torchvision/quantized_resnet18", "quantised"),
-        ("torchvision/fasterrcnn_resnet50_fpn", "no fixed graph"),
         ("nowhere.py:make", "no file 'nowhere.py'"),
         ("nowhere.py", "names no factory"),
     ],
