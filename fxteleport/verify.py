@@ -177,8 +177,10 @@ def _compare_nodes(
         else:
             cob_map = maps.get(name)
         for a, b, cob in _leaves(before, value, cob_map):
-            compared += 1
             scale = None if cob is None else cob.scale(tau)
+            if scale is not None and not _fits(scale, a):
+                continue  # another input size than the plan's, and a map that varies along a merged batch axis
+            compared += 1
             goal_value = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
             if first is not None or (tolerance == 0.0 and _equal(goal_value, b)):
                 continue
@@ -190,6 +192,10 @@ def _compare_nodes(
                     _number(goal_value, at), _number(b, at),
                 )  # fmt: skip
     return compared, first
+
+
+def _fits(scale: Tensor, value: Tensor) -> bool:
+    return all(n in (1, size) for n, size in zip(scale.shape[::-1], value.shape[::-1], strict=False))
 
 
 def _own(x: Any) -> Any:

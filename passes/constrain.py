@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Wrap, carries
 from fxteleport.passes.capture import Captured
-from fxteleport.passes.leaves import hooked
 from fxteleport.passes.inputs import GUARDS
+from fxteleport.passes.leaves import hooked
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System

@@ -207,7 +207,7 @@ class DictProxy(Proxy):
         return [(k, self[k]) for k in self]
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 it is this method
 
     def __hash__(self) -> int:
         return id(self)
