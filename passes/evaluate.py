@@ -57,7 +57,8 @@ def run(
     fn = call_of(op, target)
     leaves = pytree.tree_leaves((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
-    on_meta = any(t.is_meta for t in tensors)
+    weights = op == "call_module" and next(target.parameters(), None) is not None
+    on_meta = weights or any(t.is_meta for t in tensors)
     if on_meta and op == "call_method" and target in _DEVICE_METHODS:
         return args[0], Trust.KNOWN
     mixed = on_meta and not all(t.is_meta for t in tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import logging
+import math
 import os
 import time
 import warnings
@@ -108,7 +109,6 @@ def coverage(
         write_rows(output, [r for n, r in known.items() if n not in left])
     with progress(len(wanted)) as step:
         step("measuring", len(rows))
-        left.sort(key=parameters)  # the smallest first: much is known early, and what may fail comes last
         for row in surveyed(left, terms, workers, time_limit):
             rows[row.model] = row
             if output is not None:
@@ -161,7 +161,9 @@ def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) ->
     threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.update(_KEEP_MEMORY)
     with ProcessPool(workers, context=get_context("spawn"), initializer=_prepare, initargs=(threads, terms)) as pool:
-        tasks = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in names}
+        sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
+        smallest_first = sorted(names, key=lambda n: sizes[n])  # much is known early, and what may fail comes last
+        tasks = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in smallest_first}
         try:
             for task in as_completed(tasks):
                 name = tasks[task]
@@ -186,7 +188,7 @@ def _prepare(threads: int, terms: Terms) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
-    if terms.device == "cpu":  # CUDA reserves more addresses than it uses
+    if terms.device == "cpu" and math.isfinite(terms.memory):  # CUDA reserves more addresses than it uses
         limit_memory(int(terms.memory))
 
 

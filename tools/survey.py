@@ -165,9 +165,9 @@ def _planned(row: Row, built: zoo.Built, terms: Terms) -> list[Plan]:
     row.free, row.moved = full.num_free, round(full.moved, 4)
     row.free_weights, row.moved_weights = weights.num_free, round(weights.moved, 4)
     row.opaque = len(full.opaque)
-    row.why = "; ".join(dict.fromkeys(f"{o.path}: {o.why}" for o in full.opaque))[:500]
+    row.why = "; ".join(dict.fromkeys(f"{o.path}: {o.why}" for o in full.opaque))[:500] or None
     if not weights.num_free:
-        row.pinned = "; ".join(dict.fromkeys(g.why for g in weights.groups))[:500]
+        row.pinned = "; ".join(dict.fromkeys(g.why for g in weights.groups))[:500] or None
     row.plan_s = round(sum(full.seconds.values()), 4)
     row.plan_mb = round(peak / 1e6, 1)
     return [full, weights]
@@ -199,8 +199,7 @@ def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: l
 def _outcome(built: zoo.Built, network: nn.Module, terms: Terms) -> str:
     """How the same graph does on another input."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # fx prints the graph's line
-            report = _compared(built, network, 2, terms)
+        report = _compared(built, network, 2, terms)
     except Exception as error:  # sizes that the graph has built in
         return f"refused: {one_line(error)[:120]}"
     return "exact" if report.passed and report.bitwise_equal else "differs"
@@ -210,7 +209,8 @@ def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) ->
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
     with seeded(terms.seed):
         args = _arguments(built, batch, None, dtype)
-    return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
+    with contextlib.redirect_stderr(io.StringIO()):  # where a graph refuses, fx prints its line
+        return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
 
 
 def _arguments(built: zoo.Built, batch: int, device: str | None, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -237,9 +237,12 @@ def accepts(built: zoo.Built) -> bool:
 
 
 def count_parameters(name: str) -> int:
-    """The number of parameter elements, found without allocating them."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in zoo.build(name).model.parameters())
+    """The number of parameter elements, found without allocating them where the constructor allows it."""
+    try:
+        model = _build(name, None, None).model
+    except ModelError:  # its constructor reads its own weights
+        model = _build(name, None, torch.bfloat16).model
+    return sum(p.numel() for p in model.parameters())
 
 
 def _number_format(parameters: int, memory: float) -> torch.dtype | None:
@@ -263,7 +266,11 @@ def _smaller(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def _build(name: str, size: tuple[int, ...] | None, dtype: torch.dtype | None) -> zoo.Built:
-    """The network with unfilled parameters of a number format, or (None) on meta."""
+    """The network with unfilled parameters of a number format, or (None) on meta.
+
+    Raises:
+        ModelError: it cannot be built so.
+    """
     if dtype is None:
         with torch.device("meta"):
             return zoo.build(name, size)

@@ -94,3 +94,9 @@ def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
 @rule(*named("interpolate upsample"), nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, input.rank - 2)
+
+
+@rule(*named("grid_sample"))
+def sampled(call: Call, input: Operand, grid: Operand, *rest: Any, **settings: Any) -> CobMap:
+    call.pin(grid.map, "it says where to sample")
+    return pooled(call, input, input.rank - 2)

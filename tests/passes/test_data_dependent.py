@@ -1,0 +1,162 @@
+"""Decisions that depend on the data: what makes them is kept whole, and the rest of the network is teleported."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.errors import OpaqueModuleWarning
+
+
+class Frame(nn.Module):
+    """Two layers around something; what is in between takes and gives [batch, 6]."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.inner, self.last = nn.Linear(4, 6), nn.Linear(6, 6), inner, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.inner(self.second(torch.relu(self.first(x))))))
+
+
+class CountPositive(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if len(x[x > 0.5]) > x.numel() // 2 else x
+
+
+class LoopOverSelected(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for row in torch.nonzero(x[:, 0] > 0.1):
+            out = out + x[row]
+        return out
+
+
+class BranchOnSum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 3 else x - 1
+
+
+@pytest.mark.parametrize("inner", [CountPositive, LoopOverSelected, BranchOnSum])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_module_is_kept_whole_and_right_on_other_data(inner: type[nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Frame(inner()).eval()
+    with pytest.warns(OpaqueModuleWarning, match="'inner'"):
+        plan = ft.plan(model, torch.randn(5, 4))
+    network = plan.rewrite(plan.sample(exact=True, seed=seed))
+    assert [o.node for o in plan.opaque] == ["inner"]
+    assert plan.num_free == 6  # between the first two layers; the others meet what is kept whole
+    for scale in (0.1, 1.0, 10.0):
+        for batch in (1, 5, 8):
+            x = torch.randn(batch, 4) * scale
+            assert torch.equal(network(x), model(x))
+
+
+class WithMethod(nn.Module):
+    """The decision is in a method: its module's layers can still be teleported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def choose(self, x: Tensor, found: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        found["best"] = [row[row > 0].sum()[None] for row in x]
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(torch.relu(self.hidden(torch.relu(self.first(x)))))
+        found = self.choose(y, {"all": [y]})
+        return torch.cat(found["best"] + [found["all"][0].flatten()])
+
+
+def test_a_method_is_kept_whole() -> None:
+    model = WithMethod().eval()
+    x = torch.randn(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OpaqueModuleWarning)
+        plan = ft.plan(model, x)
+    assert plan.num_free == 12
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert ft.verify(model, network, x).passed
+    other = torch.randn(3, 4) * 5
+    assert torch.equal(network(other), model(other))
+
+
+class WritesAndForgets(nn.Module):
+    """Its method writes into a list that forward goes on to read: no node stands for that list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def collect(self, x: Tensor, into: list[Tensor]) -> Tensor:
+        if x.sum() > 0:
+            into.append(x + 1)
+        else:
+            into.append(x - 1)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        y = self.collect(self.first(x), kept)
+        return self.last(y + kept[0])
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_what_a_method_writes_into_a_list_is_not_lost(sign: float) -> None:
+    model = WritesAndForgets().eval()
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        model.first.bias.fill_(sign * 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OpaqueModuleWarning)
+        network = ft.teleport(model, x, exact=True, seed=0)
+    assert torch.equal(network(x), model(x))
+
+
+class SumOfList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return torch.stack([self.layer(x) for x in images]).sum(0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_items_is_refused(count: int) -> None:
+    plan = ft.plan(SumOfList(), [torch.zeros(4), torch.zeros(4)])
+    network = plan.rewrite(plan.identity())
+    with pytest.raises(ValueError, match=f"captured with 2 items here, got {count}"):
+        network([torch.zeros(4)] * count)
+
+
+@pytest.mark.parametrize("read", [len, list, lambda d: d.get("a"), lambda d: d["a"], lambda d: dict(d.items())])
+def test_dictionaries_of_opaque_modules_can_be_read(read: Callable[[Any], Any]) -> None:
+    class Opaque(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": x + 1, "b": x * 2} if x.sum() > 0 else {"a": x, "b": x}
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.layer = Opaque(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.inner(x)
+            read(found)
+            return sum(self.layer(v) for v in found.values())
+
+    model, x = Reads().eval(), torch.randn(2, 4)
+    with pytest.warns(OpaqueModuleWarning, match="inner"):
+        plan = ft.plan(model, x)
+    assert "inner" in plan.captured.opaque
+    assert "_whole" not in plan.captured.opaque
+    assert torch.equal(plan.rewrite(plan.identity())(x), model(x))
