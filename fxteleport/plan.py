@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from fxteleport.cob import ChangeOfBasis, sample_values
 from fxteleport.errors import CobError, InputError, ModelError
-from fxteleport.groups import Group, neuron_groups
+from fxteleport.groups import Group, Grouping, neuron_groups
+from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
+from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
@@ -157,10 +159,29 @@ class Plan:
         shapes = {name: t.shape for name, t in self.captured.metas.items()}
         return recipe(maps, shapes, self.constrained.system.count)
 
-    @functools.cached_property
+    @property
     def groups(self) -> list[Group]:
         """Neuron groups, largest first: members, size, kind (free, dependent, pinned), why pinned."""
+        return self.grouping.groups
+
+    @functools.cached_property
+    def grouping(self) -> Grouping:
+        """The groups, and the group of every symbol."""
         return neuron_groups(self.captured, self.constrained, self.solution)
+
+    @functools.cached_property
+    def links(self) -> list[list[Link]]:
+        """For each group, why its members share their values: the operations that joined them, as a tree."""
+        return group_links(self.constrained.system, self.grouping)
+
+    @functools.cached_property
+    def ties(self) -> list[Tie]:
+        """The operations that make some groups products of others."""
+        return group_ties(self.constrained.system, self.grouping)
+
+    def uses(self, cob: CobMap | None) -> list[Use]:
+        """Which groups scale a tensor with this map, along which axes (see `map_of` and `constrained.tensors`)."""
+        return group_uses(cob, self.grouping, self.solution)
 
     @property
     def opaque(self) -> list[Opaque]:

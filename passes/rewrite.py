@@ -99,7 +99,7 @@ def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     names: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph, names))
     for node in new.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in ("path", "keep")}
+        node.meta = {k: v for k, v in node.meta.items() if k in ("path", "source", "keep")}
     for old, node in names.items():
         node.meta["captured"] = old.name  # a copy may be named anew
     return new, names
