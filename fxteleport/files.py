@@ -1,4 +1,4 @@
-"""Files: safetensors only, written beside their place and moved in, so that nothing is ever half written."""
+"""Files: written beside their place and moved in, so that nothing is ever half written; tensors as safetensors only."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def write_text(path: str | Path, text: str) -> None:
         CheckpointError: the path cannot be written.
     """
     _write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a binary file.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
+    _write(path, lambda temporary: Path(temporary).write_bytes(data))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from fxteleport.cob import ChangeOfBasis, sample_values
 from fxteleport.errors import CobError, InputError, ModelError
-from fxteleport.groups import Group, neuron_groups
+from fxteleport.groups import Group, Grouping, neuron_groups
+from fxteleport.held import Held
+from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
+from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
@@ -102,7 +105,7 @@ class Plan:
     ) -> None:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
-        self._prepared: tuple[list[Any], Prepared] | None = None
+        self._prepared: tuple[Held, Prepared] | None = None
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
@@ -155,12 +158,31 @@ class Plan:
         known, canonical = self.constrained.tensors, self.captured.canonical
         maps = {name: known[canonical[name]] for name in self.captured.metas if canonical[name] in known}
         shapes = {name: t.shape for name, t in self.captured.metas.items()}
-        return recipe(maps, shapes, self.constrained.system.count)
+        return recipe(maps, shapes, self.solution.place, self.solution.half)
 
-    @functools.cached_property
+    @property
     def groups(self) -> list[Group]:
         """Neuron groups, largest first: members, size, kind (free, dependent, pinned), why pinned."""
+        return self.grouping.groups
+
+    @functools.cached_property
+    def grouping(self) -> Grouping:
+        """The groups, and the group of every symbol."""
         return neuron_groups(self.captured, self.constrained, self.solution)
+
+    @functools.cached_property
+    def links(self) -> list[list[Link]]:
+        """For each group, why its members share their values: the operations that joined them, as a tree."""
+        return group_links(self.constrained.system, self.grouping)
+
+    @functools.cached_property
+    def ties(self) -> list[Tie]:
+        """The operations that make some groups products of others."""
+        return group_ties(self.constrained.system, self.grouping)
+
+    def uses(self, cob: CobMap | None) -> list[Use]:
+        """Which groups scale a tensor with this map, along which axes (see `map_of` and `constrained.tensors`)."""
+        return group_uses(cob, self.grouping, self.solution)
 
     @property
     def opaque(self) -> list[Opaque]:
@@ -226,6 +248,9 @@ class Plan:
             raise CobError(
                 f"this plan has {self.num_free} free CoB values, got a tensor of shape {tuple(values.shape)}"
             )
+        plain = values.cpu().numpy()
+        if (plain > self._lowest).all() and (plain < np.inf).all() and plain.all():
+            return
         bad = ~torch.isfinite(values) | (values == 0)
         if bool(bad.any()):
             at = int(bad.nonzero()[0])
@@ -236,6 +261,12 @@ class Plan:
             at = int(wrong.nonzero()[0])
             law = "positive" if int(allows[at]) == POSITIVE else "1 or -1"
             raise CobError(f"CoB value {at} is {float(values[at])}, but mode='{self.mode}' needs it to be {law}")
+
+    @functools.cached_property
+    def _lowest(self) -> Any:
+        """What free values lie above; nothing does for a unit, so that those are looked at closely."""
+        allows = self.solution.allows
+        return np.where(allows == POSITIVE, 0.0, np.where(allows == UNIT, np.inf, -np.inf))
 
     def tau(self, cob: ChangeOfBasis) -> Tensor:
         """The CoB of every symbol, float64; differentiable in `cob.values`."""
@@ -268,7 +299,8 @@ class Plan:
         tau = self.tau(cob).detach()
         require_weights(self.captured.model)
         start = time.perf_counter()
-        module = rewrite(self.captured, self.constrained, tau, self.recipe)
+        numbers = self.solution.numbers(cob.values.detach())
+        module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
@@ -283,21 +315,16 @@ class Plan:
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
-        tau = self.tau(cob).detach()
+        self.check(cob)
+        numbers = self.solution.numbers(cob.values.detach())
         target = self.captured.model if model is None else model
-        held = named_tensors(target)
         if target is not self.captured.model:
-            self.recipe.scale_(matching_tensors(self.captured, held), tau)
+            self.recipe.scale_(matching_tensors(self.captured, Held(target).tensors), numbers)
             return target
-        now = [(t, t.data_ptr()) for t in held.values()]
-        known = self._prepared
-        if (
-            known is None
-            or len(known[0]) != len(now)
-            or any(a is not b or p != q for (a, p), (b, q) in zip(known[0], now, strict=True))
-        ):  # the first time, or the model's tensors were replaced since
-            known = self._prepared = (now, self.recipe.prepare(matching_tensors(self.captured, held)))
-        known[1].scale_(tau)
+        if self._prepared is None or not self._prepared[0].still():
+            held = Held(target, self.recipe.factors)
+            self._prepared = held, self.recipe.prepare(matching_tensors(self.captured, held.tensors))
+        self._prepared[1].scale_(numbers)
         return target
 
     def map_of(self, node: str) -> CobMap | Any:
@@ -330,20 +357,6 @@ def require_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ModelError(f"parameter '{name}' is on the meta device: load weights before teleporting the model")
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and buffers by name, tied ones under each: in a quarter of `named_parameters`' time."""
-    held: dict[str, Tensor] = {}
-    waiting = [("", model)]
-    while waiting:
-        prefix, module = waiting.pop()
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is not None:
-                    held[prefix + name] = tensor
-        waiting += [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-    return held
 
 
 def matching_tensors(captured: Captured, held: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,10 +23,11 @@ from fxteleport.passes.call import carries
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import original
 from fxteleport.passes.shadow import clone
+from fxteleport.passes.source import written
 
 # A teleported network rounds at other scales: it may be this much further from the exact result than the original.
 _MARGIN = 16
-_FLOAT64 = 1e-9  # relative, for CoBs that are no powers of two
+FLOAT64 = 1e-9  # relative, for CoBs that are no powers of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Difference:
         node, op, path, rule: the node, its operation, its module path and the rule that was applied.
         max_abs, max_rel: the difference there.
         expected, actual: the values at the element with the largest difference.
+        source: the line of the model's code that makes the call, as "file:number"; "" where it is not known.
     """
 
     node: str
@@ -47,11 +49,12 @@ class Difference:
     max_rel: float
     expected: float
     actual: float
+    source: str = ""
 
     def __str__(self) -> str:
         return (
             f"node '{self.node}' ({self.op}, in '{self.path or 'the model'}', rule '{self.rule}'):"
-            f" expected {self.expected:.9g}, got {self.actual:.9g}"
+            f" expected {self.expected:.9g}, got {self.actual:.9g}{f' ({self.source})' if self.source else ''}"
         )
 
 
@@ -103,14 +106,14 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
     exact = made is None or (made.cob.is_exact and not any(p.dtype == torch.float16 for p in gm.parameters()))
     with evaluating(model), evaluating(gm):
         expected, actual = _run(model, inputs, keyword_inputs), _run(gm, inputs, keyword_inputs)
-        pairs = _paired(expected, actual)
-        vacuous = not pairs or any(_is_vacuous(a) for a, _ in pairs)
-        bitwise = all(_equal(a, b) for a, b in pairs)
-        found = [_difference(a, b) for a, b in pairs]
+        pairs = paired(expected, actual)
+        vacuous = not pairs or any(is_vacuous(a) for a, _ in pairs)
+        bitwise = all(equal(a, b) for a, b in pairs)
+        found = [difference(a, b) for a, b in pairs]
         max_abs, max_rel = max((f[0] for f in found), default=0.0), max((f[1] for f in found), default=0.0)
         rounding, tolerance = None, 0.0
         if not (bitwise if made is None else exact):
-            tolerance = _FLOAT64
+            tolerance = FLOAT64
             if any(a.dtype not in (torch.float64, torch.complex128) for a, _ in pairs):
                 rounding = _own_rounding(model, expected, inputs, keyword_inputs)
                 tolerance = _MARGIN * rounding + 4 * max(torch.finfo(a.dtype).eps for a, _ in pairs)
@@ -150,7 +153,62 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _compare_nodes(
     made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
 ) -> tuple[int, Difference | None]:
-    """Run both graphs in step and hold every value against the original's times tau."""
+    """Hold every value against the original's times tau."""
+    compared, first = 0, None
+    for value in in_step(gm, *inputs, **keyword_inputs):
+        compared += 1
+        if first is not None or (tolerance == 0.0 and equal(value.expected, value.actual)):
+            continue
+        gap, relative, at = difference(value.expected, value.actual)
+        if relative > tolerance or tolerance == 0.0:
+            rule = made.plan.constrained.rules.get(value.node, value.source.op)
+            first = Difference(
+                value.node, value.op, value.path, rule, gap, relative,
+                _number(value.expected, at), _number(value.actual, at), written(value.source.meta.get("source")),
+            )  # fmt: skip
+    return compared, first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeValue:
+    """One tensor of one node, in the original and in the teleported network.
+
+    Attributes:
+        node, op, path: the node of the captured graph, its operation and its module path.
+        source: the node itself, as a copy.
+        original, actual: the values in the two networks.
+        expected: `original * tau`, which `actual` should be.
+    """
+
+    node: str
+    op: str
+    path: str
+    source: fx.Node
+    original: Tensor
+    expected: Tensor
+    actual: Tensor
+
+    @property
+    def error(self) -> float:
+        """The largest difference of `actual` from `expected`, relative to the largest magnitude of `expected`."""
+        return difference(self.expected.detach(), self.actual.detach())[1]
+
+
+@torch.no_grad()
+def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator[NodeValue]:
+    """Run the original and a teleported network node by node, in eval mode, on given inputs.
+
+    Raises:
+        InputError: `gm` does not remember the plan and the CoB that made it.
+    """
+    made = getattr(gm, "meta", {}).get("teleportation")
+    if made is None:
+        raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
+    with evaluating(gm):
+        yield from _in_step(made, gm, inputs, keyword_inputs)
+
+
+def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
     plan = made.plan
     reference = original(plan.captured)
     reference.eval()
@@ -160,7 +218,6 @@ def _compare_nodes(
     sources = {n.meta.get("captured"): n for n in reference.graph.nodes}
     restored = {n.meta["teleports"] for n in gm.graph.nodes if "teleports" in n.meta}
     held: dict[str, Any] = {}
-    compared, first = 0, None
     for node in gm.graph.nodes:
         value = right.step(node)
         name = node.meta.get("captured")
@@ -180,18 +237,9 @@ def _compare_nodes(
             scale = None if cob is None else cob.scale(tau)
             if scale is not None and not _fits(scale, a):
                 continue  # another input size than the plan's, and a map that varies along a merged batch axis
-            compared += 1
-            goal_value = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
-            if first is not None or (tolerance == 0.0 and _equal(goal_value, b)):
-                continue
-            gap, relative, at = _difference(goal_value, b)
-            if relative > tolerance or tolerance == 0.0:
-                first = Difference(
-                    name, _op_name(source, reference), str(source.meta.get("path", "")),
-                    plan.constrained.rules.get(name, source.op), gap, relative,
-                    _number(goal_value, at), _number(b, at),
-                )  # fmt: skip
-    return compared, first
+            expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
+            op, path = _op_name(source, reference), str(source.meta.get("path", ""))
+            yield NodeValue(name, op, path, source, a, expected, b)
 
 
 def _fits(scale: Tensor, value: Tensor) -> bool:
@@ -237,7 +285,7 @@ class _Stepper:
         return value
 
 
-def _paired(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]]:
+def paired(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]]:
     """The output tensors that carry values, side by side."""
     a, b = _flat(expected), _flat(actual)
     if [x.shape for x in a] != [x.shape for x in b]:
@@ -274,9 +322,15 @@ def _leaves(a: Any, b: Any, cob: Any) -> list[tuple[Tensor, Tensor, CobMap | Non
 
 
 def _own_rounding(model: nn.Module, expected: Any, inputs: Any, keyword_inputs: Any) -> float:
-    """How far the original is from itself in float64 with every parameter moved by one rounding.
+    """How far the original is from `precise`, relative to its largest output."""
+    reference = precise(model, inputs, keyword_inputs)
+    return max((difference(r, e)[1] for e, r in paired(expected, reference)), default=0.0)
 
-    Relative to its largest output. Teleportation rounds each parameter once more, hence the move.
+
+def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
+    """The network's outputs in float64, with every parameter moved by one rounding.
+
+    Teleportation rounds each parameter once more, hence the move.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -287,24 +341,25 @@ def _own_rounding(model: nn.Module, expected: Any, inputs: Any, keyword_inputs: 
     try:
         wide = clone(model, lambda name, t: moved(t) if t.is_floating_point() else t)
         arguments = pytree.tree_map(lambda x: x.double() if carries(x) else x, (inputs, keyword_inputs))
-        reference = wide(*arguments[0], **arguments[1])
+        return wide(*arguments[0], **arguments[1])
     except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
         near = clone(model, lambda name, t: moved(t).to(t.dtype) if t.is_floating_point() else t)
-        reference = near(*inputs, **keyword_inputs)
-    return max((_difference(r, e)[1] for e, r in _paired(expected, reference)), default=0.0)
+        return near(*_own(inputs), **_own(keyword_inputs))
 
 
-def _is_vacuous(x: Tensor) -> bool:
+def is_vacuous(x: Tensor) -> bool:
+    """True for an output that proves nothing: constant, empty or not finite."""
     return (
         not bool(torch.isfinite(x).all()) or x.numel() == 0 or (x.numel() > 1 and bool((x == x.reshape(-1)[0]).all()))
     )
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Equal to the last bit, in shape and format; NaN equals NaN."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
+def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
     """Largest absolute difference, the same relative to the largest |a|, and where."""
     if a.shape != b.shape or a.numel() == 0:
         return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)

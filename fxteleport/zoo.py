@@ -137,11 +137,13 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
 
     if kind.startswith("detection."):
         resized = {} if input_size is None else {"min_size": min(shape[1:]), "max_size": max(shape[1:])}
-        low = [{}] if pretrained else [{"box_score_thresh": 0.0}, {"score_thresh": 0.0}]
+        low: list[dict[str, Any]] = [{}] if pretrained else [{"box_score_thresh": 0.0}, {"score_thresh": 0.0}]
         model = _first(make, [{**resized, **some} for some in low] + low)
         return Built(model, (input_size or (3, *_detector_size(model)),), listed=True)
     count = 2 if kind.startswith("optical_flow.") else 1
-    attempts = [] if input_size is None else [{"image_size": shape[-1]}, {"input_size": shape[-2:]}]
+    attempts: list[dict[str, Any]] = (
+        [] if input_size is None else [{"image_size": shape[-1]}, {"input_size": shape[-2:]}]
+    )
     return Built(_first(make, [*attempts, {}]), (shape,) * count)
 
 

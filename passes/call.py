@@ -116,8 +116,10 @@ class Call:
         operand.seen = True
         if operand.is_unbound and _fits(cob, operand.shape):
             self.state.bind(operand.name, cob)
-        else:
-            self.same(operand.map, cob, why)
+            return
+        if operand.name is not None and not operand.is_unbound:
+            why = f"the weight '{operand.name}' has one scale for all its uses"
+        self.same(operand.map, cob, why)
 
     # -- operations that need another form -------------------------------------------------------------
 

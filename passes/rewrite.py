@@ -43,8 +43,8 @@ def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
             module.__dict__[key] = tables[key]
 
 
-def rewrite(captured: Captured, found: Constrained, tau: Tensor, scaling: Recipe) -> TeleportedModule:
-    """The teleported network; `tau` holds a number for every symbol."""
+def rewrite(captured: Captured, found: Constrained, scaling: Recipe, numbers: Tensor, tau: Tensor) -> TeleportedModule:
+    """The teleported network; `tau` holds a number for every symbol, `numbers` those that the recipe looks up."""
     made: dict[str, Tensor] = {}
 
     def copied(name: str, tensor: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def rewrite(captured: Captured, found: Constrained, tau: Tensor, scaling: Recipe
 
     graph, names = _copied_graph(captured.graph)
     root = _skeleton(captured, copied)
-    scaling.scale_(made, tau)
+    scaling.scale_(made, numbers)
     calls: dict[str, int] = {}
     for node in captured.graph.nodes:
         if node.op == "call_module":
@@ -99,7 +99,7 @@ def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     names: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph, names))
     for node in new.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in ("path", "keep")}
+        node.meta = {k: v for k, v in node.meta.items() if k in ("path", "source", "keep")}
     for old, node in names.items():
         node.meta["captured"] = old.name  # a copy may be named anew
     return new, names

@@ -17,32 +17,31 @@ from torch import Tensor
 
 from fxteleport.passes.maps import ONE, CobMap
 
-_BLOCK = 1 << 22  # bytes of a weight scaled at a time: it stays in the cache between the two passes
+_BLOCK = 1 << 20  # bytes of a weight scaled at a time: it stays in the cache between the two passes
 _HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to scale a set of tensors, for any tau: made once for a plan.
+    """How to scale a set of tensors, for any CoB: made once for a plan.
 
     Attributes:
-        symbols: int64: the symbols of every factor of every tensor, one after another; past the last symbol they
-            stand for inverses.
+        places: int64: where the numbers of every factor of every tensor are found, one factor after another.
         sizes: the length of each factor.
         factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
     """
 
-    symbols: Tensor
+    places: Tensor
     sizes: list[int]
     factors: dict[str, list[tuple[int, tuple[int, ...]]]]
 
     @torch.no_grad()
-    def scale_(self, tensors: Mapping[str, Tensor], tau: Tensor) -> None:
-        """Multiply tensors by their factors in place; tau is float64 [symbols]."""
-        self.prepare(tensors).scale_(tau)
+    def scale_(self, tensors: Mapping[str, Tensor], numbers: Tensor) -> None:
+        """Multiply tensors by their factors in place; the numbers are float64, each half the inverse of the other."""
+        self.prepare(tensors).scale_(numbers)
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
-        """Everything that does not depend on tau: worth keeping for tensors that are scaled again and again."""
+        """Everything that does not depend on the numbers: worth keeping for tensors that are scaled again and again."""
         groups: dict[tuple[torch.dtype, torch.device], Group] = {}
         for name, tensor in tensors.items():
             if name not in self.factors:
@@ -50,8 +49,8 @@ class Recipe:
             key = (_number_type(tensor.dtype), tensor.device)
             group = groups.get(key)
             if group is None:
-                numbers = torch.empty(len(self.symbols), dtype=key[0], device=key[1])
-                group = groups[key] = Group(self.symbols.to(key[1]), numbers, numbers.split(self.sizes))
+                numbers = torch.empty(len(self.places), dtype=key[0], device=key[1])
+                group = groups[key] = Group(self.places.to(key[1]), numbers, numbers.split(self.sizes))
             own = [group.pieces[at].view(shape) for at, shape in self.factors[name]]
             for block, *pieces in _blocks(tensor, own):
                 if len(pieces) > 1 and tensor.dtype in _HALF:
@@ -71,7 +70,7 @@ class Group:
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
 
-    symbols: Tensor
+    places: Tensor
     numbers: Tensor
     pieces: Sequence[Tensor]
     blocks: list[Tensor] = field(default_factory=list)
@@ -86,12 +85,11 @@ class Prepared:
     groups: list[Group]
 
     @torch.no_grad()
-    def scale_(self, tau: Tensor) -> None:
+    def scale_(self, numbers: Tensor) -> None:
         """Look the numbers up and multiply."""
-        both = torch.cat([tau, tau.reciprocal()])
         for group in self.groups:
-            there = both.to(dtype=group.numbers.dtype, device=group.numbers.device)
-            torch.index_select(there, 0, group.symbols, out=group.numbers)
+            there = numbers.to(dtype=group.numbers.dtype, device=group.numbers.device)
+            torch.index_select(there, 0, group.places, out=group.numbers)
             if group.numbers.is_cpu and group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls
             else:
@@ -101,9 +99,13 @@ class Prepared:
                 block.copy_(math.prod(pieces, start=block.float()))
 
 
-def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], count: int) -> Recipe:
-    """The recipe for tensors with these maps and shapes, and `count` symbols."""
-    symbols: list[Tensor] = []
+def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], place: Tensor, half: int) -> Recipe:
+    """The recipe for tensors with these maps and shapes.
+
+    Args:
+        place: where each symbol's value is among the numbers; what is below `half` has its inverse `half` further on.
+    """
+    places: list[Tensor] = []
     factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for name, cob in maps.items():
         for factor, exponent in cob.factors:
@@ -111,11 +113,14 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], coun
                 continue
             if factor.ndim and factor.shape[0] == 1:  # a row: full length, so that the inner loop is long
                 factor = factor.expand(1, *shapes[name][1:])
+            found = place[factor.reshape(-1)]
+            if exponent < 0:
+                found = torch.where(found < half, found + half, found - half)
             for _ in range(abs(exponent)):
-                factors.setdefault(name, []).append((len(symbols), tuple(factor.shape)))
-                symbols.append(factor.reshape(-1) + (count if exponent < 0 else 0))
+                factors.setdefault(name, []).append((len(places), tuple(factor.shape)))
+                places.append(found)
     none = torch.empty(0, dtype=torch.int64)
-    return Recipe(torch.cat([none, *symbols]), [s.numel() for s in symbols], factors)
+    return Recipe(torch.cat([none, *places]), [p.numel() for p in places], factors)
 
 
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -8,6 +8,7 @@ budget is pinned to 1. No Python loop over symbols; time and memory are linear u
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,15 +50,29 @@ class Solution:
 
     def tau(self, values: Tensor) -> Tensor:
         """tau of every symbol, float64 [symbols], from the free values [num_free]; differentiable."""
-        padded = torch.cat([values, values.new_ones(1)])
-        base = padded[torch.from_numpy(self.index).to(values.device)]
-        exponent = torch.from_numpy(self.exponent).to(values.device)
-        tau = torch.where(exponent < 0, base.reciprocal(), base)
+        return self.numbers(values)[self.place.to(values.device)]
+
+    def numbers(self, values: Tensor) -> Tensor:
+        """The distinct values of tau, then their inverses: float64; differentiable in the free values."""
+        found = [values, values.new_ones(1)]
         if len(self.many):
             powers = torch.from_numpy(self.many_exponent).to(values.device)
-            terms = padded[torch.from_numpy(self.many_index).to(values.device)] ** powers
-            tau = tau.index_put((torch.from_numpy(self.many).to(values.device),), terms.prod(1))
-        return tau
+            terms = torch.cat(found)[torch.from_numpy(self.many_index).to(values.device)] ** powers
+            found.append(terms.prod(1))
+        distinct = torch.cat(found)
+        return torch.cat([distinct, distinct.reciprocal()])
+
+    @functools.cached_property
+    def place(self) -> Tensor:
+        """Where each symbol's value is among the `numbers`: int64 [symbols]."""
+        place = np.where(self.exponent < 0, self.index + self.half, self.index)
+        place[self.many] = np.arange(self.num_free + 1, self.half)
+        return torch.from_numpy(place)
+
+    @property
+    def half(self) -> int:
+        """How many distinct values there are; the inverses come behind them."""
+        return self.num_free + 1 + len(self.many)
 
 
 def solve(system: System) -> Solution:

@@ -72,7 +72,7 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
     cls = type(module)
     found = tracer.shadows.get(cls)
     if found is None:
-        members = {name: _helper(fn) for name, fn in _helpers(cls).items()}
+        members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
     return found

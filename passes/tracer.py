@@ -2,7 +2,7 @@
 
 Each call is evaluated as it is recorded (`evaluate.py`): `node.meta["val"]` is a meta tensor for what depends on an
 input or a parameter, the real value for sizes and constants; `node.meta["path"]` is the module whose `forward` made
-the call.
+the call, `node.meta["source"]` the line of it (`source.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fxteleport.passes.inputs import expect_length, guard, placeholders
 from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
+from fxteleport.passes.source import calling_line
 from fxteleport.passes.traced import path_of, shadow
 
 T = TypeVar("T")
@@ -175,6 +176,7 @@ class Tracer:
         node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
         if trust:
             node.meta["trust"] = trust
+        node.meta["source"] = calling_line()
         for handle in mutated or ():
             node.meta["keep"] = True
             self._mutations.append((node, handle._value))
@@ -415,7 +417,7 @@ class Tracer:
         if found is None:
             node = self.graph.get_attr(name) if not self.added else self.graph.create_node("get_attr", name)
             value = self.metas[name]
-            node.meta.update(val=value, path=name.rpartition(".")[0])
+            node.meta.update(val=value, path=name.rpartition(".")[0], source=calling_line())
             found = self._attributes[name] = proxy.make(node, self, value)
         return found
 

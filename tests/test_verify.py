@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import linecache
 
 import pytest
 import torch
@@ -262,3 +263,15 @@ def test_evaluating_restores_modes_after_an_error(small: nn.Module) -> None:
         raise KeyError
     assert model.training
     assert not model.norm.training
+
+
+def test_a_difference_names_the_line(small: nn.Module, plan: ft.Plan, x: Tensor) -> None:
+    network = emitted(plan)
+    with torch.no_grad():
+        network.get_parameter("down.weight").mul_(2)
+    first = ft.verify(small, network, x).first_difference
+    assert first is not None
+    file, _, line = first.source.rpartition(":")
+    assert file == __file__
+    assert "self.down(F.gelu(self.up(x)))" in linecache.getline(file, int(line))
+    assert str(first).endswith(f"({first.source})")

@@ -1,27 +1,38 @@
-"""`fxteleport check`: teleport many networks and say which still compute the same function."""
+"""`fxteleport check`: do networks keep their function when teleported, or have two networks the same one?"""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TextIO
 
 import typer
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
-from fxteleport.errors import TeleportError
+from fxteleport.errors import CheckpointError, InputError
+from fxteleport.files import write_text
+from fxteleport.tools import check_options as own
 from fxteleport.tools import models, options
-from fxteleport.tools.console import console, count, one_line, progress, write_json
+from fxteleport.tools.against import check_against
+from fxteleport.tools.console import console, json_line, progress, write_json
+from fxteleport.tools.execution import Execution
+from fxteleport.tools.images import files
+from fxteleport.tools.jobs import Job, perform_all
+from fxteleport.tools.junit import junit as junit_xml
 from fxteleport.tools.options import Settings
-from fxteleport.tools.run import Run, record, run, verdict
-
-Record = dict[str, Any]
+from fxteleport.tools.records import Outcome, Record
+from fxteleport.tools.report import Matrix, Table, summarize
+from fxteleport.tools.selection import select
 
 
 def check(
-    model: options.Models,
+    model: own.Specs = None,
+    family: own.Families = None,
+    against: own.Against = None,
+    seeds: own.Seeds = 1,
+    paranoid: own.Paranoid = False,
     input_size: options.InputSize = None,
     pretrained: options.Pretrained = False,
     checkpoint: options.Checkpoint = None,
@@ -31,88 +42,106 @@ def check(
     landscape: options.Landscape = "intra",
     cob_range: options.CobRange = 0.5,
     exact: options.Exact = False,
+    images: own.Images = None,
+    batch: own.Batch = None,
+    amp: own.Amp = False,
+    compile: own.Compile = False,
+    channels_last: own.ChannelsLast = False,
+    jobs: own.Jobs = 1,
     json: options.Json = None,
+    jsonl: own.Jsonl = None,
+    junit: own.Junit = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Check for many networks that teleportation keeps their function.
+    """Check that teleportation keeps the function of networks, or that two networks have the same one.
 
     Example: fxteleport check resnet18 vit_tiny_patch16_224 --exact --mode all
     """
-    out = console(json)
-    base = Settings(landscape=landscape, cob_range=cob_range, exact=exact, seed=seed)
-    variants = base.variants(mode, norm_stats)
+    if json == "-" and jsonl == "-":
+        raise InputError("--json - and --jsonl - both want standard output: write one of them to a file")
+    out = console("-" if jsonl == "-" else json)
+    variants = Settings(landscape=landscape, cob_range=cob_range, exact=exact, seed=seed).variants(mode, norm_stats)
+    if junit is not None and not junit.parent.is_dir():  # better said before the work than after
+        raise CheckpointError(f"cannot write '{junit}': its folder does not exist")
     wanted = options.request(input_size, pretrained, checkpoint, redraw, seed, device, dtype)
-    for spec in model:
+    wanted = replace(wanted, batch=batch, images=images, channels_last=channels_last)
+    execution = Execution(amp, compile)
+    _fit_together(wanted, execution, against, paranoid)
+    if images is not None:
+        files(images, 1)
+    specs = select(model or (), family or ())
+    for spec in specs:
         models.check_spec(spec, wanted)
-    start, records = time.perf_counter(), list[Record]()
-    several = len(variants) > 1
-    print_row(out, _HEADER, "bold", several)
-    with progress(len(model) * len(variants)) as step:
-        for spec in model:
-            step(spec)
-            for found, why in check_model(spec, wanted, variants):
-                records.append(found)
-                show(out, found, why, several)
-                step(spec, 1)
-    failed = sum(not r["passed"] for r in records)
-    said = f"{len(records) - failed} of {count(len(records), 'check')} passed in {time.perf_counter() - start:.1f} s"
-    out.print(Text(said, style="bold red" if failed else "bold green"))
+    if against is not None:
+        if len(specs) > 1:
+            raise InputError(f"--against compares one network with another, and {len(specs)} are named")
+        check_against(against, wanted)
+        variants = variants[:1]
+    todo = [
+        Job(spec, replace(wanted, seed=s), tuple(replace(v, seed=s) for v in variants), execution, against, paranoid)
+        for spec in specs
+        for s in range(seed, seed + seeds)
+    ]
+    start = time.perf_counter()
+    several = len(variants) * seeds > 1
+    with _lines(jsonl) as write, progress(len(todo)) as step:
+        table = Matrix(out) if paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
+        outcomes = _sorted(_watched(todo, jobs, step, lambda o: (table.add(o), write(o[0]))))
+    table.close()
+    records = [r for r, _ in outcomes]
+    summarize(out, records, time.perf_counter() - start)
     write_json(json, records)
+    if junit is not None:
+        write_text(junit, junit_xml(outcomes))
     if any("error" in r for r in records):  # what could not be run is wrong input, not a failed check
         raise typer.Exit(2)
-    if failed:
+    if not all(r["passed"] for r in records):
         raise typer.Exit(1)
 
 
-def check_model(spec: str, wanted: models.Request, variants: list[Settings]) -> Iterator[tuple[Record, str]]:
-    """One record for each variant, with what to say where it failed."""
-    try:
-        loaded = models.load(spec, wanted)
-    except TeleportError as error:
-        yield from (_failed(spec, v, wanted, error) for v in variants)
-    else:
-        yield from (_checked(loaded, v, wanted) for v in variants)
+def _fit_together(wanted: models.Request, execution: Execution, against: str | None, paranoid: bool) -> None:
+    """Raise InputError for options that do not."""
+    if execution.amp and wanted.dtype != options.DTYPES["float32"]:
+        raise InputError("--amp runs a float32 network in bfloat16 where that is safe: leave --dtype at float32")
+    if paranoid and (execution or against is not None):
+        raise InputError("--paranoid goes with none of --amp, --compile and --against: call check twice")
 
 
-def _checked(loaded: models.Loaded, settings: Settings, wanted: models.Request) -> tuple[Record, str]:
-    try:
-        done: Run = run(loaded, settings)
-    except TeleportError as error:
-        return _failed(loaded.spec, settings, wanted, error)
-    found = record(loaded.spec, settings, wanted.device, wanted.dtype, done)
-    return found, "" if done.report.passed else verdict(done.report)
+def _watched(
+    todo: list[Job], workers: int, step: Callable[..., None], tell: Callable[[Outcome], object]
+) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of jobs, each told as it comes; the bar moves with the jobs."""
+    seen: set[int] = set()
+    if todo:
+        step(todo[0].spec)
+    for i, outcome in perform_all(todo, workers):
+        step(todo[i].spec, int(i not in seen))
+        seen.add(i)
+        tell(outcome)
+        yield i, outcome
 
 
-def _failed(spec: str, settings: Settings, wanted: models.Request, error: Exception) -> tuple[Record, str]:
-    why = one_line(error)
-    return record(spec, settings, wanted.device, wanted.dtype, None) | {"error": why}, why
+def _sorted(found: Iterator[tuple[int, Outcome]]) -> list[Outcome]:
+    """In the order of the call, however they finished."""
+    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]
 
 
-_HEADER = ("", "free", "moved", "diff", "seconds", "mode/norms", "model")
+@contextlib.contextmanager
+def _lines(path: str | None) -> Iterator[Callable[[Record], None]]:
+    """What writes a record as a line of JSON at once."""
+    with contextlib.ExitStack() as stack:
+        file: TextIO | None = sys.stdout if path == "-" else None
+        if path is not None and file is None:
+            try:
+                file = stack.enter_context(open(path, "w", encoding="utf-8"))
+            except OSError as error:
+                raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
 
+        def write(record: Record) -> None:
+            if file is not None:
+                file.write(json_line(record))
+                file.flush()
 
-def show(out: Console, found: Record, why: str, several: bool) -> None:
-    """Print one record as a row, and why it failed beneath."""
-    if "error" in found:
-        numbers = ("error", "", "", "", "")
-    else:
-        numbers = (
-            "pass" if found["passed"] else "FAIL",
-            str(found["num_free"]),
-            f"{found['moved']:.1%}",
-            "bitwise" if found["bitwise_equal"] else f"{found['max_rel']:.1e}",
-            f"{sum(found['seconds'].values()):.1f}",
-        )
-    how = f"{found['mode']}/{found['norm_stats']}"
-    print_row(out, (*numbers, how, found["model"]), "" if found["passed"] else "red", several)
-    if why:
-        out.print(Padding(Text(why), (0, 0, 0, 6)))
-
-
-def print_row(out: Console, cells: tuple[str, ...], style: str, several: bool) -> None:
-    """One line of the table, with the variant where there are several; a long model name is cut."""
-    status, *numbers, how, model = cells
-    line = f"{status:<6}" + "".join(f"{n:>8}" for n in numbers) + (f"  {how:<16}" if several else "") + f"  {model}"
-    out.print(Text(line, style=style), no_wrap=True, overflow="ellipsis")
+        yield write

@@ -71,6 +71,11 @@ def write_json(path: str | None, data: Any) -> None:
         write_text(path, text)
 
 
+def json_line(data: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(_finite(data), allow_nan=False) + "\n"
+
+
 def _finite(data: Any) -> Any:
     """JSON has no infinity and no NaN: they become null."""
     if isinstance(data, float) and not math.isfinite(data):

@@ -26,6 +26,7 @@ from fxteleport.files import write_text
 from fxteleport.tools import options
 from fxteleport.tools.console import console, one_line, progress, write_json
 from fxteleport.tools.coverage_tables import document, summary
+from fxteleport.tools.devices import check_device
 from fxteleport.tools.memory import limit_memory, total_memory
 from fxteleport.tools.survey import COLUMNS, Row, Terms, count_parameters, survey
 
@@ -97,7 +98,7 @@ def coverage(
     out = console(json)
     if norm_stats == "wrapped":
         raise InputError("coverage plans in both modes: --norm-stats is fixed or rescaled")
-    options.check_device(device)
+    check_device(device)
     wanted = chosen(filter, family, library)
     known = {r.model: r for r in read_rows(output)} if output is not None and output.exists() else {}
     rows = {n: known[n] for n in wanted if n in known and (known[n].exact or not retry)}
@@ -163,7 +164,9 @@ def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) ->
     with ProcessPool(workers, context=get_context("spawn"), initializer=_prepare, initargs=(threads, terms)) as pool:
         sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
         smallest_first = sorted(names, key=lambda n: sizes[n])  # much is known early, and what may fail comes last
-        tasks = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in smallest_first}
+        tasks: dict[Any, str] = {
+            pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in smallest_first
+        }
         try:
             for task in as_completed(tasks):
                 name = tasks[task]

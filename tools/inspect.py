@@ -1,112 +1,94 @@
-"""`fxteleport inspect`: which neurons share a change of basis, and which are pinned, and why."""
+"""`fxteleport inspect`: which neurons share a change of basis, what pins the others, and what teleporting changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any
-
 import typer
 from rich.text import Text
-from rich.tree import Tree
 
-from fxteleport.groups import Group, Member
-from fxteleport.plan import Plan, plan
+from fxteleport.plan import plan
+from fxteleport.tools import inspect_options as own
 from fxteleport.tools import models, options
-from fxteleport.tools.console import console, count, progress, write_json
+from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.described import checked, described
 from fxteleport.tools.options import Settings
-
-Limit = Annotated[
-    int, typer.Option("--limit", min=0, metavar="N", help="Groups of each kind that are shown; --json has all.")
-]
-_MEMBERS = 6
-_TITLES = {"free": "free", "dependent": "dependent on others", "pinned": "pinned to 1"}
+from fxteleport.tools.outputs import Outputs
+from fxteleport.tools.reading import Reading
+from fxteleport.tools.records import verdict
+from fxteleport.tools.rows import module_rows
+from fxteleport.tools.run import Run, run
+from fxteleport.tools.views import View, emit
 
 
 def inspect(
     model: options.Model,
-    limit: Limit = 20,
+    group: own.GroupId = None,
+    node: own.NodeName = None,
+    pinned: own.Pinned = False,
+    diff: own.Diff = False,
+    every: own.Every = False,
+    depth: own.Depth = None,
+    limit: own.Limit = 20,
+    html: own.Html = None,
+    explorer: own.Explorer = None,
+    explore: own.Explore = False,
+    plot: own.Plot = None,
+    output: own.PlotOutput = None,
+    image: own.Image = None,
+    layer: own.Layers = None,
     input_size: options.InputSize = None,
+    pretrained: options.Pretrained = False,
+    checkpoint: options.Checkpoint = None,
+    redraw: options.Redraw = None,
     mode: options.Mode = "full",
     norm_stats: options.NormStats = "fixed",
+    landscape: options.Landscape = "intra",
+    cob_range: options.CobRange = 0.5,
+    exact: options.Exact = False,
     json: options.Json = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Show the neuron groups of a network: what can be teleported, and why the rest cannot.
+    """Look inside: the neuron groups of a network, what joins or pins them, and what teleportation changes.
 
-    Example: fxteleport inspect resnet18 --limit 5
+    Example: fxteleport inspect resnet18 --group 9
     """
     out = console(json)
-    settings = Settings(mode, norm_stats)
-    wanted = options.request(input_size, redraw=False, seed=seed, device=device, dtype=dtype)
-    with progress(total=2) as step:
+    settings = Settings(mode, norm_stats, landscape, cob_range, exact, seed)
+    outputs = Outputs(html, explorer, explore, plot, output, image, tuple(layer or ()))
+    fresh = redraw if diff or outputs.any or redraw is not None else False
+    wanted = options.request(input_size, pretrained, checkpoint, fresh, seed, device, dtype)
+    done: Run | None = None
+    with progress(2) as step:
         step("building")
         loaded = models.load(model, wanted)
-        step("planning", 1)
-        found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norm_stats=norm_stats)
-        groups = found.groups
-    out.print(tree(loaded, found, groups, limit))
-    write_json(json, described(loaded, found, settings))
-
-
-def tree(loaded: models.Loaded, found: Plan, groups: Sequence[Group], limit: int) -> Tree:
-    """The plan as a tree: totals, groups by kind, members."""
-    root = Tree(Text(loaded.spec, style="bold"), guide_style="dim")
-    root.add(Text(f"{count(loaded.parameters, 'parameter')}, {found.moved:.2%} of them can move"))
-    root.add(Text(f"{count(len(found.captured.graph.nodes), 'graph node')}, {len(found.specialized)} specialisations"))
-    root.add(Text(f"{count(found.num_free, 'free CoB value')} (mode {found.mode}, norms {found.norm_stats})"))
-    if found.opaque:
-        opaque = root.add(Text(f"{count(len(found.opaque), 'node')} that no rule knows", style="yellow"))
-        _add(opaque, [f"{o.path or o.node}: {o.why}" for o in found.opaque], limit, "node")
-    for kind, title in _TITLES.items():
-        own = [g for g in groups if g.kind == kind]
-        if not own:
-            continue
-        what = "neuron" if kind == "pinned" else "value"
-        total = count(sum(g.size for g in own), what)
-        branch = root.add(Text(f"{count(len(own), 'group')} {title}, {total}", style="bold"))
-        for group in own[:limit]:
-            head = Text(f"#{group.id} ", style="dim").append(count(group.size, what), style=_STYLES[kind])
-            leaf = branch.add(head.append(f"  {group.why}" if group.why else "", style="default"))
-            _add(leaf, [_member(m) for m in group.members], _MEMBERS, "member")
-        _left_out(branch, len(own) - limit, "group")
-    return root
-
-
-_STYLES = {"free": "green", "dependent": "cyan", "pinned": "yellow"}
-
-
-def described(loaded: models.Loaded, found: Plan, settings: Settings) -> dict[str, Any]:
-    """The whole plan as plain data."""
-    return {
-        "model": loaded.spec,
-        "mode": settings.mode,
-        "norm_stats": settings.norm_stats,
-        "num_free": found.num_free,
-        "moved": found.moved,
-        "nodes": len(found.captured.graph.nodes),
-        "parameters": loaded.parameters,
-        "specialized": list(found.specialized),
-        "opaque": [asdict(o) for o in found.opaque],
-        "groups": [asdict(g) for g in found.groups],
-        "seconds": dict(found.seconds),
-    }
-
-
-def _member(member: Member) -> str:
-    """`layer1.0.conv1 output 0:64`; parameters by their own name."""
-    name = member.node if member.role.startswith("axis") or not member.path else member.path
-    return f"{name} {member.role} {member.start}:{member.stop}"
-
-
-def _add(branch: Tree, lines: Sequence[str], limit: int, what: str) -> None:
-    for line in lines[:limit]:
-        branch.add(Text(line))
-    _left_out(branch, len(lines) - limit, what)
-
-
-def _left_out(branch: Tree, n: int, what: str) -> None:
-    if n > 0:
-        branch.add(Text(f"... {count(n, 'more ' + what)} left out", style="dim"))
+        step("teleporting" if outputs.any else "planning", 1)
+        if outputs.any:
+            done = run(loaded, settings)
+            found = done.plan
+        else:
+            found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norm_stats=norm_stats)
+        reading = Reading(found)
+        row = module_rows(reading)
+    data = {} if json is None else described(loaded, reading, row)
+    views = View(reading, loaded, row, limit, data)
+    if group is not None:
+        emit(out, views.group(group))
+    if node is not None:
+        emit(out, views.node(node))
+    if pinned:
+        emit(out, views.pinned())
+    if diff:
+        emit(out, views.diff(settings, done))
+    if not (group or node or pinned or diff or outputs.any):
+        emit(out, views.tree(every, depth))
+    if done is not None:
+        data["check"] = checked(done.report)
+        emit(out, iter([Text(f"{'same function' if done.report.passed else 'FAILED'}: {verdict(done.report)}")]))
+        for path in outputs.make(done):
+            out.print(Text(f"written: {path}"), soft_wrap=True)
+    write_json(json, data)
+    if done is not None and not done.report.passed:
+        raise typer.Exit(1)
+    if done is not None and explore:
+        outputs.open(done)

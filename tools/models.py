@@ -7,12 +7,9 @@ MODEL is a timm name, `torchvision/NAME`, or `path/to/file.py:factory`. A factor
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,8 +22,11 @@ from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_tensors
 from fxteleport.passes.capture import reject_unsupported
 from fxteleport.randomize import randomize
+from fxteleport.tools import images
+from fxteleport.tools.factory import from_factory
 
 BATCH = 2
+_PICTURES = 8
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Request:
     Attributes:
         input_size: one input's shape without the batch axis, or None for the network's own.
         redraw: replace the parameters by generic random ones; None: where they would be a fresh initialisation.
+        batch: how many inputs at once; None: two, or as many pictures as there are, up to eight.
+        images: a folder of pictures to take as inputs, instead of random numbers.
+        channels_last: give images and convolutions that memory format.
     """
 
     input_size: tuple[int, ...] | None = None
@@ -45,6 +48,9 @@ class Request:
     seed: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    batch: int | None = None
+    images: Path | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,18 @@ class Loaded:
     def parameters(self) -> int:
         """The number of parameter elements."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, else its inputs."""
+        inputs = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        return next((t.device for t in (*self.model.parameters(), *inputs)), torch.device("cpu"))
+
+    @property
+    def batch(self) -> int | None:
+        """The length of the first input's first axis."""
+        tensors = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
+        return tensors[0].shape[0] if tensors else None
 
 
 def check_spec(spec: str, request: Request) -> None:
@@ -91,22 +109,24 @@ def split(spec: str) -> tuple[Path | None, str]:
 
 
 def load(spec: str, request: Request) -> Loaded:
-    """Build a network, give it its weights, and make inputs for it (a batch of two).
+    """Build a network, give it its weights, and make inputs for it.
 
     Raises:
         ModelError: it cannot be built, or is quantised or scripted.
         CheckpointError: the checkpoint is missing, corrupt, or of another network.
-        InputError: a factory's network needs an input size.
+        InputError: a factory's network needs an input size, or the pictures do not suit the network.
     """
     check_spec(spec, request)
     path, factory = split(spec)
+    pictures = [] if request.images is None else images.files(request.images, request.batch or _PICTURES)
+    batch = request.batch or BATCH
     with seeded(request.seed):
         if path is not None:
-            model, given = from_factory(spec, path, factory, request.input_size)
+            model, given = from_factory(spec, path, factory, request.input_size, batch)
             weights = "as the factory made them"
         else:
             built = zoo.build(spec, request.input_size, request.pretrained)
-            model, given = built.model, built.inputs(BATCH)
+            model, given = built.model, built.inputs(batch)
             weights = "pretrained" if request.pretrained else "a fresh initialisation"
     reject_unsupported(model)
     if request.checkpoint is not None:
@@ -116,8 +136,16 @@ def load(spec: str, request: Request) -> Loaded:
     if fresh if request.redraw is None else request.redraw:
         randomize(model, request.seed)
         weights = "re-drawn at random, so that the check means something"
+    args, kwargs = _arguments(given)
+    if pictures:
+        if len(args) != 1 or not isinstance(args[0], Tensor) or kwargs:
+            raise InputError(f"--images needs a network that takes one batch of pictures, which '{spec}' does not")
+        args = (images.batch_of(pictures, model, spec, tuple(args[0].shape[1:])),)
     model = model.to(request.device, request.dtype).eval()
-    args, kwargs = _arguments(pytree.tree_map(lambda x: _placed(x, request), given))
+    if request.channels_last:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = _channels_last(tensor.data)
+    args, kwargs = pytree.tree_map(lambda x: _placed(x, request), (args, kwargs))
     return Loaded(spec, model, args, kwargs, weights)
 
 
@@ -166,54 +194,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-# -- factories -------------------------------------------------------------------------------------------
-
-
-def from_factory(spec: str, path: Path, factory: str, input_size: tuple[int, ...] | None) -> tuple[nn.Module, Any]:
-    """Run a factory; what it prints goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr), _described(f"the factory '{spec}'"):
-        file = _import(path)
-        make = getattr(file, factory, None)
-        if make is None:
-            named = [n for n in vars(file) if not n.startswith("_")]
-            raise ModelError(f"'{path}' has no '{factory}'{zoo.suggestion(factory, named)}")
-        model = make() if callable(make) and not isinstance(make, nn.Module) else make
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module")
-        if input_size is not None:
-            return model, torch.randn(BATCH, *input_size)
-        examples = getattr(model, "example_inputs", None) or getattr(file, "example_inputs", None)
-        if not callable(examples):
-            raise InputError(f"'{spec}' has no example_inputs(): define one, or pass --input-size")
-        return model, examples()
-
-
-def _import(path: Path) -> ModuleType:
-    """Run a file as a module; its neighbours can be imported."""
-    name = f"_fxteleport_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        found.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    return module
-
-
-@contextlib.contextmanager
-def _described(what: str) -> Iterator[None]:
-    """Whatever a user's code raises, as a ModelError."""
-    try:
-        yield
-    except (ModelError, InputError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{what} failed: {type(error).__name__}: {error}") from error
-
-
 # -- inputs ----------------------------------------------------------------------------------------------
 
 
@@ -235,4 +215,11 @@ def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _placed(value: Any, request: Request) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.to(request.device, request.dtype if value.is_floating_point() else None)
+    value = value.to(request.device, request.dtype if value.is_floating_point() else None)
+    return _channels_last(value) if request.channels_last else value
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """An image, a volume or a convolution's weight with its channels innermost; anything else as it is."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x

@@ -12,6 +12,7 @@ import typer
 from fxteleport.cob import LANDSCAPES, check_range
 from fxteleport.errors import InputError
 from fxteleport.plan import MODES, NORM_STATS
+from fxteleport.tools.devices import check_device
 from fxteleport.tools.models import Request
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
@@ -69,7 +70,7 @@ Exact = Annotated[bool, _option("--exact", _COB, "Powers of two: equal to the la
 
 Json = Annotated[str | None, _option("--json", _RUN, "Write the results as JSON; - for standard output.", "PATH")]
 Seed = Annotated[int, _option("--seed", _RUN, "Of the CoB, the random weights and the inputs.", "N")]
-Device = Annotated[str, _option("--device", _RUN, "cpu, cuda, cuda:1, ...", "NAME")]
+Device = Annotated[str, _option("--device", _RUN, "cpu, cuda, cuda:1, mps.", "NAME")]
 Dtype = Annotated[str, _option("--dtype", _RUN, f"Number format: {', '.join(DTYPES)}.", "TYPE")]
 
 
@@ -149,17 +150,3 @@ def parse_size(text: str | None) -> tuple[int, ...] | None:
     if not size or min(size) < 1:
         raise InputError(f"--input-size takes positive numbers such as 3,224,224; got '{text}'")
     return size
-
-
-def check_device(name: str) -> str:
-    """The name, of a device that is there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device knows cpu, cuda and cuda:N; got '{name}'") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device knows cpu, cuda and cuda:N; got '{name}'")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise InputError(f"--device {name}: this machine has {count or 'no'} usable CUDA device{'s' * (count > 1)}")
-    return str(device)

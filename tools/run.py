@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import torch
+from torch import nn
 
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import ModelError
 from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import Plan, plan
+from fxteleport.tools.determinism import deterministic
+from fxteleport.tools.execution import Executed, Execution, execute
 from fxteleport.tools.models import Loaded
 from fxteleport.tools.options import Settings
 from fxteleport.verify import EquivalenceReport, verify
@@ -27,15 +28,29 @@ class Run:
     cob: ChangeOfBasis
     network: TeleportedModule
     report: EquivalenceReport
+    executed: Executed | None = None
+
+    @property
+    def passed(self) -> bool:
+        """The same function, also run in the other way, where one was wanted."""
+        return self.report.passed and (self.executed is None or self.executed.passed)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Wall-clock time of each pass."""
-        return {**self.plan.seconds, "verify": self.report.seconds}
+        more = 0.0 if self.executed is None else self.executed.seconds
+        return {**self.plan.seconds, "verify": self.report.seconds + more}
 
 
-def run(loaded: Loaded, settings: Settings, step: Callable[[str], None] = lambda _: None) -> Run:
+def run(
+    loaded: Loaded,
+    settings: Settings,
+    step: Callable[[str], None] = lambda _: None,
+    execution: Execution | None = None,
+) -> Run:
     """Plan, sample, rewrite and verify; `step` hears what comes next.
+
+    Where an execution is wanted too, the networks must first agree as they are, node by node.
 
     Raises:
         TeleportError: the plan or the law does not fit the model, or the model does not run.
@@ -46,63 +61,25 @@ def run(loaded: Loaded, settings: Settings, step: Callable[[str], None] = lambda
     step("rewriting")
     network = found.rewrite(cob)
     step("verifying")
+    report, executed = compare(loaded, network, execution)
+    return Run(loaded, settings, found, cob, network, report, executed)
+
+
+def compare(
+    loaded: Loaded, network: nn.Module, execution: Execution | None = None
+) -> tuple[EquivalenceReport, Executed | None]:
+    """Verify a network against the loaded one, and (if that passes) run in another way.
+
+    Raises:
+        ModelError: they do not run here: out of memory, other inputs, no kernel for the number format, not compilable.
+        InputError: their outputs differ in shape.
+    """
     try:
-        report = verify(loaded.model, network, *loaded.args, **loaded.kwargs)
-    except (RuntimeError, NotImplementedError) as error:  # out of memory; no kernel for this number format
-        raise ModelError(f"'{loaded.spec}' cannot be compared here: {error}") from error
-    return Run(loaded, settings, found, cob, network, report)
-
-
-def record(spec: str, settings: Settings, device: str, dtype: torch.dtype, done: Run | None) -> dict[str, Any]:
-    """The facts of a run as plain data; those of a run that did not happen are None."""
-    facts: dict[str, Any] = {
-        "model": spec,
-        "mode": settings.mode,
-        "norm_stats": settings.norm_stats,
-        "device": device,
-        "dtype": str(dtype).removeprefix("torch."),
-        "exact": settings.exact,
-        "landscape": settings.landscape,
-        "cob_range": settings.cob_range,
-        "seed": settings.seed,
-        "passed": False,
-        **dict.fromkeys(_MEASURED),
-    }
-    if done is not None:
-        report, found = done.report, done.plan
-        first = report.first_difference
-        facts |= {
-            "passed": report.passed,
-            "vacuous": report.vacuous,
-            "bitwise_equal": report.bitwise_equal,
-            "max_abs": report.max_abs,
-            "max_rel": report.max_rel,
-            "first_difference": None if first is None else asdict(first),
-            "num_free": found.num_free,
-            "moved": found.moved,
-            "opaque": [asdict(o) for o in found.opaque],
-            "specialized": list(found.specialized),
-            "nodes": len(found.captured.graph.nodes),
-            "parameters": done.loaded.parameters,
-            "seconds": done.seconds,
-        }
-    return facts
-
-
-_MEASURED = (
-    "vacuous", "bitwise_equal", "max_abs", "max_rel", "first_difference", "num_free", "moved", "opaque",
-    "specialized", "nodes", "parameters", "seconds",
-)  # fmt: skip
-
-
-def verdict(report: EquivalenceReport) -> str:
-    """What the comparison found, in one sentence."""
-    if report.vacuous:
-        return "proves nothing: the original's output is constant or not finite (try --redraw)"
-    if not report.passed:
-        where = f"; first at {report.first_difference}" if report.first_difference else ""
-        return f"the outputs differ by {report.max_rel:.2g} of the largest{where}"
-    if report.bitwise_equal and not report.tolerance:
-        return f"equal to the last bit at {report.nodes} nodes"
-    own = "" if report.rounding is None else f"; the original's own rounding is {report.rounding:.2g}"
-    return f"largest relative difference {report.max_rel:.2g}{own}"
+        with deterministic(loaded.device):
+            report = verify(loaded.model, network, *loaded.args, **loaded.kwargs)
+            if not execution or not report.passed:
+                return report, None
+            return report, execute(loaded.model, network, execution, loaded.args, loaded.kwargs)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"'{loaded.spec}' cannot be compared here: {said}") from error

@@ -27,6 +27,7 @@ from fxteleport.passes.tracer import WHOLE
 from fxteleport.plan import MODES, Plan, plan
 from fxteleport.randomize import randomize
 from fxteleport.tools.console import one_line
+from fxteleport.tools.determinism import deterministic
 from fxteleport.tools.memory import peak_bytes
 from fxteleport.tools.models import seeded
 from fxteleport.tools.unfilled import Unfilled
@@ -209,7 +210,8 @@ def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) ->
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
     with seeded(terms.seed):
         args = _arguments(built, batch, None, dtype)
-    with contextlib.redirect_stderr(io.StringIO()):  # where a graph refuses, fx prints its line
+    # where a graph refuses, fx prints its line
+    with contextlib.redirect_stderr(io.StringIO()), deterministic(terms.device):
         return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
 
 

@@ -16,7 +16,8 @@ from fxteleport.modules import Rescale, TeleportedActivation
 from fxteleport.tools import models, options
 from fxteleport.tools.console import console, count, progress, write_json
 from fxteleport.tools.options import Settings
-from fxteleport.tools.run import Run, record, run, verdict
+from fxteleport.tools.records import record, verdict
+from fxteleport.tools.run import Run, run
 
 Output = Annotated[
     Path | None,
@@ -67,7 +68,7 @@ def teleport(
         "activations": activations(done),
         "files": [str(f) for f in written],
     }
-    write_json(json, record(model, settings, wanted.device, wanted.dtype, done) | more)
+    write_json(json, record(model, settings, wanted, done) | more)
     if not done.report.passed:
         raise typer.Exit(1)
 

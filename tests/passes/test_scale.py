@@ -12,8 +12,13 @@ from fxteleport.passes.scale import recipe
 
 
 def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
-    recipe({"weight": cob}, {"weight": tensor.shape}, len(tau)).scale_({"weight": tensor}, tau)
+    scaled = recipe({"weight": cob}, {"weight": tensor.shape}, torch.arange(len(tau)), len(tau))
+    scaled.scale_({"weight": tensor}, both(tau))
     return tensor
+
+
+def both(tau: Tensor) -> Tensor:
+    return torch.cat([tau, tau.reciprocal()])
 
 
 def outer(rows: int, columns: int, rest: int = 2) -> tuple[CobMap, Tensor]:
@@ -131,7 +136,8 @@ def test_one_recipe_serves_many_tensors_and_types() -> None:
     dtypes = (torch.float64, torch.float32, torch.bfloat16)
     weights = {str(dtype): torch.randn(4, 3).to(dtype) for dtype in dtypes}
     before = {name: w.clone() for name, w in weights.items()}
-    recipe(dict.fromkeys(weights, cob), dict.fromkeys(weights, (4, 3)), len(tau)).scale_(weights, tau)
+    found = recipe(dict.fromkeys(weights, cob), dict.fromkeys(weights, (4, 3)), torch.arange(len(tau)), len(tau))
+    found.scale_(weights, both(tau))
     for name, weight in weights.items():
         assert torch.equal(weight, (before[name].double() * cob.scale(tau)).to(weight.dtype))
 

@@ -1,0 +1,43 @@
+"""Source: which line of the model's code makes the call that is being recorded.
+
+The innermost frame outside torch and this package is the one: the `forward` that runs, or a helper that it calls.
+Frames are walked as they are, by file name: a few hundred nanoseconds a node, where a traceback takes a millisecond.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+Line = tuple[str, int]  # file and line number
+
+_HERE = Path(__file__).parent
+_OWN = (f"{_HERE}/", f"{Path(torch.__file__).parent}/")
+_END = str(_HERE / "capture.py")  # what called it is no part of the model
+_foreign: dict[str, bool] = {}
+
+
+def calling_line() -> Line | None:
+    """The line of the model's code that is running; torch's own line where nothing but its containers is."""
+    frame = sys._getframe(1)
+    nearest = None
+    while True:
+        code = frame.f_code
+        file = code.co_filename
+        foreign = _foreign.get(file)
+        if foreign is None:
+            foreign = _foreign[file] = not file.startswith(_OWN)
+        if foreign:
+            return file, frame.f_lineno
+        if nearest is None and not file.startswith(_OWN[0]):
+            nearest = frame
+        if file == _END or frame.f_back is None:
+            return None if nearest is None else (nearest.f_code.co_filename, nearest.f_lineno)
+        frame = frame.f_back
+
+
+def written(line: Line | None) -> str:
+    """A line as `file:number`; "" for none."""
+    return "" if line is None else f"{line[0]}:{line[1]}"

@@ -1,0 +1,69 @@
+"""What `inspect` writes to files, or opens: a page, a graph for Model Explorer, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxteleport.errors import CheckpointError, InputError
+from fxteleport.tools.run import Run
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written to files, or opened."""
+
+    html: Path | None
+    explorer: Path | None
+    explore: bool
+    plot: str | None
+    output: Path | None
+    image: Path | None
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if (self.plot is None) != (self.output is None):
+            raise InputError("--plot KIND and --output FILE go together: one says what to draw, the other where")
+        if self.plot is not None and self.output is not None:
+            from fxteleport.tools.pictures import check
+
+            check(self.plot, self.output)
+        if self.image is not None and self.plot != "features":
+            raise InputError("--image is for --plot features")
+        if self.image is not None and not self.image.is_file():
+            raise InputError(f"there is no image '{self.image}'")
+        if self.layers and self.plot is None:
+            raise InputError("--layer is for --plot")
+        for path in (self.html, self.explorer):
+            if path is not None and not path.parent.is_dir():
+                raise CheckpointError(f"cannot write '{path}': its folder does not exist")
+
+    @property
+    def any(self) -> bool:
+        """True where a teleportation is needed."""
+        return bool(self.html or self.explorer or self.explore or self.plot)
+
+    def make(self, done: Run) -> Iterator[Path]:
+        """Write the files; each is imported where it is used, since they need libraries of their own."""
+        if self.html is not None:
+            from fxteleport.tools.html import write_html
+
+            write_html(done, self.html)
+            yield self.html
+        if self.explorer is not None:
+            from fxteleport.tools.explorer import write_explorer
+
+            write_explorer(done, self.explorer)
+            yield self.explorer
+        if self.plot is not None and self.output is not None:
+            from fxteleport.tools.pictures import draw
+
+            draw(self.plot, done, self.output, self.image, self.layers)
+            yield self.output
+
+    def open(self, done: Run) -> None:
+        """Show the network in Model Explorer; comes back when that is closed."""
+        from fxteleport.tools.explorer import explore
+
+        explore(done)
