@@ -88,13 +88,13 @@ class NumericProxy(Proxy):
         return self._tracer.specialize(self, bool(self._value))
 
     def __int__(self) -> int:
-        return self._tracer.specialize(self, int(self._value))
+        return self._tracer.forced(self, int(self._value))
 
     def __float__(self) -> float:
-        return self._tracer.specialize(self, float(self._value))
+        return self._tracer.forced(self, float(self._value))
 
     def __index__(self) -> int:
-        return self._tracer.specialize(self, operator.index(self._value))
+        return self._tracer.forced(self, operator.index(self._value))
 
 
 class TensorProxy(NumericProxy):

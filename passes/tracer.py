@@ -21,7 +21,7 @@ from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
-from fxteleport.passes.inputs import expect_length, guard, placeholders
+from fxteleport.passes.inputs import expect, expect_length, guard, placeholders
 from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
@@ -347,6 +347,14 @@ class Tracer:
             self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
         return value
 
+    def forced(self, handle: Proxy, value: T) -> T:
+        """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
+        if not _guarded(handle):
+            what = f"the number {handle._node.name} in {self.where()} "
+            self.specialize(handle, value)
+            handle._node.meta["guarded"] = guard(self.graph, expect, handle._node, handle._value, what)
+        return self.specialize(handle, value)
+
     def known(self, handle: Proxy) -> Any:
         """The value of a handle, for a decision of Python's.
 
@@ -368,7 +376,7 @@ class Tracer:
         value = handle._value
         if _trust(handle) is Trust.RAGGED:
             raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
-        if _trust(handle) and "guarded" not in handle._node.meta:
+        if _trust(handle) and not _guarded(handle):
             handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
         return value
 
@@ -451,6 +459,11 @@ def _lent(x: Any, given: Any) -> Iterator[tuple[Any, Any]]:
 
 def _trust(handle: Proxy) -> Trust:
     return handle._node.meta.get("trust", Trust.KNOWN)  # type: ignore[no-any-return]
+
+
+def _guarded(handle: Proxy) -> bool:
+    guarding = handle._node.meta.get("guarded")
+    return guarding is not None and not guarding._erased
 
 
 class Helper(nn.Module):

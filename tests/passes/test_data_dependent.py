@@ -160,3 +160,25 @@ def test_dictionaries_of_opaque_modules_can_be_read(read: Callable[[Any], Any]) 
     assert "inner" in plan.captured.opaque
     assert "_whole" not in plan.captured.opaque
     assert torch.equal(plan.rewrite(plan.identity())(x), model(x))
+
+
+class TakesASizeOut(nn.Module):
+    """`float` must give a number of Python's: the size is a constant of the graph from there on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)) / float(x.shape[-1]))
+
+
+def test_a_size_that_python_took_out_is_insisted_on() -> None:
+    model = TakesASizeOut().eval()
+    plan = ft.plan(model, torch.zeros(1, 1, 8, 8))
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for batch, height in ((1, 8), (3, 8), (2, 5)):
+        x = torch.randn(batch, 1, height, 8)
+        assert torch.equal(network(x), model(x))
+    with pytest.raises(ValueError, match="=8, got 9: capture it again"):
+        network(torch.zeros(1, 1, 8, 9))
