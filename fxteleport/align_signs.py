@@ -93,13 +93,14 @@ def _strongest(strength: Tensor) -> Tensor:
     number = torch.arange(strength.numel()).view(strength.shape)
     if strength.numel() <= 4096:
         return number.reshape(-1)
-    found = []
+    found: list[Tensor] = []
     for axis, size in enumerate(strength.shape):
         if size > 1:
             flat = strength.abs().movedim(axis, 0).reshape(size, -1)
             top = flat.topk(min(_STRONGEST, flat.shape[1]), dim=1).indices
             found.append(number.movedim(axis, 0).reshape(size, -1).gather(1, top).reshape(-1))
-    return torch.cat(found).unique()
+    picked: Tensor = torch.cat(found).unique()
+    return picked
 
 
 def _improved(parity: Any, votes: Sequence[Votes], movable: Array, bits: Array) -> Array:

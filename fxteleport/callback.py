@@ -109,7 +109,7 @@ def lightning_callback(teleport: Teleport) -> Any:
         from lightning.pytorch import Callback
     except ImportError:
         try:
-            from pytorch_lightning import Callback
+            from pytorch_lightning import Callback  # type: ignore[assignment]
         except ImportError:
             raise InputError("Lightning is not installed: pip install lightning") from None
 

@@ -7,6 +7,7 @@ teleportation by D the Hessian becomes D^-1 H D^-1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def trainable(network: nn.Module) -> Weights:
 
 def hvp(loss: LossOfWeights, weights: Weights, vector: Weights) -> Weights:
     """The Hessian of the loss at the weights, times a vector (reverse over reverse; the Hessian is symmetric)."""
-    _, pull = vjp(grad(loss), weights)
+    pull: Any = vjp(grad(loss), weights)[1]
     product: Weights = pull(vector)[0]
     return product
 

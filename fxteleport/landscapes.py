@@ -49,7 +49,8 @@ def _normalized(direction: Tensor, weight: Tensor) -> Tensor:
     if direction.ndim < 2:
         return torch.zeros_like(direction)
     length, goal = (t.flatten(1).norm(dim=1).view(-1, *[1] * (t.ndim - 1)) for t in (direction, weight))
-    return direction * goal / length.clamp_min(torch.finfo(direction.dtype).tiny)
+    scaled: Tensor = direction * goal / length.clamp_min(torch.finfo(direction.dtype).tiny)
+    return scaled
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> Weights:

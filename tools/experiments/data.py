@@ -8,6 +8,7 @@ a folder for each class.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def _stacked(images: Any) -> tuple[Tensor, Tensor]:
     return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
 
 
-NAMES = {
+NAMES: dict[str, Callable[[str], Parts]] = {
     "digits": _digits,
     "mnist": functools.partial(_torchvision, "MNIST"),
     "cifar10": functools.partial(_torchvision, "CIFAR10"),

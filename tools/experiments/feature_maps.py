@@ -127,17 +127,20 @@ def draw(rows: list[Row], figure: Figure) -> None:
         return
     model, activation, seed = values(pixels, "model", "activation", "seed")[0]
     activations = [a for m, a in values(pixels, "model", "activation") if m == model]
-    figure.set_size_inches(2.0 * _CHANNELS, 2.4 * _LAYERS * len(activations) * 0.9)
+    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.4) * len(activations))
     parts = figure.subfigures(len(activations), 1, squeeze=False)[:, 0]
     for part, activation in zip(parts, activations, strict=True):
         own = where(pixels, model=model, activation=activation, seed=seed)
         layers = list(dict.fromkeys(r["layer"] for r in own))
-        axes = part.subplots(len(layers), 2 * _CHANNELS, squeeze=False)
+        widths = [*[1.0] * _CHANNELS, 0.2, *[1.0] * _CHANNELS]
+        axes = part.subplots(len(layers), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
+        for axis in axes[:, _CHANNELS]:
+            axis.set_axis_off()
         part.suptitle(f"{model}, {activation}: the same channels before (left) and after (right) teleportation", size=9)
         for row, layer in zip(axes, layers, strict=True):
             for channel in range(_CHANNELS):
                 found = where(own, layer=layer, channel=channel)
-                for offset, name in ((0, "before"), (_CHANNELS, "after")):
+                for offset, name in ((0, "before"), (_CHANNELS + 1, "after")):
                     axis = row[channel + offset]
                     axis.set_xticks([]), axis.set_yticks([])
                     if found:

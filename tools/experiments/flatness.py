@@ -58,12 +58,14 @@ def measure(run: Run) -> list[Row]:
     rows: list[Row] = []
     for sigma in run["sigmas"]:
         cobs = [plan.sample(sigma, "intra", seed=run["seed"] * 1000 + i) for i in range(2)]
-        moved = [
+        first, second = [
             {n: w * scales[n] if n in scales else w for n, w in end.items()}
             for end, scales in zip(ends, [plan.scales(cob) for cob in cobs], strict=True)
         ]
         for alpha in np.linspace(-0.5, 1.5, run["points"]).round(6).tolist():
-            weights = landscapes.interpolate(*moved, alpha) | landscapes.interpolate(*statistics, min(max(alpha, 0), 1))
+            # Running statistics stay between those of the two: a variance must not turn negative.
+            between = landscapes.interpolate(statistics[0], statistics[1], min(max(alpha, 0), 1))
+            weights = landscapes.interpolate(first, second, alpha) | between
             row: Row = {"sigma": sigma, "alpha": alpha}
             for part, x, y in (("train", images.x, images.y), ("test", images.test_x, images.test_y)):
                 with torch.no_grad():

@@ -81,7 +81,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     left.set_ylim(bottom=0)
     right.set_yscale("log")
     right.axhline(1e-9, color="grey", linestyle="--", label="claimed bound")
-    right.set_ylabel("|loss difference|, float64")
+    right.set_ylabel("|loss difference|, float64 (0 drawn at 1e-18)")
     right.legend()
 
 

@@ -6,8 +6,9 @@ penalty changes along a teleportation, and its gradient has a part along it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,32 +113,41 @@ def judge(rows: list[Row]) -> list[Verdict]:
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
-    """Four histograms a setting, as in Fig. 4, and below the deviations on a logarithmic scale."""
+    """Four histograms a setting, as in Fig. 4, and below the deviations from 90 degrees on a logarithmic scale."""
     settings = values(rows, "data", "model", "batch")
     columns = min(4, len(settings))
     lines = -(-len(settings) // columns)
-    figure.set_size_inches(3.4 * columns, 2.6 * lines + 2.6)
-    axes = figure.subplots(lines + 1, columns, squeeze=False)
-    for axis in axes.flat[len(settings) : lines * columns]:
+    figure.set_size_inches(max(7.0, 3.2 * columns), 2.7 * lines + 2.4)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.7 * lines, 2.4])
+    above, below = parts
+    axes = above.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat[len(settings) :]:
         axis.set_axis_off()
     for axis, (name, model, batch) in zip(axes.flat, settings, strict=False):
-        own = where(rows, data=name, model=model, batch=batch)
-        for color, pair in enumerate(list(PAIRS)[:4]):
-            found = column(where(own, pair=pair), "degrees")
-            axis.hist(found, bins=15, alpha=0.6, label=PAIRS[pair], color=f"C{color}")
+        _histograms(axis, where(rows, data=name, model=model, batch=batch))
         axis.set_title(f"{model}, {name}, batch {batch}", size=9)
-        axis.set_xlabel("angle (degrees)")
+    for axis in axes[:, 0]:
         axis.set_ylabel("teleportations")
-        axis.ticklabel_format(axis="x", useOffset=False)
-    axes[0, 0].legend(fontsize=6)
-    grid_spec = axes[-1, 0].get_gridspec()
-    for axis in axes[-1]:
-        axis.remove()
-    below = figure.add_subplot(grid_spec[-1, :])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    above.legend(handles, labels, fontsize=8, ncols=2, loc="outside upper center")
+    axis = below.subplots()
     found = [[max(abs(r["degrees"] - 90), 1e-16) for r in where(rows, pair=p)] for p in PAIRS]
-    below.boxplot(found, orientation="horizontal", tick_labels=[PAIRS[p] for p in PAIRS])
-    below.set_xscale("log")
-    below.set_xlabel("|angle - 90| (degrees)")
+    axis.boxplot(found, orientation="horizontal", tick_labels=list(PAIRS.values()))
+    axis.set_xscale("log")
+    axis.set_xlabel("|angle - 90| (degrees), all settings")
+    axis.grid(axis="x", alpha=0.3)
+
+
+def _histograms(axis: Any, rows: list[Row]) -> None:
+    """The angles of the four pairs of Fig. 4 in common bins."""
+    pairs = list(PAIRS)[:4]
+    widest = max(abs(r["degrees"] - 90) for r in rows if r["pair"] in pairs)
+    bins = np.linspace(90 - widest, 90 + widest, 32)
+    for color, pair in enumerate(pairs):
+        found = column(where(rows, pair=pair), "degrees")
+        axis.hist(found, bins=bins, histtype="stepfilled", alpha=0.5, label=PAIRS[pair], color=f"C{color}")
+    axis.set_xlabel("angle (degrees)")
+    axis.ticklabel_format(axis="x", useOffset=False)
 
 
 EXPERIMENT = Experiment("micro", "Figs. 4, 14 to 16", grid, measure, judge, draw)

@@ -127,7 +127,8 @@ def _local(
 ) -> Iterator[None]:
     if jobs == 1 or len(runs) < 2:
         for run in runs:
-            yield execute(name, measure, run, folder)
+            execute(name, measure, run, folder)
+            yield
         return
     try:
         from joblib import Parallel, delayed
