@@ -44,7 +44,7 @@ def measure(run: Run) -> list[Row]:
     before, after = (torch.cat([p.reshape(-1) for p in tensors]).double().numpy() for tensors in (own, moved))
     edge = float(np.quantile(np.abs(after), 0.995))
     bins = np.linspace(-edge, edge, _BINS)
-    densities = [np.histogram(np.clip(w, -edge, edge), bins)[0] / len(w) / (bins[1] - bins[0]) for w in (before, after)]
+    densities = [np.histogram(w, bins)[0] / len(w) / (bins[1] - bins[0]) for w in (before, after)]
     rows: list[Row] = [
         {"kind": "summary", "deviation_before": float(before.std()), "deviation_after": float(after.std()),
          "outside": outside / len(after)}
