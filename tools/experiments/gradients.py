@@ -32,7 +32,7 @@ def grid(options: Options) -> list[Run]:
         {
             "data": name, "data_root": options.data_root, "model": model, "activation": activation, "sigma": sigma,
             "seed": seed, "landscape": "intra", "batch": options.pick(16, 64, 256),
-            "size": options.pick(8, 16, 32) if model == "resnet18" else 32,
+            "size": options.pick(8, 8, 32) if model == "resnet18" else 32,
             "times": options.pick(5, 100 if model.startswith("mlp") else 20, 100 if model.startswith("mlp") else 20),
         }
         for name in sets

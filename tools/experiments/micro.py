@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
     return [
         {
             "data": name, "data_root": options.data_root, "model": model, "activation": "relu", "sigma": sigma,
-            "batch": batch, "seed": seed, "size": options.pick(8, 16, 32) if model == "resnet18" else 32,
+            "batch": batch, "seed": seed, "size": options.pick(8, 8, 32) if model == "resnet18" else 32,
             "times": options.pick(5, 100 if model.startswith("mlp") else 25, 100),
         }
         for name in dict.fromkeys(sets)
