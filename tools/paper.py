@@ -82,6 +82,20 @@ def paper(
         typer.Option("--teleport-epoch", min=1, rich_help_panel=_WHAT,
                      help="training: teleport at this epoch, not at the start (E11)."),
     ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="training: every N epochs.", metavar="N", rich_help_panel=_WHAT)
+    ] = None,
+    probability: Annotated[
+        float, typer.Option("--probability", min=0, max=1, help="training: each epoch with this chance.",
+                            metavar="P", rich_help_panel=_WHAT)
+    ] = 0.0,
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, help="training: the best of K.", metavar="K", rich_help_panel=_WHAT)
+    ] = 1,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="|".join(training.METRICS), rich_help_panel=_WHAT,
+                                 help="Best by the largest gradient norm, or the smallest loss after a step.")
+    ] = None,
     state: Annotated[
         str, typer.Option("--state", metavar="|".join(STATES), rich_help_panel=_WHAT,
                           help="What happens to the optimiser's state then.")
@@ -110,7 +124,8 @@ def paper(
     cli.one_of("EXPERIMENT", experiment, (*EXPERIMENTS, ALL))
     asked = Options(
         preset, data_set, data_root, tuple(model or ()), tuple(activation or ()), tuple(init or ()),
-        tuple(sigma or ()), tuple(lr or ()), runs, epochs, teleport_epoch, state, seed,
+        tuple(sigma or ()), tuple(lr or ()), runs, epochs, teleport_epoch, every, probability, candidates,
+        metric, state, seed,
     )  # fmt: skip
     check(asked)
     folder = output or Path("paper-results") / experiment
@@ -144,6 +159,10 @@ def check(asked: Options) -> None:
         networks.check("relu", init)
     for model in asked.models:
         networks.check_name(model)
+    if asked.metric is not None:
+        cli.one_of("--metric", asked.metric, tuple(training.METRICS))
+    if asked.candidates > 1 and asked.metric is None:
+        raise InputError("--candidates takes the best of several by a --metric: pass one")
     if any(lr <= 0 for lr in asked.lrs):
         raise InputError(f"--lr must be positive, got {min(asked.lrs):g}")
     report.require_matplotlib()

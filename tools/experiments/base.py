@@ -32,6 +32,10 @@ class Options:
     runs: int | None = None
     epochs: int | None = None
     teleport_epoch: int | None = None
+    every: int | None = None
+    probability: float = 0.0
+    candidates: int = 1
+    metric: str | None = None
     state: str = "transport"
     seed: int = 0
 

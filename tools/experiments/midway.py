@@ -25,7 +25,7 @@ def grid(options: Options) -> list[Run]:
     at = options.teleport_epoch or options.pick(1, 10, 50)
     runs = []
     for run in training.grid(options):
-        run["teleport_epoch"], run["epochs"] = at, max(run["epochs"] if options.preset != "laptop" else 25, at + 1)
+        run["at"], run["epochs"] = [at], max(run["epochs"] if options.preset != "laptop" else 25, at + 1)
         if options.epochs:
             run["epochs"] = max(options.epochs, at + 1)
         if run["method"] == "plain":
@@ -40,7 +40,7 @@ def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
     """Mean accuracy in the epochs after teleporting, less that of the run that was not teleported."""
     data, model, activation, init, momentum, lr, seed = key
     own = where(rows, data=data, model=model, activation=activation, init=init, momentum=momentum, lr=lr, seed=seed)
-    at = own[0]["teleport_epoch"]
+    (at,) = own[0]["at"]
     parts = [
         np.mean([r["test_accuracy"] for r in where(own, sigma=s) if at < r["epoch"] <= at + _AFTER])
         for s in (sigma, 0.0)
@@ -81,7 +81,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         for color, sigma in enumerate(values(own, "sigma")):
             label = f"sigma {sigma:g}" if sigma else "not teleported"
             training.plot(axis, where(own, sigma=sigma), label, f"C{color}")
-        axis.axvline(own[0]["teleport_epoch"], color="grey", linestyle=":", label="teleportation")
+        axis.axvline(own[0]["at"][0], color="grey", linestyle=":", label="teleportation")
         axis.set_title(f"{model}, {activation}, {data}\nlr {lr:g}, momentum {momentum:g}", size=8)
         axis.set_xlabel("epoch")
     axes[0, 0].set_ylabel("test accuracy")

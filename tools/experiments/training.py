@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 import fxteleport as ft
-from fxteleport import controls
+from fxteleport import controls, objectives
+from fxteleport.objectives import Objective
+from fxteleport.point import Network
 from fxteleport.tools.experiments import data, learning, networks
 from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
@@ -35,7 +37,8 @@ def grid(options: Options, methods: Sequence[str] = METHODS[:2]) -> list[Run]:
         {
             "data": name, "data_root": options.data_root, "model": model, "activation": activation, "init": init,
             "momentum": momentum, "lr": lr, "seed": seed, "method": method, "sigma": sigma, "landscape": "inter",
-            "teleport_epoch": options.teleport_epoch or 0, "state": options.state,
+            "at": _at(options), "every": options.every, "probability": options.probability,
+            "candidates": options.candidates, "metric": options.metric, "state": options.state,
             "epochs": options.epochs or options.pick(2, 40, 100), "batch": options.pick(32, 256, 256),
             "limit": options.pick(128, None, None),
         }
@@ -59,29 +62,47 @@ def measure(run: Run) -> list[Row]:
     )
     live = ft.Teleportable(network, images.x[:2])
     optimizer = torch.optim.SGD(live.parameters(), lr=run["lr"], momentum=run["momentum"])
+    metric = METRICS[run["metric"]](images, run) if run["metric"] else None
+    schedule = ft.Teleport(
+        live, optimizer, at=run["at"], every=run["every"], probability=run["probability"], metric=metric,
+        candidates=run["candidates"], cob_range=run["sigma"], landscape=run["landscape"], state=run["state"],
+        seed=run["seed"],
+    )  # fmt: skip
 
     def before_epoch(epoch: int) -> None:
-        if epoch == run["teleport_epoch"] and run["method"] != "plain":
-            move(live, optimizer, run)
+        if run["method"] == "teleported":
+            schedule(epoch)
+        elif run["method"] != "plain" and schedule.due(epoch):
+            imitate(live, schedule.draw(epoch), run["method"], run["seed"])
 
     return learning.train(live, optimizer, images, run["epochs"], run["batch"], run["seed"], before_epoch)
 
 
-def move(live: ft.Teleportable, optimizer: torch.optim.Optimizer, run: Run) -> None:
-    """Teleport, or do what looks like it."""
-    cob = live.plan.sample(run["sigma"], run["landscape"], seed=run["seed"])
-    if run["method"] == "teleported":
-        live.teleport_(cob, optimizer, run["state"])
-        return
+def imitate(live: ft.Teleportable, cob: ft.ChangeOfBasis, method: str, seed: int) -> None:
+    """Move the weights as far, or to as large ones, as a teleportation would."""
     before = {n: p.detach().clone() for n, p in live.network.named_parameters()}
     after = {n: w.detach() for n, w in live.at(cob).weights.items()}
-    if run["method"] == "pseudo":
-        found = controls.pseudo_teleport(before, after, run["seed"])
-    else:
-        found = controls.reinitialize(after, run["seed"])
+    far = method == "pseudo"
+    found = controls.pseudo_teleport(before, after, seed) if far else controls.reinitialize(after, seed)
     with torch.no_grad():
         for name, parameter in live.network.named_parameters():
             parameter.copy_(found[name])
+
+
+def _at(options: Options) -> list[int]:
+    """At initialisation, unless another schedule is asked for."""
+    return [] if options.every or options.probability else [0]
+
+
+def _probe(images: data.Data) -> Callable[[Network], torch.Tensor]:
+    """The loss on a fixed batch, for the choice among candidates."""
+    return learning.cross_entropy(images.x[:256], images.y[:256])
+
+
+METRICS: dict[str, Callable[[data.Data, Run], Objective]] = {
+    "gradient-norm": lambda images, run: objectives.negative(objectives.gradient_norm(_probe(images))),  # the largest
+    "lookahead": lambda images, run: objectives.lookahead(_probe(images), run["lr"]),
+}
 
 
 def area(rows: list[Row]) -> float:

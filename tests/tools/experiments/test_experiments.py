@@ -71,6 +71,15 @@ def test_teleporting_midway(tmp_path: Path) -> None:
         assert len(before) == 3 and len(set(before.values())) == 1 and len(set(after.values())) == 3
 
 
+@pytest.mark.parametrize(
+    "schedule", [["--every", 1], ["--probability", 0.9], ["--candidates", 3, "--metric", "lookahead"],
+                 ["--candidates", 3, "--metric", "gradient-norm", "--every", 1, "--state", "reset"]],
+)  # fmt: skip
+def test_schedules(schedule: list[object], tmp_path: Path) -> None:
+    done = call("training", "--preset", "smoke", "--runs", 1, *schedule, "-o", tmp_path, "--json", "-")
+    assert done.exit_code == 0 and not json.loads(done.stdout)[0]["failed"], done.output
+
+
 def test_all_stands_for_every_figure() -> None:
     found = variants(ALL, Options("paper"))
     assert len({folder for folder, _, _ in found}) == len(found) == len(EXPERIMENTS) + 3
@@ -97,6 +106,7 @@ def test_a_network_of_your_own(tmp_path: Path) -> None:
         (["micro", "--data", "imagenet"], "--data is one of"), (["micro", "--model", "resnet81"], "resnet81"),
         (["training", "--activation", "swoosh"], "no activation 'swoosh'"),
         (["micro", "--sigma", "1.5"], "cob_range < 1"),
+        (["training", "--candidates", "4"], "pass one"), (["training", "--metric", "luck"], "--metric is one of"),
         (["training", "--init", "magic"], "no initialisation"), (["training", "--lr", "-1"], "--lr must be positive"),
         (["micro", "--data", "folder", "--data-root", "/nowhere"], "folder of images"),
     ],
@@ -200,6 +210,6 @@ def test_training_is_judged_by_pairs() -> None:
     assert not training.judge(curves(plain=0.8, teleported=0.8))[0].holds
     found = training.judge_controls(curves(plain=0.8, teleported=0.9, pseudo=0.7, reinit=0.95))
     assert [v.holds for v in found] == [True, True, False]
-    rows = [{**r, "sigma": s, "teleport_epoch": 2} for s, r in zip([0.0] * 24 + [0.5] * 24 + [0.9] * 24, [
+    rows = [{**r, "sigma": s, "at": [2]} for s, r in zip([0.0] * 24 + [0.5] * 24 + [0.9] * 24, [
         *curves(plain=0.5), *curves(teleported=0.6), *curves(teleported=0.7)], strict=True)]  # fmt: skip
     assert [v.holds for v in midway.judge(rows)] == [True, True, True]
