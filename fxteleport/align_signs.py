@@ -62,12 +62,14 @@ def _tree(parity: Any, votes: Sequence[Votes], movable: Array) -> Array:
     tree = minimum_spanning_tree(coo_array((cost, (a, b)), shape=shape).tocsr())
     against = coo_array((np.where(total < 0, 1.0, -1.0), (a, b)), shape=shape).tocsr()
     _, label = connected_components(tree, directed=False)
-    _, roots = np.unique(np.append(label[-1:], label[:-1]), return_index=True)  # the pinned +1 is a root
-    for root in (roots - 1) % (free + 1):
+    _, roots = np.unique(label, return_index=True)
+    roots[label[free]] = free  # the pinned +1 is the root of what hangs on it
+    for root in roots[np.bincount(label) > 1]:
         order, parent = breadth_first_order(tree, root, directed=False)
-        for node in order[1:]:
-            up = parent[node]
-            bits[node] = bits[up] != (against[min(up, node), max(up, node)] > 0)
+        nodes, up = order[1:], parent[order[1:]]
+        turned = np.asarray(against[np.minimum(up, nodes), np.maximum(up, nodes)]).reshape(-1) > 0
+        for node, above, turn in zip(nodes, up, turned, strict=True):
+            bits[node] = bits[above] != turn
     return bits[:free]
 
 
