@@ -19,8 +19,8 @@ class Teleportable(nn.Module):
     """A model with the freedom to teleport in place, at any time.
 
     Calls go to `network`: the model itself until it is teleported, then (in mode "full") a network that the plan
-    emits, with teleported activations but the model's own parameters and buffers, scaled in place. State-dict keys
-    are the model's, without a prefix of their own.
+    emits, with teleported activations but the model's own parameters and buffers, scaled in place.
+    `network.state_dict()` has the model's keys at any time; in mode "full" its values mean what they do with `cob`.
 
     Args:
         model, example_inputs, mode, norm_stats, keyword_inputs: as of `fxteleport.plan`.
@@ -93,7 +93,3 @@ class Teleportable(nn.Module):
                     if prefix + name in state:
                         table[name] = state[prefix + name]
         self.network = emitted.train(self.network.training)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's state dict: the teleported weights under the model's own names."""
-        return self.network.state_dict(*args, **kwargs)

@@ -52,7 +52,7 @@ def test_parameters_stay_the_same_objects(mode: str) -> None:
     ids = [id(p) for p in live.parameters()]
     optimizer = torch.optim.SGD(live.parameters(), lr=0.05, momentum=0.9)
     train(live, optimizer, 3)
-    keys = list(live.state_dict())
+    keys = list(live.network.state_dict())
     assert keys == list(model.state_dict())
     live.eval()
     expected = live(X).detach()
@@ -62,12 +62,12 @@ def test_parameters_stay_the_same_objects(mode: str) -> None:
         live.teleport_(live.plan.sample(0.7, "inter", seed=seed), optimizer)
         assert torch.allclose(live(X), expected, rtol=1e-9)
         assert any(not torch.equal(p, before[n]) for n, p in live.network.named_parameters())
-    assert [id(p) for p in live.parameters()] == ids and list(live.state_dict()) == keys
+    assert [id(p) for p in live.parameters()] == ids and list(live.network.state_dict()) == keys
     live.train()
     start = float(loss(live))
     train(live, optimizer, 5)
     assert float(loss(live)) < start  # the optimiser still trains what is called
-    assert not torch.equal(live.state_dict()["1.running_mean"], running)
+    assert not torch.equal(live.network.state_dict()["1.running_mean"], running)
 
 
 def test_teleporting_back_restores_the_model() -> None:
@@ -76,7 +76,7 @@ def test_teleporting_back_restores_the_model() -> None:
     live = ft.Teleportable(model, X)
     cob = live.plan.sample(0.9, "inter", exact=True, seed=1)
     live.teleport_(cob).teleport_(cob.inverse())
-    assert all(torch.equal(t, expected[n]) for n, t in live.state_dict().items())
+    assert all(torch.equal(t, expected[n]) for n, t in live.network.state_dict().items())
     assert live.cob.values.eq(1).all()
 
 
@@ -146,10 +146,10 @@ def test_unknown_state_is_refused_before_anything_changes() -> None:
     train(live, optimizer, 1)
     last = list(live.parameters())[-1]
     optimizer.state[last]["mystery"] = torch.ones_like(last)
-    before = {n: t.clone() for n, t in live.state_dict().items()}
+    before = {n: t.clone() for n, t in live.network.state_dict().items()}
     with pytest.raises(ft.InputError, match="mystery"):
         live.teleport_(live.plan.sample(seed=0), optimizer)
-    assert all(torch.equal(t, before[n]) for n, t in live.state_dict().items())
+    assert all(torch.equal(t, before[n]) for n, t in live.network.state_dict().items())
     with pytest.raises(ft.InputError, match="unknown state"):
         live.teleport_(live.plan.sample(seed=0), optimizer, state="forget")
 
