@@ -46,4 +46,4 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 def trend(table: Sequence[Sequence[float]], levels: Sequence[float]) -> Interval:
     """How surely a measurement rises with a level: the mean rank correlation of the runs, [runs, levels]."""
-    return bootstrap(table, lambda rows: float(np.mean([spearman(levels, row) for row in rows])))
+    return bootstrap([spearman(levels, row) for row in table])
