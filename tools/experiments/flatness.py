@@ -28,13 +28,14 @@ _NEAR = 0.1  # how far from either end the rise of the loss is measured
 
 def grid(options: Options) -> list[Run]:
     """Each run trains both networks and teleports them with every sigma; 0 is "as they are"."""
-    large = options.pick(64, 512, 1024)
+    large = options.pick(64, 256, 1024)
+    epochs = [options.epochs] * 2 if options.epochs else options.pick([1, 2], [12, 60], [100, 100])
     return [
         {
             "data": options.data, "data_root": options.data_root, "model": model, "activation": activation,
             "sigmas": [0.0, *(options.sigmas or options.pick((0.9,), (0.3, 0.6, 0.9), (0.3, 0.6, 0.9)))],
             "batches": [8, large], "seed": seed, "points": options.pick(5, 41, 41),
-            "epochs": options.epochs or options.pick(1, 12, 100), "limit": options.pick(100, None, None), "lr": 0.05,
+            "epochs": epochs, "limit": options.pick(100, None, None), "lr": 0.01,
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", "vgg16_bn"))
         for activation in options.activations or ("relu",)
@@ -46,11 +47,10 @@ def measure(run: Run) -> list[Row]:
     """Train and test loss and accuracy along the line, for every sigma."""
     images = data.load(run["data"], run["data_root"], networks.image_size(run["model"]), run["limit"])
     made = []
-    for batch in run["batches"]:
+    for batch, epochs in zip(run["batches"], run["epochs"], strict=True):
         network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
-        optimizer = torch.optim.SGD(network.parameters(), lr=run["lr"])
-        # The same number of steps for both would take large batches far longer: epochs are the same.
-        learning.train(network, optimizer, images, run["epochs"], batch, run["seed"])
+        optimizer = torch.optim.SGD(network.parameters(), lr=run["lr"], momentum=0.9)
+        learning.train(network, optimizer, images, epochs, batch, run["seed"])
         made.append(network.double().eval())
     plan = ft.plan(made[0], images.x[:2].double(), mode="weights")
     ends = [{n: p.detach() for n, p in m.named_parameters()} for m in made]
