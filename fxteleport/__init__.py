@@ -17,6 +17,9 @@ import os
 if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose folders the build maps into one package
     __path__.append(os.path.dirname(__path__[0]))
 
+from fxteleport import controls, curvature, landscapes, objectives
+from fxteleport.align import Alignment
+from fxteleport.callback import Teleport, lightning_callback
 from fxteleport.checkpoint import load, save
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import (
@@ -29,15 +32,21 @@ from fxteleport.errors import (
     RuleError,
     TeleportError,
 )
+from fxteleport.live import Teleportable
 from fxteleport.modules import Operation, Rescale, TeleportedActivation
+from fxteleport.optimize import Optimized
 from fxteleport.plan import Plan, plan, teleport
+from fxteleport.point import Point
 from fxteleport.randomize import randomize
+from fxteleport.transport import transport
 from fxteleport.verify import Difference, EquivalenceReport, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport", "InputError",
-    "ModelError", "OpaqueModuleWarning", "Operation", "Plan", "Rescale", "RuleError", "TeleportError",
-    "TeleportedActivation", "load", "plan", "randomize", "save", "teleport", "verify",
+    "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport",
+    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
+    "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature",
+    "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "teleport", "transport",
+    "verify",
 ]  # fmt: skip

@@ -9,23 +9,28 @@ import contextlib
 import functools
 import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
 from fxteleport.errors import CobError, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
 from fxteleport.held import Held
 from fxteleport.links import Link, Tie, group_links, group_ties
+from fxteleport.objectives import Objective
+from fxteleport.optimize import Optimized, optimize
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
+from fxteleport.point import Point
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -326,6 +331,26 @@ class Plan:
             self._prepared = held, self.recipe.prepare(matching_tensors(self.captured, held.tensors))
         self._prepared[1].scale_(numbers)
         return target
+
+    # -- moving on purpose -----------------------------------------------------------------------------
+
+    def at(self, cob: ChangeOfBasis) -> Point:
+        """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
+        require_weights(self.captured.model)
+        return Point(self.captured.model, self.scales(cob))
+
+    def align(self, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
+        """The CoB that maps one set of weights onto another (see `fxteleport.align`; its errors too)."""
+        return align(self, a, b)
+
+    def optimize(self, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
+        """Make an objective small over CoBs, from one on (see `fxteleport.optimize`; its errors too).
+
+        Raises:
+            ModelError: the model is on the meta device.
+        """
+        require_weights(self.captured.model)
+        return optimize(self, cob, objective, steps, lr)
 
     def map_of(self, node: str) -> CobMap | Any:
         """The CobMap of a node's value (or the structure of them), by the node's name."""

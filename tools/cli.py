@@ -21,6 +21,7 @@ from fxteleport.tools.check import check
 from fxteleport.tools.console import one_line
 from fxteleport.tools.coverage import coverage
 from fxteleport.tools.inspect import inspect
+from fxteleport.tools.paper import paper
 from fxteleport.tools.teleport import teleport
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
@@ -74,7 +75,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (teleport, check, inspect, coverage, bench):
+for command in (teleport, check, inspect, coverage, paper, bench):
     app.command()(command)
 
 

@@ -1,0 +1,112 @@
+"""Align: the change of basis that maps one set of weights onto another.
+
+Teleported weights are b = a * prod_k tau_k ** e_k elementwise, so that
+
+    log |b / a| = sum_k e_k log |tau_k|        sign(a b) = prod_k sign(tau_k) ** e_k
+
+The magnitudes are a linear least-squares problem in the logs of the free values (`align_magnitudes`), the signs a
+spanning tree of the strongest votes (`align_signs`). When a change of basis exists it is found; when none does, a few
+Gauss-Newton steps make the distance itself small, and what is left of it says how far apart the two networks are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxteleport.align_magnitudes import Pair, exponents, magnitudes, refined
+from fxteleport.align_signs import signs
+from fxteleport.cob import ChangeOfBasis
+from fxteleport.errors import InputError
+from fxteleport.passes.solve import POSITIVE, UNIT
+
+if TYPE_CHECKING:
+    from fxteleport.plan import Plan
+
+_EXACT = 1e-6  # relative distance below which two networks count as one teleported (float32 rounds at 1e-7)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What `align` found.
+
+    Attributes:
+        cob: maps the weights `a` as near to `b` as was found.
+        before: the distance of `a` to `b`, relative to the norm of `b`.
+        after: the same for the teleported `a`.
+        distances: relative distance that is left, by parameter name.
+        exact: `b` is a teleported `a`, up to rounding.
+    """
+
+    cob: ChangeOfBasis
+    before: float
+    after: float
+    distances: dict[str, float]
+    exact: bool
+
+
+@torch.no_grad()
+def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
+    """Find the change of basis that maps weights `a` onto weights `b`.
+
+    Args:
+        plan: of a model with these parameters; its mode says which values may be negative.
+        a, b: networks or state dicts.
+
+    Raises:
+        InputError: a parameter is missing or has another shape.
+    """
+    first, second = (_tensors(plan, x) for x in (a, b))
+    pairs = [Pair(plan.constrained.tensors[n], first[n], second[n]) for n in _moving(plan, first)]
+    allows = torch.from_numpy(plan.solution.allows)
+    matrix, movable = exponents(plan.solution), allows != UNIT
+    logs = magnitudes(matrix, pairs, movable)
+    votes = [p.votes(plan.solution.tau(logs.exp())) for p in pairs]
+    sign = torch.where(allows == POSITIVE, 1.0, signs(matrix, votes, allows != POSITIVE))
+    found = _described(plan, ChangeOfBasis(sign * logs.exp(), plan.fingerprint), first, second)
+    if found.exact or not pairs:
+        return found
+    logs = refined(matrix, pairs, movable, logs, lambda x: plan.solution.tau(sign * x.exp()))
+    return _described(plan, ChangeOfBasis(sign * logs.exp(), plan.fingerprint), first, second)
+
+
+def _described(plan: Plan, cob: ChangeOfBasis, first: dict[str, Tensor], second: dict[str, Tensor]) -> Alignment:
+    scales = plan.scales(cob)
+    gaps = {n: float((first[n] * scales.get(n, 1.0) - b).norm()) for n, b in second.items()}
+    sizes = {n: float(b.norm()) for n, b in second.items()}
+    own = {n: float((first[n] - b).norm()) for n, b in second.items()}
+    whole = max(_root(sizes), np.finfo(float).tiny)
+    distances = {n: gap / max(sizes[n], np.finfo(float).tiny) for n, gap in gaps.items()}
+    after = _root(gaps) / whole
+    return Alignment(cob, _root(own) / whole, after, distances, after < _EXACT)
+
+
+def _root(values: Mapping[str, float]) -> float:
+    return float(np.sqrt(sum(v * v for v in values.values())))
+
+
+def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
+    held = dict(given.named_parameters(remove_duplicate=False)) if isinstance(given, nn.Module) else given
+    found = {}
+    for name, parameter in plan.captured.model.named_parameters():
+        if name not in held:
+            raise InputError(f"there is no parameter '{name}' to align: give all that the plan was made with")
+        if held[name].shape != parameter.shape:
+            raise InputError(
+                f"parameter '{name}' has shape {tuple(held[name].shape)}, the plan was made with"
+                f" {tuple(parameter.shape)}"
+            )
+        if parameter.is_floating_point():
+            found[name] = held[name].detach().to("cpu", torch.float64)
+    return found
+
+
+def _moving(plan: Plan, tensors: Mapping[str, Tensor]) -> list[str]:
+    known, canonical = plan.constrained.tensors, plan.captured.canonical
+    return [n for n in tensors if canonical[n] == n and n in known and known[n].factors and tensors[n].numel()]

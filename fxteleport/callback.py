@@ -1,0 +1,122 @@
+"""A callback that teleports a network in training, on a schedule; for a plain loop, and for Lightning.
+
+net = ft.Teleportable(model, example)
+teleport = ft.Teleport(net, optimizer, at=[10], cob_range=0.9, landscape="inter")
+for epoch in range(100):
+    teleport(epoch)          # before the epoch: does nothing unless it is due
+    ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from torch.optim import Optimizer
+
+from fxteleport.cob import ChangeOfBasis, check_range
+from fxteleport.errors import InputError
+from fxteleport.live import Teleportable
+from fxteleport.objectives import Objective
+from fxteleport.transport import STATES
+
+
+class Teleport:
+    """Teleports when its schedule says so; the conditions given are joined by "or".
+
+    Args:
+        network: what to teleport.
+        optimizer: whose state is to move along, if any.
+        at: epochs (or steps, whatever is counted) to teleport at.
+        every: teleport at every multiple of this, but not at 0.
+        probability: teleport with this chance each time.
+        candidates: how many changes of basis to draw.
+        metric: chooses the candidate where it is smallest (see `fxteleport.objectives`); needed for more than one.
+            A metric holds its data: a closure over a batch that you replace keeps it fresh.
+        cob_range, landscape: the law.
+        state: "transport", "reset" or "keep" the optimiser's state.
+        seed: of the draws and of the chance; the same seed and count draw the same.
+
+    Raises:
+        InputError: settings that contradict each other, or an empty schedule.
+        CobError: a range outside its law.
+    """
+
+    def __init__(
+        self,
+        network: Teleportable,
+        optimizer: Optimizer | None = None,
+        *,
+        at: Collection[int] = (),
+        every: int | None = None,
+        probability: float = 0.0,
+        candidates: int = 1,
+        metric: Objective | None = None,
+        cob_range: float = 0.5,
+        landscape: str = "intra",
+        state: str = "transport",
+        seed: int = 0,
+    ) -> None:
+        check_range(cob_range, landscape)
+        if state not in STATES:
+            raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+        if not 0 <= probability <= 1:
+            raise InputError(f"the probability must be between 0 and 1, got {probability}")
+        if every is not None and every < 1:
+            raise InputError(f"every={every}: teleport every n epochs with n of at least 1")
+        if not at and every is None and not probability:
+            raise InputError("the schedule is empty: pass at, every or probability")
+        if candidates < 1 or (candidates > 1 and metric is None):
+            raise InputError(f"candidates={candidates} needs a number of at least 1, and above 1 a metric to choose by")
+        self.network, self.optimizer = network, optimizer
+        self.at, self.every, self.probability = frozenset(at), every, probability
+        self.candidates, self.metric = candidates, metric
+        self.cob_range, self.landscape, self.state, self.seed = cob_range, landscape, state, seed
+
+    def due(self, count: int) -> bool:
+        """Whether to teleport at this epoch."""
+        if count in self.at or (self.every is not None and count > 0 and count % self.every == 0):
+            return True
+        return bool(np.random.default_rng([self.seed, count, 1]).random() < self.probability)
+
+    def __call__(self, count: int) -> ChangeOfBasis | None:
+        """Teleport if it is due; returns the change of basis, or None."""
+        if not self.due(count):
+            return None
+        cob = self.draw(count)
+        self.network.teleport_(cob, self.optimizer, self.state)
+        return cob
+
+    def draw(self, count: int) -> ChangeOfBasis:
+        """The best of the candidates of this epoch."""
+        seeds = np.random.SeedSequence([self.seed, count]).generate_state(self.candidates)
+        drawn = [self.network.plan.sample(self.cob_range, self.landscape, seed=int(s)) for s in seeds]
+        if self.metric is None:
+            return drawn[0]
+        return min(drawn, key=lambda cob: float(self.metric(self.network.at(cob))))  # type: ignore[misc]
+
+
+def lightning_callback(teleport: Teleport) -> Any:
+    """The same as a Lightning callback: called at the start of every training epoch, with the trainer's optimiser.
+
+    The Lightning module must call `teleport.network` in its steps.
+
+    Raises:
+        InputError: Lightning is not installed.
+    """
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        try:
+            from pytorch_lightning import Callback  # type: ignore[assignment]
+        except ImportError:
+            raise InputError("Lightning is not installed: pip install lightning") from None
+
+    class OnEpoch(Callback):  # type: ignore[misc]
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if teleport.optimizer is None and trainer.optimizers:
+                teleport.optimizer = trainer.optimizers[0]
+            teleport(trainer.current_epoch)
+
+    return OnEpoch()

@@ -1,0 +1,37 @@
+"""Controls: moves of the weights that look like a teleportation and are none.
+
+What a teleportation does and these do not is due to the function it keeps, not to the distance or to the sizes of the
+new weights (paper, Section 5 and Fig. 10). Each returns new weights, to be loaded or passed to `functional_call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+
+def pseudo_teleport(before: Mapping[str, Tensor], after: Mapping[str, Tensor], seed: int = 0) -> Weights:
+    """A random point as far from the weights `before` as a teleportation took them, uniform on that sphere."""
+    radius = _norm({n: after[n] - w for n, w in before.items()})
+    generator = torch.Generator().manual_seed(seed)
+    noise = {n: torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w) for n, w in before.items()}
+    length = radius / _norm(noise)
+    return {n: w.detach() + length.to(w) * noise[n] for n, w in before.items()}
+
+
+def reinitialize(after: Mapping[str, Tensor], seed: int = 0) -> Weights:
+    """Weights of the same distribution: every tensor's teleported values, in a random order.
+
+    A new initialisation that has the teleported network's sizes of weights, but not its function.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = {n: torch.randperm(w.numel(), generator=generator).to(w.device) for n, w in after.items()}
+    return {n: w.detach().reshape(-1)[order[n]].reshape(w.shape) for n, w in after.items()}
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([t.detach().square().sum(dtype=torch.float64).cpu() for t in tensors.values()]).sum().sqrt()

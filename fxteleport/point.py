@@ -1,0 +1,84 @@
+"""A network seen from another basis: its teleported weights, and its function, loss and gradients around them.
+
+Teleportation maps one parameter space onto another, W' = D W with D diagonal, and keeps the function. So the
+teleported network with *any* weights V computes what the original computes with V / D: nothing has to be emitted to
+walk about in the teleported landscape, and all of it is differentiable in D, that is in the change of basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Weights = dict[str, Tensor]
+Network = Callable[..., Any]
+Loss = Callable[[Network], Tensor]
+"""A loss holds its data: it is given the network to call, and returns a scalar."""
+
+
+class Point:
+    """A place in weight space that computes the same function as a network.
+
+    Args:
+        network: the original; its parameters are read, never written.
+        scales: {parameter name: factor}, as of `plan.scales(cob)`; names that are missing have the factor 1.
+    """
+
+    def __init__(
+        self, network: nn.Module, scales: Mapping[str, Tensor], known: dict[Any, Weights] | None = None
+    ) -> None:
+        self.network = network
+        self.scales = {n: scales[n].to(p) for n, p in network.named_parameters() if n in scales}
+        self._known = {} if known is None else known
+
+    @property
+    def weights(self) -> Weights:
+        """The teleported parameters, differentiable in the scales."""
+        return {n: self.teleported(n, p.detach()) for n, p in self.network.named_parameters()}
+
+    def teleported(self, name: str, value: Tensor, power: int = 1) -> Tensor:
+        """A tensor of one parameter's shape, times the parameter's factor to a power."""
+        scale = self.scales.get(name)
+        return value if scale is None else value * (scale if power == 1 else scale**power)
+
+    def __call__(self, *inputs: Any, weights: Weights | None = None, **keyword_inputs: Any) -> Any:
+        """The teleported network's output, with its own weights or with others from around them."""
+        given = self.weights if weights is None else weights
+        own = {n: self.teleported(n, w, -1) for n, w in given.items()}
+        return functional_call(self.network, own, inputs, keyword_inputs)
+
+    def loss(self, loss: Loss, weights: Weights | None = None) -> Tensor:
+        """The loss of the teleported network, with its own weights or with others."""
+        return loss(lambda *inputs, **keyword_inputs: self(*inputs, weights=weights, **keyword_inputs))
+
+    def gradients(self, loss: Loss) -> Weights:
+        """The gradients at the teleported weights: the original's over the scales (paper, Theorem 5.1).
+
+        Differentiable in the scales without a second backward pass.
+        """
+        if loss not in self._known:
+            self._known[loss] = gradients(self.network, loss)
+        return {n: self.teleported(n, g, -1) for n, g in self._known[loss].items()}
+
+
+def gradients(network: nn.Module, loss: Loss) -> Weights:
+    """The gradients of a loss for every trainable parameter; zero where it does not reach. Buffers stay as they are."""
+    names, parameters = zip(*((n, p) for n, p in network.named_parameters() if p.requires_grad), strict=True)
+    with torch.enable_grad():
+        value = loss(isolated(network))
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, found, strict=True)}
+
+
+def isolated(network: nn.Module, weights: Weights | None = None) -> Network:
+    """The network with these weights (or its own), as a function that leaves its running statistics alone."""
+
+    def call(*inputs: Any, **keyword_inputs: Any) -> Any:
+        buffers = {n: b.clone() for n, b in network.named_buffers()}
+        return functional_call(network, {**buffers, **(weights or {})}, inputs, keyword_inputs)
+
+    return call

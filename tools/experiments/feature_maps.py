@@ -1,0 +1,158 @@
+"""E1, Fig. 2: teleportation changes the features while it preserves the function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+import fxteleport as ft
+from fxteleport.passes.rewrite import original
+from fxteleport.tools.experiments import data, learning, networks
+from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.tools.experiments.statistics import bootstrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LAYERS, _CHANNELS = 3, 4  # shown in the figure
+
+
+def grid(options: Options) -> list[Run]:
+    """Networks with ReLU and tanh, trained, then teleported."""
+    return [
+        {
+            "data": options.data, "data_root": options.data_root, "model": model, "activation": activation,
+            "sigma": sigma, "seed": seed, "epochs": options.epochs or options.pick(1, 3, 10),
+            "limit": options.pick(64, None, None), "size": options.pick(8, 16, 32), "landscape": "inter",
+        }
+        for model in options.models or options.pick(("resnet18",), ("resnet18",), ("resnet18",))
+        for activation in options.activations or ("relu", "tanh")
+        for sigma in options.sigmas or (0.9,)
+        for seed in options.seeds(1, 2, 5)
+    ]  # fmt: skip
+
+
+def measure(run: Run) -> list[Row]:
+    """Per feature map: how far it moved; and the pixels of a few of them, before and after."""
+    size = networks.image_size(run["model"], run["size"])
+    images = data.load(run["data"], run["data_root"], size, run["limit"])
+    network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    trained = learning.train(network, optimizer, images, run["epochs"], 64, run["seed"])[-1]
+    network = network.double().eval()
+    x = images.test_x[:2].double()
+    plan = ft.plan(network, x)
+    cob = plan.sample(run["sigma"], run["landscape"], seed=run["seed"])
+    before = Recorder(original(plan.captured).eval())
+    after = Recorder(plan.rewrite(cob).eval())
+    with torch.no_grad():
+        out, moved_out = before.run(x), after.run(x)
+    rows: list[Row] = [{"kind": "output", "change": float((moved_out - out).norm() / out.norm()), **trained}]
+    names = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and _hidden(n, before, plan)]
+    for depth, name in enumerate(names):
+        a, b = before.seen[name], after.seen[name]
+        rows.append({"kind": "feature", "layer": name, "depth": depth, "change": float((b - a).norm() / a.norm())})
+    shown = [n for n in names if before.seen[n].ndim == 4 and before.seen[n].shape[-1] > 1]
+    for name in [shown[i] for i in np.linspace(0, len(shown) - 1, min(_LAYERS, len(shown))).round().astype(int)]:
+        rows += _pixels(name, before.seen[name][0], after.seen[name][0])
+    return rows
+
+
+def _hidden(name: str, before: Recorder, plan: ft.Plan) -> bool:
+    """An activation whose CoB is not structurally 1."""
+    return name in before.activations and bool(plan.map_of(name).factors)
+
+
+class Recorder(fx.Interpreter):
+    """Runs a network and keeps the value of every node of the original's graph, in the emitted network's basis."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[str, Tensor] = {}
+        self.activations: set[str] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        name = n.meta.get("teleports") or n.meta.get("captured")
+        if name is not None and isinstance(value, Tensor):
+            self.seen[name] = value.clone()
+            if n.op == "call_module" and isinstance(
+                self.module.get_submodule(str(n.target)), tuple(type(f()) for f in networks.ACTIVATIONS.values())
+            ):
+                self.activations.add(name)
+        return value
+
+
+def _pixels(layer: str, before: Tensor, after: Tensor) -> list[Row]:
+    return [
+        {"kind": "pixel", "layer": layer, "channel": c, "y": i, "x": j,
+         "before": float(before[c, i, j]), "after": float(after[c, i, j])}
+        for c in range(min(_CHANNELS, len(before)))
+        for i in range(before.shape[1])
+        for j in range(before.shape[2])
+    ]  # fmt: skip
+
+
+def judge(rows: list[Row]) -> list[Verdict]:
+    """Features move by a good part of their size, the output by rounding."""
+    keys = values(where(rows, kind="output"), "model", "activation", "sigma", "seed")
+    least, most = [], []
+    for model, activation, sigma, seed in keys:
+        own = where(rows, model=model, activation=activation, sigma=sigma, seed=seed)
+        least.append(min(column(where(own, kind="feature"), "change")))
+        most.append(max(column(where(own, kind="output"), "change")))
+    value, low, high = bootstrap(least)
+    worst = max(most)
+    return [
+        Verdict(
+            "teleportation changes the features while it preserves the function",
+            f"smallest relative change of a layer's features (the output changes by {worst:.1e} at most)",
+            value, low, high, "interval above 0.1, and the output changes by less than 1e-9",
+            low > 0.1 and worst < 1e-9, len(least),
+        )
+    ]  # fmt: skip
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    """Feature maps of one image before and after, as in Fig. 2: a row of maps for each layer."""
+    pixels = where(rows, kind="pixel")
+    if not pixels:
+        axes = figure.subplots()
+        changes = where(rows, kind="feature")
+        axes.bar([r["layer"] for r in changes], column(changes, "change"))
+        axes.set_ylabel("relative change of the features")
+        return
+    model, activation, seed = values(pixels, "model", "activation", "seed")[0]
+    activations = [a for m, a in values(pixels, "model", "activation") if m == model]
+    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.4) * len(activations))
+    parts = figure.subfigures(len(activations), 1, squeeze=False)[:, 0]
+    for part, activation in zip(parts, activations, strict=True):
+        own = where(pixels, model=model, activation=activation, seed=seed)
+        layers = list(dict.fromkeys(r["layer"] for r in own))
+        widths = [*[1.0] * _CHANNELS, 0.2, *[1.0] * _CHANNELS]
+        axes = part.subplots(len(layers), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
+        for axis in axes[:, _CHANNELS]:
+            axis.set_axis_off()
+        part.suptitle(f"{model}, {activation}: the same channels before (left) and after (right) teleportation", size=9)
+        for row, layer in zip(axes, layers, strict=True):
+            for channel in range(_CHANNELS):
+                found = where(own, layer=layer, channel=channel)
+                for offset, name in ((0, "before"), (_CHANNELS + 1, "after")):
+                    axis = row[channel + offset]
+                    axis.set_xticks([]), axis.set_yticks([])
+                    if found:
+                        side = max(r["y"] for r in found) + 1
+                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="coolwarm", **_range(found))
+            row[0].set_ylabel(layer, size=7)
+
+
+def _range(found: list[Row]) -> dict[str, float]:
+    """One colour scale, with 0 in the middle, for before and after."""
+    most = max(max(abs(r["before"]), abs(r["after"])) for r in found) or 1.0
+    return {"vmin": -most, "vmax": most}
+
+
+EXPERIMENT = Experiment("feature-maps", "Fig. 2", grid, measure, judge, draw)
