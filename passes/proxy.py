@@ -109,10 +109,10 @@ class TensorProxy(NumericProxy):
         self._tracer.record("call_function", setitem, (self, index, value), {})
 
     def __len__(self) -> int:
-        return self._tracer.specialize(self, len(self._value))
+        return int(self._tracer.record("call_method", "size", (self, 0), {}))
 
     def __iter__(self) -> Iterator[Any]:
-        self._tracer.known(self)
+        len(self)
         return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
 
     def __hash__(self) -> int:
@@ -124,8 +124,11 @@ class NumberProxy(NumericProxy):
 
     __slots__ = ()
 
+    def __bool__(self) -> bool:
+        return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
+
     def __hash__(self) -> int:
-        return hash(self._tracer.specialize(self, self._value))
+        return hash(self._tracer.forced(self, self._value))
 
     def __ceil__(self) -> Any:
         return self._tracer.record("call_function", math.ceil, (self,), {})
@@ -171,7 +174,9 @@ class SequenceProxy(Proxy):
         return (*other, *self)
 
     def __eq__(self, other: object) -> bool:
-        return self._tracer.specialize(self, tuple(self._value) == tuple(plain(other)))
+        if not isinstance(other, (tuple, list)):
+            return False
+        return bool(self._tracer.record("call_function", same_items, (self, other), {}))
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -290,6 +295,11 @@ def setitem(x: Any, index: Any, value: Any) -> Any:
     """`x[index] = value` as an expression: the map follows the value, not the name."""
     x[index] = value
     return x
+
+
+def same_items(a: Any, b: Any) -> bool:
+    """True if two lists, tuples or shapes hold the same."""
+    return tuple(a) == tuple(b)
 
 
 def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:

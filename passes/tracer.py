@@ -128,10 +128,11 @@ class Tracer:
         if target in _FACTS or (target is getattr and args[1] in _FACTS):
             trust = Trust.KNOWN
         if not mutated and isinstance(value, (bool, str, type(None))):
-            if trust and isinstance(value, bool):
-                raise evaluate.DataDependent(f"{what} depends on the data")
-            if not isinstance(value, str) and not any(isinstance(h._value, Tensor) for h in _handles(args)):
-                self.specialized.append(f"{self.where()}: {getattr(target, '__name__', target)} is {value}")
+            if isinstance(value, bool):
+                if trust:
+                    raise evaluate.DataDependent(f"{what} depends on the data")
+                if not any(isinstance(h._value, Tensor) for h in _handles((args, kwargs))):
+                    self.decided(self.append(op, target, args, kwargs, value), value)
             return value
         return self.append(op, target, args, kwargs, value, mutated, trust)
 
@@ -347,10 +348,16 @@ class Tracer:
             self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
         return value
 
+    def decided(self, handle: Proxy, value: bool) -> None:
+        """Python took a branch that depends on sizes: the emitted network insists that it would be the same one."""
+        what = f"{handle._node.name} in {self.where()}"
+        self.specialize(handle, value)
+        guard(self.graph, expect, handle._node, value, what)
+
     def forced(self, handle: Proxy, value: T) -> T:
         """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
         if not _guarded(handle):
-            what = f"the number {handle._node.name} in {self.where()} "
+            what = f"{handle._node.name} in {self.where()}"
             self.specialize(handle, value)
             handle._node.meta["guarded"] = guard(self.graph, expect, handle._node, handle._value, what)
         return self.specialize(handle, value)

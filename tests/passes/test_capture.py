@@ -107,7 +107,7 @@ class Branching(nn.Module):
             x = F.pad(x, (0, 4 - x.shape[-1] % 4))
         for _ in range(x.size(1)):
             x = x + 1
-        assert len(x) > 0
+        assert x.size(0) > 0
         return self.b(torch.relu(self.a(x)))
 
 
@@ -118,6 +118,40 @@ def test_branches_on_shapes_are_recorded() -> None:
     assert plan.specialized
     assert all(isinstance(line, str) and ":" in line for line in plan.specialized)
     assert torch.equal(plan.rewrite(plan.identity())(torch.ones(4, 3, 6, 6)), model(torch.ones(4, 3, 6, 6)))
+
+
+def test_another_branch_is_refused_and_another_size_is_not() -> None:
+    model = Branching().eval()
+    plan = ft.plan(model, torch.randn(2, 3, 6, 6))
+    network = plan.rewrite(plan.identity())
+    for width in (5, 6, 7, 9):  # padded, as what was captured: by another amount
+        x = torch.randn(2, 3, 6, width)
+        assert torch.equal(network(x), model(x))
+    with pytest.raises(ValueError, match="=True, got False: capture it again"):
+        network(torch.randn(2, 3, 6, 8))  # needs no padding
+
+
+class CountsTheBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * len(x)
+
+
+class WalksTheBatch(CountsTheBatch):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(row) for row in x])
+
+
+@pytest.mark.parametrize("model", [CountsTheBatch(), WalksTheBatch()], ids=lambda m: type(m).__name__)
+def test_a_batch_size_that_python_counted_is_insisted_on(model: nn.Module) -> None:
+    plan = ft.plan(model, torch.zeros(2, 3))
+    network = plan.rewrite(plan.identity())
+    assert torch.equal(network(torch.ones(2, 3)), model(torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="=2, got 4: capture it again"):
+        network(torch.ones(4, 3))
 
 
 def test_nothing_is_specialised_without_a_branch(image: Tensor) -> None:

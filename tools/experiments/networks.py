@@ -17,7 +17,9 @@ from torch import nn
 
 from fxteleport import zoo
 from fxteleport.errors import InputError
-from fxteleport.tools.models import Request, check_spec, from_factory, seeded, split
+from fxteleport.tools import models
+from fxteleport.tools.factory import from_factory
+from fxteleport.tools.models import Request, check_spec, seeded, split
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "leakyrelu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "elu": nn.ELU,
@@ -91,8 +93,8 @@ def _build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     check_spec(name, Request())
     path, factory = split(name)
     if path is not None:
-        return from_factory(name, path, factory, shape)[0]
-    return zoo.build(name, shape)[0]
+        return from_factory(name, path, factory, shape, models.BATCH)[0]
+    return zoo.build(name, shape).model
 
 
 def _convolutional(name: str, channels: int, classes: int) -> nn.Module:
