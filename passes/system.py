@@ -44,6 +44,9 @@ class Vector:
     origin: Origin
 
 
+_MANY = 1 << 14  # rows from which on it pays to look for repeated ones
+
+
 @dataclass
 class System:
     """Symbols made so far and the constraints between them."""
@@ -124,6 +127,8 @@ class System:
         zero = rows == ANY
         if bool(zero.any()):
             rows = rows[~zero.any(1)]
+        if len(rows) > _MANY:
+            rows = _distinct(rows, self.count)
         if rows.numel():
             self.equations.append(Batch(rows, tuple(exponents), origin))
 
@@ -136,6 +141,16 @@ class System:
     def require_unit(self, a: CobMap, origin: Origin) -> None:
         """The magnitude of `a` is pinned; put on every factor."""
         self.unit += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors]
+
+
+def _distinct(rows: Tensor, count: int) -> Tensor:
+    """The different rows of symbols below `count`: a table read at many positions repeats its few symbols."""
+    width = rows.shape[1]
+    if count**width >= 1 << 63:
+        return torch.unique(rows, dim=0)
+    digits = [count**k for k in range(width)]
+    keys = torch.unique((rows * torch.tensor(digits)).sum(1))
+    return torch.stack([keys // digit % count for digit in digits], 1)
 
 
 def _anchored(symbols: Tensor, grid: frozenset[int]) -> Tensor:

@@ -72,10 +72,6 @@ Retry = Annotated[
 ]
 
 
-# Memory goes from one network to the next instead of back to the system: a third of a survey's time.
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
-
-
 def coverage(
     filter: Filter = "*",
     family: Family = None,
@@ -160,7 +156,6 @@ def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) ->
     from pebble import ProcessExpired, ProcessPool
 
     threads = max(1, (os.cpu_count() or 1) // workers)
-    os.environ.update(_KEEP_MEMORY)
     with ProcessPool(workers, context=get_context("spawn"), initializer=_prepare, initargs=(threads, terms)) as pool:
         sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
         smallest_first = sorted(names, key=lambda n: sizes[n])  # much is known early, and what may fail comes last

@@ -14,9 +14,10 @@ from fxteleport.tools.survey import Row
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tables: a name and what it makes of some rows."""
+    """A column of the tables: its name, a short one for the terminal, and what it makes of some rows."""
 
     name: str
+    short: str
     of: Callable[[Sequence[Row]], str]
 
 
@@ -33,18 +34,18 @@ def _median(value: Callable[[Row], float | None], form: str) -> Callable[[Sequen
 
 
 COLUMNS = (
-    Column("models", lambda rows: str(len(rows))),
-    Column("captured", _share(lambda r: r.captured)),
-    Column("planned", _share(lambda r: r.planned)),
-    Column("exact", _share(lambda r: r.exact and r.dtype == "float32")),
-    Column("exact bf16", _share(lambda r: r.exact and r.dtype == "bfloat16")),
-    Column("not run", _share(lambda r: r.planned and r.exact is None)),
-    Column("failed", _share(lambda r: r.exact is False or not r.planned)),
-    Column("free", _median(lambda r: r.free, ",.0f")),
-    Column("moved", _median(lambda r: r.moved, ".1%")),
-    Column("weights", _median(lambda r: r.moved_weights, ".1%")),
-    Column("opaque", lambda rows: str(sum(r.opaque or 0 for r in rows))),
-    Column("plan s", _median(lambda r: r.plan_s, ".2f")),
+    Column("models", "n", lambda rows: str(len(rows))),
+    Column("captured", "graph", _share(lambda r: r.captured)),
+    Column("planned", "plan", _share(lambda r: r.planned)),
+    Column("exact", "exact", _share(lambda r: r.exact and r.dtype == "float32")),
+    Column("exact bf16", "bf16", _share(lambda r: r.exact and r.dtype == "bfloat16")),
+    Column("not run", "unrun", _share(lambda r: r.planned and r.exact is None)),
+    Column("failed", "fail", _share(lambda r: r.exact is False or not r.planned)),
+    Column("free", "free", _median(lambda r: r.free, ",.0f")),
+    Column("moved", "moved", _median(lambda r: r.moved, ".1%")),
+    Column("weights", "wts", _median(lambda r: r.moved_weights, ".1%")),
+    Column("opaque", "opq", lambda rows: str(sum(r.opaque or 0 for r in rows))),
+    Column("plan s", "s", _median(lambda r: r.plan_s, ".2f")),
 )
 
 
@@ -56,7 +57,7 @@ def by_library(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each family, by name."""
-    prefix = {"timm": "", "torchvision": "torchvision/"}
+    prefix = {"timm": "", "torchvision": "tv/"}
     return dict(sorted(_grouped(rows, lambda r: prefix[r.library] + r.family).items()))
 
 
@@ -68,12 +69,12 @@ def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[R
 
 
 def summary(rows: Sequence[Row]) -> Table:
-    """The table for the terminal: a line a library."""
-    table = Table(*("", *(c.name for c in COLUMNS)), box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    """The table for the terminal: a line a family and a library."""
+    table = Table("", *(c.short for c in COLUMNS), box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
-    groups = by_family(rows)
-    for name, members in {**(groups if len(groups) <= 20 else {}), **by_library(rows)}.items():
+        column.justify, column.no_wrap = "right", True
+    for name, members in {**by_family(rows), **by_library(rows)}.items():
         table.add_row(name, *(c.of(members) for c in COLUMNS))
     return table
 

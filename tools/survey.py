@@ -35,6 +35,8 @@ from fxteleport.verify import EquivalenceReport, verify
 
 # Copies of the parameters that a check holds at once: the network, the teleported one, and what is being drawn.
 _COPIES = 2.4
+# What a network, or a graph that was captured at another size, does with a size that it cannot take.
+_REFUSALS = (ModelError, InputError, RuntimeError, ValueError, IndexError)
 _EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
 
 
@@ -139,17 +141,15 @@ def _survey(row: Row, terms: Terms) -> None:
         return
     affordable = [s for s in _smaller(size) if _cost(row.parameters, s) <= terms.budget]
     for small in [*affordable, *list(_smaller(size))[::-1]]:
+        row.size = _text(small)
         if not built.listed and accepts(built.sized(small)):
-            with contextlib.suppress(InputError, RuntimeError, ValueError):  # the graph has its own size built in
-                row.size = _text(small)
+            with contextlib.suppress(*_REFUSALS):  # the graph has its own size built in
                 row.exact = _check(row, built, plans, terms, [small, small])
                 return
-        with contextlib.suppress(ModelError):
-            row.same_graph = False
-            built = _rebuilt(row.model, small, dtype, terms)
-            plans = [_plan(built, mode, terms) for mode in MODES]
-            row.size = _text(small)
-            row.exact = _check(row, built, plans, terms, [small, small])
+        with contextlib.suppress(*_REFUSALS):
+            made = _rebuilt(row.model, small, dtype, terms)
+            own = [_plan(made, mode, terms) for mode in MODES]
+            row.same_graph, row.exact = False, _check(row, made, own, terms, [small, small])
             return
     row.size, row.same_graph = _text(size), True
     row.exact = _check(row, built, plans, terms, [size, size])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fxteleport.passes import system
 from fxteleport.passes.maps import ANY, ONE, CobMap, single
 from fxteleport.passes.solve import POSITIVE, UNIT, solve
 from fxteleport.passes.system import Origin, System
@@ -164,3 +165,21 @@ def test_an_even_power_is_positive_by_itself() -> None:
     system = System()
     system.require_positive(single(system.fresh((3,), HERE)) ** 2, HERE)
     assert solve(system).allows.tolist() == [0] * 3
+
+
+@pytest.mark.parametrize(("width", "count"), [(1, 50), (2, 50), (3, 1000), (5, 10**6)])
+def test_distinct_rows_are_all_rows_once(width: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    few = torch.randint(0, count, (20, width), generator=generator)
+    rows = few[torch.randint(0, 20, (500,), generator=generator)]
+    found = system._distinct(rows, count)
+    assert len(found) == len(set(map(tuple, found.tolist())))
+    assert set(map(tuple, found.tolist())) == set(map(tuple, rows.tolist()))
+
+
+def test_a_table_read_at_many_positions_makes_few_equations() -> None:
+    made = System()
+    table = made.fresh((30,), Origin("table", ""))
+    read = table[torch.randint(0, 30, (200, 200))]
+    made.pin(single(read), Origin("softmax", ""))
+    assert [len(batch.symbols) for batch in made.equations] == [30]
