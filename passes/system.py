@@ -147,9 +147,10 @@ def _distinct(rows: Tensor, count: int) -> Tensor:
     """The different rows of symbols below `count`: a table read at many positions repeats its few symbols."""
     width = rows.shape[1]
     if count**width >= 1 << 63:
-        return torch.unique(rows, dim=0)
+        unique: Tensor = torch.unique(rows, dim=0)
+        return unique
     digits = [count**k for k in range(width)]
-    keys = torch.unique((rows * torch.tensor(digits)).sum(1))
+    keys: Tensor = torch.unique((rows * torch.tensor(digits)).sum(1))
     return torch.stack([keys // digit % count for digit in digits], 1)
 
 
