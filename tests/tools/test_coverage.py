@@ -52,15 +52,21 @@ def test_memory_decides_the_number_format() -> None:
     assert planned.free == survey("test_vit", Terms()).free
 
 
-def test_what_goes_wrong_is_in_the_row() -> None:
-    assert "no model 'no_such_net'" in str(survey_of("no_such_net").error)
+def test_what_goes_wrong_is_in_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **settings: object) -> None:
+        raise ValueError("no luck today")
+
+    monkeypatch.setattr("fxteleport.tools.survey.plan", broken)
+    found = survey("test_resnet", Terms())
+    assert found.error == "no luck today"
+    assert (found.planned, found.exact) == (None, None)
 
 
-def survey_of(name: str) -> Row:
-    try:
-        return survey(name, Terms())
-    except Exception as error:  # the family of an unknown network is unknown too
-        return row(name, error=f"no model '{name}': {error}")
+def test_another_result_on_the_second_input_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxteleport.tools.survey._outcome", lambda *args: "differs")
+    found = survey("test_resnet", Terms(budget=0.01))
+    assert found.exact is False
+    assert "differs on 2x3x64x64" in str(found.error)
 
 
 def test_accepts() -> None:
