@@ -214,6 +214,7 @@ def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) ->
     reference.eval()
     tau = plan.tau(made.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
+    values = {node.name: node.meta.get("val") for node in plan.captured.graph.nodes}
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
     sources = {n.meta.get("captured"): n for n in reference.graph.nodes}
     restored = {n.meta["teleports"] for n in gm.graph.nodes if "teleports" in n.meta}
@@ -233,9 +234,10 @@ def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) ->
             cob_map = plan.constrained.tensors.get(plan.captured.canonical.get(str(source.target)))
         else:
             cob_map = maps.get(name)
-        for a, b, cob in _leaves(before, value, cob_map):
+        planned = [x.shape for x, _, _ in _leaves(values[name], values[name], None)]
+        for i, (a, b, cob) in enumerate(_leaves(before, value, cob_map)):
             scale = None if cob is None else cob.scale(tau)
-            if scale is not None and not _fits(scale, a):
+            if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
                 continue  # another input size than the plan's, and a map that varies along a merged batch axis
             expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
             op, path = _op_name(source, reference), str(source.meta.get("path", ""))
