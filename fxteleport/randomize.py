@@ -16,7 +16,7 @@ from torch import nn
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Re-draw every parameter and every batch norm statistic, in place; returns the model.
 
-    Weights (two and more axes) are normal with deviation 0.6 / sqrt(fan-in), so that a deep stack of residual
+    Weights (two and more axes) are normal with deviation 0.5 / sqrt(fan-in), so that a deep stack of residual
     blocks stays far from the ends of the number format; biases and running means normal with deviation 0.2; other
     vectors and scalars (gains, slopes) and running variances uniform on [0.5, 1.5]. The numbers are drawn on the
     CPU: the same on every device.
@@ -34,7 +34,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             continue
         if parameter.ndim >= 2:
             fan_in = max(1, math.prod(parameter.shape[1:]))
-            parameter.copy_(normal(parameter.shape, 0.6 * fan_in**-0.5))
+            parameter.copy_(normal(parameter.shape, 0.5 * fan_in**-0.5))
         elif name.rpartition(".")[2] == "bias":
             parameter.copy_(normal(parameter.shape, 0.2))
         else:

@@ -40,7 +40,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
         leaves = leaves or [[] for _ in results]
         for factors, result in zip(leaves, results, strict=True):
             small = compress(result)
-            if small.numel() > 1 or int(small) != ONE:
+            if small.numel() > 1 or bool((small != ONE).any()):  # any CoB fits a tensor without elements
                 factors.append((small, exponent))
                 zeros = zeros or bool((small == ANY).any())
     return pytree.tree_unflatten([CobMap(tuple(f), zeros) for f in leaves], spec)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import CobMap
+from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.pointwise import teleported
 
@@ -39,9 +39,14 @@ def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float =
 
 @rule(*named("clamp clip"))
 def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
-    if not all(bound is None or isinstance(bound, (int, float)) for bound in (min, max)):
-        call.decline("its bounds are tensors")
-    return clipped(call, input, min, max)
+    bounds = [bound for bound in (min, max) if isinstance(bound, Operand)]
+    if not bounds:
+        return clipped(call, input, min, max)
+    if call.value.shape != input.shape:
+        call.decline("its bounds have more elements than its input")
+    for bound in bounds:
+        call.require(bound, IDENTITY, "it bounds other values")
+    return teleported(call, input)
 
 
 def clipped(call: Call, input: Operand, low: float | None, high: float | None) -> CobMap:

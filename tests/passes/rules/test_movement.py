@@ -36,6 +36,7 @@ MOVES: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "unbind": lambda x: x.unbind(1),
     "narrow": lambda x: x.narrow(1, 0, 8),
     "slice": lambda x: [x[:, ::2], x[:, 1::2], x[..., 1:, None]],
+    "empty slice": lambda x: torch.cat([x[:, :0], x], 1),
     "index list": lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]],
     "index tensor": lambda x: torch.cat([x, x[:, INDEX]], 1),
     "index mask": lambda x: torch.cat([x[:, MASK], x[:, ~MASK]], 1),

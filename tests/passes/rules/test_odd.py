@@ -35,6 +35,11 @@ def test_functions(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(FUNCTIONS[name], full=8, weights=8)
 
 
+def test_bounds_may_be_tensors(check_operation: Callable[..., None]) -> None:
+    low, high = torch.tensor(-0.2), torch.tensor(float("inf"))
+    check_operation(lambda x: x.clamp(low, high), full=8, weights=0)
+
+
 def test_weights_mode_allows_signs_only() -> None:
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     assert ft.plan(model, torch.randn(2, 3), mode="weights").solution.allows.tolist() == [UNIT] * 5
