@@ -1,8 +1,9 @@
 """Scale tensors in place by their CoB maps: one pass over memory, and no factor of a weight's own size.
 
 A weight is seen as a matrix of rows. Its factor is that of the rows (a column) times that of what is in a row (a
-vector): both are small. All of them are looked up at once; then blocks of rows are scaled by one and by the other
-while they are in the processor's cache.
+vector): both are small, and looked up for all tensors at once. Where numba is installed, a compiled kernel multiplies
+by both in one pass (`fused.py`); without it, blocks of rows are scaled by one and by the other while they are in the
+processor's cache.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fxteleport.passes.fused import Fused, fusible
 from fxteleport.passes.maps import ONE, CobMap
 
 _BLOCK = 1 << 20  # bytes of a weight scaled at a time: it stays in the cache between the two passes
@@ -26,12 +28,13 @@ class Recipe:
     """How to scale a set of tensors, for any CoB: made once for a plan.
 
     Attributes:
-        places: int64: where the numbers of every factor of every tensor are found, one factor after another.
+        rounds: int64: where the numbers of every factor of every tensor are found, one factor after another. A factor
+            that is a product has numbers in as many rounds: the later ones are for as many of the first factors.
         sizes: the length of each factor.
         factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
     """
 
-    places: Tensor
+    rounds: list[Tensor]
     sizes: list[int]
     factors: dict[str, list[tuple[int, tuple[int, ...]]]]
 
@@ -49,17 +52,10 @@ class Recipe:
             key = (_number_type(tensor.dtype), tensor.device)
             group = groups.get(key)
             if group is None:
-                numbers = torch.empty(len(self.places), dtype=key[0], device=key[1])
-                group = groups[key] = Group(self.places.to(key[1]), numbers, numbers.split(self.sizes))
-            own = [group.pieces[at].view(shape) for at, shape in self.factors[name]]
-            for block, *pieces in _blocks(tensor, own):
-                if len(pieces) > 1 and tensor.dtype in _HALF:
-                    group.half.append((block, pieces))
-                    continue
-                for piece in pieces:
-                    pair = _flat(block, piece)
-                    group.blocks.append(pair[0])
-                    group.factors.append(pair[1])
+                numbers = torch.empty(len(self.rounds[0]), dtype=key[0], device=key[1])
+                rounds = [r.to(key[1]) for r in self.rounds]
+                group = groups[key] = Group(rounds, numbers, numbers.split(self.sizes))
+            group.add(tensor, [group.pieces[at].view(shape) for at, shape in self.factors[name]])
         return Prepared(list(groups.values()))
 
 
@@ -70,12 +66,35 @@ class Group:
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
 
-    places: Tensor
+    rounds: list[Tensor]
     numbers: Tensor
     pieces: Sequence[Tensor]
     blocks: list[Tensor] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
     half: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
+    fused: Fused = field(default_factory=Fused)
+
+    def add(self, tensor: Tensor, factors: list[Tensor]) -> None:
+        """A tensor to scale, with its factors."""
+        if fusible(tensor, factors):
+            self.fused.add(tensor, factors)
+            return
+        for block, *pieces in _blocks(tensor, factors):
+            if len(pieces) > 1 and tensor.dtype in _HALF:
+                self.half.append((block, pieces))
+                continue
+            for piece in pieces:
+                pair = _flat(block, piece)
+                self.blocks.append(pair[0])
+                self.factors.append(pair[1])
+
+    def look_up(self, numbers: Tensor) -> None:
+        """Find the numbers of all factors."""
+        there = numbers.to(dtype=self.numbers.dtype, device=self.numbers.device)
+        first, *more = self.rounds
+        torch.index_select(there, 0, first, out=self.numbers)
+        for places in more:
+            self.numbers[: len(places)].mul_(there[places])
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,8 @@ class Prepared:
     def scale_(self, numbers: Tensor) -> None:
         """Look the numbers up and multiply."""
         for group in self.groups:
-            there = numbers.to(dtype=group.numbers.dtype, device=group.numbers.device)
-            torch.index_select(there, 0, group.places, out=group.numbers)
+            group.look_up(numbers)
+            group.fused.scale_()
             if group.numbers.is_cpu and group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls
             else:
@@ -105,22 +124,26 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
     Args:
         place: where each symbol's value is among the numbers; what is below `half` has its inverse `half` further on.
     """
-    places: list[Tensor] = []
-    factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    found: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
     for name, cob in maps.items():
-        for factor, exponent in cob.factors:
-            if factor.numel() == 1 and int(factor) == ONE:
+        for symbols, exponent in cob.factors:
+            if symbols.numel() == 1 and int(symbols) == ONE:
                 continue
-            if factor.ndim and factor.shape[0] == 1:  # a row: full length, so that the inner loop is long
-                factor = factor.expand(1, *shapes[name][1:])
-            found = place[factor.reshape(-1)]
+            if symbols.ndim and symbols.shape[0] == 1:  # a row: full length, so that the inner loop is long
+                symbols = symbols.expand(1, *shapes[name][1:])
+            places = place[symbols.reshape(-1)]
             if exponent < 0:
-                found = torch.where(found < half, found + half, found - half)
-            for _ in range(abs(exponent)):
-                factors.setdefault(name, []).append((len(places), tuple(factor.shape)))
-                places.append(found)
-    none = torch.empty(0, dtype=torch.int64)
-    return Recipe(torch.cat([none, *places]), [p.numel() for p in places], factors)
+                places = torch.where(places < half, places + half, places - half)
+            found.setdefault((name, tuple(symbols.shape)), []).extend([places] * abs(exponent))
+    longest_first = sorted(found.items(), key=lambda item: -len(item[1]))
+    rounds: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)]]
+    factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for at, ((name, shape), several) in enumerate(longest_first):
+        factors.setdefault(name, []).append((at, shape))
+        rounds += [[] for _ in several[len(rounds) :]]
+        for i, places in enumerate(several):
+            rounds[i].append(places)
+    return Recipe([torch.cat(r) for r in rounds], [p[0].numel() for _, p in longest_first], factors)
 
 
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxteleport.passes import scale
+from fxteleport.passes import fused, scale
 from fxteleport.passes.maps import IDENTITY, CobMap, single
 from fxteleport.passes.scale import recipe
+
+
+@pytest.fixture(autouse=True, params=["fused", "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every law holds with the compiled kernel and without it."""
+    if request.param == "torch":
+        monkeypatch.setattr(fused, "kernels", dict)
+    else:
+        pytest.importorskip("numba")
 
 
 def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
