@@ -37,6 +37,8 @@ class Captured:
         opaque: leaf path -> why it could not be traced.
         branches: leaf path -> its graphs in eval and in train mode (mode-dependent modules).
         specialized: what was fixed by the example inputs: "where: what".
+        assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
+            Networks are built from these, whatever the model's own runs have put in their place.
     """
 
     graph: fx.Graph
@@ -49,6 +51,7 @@ class Captured:
     opaque: dict[str, str]
     branches: dict[str, tuple[fx.Graph, ...]]
     specialized: list[str]
+    assigned: dict[str, Tensor]
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -73,6 +76,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.opaque,
         tracer.branches,
         list(dict.fromkeys(tracer.specialized)),
+        tracer.assigned,
     )
 
 

@@ -108,11 +108,15 @@ def _copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
 def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """The model's tree of names: leaf modules as they are, everything else as plain holders of parameters."""
     model = captured.model
+
+    def made_of(name: str, tensor: Tensor) -> Tensor:
+        return tensors(name, captured.assigned.get(name, tensor))
+
     leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"} - captured.added.keys()
     root = nn.Module()
     made: dict[int, nn.Module] = {}
     if WHOLE in leaves:
-        whole = clone(model, tensors)
+        whole = clone(model, made_of)
         _adopt(root, {k: whole.__dict__[k] for k in _TABLES} | {WHOLE: whole})
         return root
     inside: tuple[str, ...] = ()
@@ -121,7 +125,7 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
             continue
         if path in leaves:
             cls = captured.classes.get(path)
-            twin = clone(module, tensors, path, class_of=_class_of(module, cls))
+            twin = clone(module, made_of, path, class_of=_class_of(module, cls))
             if cls is None:
                 inside = (*inside, path + ".")
             else:  # the rest of a batch norm subclass (its activation) is made of nodes of their own
@@ -131,9 +135,9 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
         else:
             twin = nn.Module()
             for name, parameter in module._parameters.items():
-                twin._parameters[name] = parameter if parameter is None else tensors(_join(path, name), parameter)  # type: ignore[assignment]
+                twin._parameters[name] = parameter if parameter is None else made_of(_join(path, name), parameter)  # type: ignore[assignment]
             for name, buffer in module._buffers.items():
-                twin._buffers[name] = buffer if buffer is None else tensors(_join(path, name), buffer)
+                twin._buffers[name] = buffer if buffer is None else made_of(_join(path, name), buffer)
             twin._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
         if path:
             made.setdefault(id(module), twin)

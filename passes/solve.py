@@ -22,6 +22,8 @@ from fxteleport.passes.system import Batch, Origin, System
 FREE, POSITIVE, UNIT = 0, 1, 2
 _ROUNDS, _FILL = 64, 20  # the elimination's budget: rounds, and growth of the equations
 
+_EXPONENT = np.int32  # half the memory of the largest tables
+
 Array = np.ndarray  # type: ignore[type-arg]
 
 
@@ -83,7 +85,7 @@ def solve(system: System) -> Solution:
         _sort_out(batch, number, pairs, rows)
     cover = _Cover(n, pairs)
     # Longer equations collapse as their symbols are pinned or identified.
-    matrix, why = rows.matrix(), rows.numbers()
+    matrix, why, definitions = _set_aside(rows.matrix(), rows.numbers(), _constrained(system, pairs))
     del rows  # on the largest networks each of these is tens of megabytes
     while matrix.shape[0]:
         reduced = _reduce(matrix, cover)
@@ -104,7 +106,9 @@ def solve(system: System) -> Solution:
         pairs.extend(new)
         del cover
         cover = _Cover(n, pairs)
-    return _assemble(system, cover, matrix, why)
+    steps = [_definitions(definitions, cover)]
+    del definitions
+    return _assemble(system, cover, matrix, why, steps)
 
 
 class _Pairs:
@@ -140,8 +144,8 @@ class _Rows:
 
     def add(self, symbols: Array, exponents: Array, why: int) -> None:
         height, width = symbols.shape
-        at = np.repeat(np.arange(self.height, self.height + height), width)
-        self.parts.append((at, symbols.reshape(-1), np.tile(exponents, height)))
+        at = np.repeat(np.arange(self.height, self.height + height, dtype=np.int32), width)
+        self.parts.append((at, symbols.reshape(-1).astype(np.int32), np.tile(exponents.astype(_EXPONENT), height)))
         self.why.append(np.full(height, why))
         self.height += height
 
@@ -149,9 +153,10 @@ class _Rows:
         from scipy.sparse import csr_array
 
         if not self.parts:
-            return csr_array((0, self.n), dtype=np.int64)
+            return csr_array((0, self.n), dtype=_EXPONENT)
         at, symbols, exponents = (np.concatenate(p) for p in zip(*self.parts, strict=True))
-        return csr_array((exponents, (at, symbols)), shape=(self.height, self.n), dtype=np.int64)
+        self.parts.clear()
+        return csr_array((exponents, (at, symbols)), shape=(self.height, self.n), dtype=_EXPONENT)
 
     def numbers(self) -> Array:
         return np.concatenate(self.why) if self.why else np.empty(0, np.int64)
@@ -191,9 +196,9 @@ class _Cover:
         _, label = connected_components(
             coo_array((np.ones(len(a), bool), (a, b)), shape=(2 * n, 2 * n)), directed=False
         )
-        plus, minus = label[:n].astype(np.int64), label[n:].astype(np.int64)
+        plus, minus = label[:n], label[n:]
         self.klass = np.minimum(plus, minus)  # vertices of a symbol and of its inverse share the smaller label
-        self.sign = np.where(plus <= minus, 1, -1)
+        self.sign = np.where(plus <= minus, 1, -1).astype(_EXPONENT)
         self.size = int(label.max()) + 1 if n else 0
         self.unit = np.zeros(self.size, bool)
         self.unit[self.klass[plus == minus]] = True  # s = 1/s: the magnitude is pinned, a sign is not
@@ -205,6 +210,32 @@ class _Cover:
             self.why[self.klass[symbols[::-1]]] = why[::-1]  # the first reason wins
         self.pinned = self.why >= 0
         self.pinned[self.klass[[ONE, ANY]]] = True
+
+
+def _constrained(system: System, pairs: _Pairs) -> Array:
+    """bool [symbols]: what pairs of symbols, and one-sided constraints, say something about."""
+    found = np.zeros(system.count, bool)
+    found[[ONE, ANY]] = True
+    for symbols in (*pairs.pinned, *pairs.same, *pairs.inverse):
+        found[symbols] = True
+    for batch in (*system.positive, *system.unit):
+        found[batch.symbols.numpy()] = True
+    return found
+
+
+def _set_aside(matrix, why: Array, constrained: Array):  # type: ignore[no-untyped-def]
+    """The rows, and apart from them those that only define a symbol which is found nowhere else.
+
+    A weight that is read element by element brings millions of these; nothing is to be eliminated from them.
+    Returns the other rows with their reasons, and (defined symbols, rows, why).
+    """
+    usage = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    own = (usage == 1) & ~constrained
+    at = np.flatnonzero(own[matrix.indices] & (np.abs(matrix.data) == 1))
+    rows, first = np.unique(np.searchsorted(matrix.indptr, at, side="right") - 1, return_index=True)
+    others = np.ones(len(why), bool)
+    others[rows] = False
+    return matrix[others], why[others], (matrix.indices[at[first]], matrix[rows], why[rows])
 
 
 def _reduce(matrix, cover: _Cover):  # type: ignore[no-untyped-def]
@@ -219,7 +250,7 @@ def _reduce(matrix, cover: _Cover):  # type: ignore[no-untyped-def]
     # A representative carries its own sign: it may be the inverse of its class.
     column = first[klass]
     data = data * cover.sign[column]
-    out = csr_array((data[keep], (coo.row[keep], column[keep])), shape=matrix.shape, dtype=np.int64)
+    out = csr_array((data[keep], (coo.row[keep], column[keep])), shape=matrix.shape, dtype=_EXPONENT)
     out.sum_duplicates()
     out.eliminate_zeros()
     return out
@@ -310,10 +341,11 @@ def _eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def
     return steps, matrix
 
 
-def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  # type: ignore[no-untyped-def]
-    """Number the free values and write every symbol as a monomial of them."""
-    from scipy.sparse import csr_array
+def _assemble(system: System, cover: _Cover, matrix, why: Array, steps) -> Solution:  # type: ignore[no-untyped-def]
+    """Number the free values and write every symbol as a monomial of them.
 
+    `steps` are those of the elimination that come before all others; the list is emptied.
+    """
     n = system.count
     origins = [b.origin for b in system.equations]
     unresolved, both_sides = len(origins), len(origins) + 1
@@ -325,27 +357,22 @@ def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  #
     sided = [_one_sided_classes(system, cover, flag) for flag in (POSITIVE, UNIT)]
     bound = np.zeros(n, np.int64)
     bound[first[np.concatenate(sided)]] = 1
-    steps, left = _eliminate(matrix, why, bound)
+    later, left = _eliminate(matrix, why, bound)
+    steps += later
+    del later
     reason = cover.why[cover.klass]
     is_free = np.zeros(n, bool)
-    present = np.unique(cover.klass)
-    is_free[first[present[~cover.pinned[present]]]] = True
-    for columns, _, row_why in steps:
-        is_free[columns] = False
-        reason[columns] = row_why  # stands only if the monomial turns out empty
+    is_free[first[(first >= 0) & ~cover.pinned]] = True
+    for step in steps:
+        is_free[step[0]] = False
+        reason[step[0]] = step[2]  # stands only if the monomial turns out empty
+        del step
     if left.nnz:
         stuck = np.unique(left.indices)
         is_free[stuck] = False
         reason[stuck] = unresolved
     free = np.flatnonzero(is_free)
-    # Each representative as a monomial of free values, filled from the last step of the elimination back.
-    number = np.arange(len(free))
-    exponents = csr_array((np.ones(len(free), np.int64), (free, number)), shape=(n, len(free)))
-    for columns, solved, _ in reversed(steps):
-        others = (solved @ exponents).tocoo()  # the pivots' own rows are still empty
-        filled = csr_array((-others.data, (columns[others.row], others.col)), shape=exponents.shape)
-        exponents = (exponents + filled).tocsr()
-        exponents.eliminate_zeros()
+    exponents = _monomials(free, n, steps)
     allows = _one_sided(sided, first, exponents)
     gone = allows == POSITIVE | UNIT
     if gone.any():
@@ -353,9 +380,34 @@ def _assemble(system: System, cover: _Cover, matrix, why: Array) -> Solution:  #
         exponents, allows = exponents[:, ~gone], allows[~gone]
     representative = first[cover.klass]
     per_symbol = exponents[representative].tocsr()
+    del exponents
     sign = cover.sign * cover.sign[representative]
     reason = np.where(np.diff(per_symbol.indptr) == 0, reason[representative], -1)
     return _solution(per_symbol, sign, allows, reason, origins)
+
+
+def _monomials(free: Array, n: int, steps):  # type: ignore[no-untyped-def]
+    """Each representative as a monomial of the free ones, filled from the last step of the elimination back."""
+    from scipy.sparse import csr_array
+
+    shape = n, len(free)
+    exponents = csr_array((np.ones(len(free), _EXPONENT), (free, np.arange(len(free)))), shape=shape)
+    while steps:
+        columns, solved, _ = steps.pop()
+        others = (solved @ exponents).tocoo()  # the pivots' own rows are still empty
+        del solved
+        exponents = exponents + csr_array((-others.data, (columns[others.row], others.col)), shape=shape)
+        exponents.eliminate_zeros()
+    return exponents
+
+
+def _definitions(definitions, cover: _Cover):  # type: ignore[no-untyped-def]
+    """Rows that were set aside, as a step of the elimination: no other step uses what they define."""
+    columns, rows, why = definitions
+    solved = _reduce(rows, cover)
+    length = np.diff(solved.indptr)
+    solved.data *= np.repeat(solved.data[solved.indices == np.repeat(columns, length)], length)
+    return columns, solved, why
 
 
 def _one_sided_classes(system: System, cover: _Cover, flag: int) -> Array:

@@ -32,6 +32,18 @@ def path_of(module: nn.Module) -> str:
     return str(module.__dict__["_path"])
 
 
+def reassigned(root: nn.Module) -> frozenset[str]:
+    """The parameters and buffers, by dotted name, in whose place forward has put another tensor."""
+    found: set[str] = set()
+    for module in root.modules():
+        path = module.__dict__.get("_path")
+        tables: tuple[dict[str, Any], ...] = () if path is None else (module._parameters, module._buffers)
+        for table in tables:
+            names = [n for n in table if not isinstance(dict.__getitem__(table, n), (_Lazy, type(None)))]
+            found |= {f"{path}.{name}" if path else name for name in names}
+    return frozenset(found)
+
+
 class _Lazy:
     """Stands in a clone's table for a tensor whose proxy is made on first use."""
 

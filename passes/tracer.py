@@ -26,7 +26,7 @@ from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.source import calling_line
-from fxteleport.passes.traced import path_of, shadow
+from fxteleport.passes.traced import path_of, reassigned, shadow
 
 T = TypeVar("T")
 _FACTS = frozenset(
@@ -49,6 +49,7 @@ class Tracer:
         self.opaque: dict[str, str] = {}
         self.branches: dict[str, tuple[fx.Graph, ...]] = {}
         self.specialized: list[str] = []
+        self.assigned: dict[str, Tensor] = {}
         self.device = torch.device("cpu")
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
@@ -79,6 +80,8 @@ class Tracer:
             raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
         except Exception as error:
             out = self.whole(error, args, kwargs)
+        names = reassigned(root)
+        self.assigned = {name: tensor for name, tensor in _named_tensors(self.model) if name in names}
         self.graph.output(self.lower(out))
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)

@@ -575,6 +575,31 @@ def test_a_plan_alone_leaves_no_trace(x: Tensor) -> None:
         assert vars(module).keys() == attributes.keys()
 
 
+class CachingByShape(nn.Module):
+    """Makes its table anew when the length is another: the first run replaces the buffer that the plan has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("table", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table.shape[0] != x.shape[1]:
+            self.table = torch.arange(x.shape[1] * 1.0).view(-1, 1)
+        return self.b(torch.relu(self.a(x)) + self.table)
+
+
+def test_what_forward_assigns_does_not_matter_to_a_plan() -> None:
+    model, x = ft.randomize(CachingByShape()), torch.randn(2, 5, 4)
+    plan = ft.plan(model, x)
+    model(x)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for inputs in (x, torch.randn(2, 3, 4), x):
+        report = ft.verify(model, network, inputs)
+        assert report.passed
+        assert report.bitwise_equal
+
+
 def test_a_failed_plan_leaves_no_trace(x: Tensor) -> None:
     model = Caching().eval()
     with pytest.raises(ft.CaptureError):
