@@ -123,12 +123,13 @@ class System:
 
     def add(self, symbols: Sequence[Tensor], exponents: Sequence[int], origin: Origin) -> None:
         """prod_k tau[symbols_k] ** exponents_k = 1 over the broadcast shape of the symbols."""
-        rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
+        if math.prod(torch.broadcast_shapes(*(s.shape for s in symbols))) > _MANY:
+            rows = _distinct(symbols, self.count)
+        else:
+            rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
         zero = rows == ANY
         if bool(zero.any()):
             rows = rows[~zero.any(1)]
-        if len(rows) > _MANY:
-            rows = _distinct(rows, self.count)
         if rows.numel():
             self.equations.append(Batch(rows, tuple(exponents), origin))
 
@@ -143,14 +144,17 @@ class System:
         self.unit += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors]
 
 
-def _distinct(rows: Tensor, count: int) -> Tensor:
+def _distinct(symbols: Sequence[Tensor], count: int) -> Tensor:
     """The different rows of symbols below `count`: a table read at many positions repeats its few symbols."""
-    width = rows.shape[1]
-    if count**width >= 1 << 63:
+    if count ** len(symbols) >= 1 << 63:
+        rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
         unique: Tensor = torch.unique(rows, dim=0)
         return unique
-    digits = [count**k for k in range(width)]
-    keys: Tensor = torch.unique((rows * torch.tensor(digits)).sum(1))
+    digits = [count**k for k in range(len(symbols))]
+    first, *more = (s * digit for s, digit in zip(symbols, digits, strict=True))
+    for term in more:
+        first = first + term
+    keys: Tensor = torch.unique(first)
     return torch.stack([keys // digit % count for digit in digits], 1)
 
 

@@ -172,9 +172,14 @@ def test_distinct_rows_are_all_rows_once(width: int, count: int) -> None:
     generator = torch.Generator().manual_seed(width)
     few = torch.randint(0, count, (20, width), generator=generator)
     rows = few[torch.randint(0, 20, (500,), generator=generator)]
-    found = system._distinct(rows, count)
+    found = system._distinct(rows.unbind(1), count)
     assert len(found) == len(set(map(tuple, found.tolist())))
     assert set(map(tuple, found.tolist())) == set(map(tuple, rows.tolist()))
+
+
+def test_distinct_rows_of_a_grid() -> None:
+    found = system._distinct([torch.tensor([[2], [3], [2]]), torch.tensor([[4, 5, 4, 4]])], 10)
+    assert sorted(found.tolist()) == [[2, 4], [2, 5], [3, 4], [3, 5]]
 
 
 def test_a_table_read_at_many_positions_makes_few_equations() -> None:
