@@ -26,7 +26,7 @@ from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
-from fxteleport.passes.maps import CobMap
+from fxteleport.passes.maps import CobMap, support
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
@@ -140,12 +140,15 @@ class Plan:
         numel = self.captured.metas[name].numel()
         if cob is None or not cob.factors or not numel:
             return 0
-        keys = [(s, torch.from_numpy(self._keys)[s] * e) for s, e in cob.factors]
-        shape = torch.broadcast_shapes(*(s.shape for s, _ in keys))
-        total = functools.reduce(torch.add, (k for _, k in keys)).expand(shape)
-        if total.numel() == 0:
-            return 0
-        return int((total != 0).sum()) * (numel // total.numel())
+        keys = [torch.from_numpy(self._keys)[s] * e for s, e in cob.factors]
+        if len(keys) == 2 and not support(keys[0]) & support(keys[1]):  # rows and columns: no need of the matrix
+            one, two = (np.unique(k.numpy(), return_counts=True) for k in (keys[0], -keys[1]))
+            _, i, j = np.intersect1d(one[0], two[0], assume_unique=True, return_indices=True)
+            shared, size = int((one[1][i] * two[1][j]).sum()), keys[0].numel() * keys[1].numel()
+        else:
+            total = functools.reduce(torch.add, keys)
+            shared, size = int((total == 0).sum()), total.numel()
+        return (size - shared) * (numel // size) if size else 0
 
     @functools.cached_property
     def _keys(self) -> Any:

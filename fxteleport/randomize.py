@@ -33,8 +33,11 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
         if not parameter.is_floating_point():
             continue
         if parameter.ndim >= 2:
-            fan_in = max(1, math.prod(parameter.shape[1:]))
-            parameter.copy_(normal(parameter.shape, 0.5 * fan_in**-0.5))
+            deviation = 0.5 * max(1, math.prod(parameter.shape[1:])) ** -0.5
+            if parameter.is_cpu and parameter.dtype == torch.float32 and parameter.is_contiguous():
+                parameter.normal_(generator=generator).mul_(deviation)  # the same numbers, without a second tensor
+            else:
+                parameter.copy_(normal(parameter.shape, deviation))
         elif name.rpartition(".")[2] == "bias":
             parameter.copy_(normal(parameter.shape, 0.2))
         else:

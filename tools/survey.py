@@ -131,12 +131,11 @@ def _survey(row: Row, terms: Terms) -> None:
     if dtype is None:
         return
     row.dtype = str(dtype).removeprefix("torch.")
-    randomize(built.model, terms.seed)
-    built.model.to(terms.device)
     size, *_ = built.shapes
     row.same_graph, row.batch = True, 1
     if _cost(row.parameters, size) <= terms.budget:
         row.size = _text(size)
+        _fill(built, terms)
         other = next((s for s in _smaller(size) if accepts(built.sized(s))), size)
         row.exact = _check(row, built, plans, terms, [size, other])
         return
@@ -144,6 +143,7 @@ def _survey(row: Row, terms: Terms) -> None:
     for small in [*affordable, *list(_smaller(size))[::-1]]:
         row.size = _text(small)
         if not built.listed and accepts(built.sized(small)):
+            _fill(built, terms)
             with contextlib.suppress(*_REFUSALS):  # the graph has its own size built in
                 row.exact = _check(row, built, plans, terms, [small, small])
                 return
@@ -153,6 +153,7 @@ def _survey(row: Row, terms: Terms) -> None:
             row.same_graph, row.exact = False, _check(row, made, own, terms, [small, small])
             return
     row.size, row.same_graph = _text(size), True
+    _fill(built, terms)
     row.exact = _check(row, built, plans, terms, [size, size])
 
 
@@ -300,9 +301,14 @@ def _rebuilt(name: str, size: tuple[int, ...], dtype: torch.dtype, terms: Terms)
     if not accepts(trial):
         raise ModelError(f"'{name}' does not run on {_text(size)}")
     built = _build(name, size, dtype)
+    _fill(built, terms)
+    return built
+
+
+def _fill(built: zoo.Built, terms: Terms) -> None:
+    """Draw the network's parameters: what is built and not checked has none that take memory."""
     randomize(built.model, terms.seed)
     built.model.to(terms.device)
-    return built
 
 
 def _text(shape: tuple[int, ...]) -> str:
