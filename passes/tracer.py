@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -23,6 +24,7 @@ from fxteleport.passes.aliases import mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.inputs import expect, expect_length, guard, placeholders
 from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.objects import is_spelt, take_apart
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.source import calling_line
@@ -32,6 +34,8 @@ T = TypeVar("T")
 _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
+# Arguments that say nothing about the shape of the result, whatever is known of them.
+_SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
@@ -73,13 +77,15 @@ class Tracer:
         root = shadow(self, self.model, "", training=False)
         try:
             out = root(*args, **kwargs)
+            lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
             raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
         except Exception as error:
             out = self.whole(error, args, kwargs)
-        self.graph.output(self.lower(out))
+            lowered = self.lower(out)
+        self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
         remove_dead(self.graph)
@@ -127,6 +133,9 @@ class Tracer:
         value, mutated, trust = self.observe(run, what, args, kwargs)
         if target in _FACTS or (target is getattr and args[1] in _FACTS):
             trust = Trust.KNOWN
+        elif target in _SHAPELESS:
+            shaping = {k: v for k, v in kwargs.items() if k != _SHAPELESS[target]}
+            trust = max(map(_trust, _handles((args, shaping))), default=Trust.KNOWN)
         if not mutated and isinstance(value, (bool, str, type(None))):
             if isinstance(value, bool):
                 if trust:
@@ -413,7 +422,22 @@ class Tracer:
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
             fields = {f.name: self.lower(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
             return self._built(kind, fields, x)
-        return x
+        if isinstance(x, np.generic):
+            return x.item()
+        return x if is_spelt(x) else self._assembled(x)
+
+    def _assembled(self, x: Any) -> fx.Node:
+        """A node that makes an object anew around the network's values."""
+        if self.stack:
+            raise RuntimeError(
+                f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not"
+            )
+        leaf, values = take_apart(x, is_proxy)
+        path = self.free_path(f"_{type(x).__name__}")
+        self.added[path] = self.twins[path] = leaf
+        node = self.graph.create_node("call_module", path, tuple(map(self.lower, values)))
+        node.meta.update(val=x, path="")
+        return node
 
     def _built(self, kind: type, fields: dict[str, Any], value: Any) -> fx.Node:
         """A node that builds an object (a data class, an OrderedDict) from its lowered fields."""
