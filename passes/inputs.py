@@ -38,7 +38,7 @@ def placeholders(
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     """The placeholder of one argument, as `forward` sees it."""
-    meta = pytree.tree_map(lambda x: x.detach().to(evaluate.META) if isinstance(x, Tensor) else x, value)
+    meta = pytree.tree_map(lambda x: evaluate.stand_in(x) if isinstance(x, Tensor) else x, value)
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     handle = proxy.make(node, tracer, meta)

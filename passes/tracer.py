@@ -23,7 +23,7 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.inputs import expect, expect_length, guard, placeholders
-from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.objects import is_spelt, take_apart
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
@@ -56,6 +56,7 @@ class Tracer:
         self.device = torch.device("cpu")
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
+        self._autocast = _autocast()
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Any] = []  # objects whose id is in use above
@@ -181,6 +182,8 @@ class Tracer:
         trust: Trust = Trust.KNOWN,
     ) -> Proxy:
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
+        if _autocast() != self._autocast:
+            raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
         node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
         node.meta["val"] = value
         node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
@@ -292,6 +295,8 @@ class Tracer:
         """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""
         path = path_of(module)
         real = self.real(path)
+        if is_compiled(real):
+            return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
         if path and is_leaf(real):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):
@@ -416,7 +421,7 @@ class Tracer:
             items = {k: self.lower(v) for k, v in x.items()}
             return items if kind is dict else self._built(kind, items, x)
         if isinstance(x, tuple):
-            return kind(*map(self.lower, x)) if hasattr(x, "_fields") else kind(map(self.lower, x))
+            return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
         if isinstance(x, Tensor):
             return self.constant(x)._node
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
@@ -497,6 +502,12 @@ def _guarded(handle: Proxy) -> bool:
     return guarding is not None and not guarding._erased
 
 
+def _autocast() -> list[Any]:
+    """Which devices' operations are cast, and to what."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
+
+
 class Helper(nn.Module):
     """A method of a module as a leaf; the module itself is held out of sight: its tensors are meta stand-ins."""
 
@@ -528,7 +539,7 @@ def _handles(x: Any) -> Iterator[Proxy]:
     """The proxies in an argument structure."""
     if is_proxy(x):
         yield x
-    elif type(x) in (tuple, list):
+    elif type(x) in (tuple, list) or proxy.is_named_tuple(type(x)):
         for item in x:
             yield from _handles(item)
     elif issubclass(type(x), dict):

@@ -101,7 +101,7 @@ def contracted(call: Call, cobs: Sequence[CobMap], axis: int, why: str) -> CobMa
     return total.each(lambda s: s.squeeze(axis))
 
 
-@rule(*named("matmul bmm mm mv dot"), "__matmul__", "__rmatmul__")
+@rule(*named("matmul bmm mm mv dot vdot"), "__matmul__", "__rmatmul__")
 def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
     if call.node.target == "__rmatmul__":
