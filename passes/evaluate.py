@@ -72,7 +72,7 @@ def run(
             kwargs["device"] = here
     try:
         return fn(*args, **kwargs), Trust.KNOWN
-    except DataDependent:
+    except (DataDependent, RecursionError):
         raise
     except Exception as error:
         if mixed:  # a real index may be what decides the shape

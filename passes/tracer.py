@@ -83,6 +83,8 @@ class Tracer:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
             raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
+        except RecursionError:
+            raise
         except Exception as error:
             out = self.whole(error, args, kwargs)
             lowered = self.lower(out)
