@@ -245,14 +245,9 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:
     try:
         values = {item["name"]: _read(item["value"]) for item in facts["inputs"]}
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        StopIteration,
-        ValueError,
-    ):  # RecursionError is a RuntimeError
+        if not all(isinstance(name, str) for name in values):
+            raise TypeError("an argument's name is no text")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration):
         raise CheckpointError("the checkpoint's description of the inputs is corrupt") from None
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:

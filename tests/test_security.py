@@ -305,6 +305,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "another mode": {"mode": "evil"},
     "a format that is a function": {"dtype": "load"},
     "an argument of another name": {"inputs": [{"name": "self", "value": {"plain": 1}}]},
+    "an argument without a name": {"inputs": [{"name": None, "value": {"tensor": [4, 6], "dtype": "float32"}}]},
     "no inputs": {"inputs": []},
 }
 
