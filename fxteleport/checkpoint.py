@@ -13,6 +13,7 @@ import copy
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_json, read_tensors, write_tensors, write_text
 from fxteleport.passes.rewrite import TeleportedModule
-from fxteleport.plan import Plan, plan
+from fxteleport.plan import MODES, NORM_STATS, Plan, plan
 
 _KIND = "fxteleport network"
 MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
@@ -156,7 +157,7 @@ def _identity(cob: ChangeOfBasis) -> str:
 def _inputs(made: Plan) -> list[dict[str, Any]]:
     """The example inputs of a plan, without their values."""
     nodes = [n for n in made.captured.graph.nodes if n.op == "placeholder"]
-    return [{"name": n.name, "value": _written(n.meta["val"], n.name)} for n in nodes]
+    return [{"name": str(n.target), "value": _written(n.meta["val"], str(n.target))} for n in nodes]
 
 
 def _written(value: Any, name: str) -> Any:
@@ -188,6 +189,7 @@ def _said(versions: dict[str, str]) -> str:
 
 # -- what is read ----------------------------------------------------------------------------------------
 
+_LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "id": str, "model": str, "mode": str, "norm_stats": str, "input_size": (list, type(None)), "inputs": list,
     "dtype": str, "fingerprint": str, "versions": dict,
@@ -195,10 +197,22 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 
 
 def _description(path: Path) -> dict[str, Any]:
-    facts = read_json(path)
+    facts: dict[str, Any] = read_json(path)
     if facts.get("kind") != _KIND or not all(isinstance(facts.get(k, 0), t) for k, t in _FACTS.items()):
         raise CheckpointError(f"'{path}' describes no teleported network: pass a file that fxteleport.save wrote")
+    if facts["mode"] not in MODES or facts["norm_stats"] not in NORM_STATS:
+        raise CheckpointError(f"'{path}' names a mode or norm statistics that do not exist: it is corrupt")
+    if facts["input_size"] is not None:
+        _require_size(facts["input_size"])
     return facts
+
+
+def _require_size(size: Any) -> None:
+    """A file may not ask for more memory than an input takes."""
+    if not isinstance(size, list) or not all(type(n) is int and n >= 0 for n in size):
+        raise CheckpointError(f"the checkpoint describes an input of no possible size, {str(size)[:80]}")
+    if len(size) > _LARGEST_RANK or math.prod(size) > _LARGEST_INPUT:
+        raise CheckpointError(f"the checkpoint describes an input of size {str(size)[:80]}, which is out of all bounds")
 
 
 def _torch_dtype(name: str) -> torch.dtype:
@@ -231,7 +245,9 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:
     try:
         values = {item["name"]: _read(item["value"]) for item in facts["inputs"]}
-    except (KeyError, TypeError, AttributeError, RuntimeError, StopIteration):
+        if not all(isinstance(name, str) for name in values):
+            raise TypeError("an argument's name is no text")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration):
         raise CheckpointError("the checkpoint's description of the inputs is corrupt") from None
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
@@ -241,6 +257,7 @@ def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:
 
 def _read(item: dict[str, Any]) -> Any:
     if "tensor" in item:
+        _require_size(item["tensor"])
         return torch.zeros(item["tensor"], dtype=_torch_dtype(item["dtype"]))
     kind, value = next(iter(item.items()))
     if kind == "plain":

@@ -72,7 +72,10 @@ class ChangeOfBasis:
         tensors, metadata = read_tensors(path)
         if "cob" not in metadata or "values" not in tensors:
             raise CheckpointError(f"'{path}' holds no change of basis: pass a file that ChangeOfBasis.save wrote")
-        return cls(tensors["values"].double(), metadata["cob"])
+        values = tensors["values"]
+        if values.dtype != torch.float64 or values.ndim != 1:
+            raise CheckpointError(f"'{path}' holds values that are no list of float64 numbers: it is corrupt")
+        return cls(values, metadata["cob"])
 
 
 def sample_values(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from fxteleport.errors import CheckpointError
@@ -60,6 +63,30 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"'{path}' is not a readable safetensors file: {error}") from None
 
 
+def read_pickled(path: str | Path) -> Any:
+    """Read what `torch.save` wrote: tensors and plain values only, mapped into memory rather than copied.
+
+    No code in it runs, and what it says of sizes is held against the file: torch does not compress its archives.
+
+    Raises:
+        CheckpointError: it is corrupt, holds anything else, or is older than torch 1.6.
+    """
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"'{path}' is corrupt, or no archive of torch 1.6 or newer: load it where you trust it, and save its state"
+            " dict again"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise CheckpointError(f"'{path}' is a compressed archive, which torch does not write")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
+    except Exception:  # pickle, zip and torch each raise their own
+        raise CheckpointError(f"'{path}' is corrupt, or holds more than tensors (then save its state dict)") from None
+
+
 def read_json(path: str | Path) -> dict[str, object]:
     """Read a JSON object.
 
@@ -70,7 +97,7 @@ def read_json(path: str | Path) -> dict[str, object]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"there is no file '{path}'") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is not readable JSON: {error}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"'{path}' holds no JSON object")

@@ -1,4 +1,4 @@
-"""Held: the tensors that a model holds, and whether it holds them still.
+"""Held: the tensors and modules that a model holds, and whether it holds them still.
 
 A model is walked in a quarter of `named_parameters`' time; to see whether anything was replaced since takes a tenth
 of that, in loops that run in C.
@@ -11,6 +11,9 @@ from collections.abc import Container
 from typing import Any
 
 from torch import Tensor, nn
+
+from fxteleport.errors import ModelError
+from fxteleport.passes.leaves import hooked
 
 
 class Held:
@@ -48,3 +51,42 @@ class Held:
         tables, names, objects = self._places
         same = all(map(operator.is_, map(dict.get, tables, names), objects))
         return same and list(map(Tensor.data_ptr, self._tensors)) == self._data
+
+
+Structure = dict[str, tuple[type, bool, dict[str, tuple[int, ...]]]]
+
+
+def structure(model: nn.Module) -> Structure:
+    """What a plan rests on: each module's class, whether hooks change it, its parameters' shapes.
+
+    Not its buffers: a forward may make one when it first runs.
+    """
+    found: Structure = {}
+    waiting = [("", model)]
+    seen: set[int] = set()
+    while waiting:
+        path, module = waiting.pop()
+        shapes = {name: tuple(p.shape) for name, p in module._parameters.items() if p is not None}
+        found[path] = (type(module), hooked(module), shapes)
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        prefix = f"{path}." if path else ""
+        waiting += [(prefix + name, child) for name, child in module._modules.items() if child is not None]
+    return found
+
+
+def require_structure(model: nn.Module, planned: Structure) -> None:
+    """Raise ModelError where a model's modules are no longer what was planned."""
+    now = structure(model)
+    if now == planned:
+        return
+    path = next((p for p in (*planned, *now) if planned.get(p) != now.get(p)), "")
+    before, after = planned.get(path), now.get(path)
+    if before is None or after is None:
+        what = "is new" if before is None else "is gone"
+    elif before[0] is not after[0]:
+        what = f"was a {before[0].__name__} and is a {after[0].__name__}"
+    else:
+        what = "has other forward hooks" if before[1] != after[1] else "holds other parameters"
+    raise ModelError(f"module '{path or 'the model itself'}' {what} since the plan was made: plan the model again")

@@ -20,7 +20,7 @@ from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
 from fxteleport.errors import CobError, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
-from fxteleport.held import Held
+from fxteleport.held import Held, require_structure, structure
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
@@ -111,6 +111,7 @@ class Plan:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
         self._prepared: tuple[Held, Prepared] | None = None
+        self._structure = structure(captured.model)
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
@@ -302,10 +303,11 @@ class Plan:
 
         Raises:
             CobError: the CoB is not valid for this plan.
-            ModelError: the model is on the meta device.
+            ModelError: the model is on the meta device, or is not what was planned any more.
         """
         tau = self.tau(cob).detach()
         require_weights(self.captured.model)
+        require_structure(self.captured.model, self._structure)
         start = time.perf_counter()
         numbers = self.solution.numbers(cob.values.detach())
         module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
@@ -319,13 +321,15 @@ class Plan:
         Raises:
             InputError: the plan's mode is not "weights".
             CobError: the CoB is not valid for this plan.
-            ModelError: the model's parameters are not those that were planned.
+            ModelError: the model's parameters, or the planned model's modules, are not those that were planned.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
         self.check(cob)
         numbers = self.solution.numbers(cob.values.detach())
         target = self.captured.model if model is None else model
+        if target is self.captured.model:
+            require_structure(target, self._structure)
         if target is not self.captured.model:
             self.recipe.scale_(matching_tensors(self.captured, Held(target).tensors), numbers)
             return target

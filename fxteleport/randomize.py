@@ -11,6 +11,8 @@ import math
 import torch
 from torch import nn
 
+from fxteleport.errors import ModelError
+
 
 @torch.no_grad()
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -20,7 +22,17 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     blocks stays far from the ends of the number format; biases and running means normal with deviation 0.2; other
     vectors and scalars (gains, slopes) and running variances uniform on [0.5, 1.5]. The numbers are drawn on the
     CPU: the same on every device.
+
+    Raises:
+        ModelError: a parameter is not materialised, or was made in inference mode.
     """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
+        if tensor.is_inference():
+            raise ModelError(
+                f"'{name}' was made in torch.inference_mode and cannot be changed: build the model outside"
+            )
     generator = torch.Generator().manual_seed(seed)
 
     def normal(shape: torch.Size, deviation: float) -> torch.Tensor:

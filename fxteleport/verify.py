@@ -276,7 +276,7 @@ class _Stepper:
 
     def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
         self.run = _Interpreter(module)
-        names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+        names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
         self.run.args_iter = iter(_own(given))
 

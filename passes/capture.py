@@ -12,12 +12,13 @@ traced is kept whole too (opaque), with a warning.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.errors import ModelError
+from fxteleport.errors import CaptureError, ModelError
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.tracer import Tracer
 
@@ -61,10 +62,16 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
         CaptureError: the model does not run on these inputs.
     """
-    reject_unsupported(model)
-    tracer = Tracer(model)
-    with torch.no_grad(), aware_of_proxies():
-        tracer.trace(args, kwargs or {})
+    try:
+        reject_unsupported(model)
+        tracer = Tracer(model)
+        with torch.no_grad(), aware_of_proxies():
+            tracer.trace(args, kwargs or {})
+    except RecursionError:
+        raise CaptureError(
+            f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
+            " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
+        ) from None
     return Captured(
         tracer.graph,
         model,

@@ -23,6 +23,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.inputs import GUARDS
 from fxteleport.passes.leaves import hooked
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
+from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System
 
@@ -97,9 +98,11 @@ class Interpreter:
             return IDENTITY if isinstance(value, Tensor) else None
         if node.target in GUARDS:
             return None
-        if isinstance(node.target, type):
+        maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
+        if isinstance(maker, (type, Assemble)):
+            made = maker.made if isinstance(maker, Assemble) else maker.__name__
             for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
-                self.pin_operand(operand, Origin(node.name, f"it is put into a {node.target.__name__}"))
+                self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
             return _map_like(value)
         source = node.args[0] if node.args else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
@@ -345,10 +348,12 @@ def _map_like(value: Any) -> Any:
 
 
 def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
-    """The map of one part of a structure: an item, or a field of a named tuple."""
+    """The map of one part of a structure: an item, a field of a named tuple, an item by number of a dictionary."""
     if isinstance(key, str) and isinstance(held, tuple):
         key = next((i for i, item in enumerate(held) if item is value), None)
-    known = isinstance(cobs, dict) or (isinstance(cobs, (list, tuple)) and isinstance(key, int))
+    if isinstance(held, dict) and key not in held:
+        key = next((k for k, item in held.items() if item is value), None)
+    known = key in cobs if isinstance(cobs, dict) else isinstance(cobs, (list, tuple)) and isinstance(key, int)
     return cobs[key] if known else _map_like(value)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 META = torch.device("meta")
@@ -71,7 +72,7 @@ def run(
             kwargs["device"] = here
     try:
         return fn(*args, **kwargs), Trust.KNOWN
-    except DataDependent:
+    except (DataDependent, RecursionError):
         raise
     except Exception as error:
         if mixed:  # a real index may be what decides the shape
@@ -121,12 +122,23 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
     return pytree.tree_map(to_meta, results[0]), Trust.RAGGED if ragged else Trust.GUESS
 
 
+def stand_in(example: Tensor) -> Tensor:
+    """A meta tensor for an input; one without fractions remembers its example (lengths and indices must fit)."""
+    meta = example.detach().to(META)
+    if not (example.is_meta or example.is_floating_point() or example.is_complex()):
+        meta._example = example.detach().cpu()  # type: ignore[attr-defined]
+    return meta
+
+
 def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
-    """A real CPU tensor in place of a meta one: filled if it holds numbers with a fraction, else zeros."""
+    """A real CPU tensor in place of a meta one: filled, or (without fractions) its example, or zeros."""
+    if isinstance(x, PackedSequence):  # no structure to pytree
+        return PackedSequence(*(made_up(fill, part) for part in x))
     if not isinstance(x, Tensor) or not x.is_meta:
         return x
     if not x.is_floating_point():
-        return torch.zeros(x.shape, dtype=x.dtype)
+        example: Tensor | None = getattr(x, "_example", None)
+        return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return fill(x.shape, dtype=torch.float32).to(x.dtype)
@@ -149,6 +161,8 @@ def changed(container: Any, held: Any) -> bool:
 
 def to_meta(x: Any) -> Any:
     """A meta tensor in place of a real one that carries a CoB (floating point or complex)."""
+    if isinstance(x, PackedSequence):
+        return PackedSequence(*map(to_meta, x))
     if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
         return x.detach().to(META)
     return x

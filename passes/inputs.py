@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError
 from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.objects import is_spelt
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -37,7 +38,7 @@ def placeholders(
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     """The placeholder of one argument, as `forward` sees it."""
-    meta = pytree.tree_map(lambda x: x.detach().to(evaluate.META) if isinstance(x, Tensor) else x, value)
+    meta = pytree.tree_map(lambda x: evaluate.stand_in(x) if isinstance(x, Tensor) else x, value)
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     handle = proxy.make(node, tracer, meta)
@@ -45,6 +46,11 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
         return handle
     leaves = pytree.tree_leaves(value)
     if not any(isinstance(x, Tensor) for x in leaves):
+        if not is_spelt(value):
+            raise CaptureError(
+                f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
+                " whose forward takes tensors and plain values"
+            )
         # The value decided what was traced: the emitted network accepts this one only.
         tracer.specialized.append(f"input '{name}': {value!r}")
         guard(tracer.graph, expect, node, value, name)

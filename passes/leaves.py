@@ -23,6 +23,11 @@ def hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """A module that `torch.compile` wrapped; what it computes is its `_orig_mod`."""
+    return type(module).__module__ == "torch._dynamo.eval_frame" and "_orig_mod" in module._modules
+
+
 def is_mode_dependent(module: nn.Module) -> bool:
     """A module without tensors or parts whose forward reads `self.training` (drop path and its like)."""
     return not (module._modules or module._parameters or module._buffers) and reads_training(type(module))

@@ -263,6 +263,11 @@ def is_proxy(x: object) -> bool:
     return issubclass(type(x), Proxy)
 
 
+def is_named_tuple(kind: type) -> bool:
+    """True for a class of named tuples, such as packed sequences."""
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
 def plain(x: Any) -> Any:
     """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
     if is_proxy(x):
@@ -270,6 +275,8 @@ def plain(x: Any) -> Any:
     kind = type(x)
     if kind is tuple or kind is list:
         return kind(plain(v) for v in x)
+    if is_named_tuple(kind):
+        return kind(*map(plain, x))
     if issubclass(kind, dict):
         return kind((k, plain(v)) for k, v in x.items())
     if kind is slice:
@@ -286,7 +293,7 @@ def find_tracer(x: Any) -> Tracer | None:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
-    elif kind is not tuple and kind is not list:
+    elif kind is not tuple and kind is not list and not is_named_tuple(kind):
         return None
     return next((t for t in map(find_tracer, x) if t is not None), None)
 

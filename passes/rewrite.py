@@ -48,7 +48,7 @@ def rewrite(captured: Captured, found: Constrained, scaling: Recipe, numbers: Te
     made: dict[str, Tensor] = {}
 
     def copied(name: str, tensor: Tensor) -> Tensor:
-        name = captured.canonical[name]
+        name = captured.canonical.get(name, name)  # a buffer that forward has made since is copied as it is
         if name not in made:
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):

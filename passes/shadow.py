@@ -48,6 +48,7 @@ def clone(
         if training is not None:
             state["training"] = training
         state["_path"] = name
+        state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         twin.__dict__.update(state)
     for old in module.modules():
         state = twins[id(old)].__dict__

@@ -75,6 +75,9 @@ class _TracedCall:
 
     _tracer: Tracer
 
+    def __init_subclass__(cls) -> None:
+        """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
         return self._tracer.call_module(self, forward, args, kwargs)  # type: ignore[arg-type]

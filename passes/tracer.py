@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -22,7 +23,8 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.inputs import expect, expect_length, guard, placeholders
-from fxteleport.passes.leaves import DROPOUT, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.objects import is_spelt, take_apart
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.source import calling_line
@@ -32,6 +34,8 @@ T = TypeVar("T")
 _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
+# Arguments that say nothing about the shape of the result, whatever is known of them.
+_SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
@@ -53,6 +57,7 @@ class Tracer:
         self.device = torch.device("cpu")
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
+        self._autocast = _autocast()
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Any] = []  # objects whose id is in use above
@@ -74,15 +79,19 @@ class Tracer:
         root = shadow(self, self.model, "", training=False)
         try:
             out = root(*args, **kwargs)
+            lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
             raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
+        except RecursionError:
+            raise
         except Exception as error:
             out = self.whole(error, args, kwargs)
+            lowered = self.lower(out)
         names = reassigned(root)
         self.assigned = {name: tensor for name, tensor in _named_tensors(self.model) if name in names}
-        self.graph.output(self.lower(out))
+        self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
         remove_dead(self.graph)
@@ -130,6 +139,9 @@ class Tracer:
         value, mutated, trust = self.observe(run, what, args, kwargs)
         if target in _FACTS or (target is getattr and args[1] in _FACTS):
             trust = Trust.KNOWN
+        elif target in _SHAPELESS:
+            shaping = {k: v for k, v in kwargs.items() if k != _SHAPELESS[target]}
+            trust = max(map(_trust, _handles((args, shaping))), default=Trust.KNOWN)
         if not mutated and isinstance(value, (bool, str, type(None))):
             if isinstance(value, bool):
                 if trust:
@@ -175,6 +187,8 @@ class Tracer:
         trust: Trust = Trust.KNOWN,
     ) -> Proxy:
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
+        if _autocast() != self._autocast:
+            raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
         node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
         node.meta["val"] = value
         node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
@@ -286,6 +300,8 @@ class Tracer:
         """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""
         path = path_of(module)
         real = self.real(path)
+        if is_compiled(real):
+            return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
         if path and is_leaf(real):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):
@@ -410,13 +426,28 @@ class Tracer:
             items = {k: self.lower(v) for k, v in x.items()}
             return items if kind is dict else self._built(kind, items, x)
         if isinstance(x, tuple):
-            return kind(*map(self.lower, x)) if hasattr(x, "_fields") else kind(map(self.lower, x))
+            return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
         if isinstance(x, Tensor):
             return self.constant(x)._node
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
             fields = {f.name: self.lower(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
             return self._built(kind, fields, x)
-        return x
+        if isinstance(x, np.generic):
+            return x.item()
+        return x if is_spelt(x) else self._assembled(x)
+
+    def _assembled(self, x: Any) -> fx.Node:
+        """A node that makes an object anew around the network's values."""
+        if self.stack:
+            raise RuntimeError(
+                f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not"
+            )
+        leaf, values = take_apart(x, is_proxy)
+        path = self.free_path(f"_{type(x).__name__}")
+        self.added[path] = self.twins[path] = leaf
+        node = self.graph.create_node("call_module", path, tuple(map(self.lower, values)))
+        node.meta.update(val=x, path="")
+        return node
 
     def _built(self, kind: type, fields: dict[str, Any], value: Any) -> fx.Node:
         """A node that builds an object (a data class, an OrderedDict) from its lowered fields."""
@@ -476,6 +507,12 @@ def _guarded(handle: Proxy) -> bool:
     return guarding is not None and not guarding._erased
 
 
+def _autocast() -> list[Any]:
+    """Which devices' operations are cast, and to what."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
+
+
 class Helper(nn.Module):
     """A method of a module as a leaf; the module itself is held out of sight: its tensors are meta stand-ins."""
 
@@ -507,7 +544,7 @@ def _handles(x: Any) -> Iterator[Proxy]:
     """The proxies in an argument structure."""
     if is_proxy(x):
         yield x
-    elif type(x) in (tuple, list):
+    elif type(x) in (tuple, list) or proxy.is_named_tuple(type(x)):
         for item in x:
             yield from _handles(item)
     elif issubclass(type(x), dict):

@@ -204,8 +204,13 @@ def read_rows(path: Path) -> list[Row]:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise CheckpointError(f"'{path}' has other columns than a coverage file: write to another file")
-            return [Row(**{k: _parsed(k, v) for k, v in line.items()}) for line in reader]
-    except (OSError, ValueError) as error:
+            rows = []
+            for line in reader:
+                if None in line or None in line.values():
+                    raise CheckpointError(f"line {reader.line_num} of '{path}' has not one field a column: remove it")
+                rows.append(Row(**{k: _parsed(k, v) for k, v in line.items()}))
+            return rows
+    except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(f"cannot read '{path}': {error}") from None
 
 
@@ -216,9 +221,16 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a row to a coverage file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+    """Add a row to a coverage file.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+    except OSError as error:
+        raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
 
 
 def _line(row: Row) -> str:

@@ -185,16 +185,11 @@ def _image_input(done: Run, image: Path | None) -> Tensor:
 
 def _read(image: Path, x: Tensor, done: Run) -> Tensor:
     """An image as the network takes it: resized, and normalised as its weights were trained with."""
-    from PIL import Image, UnidentifiedImageError
     from torchvision.transforms import functional
 
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB" if x.shape[1] == 3 else "L")
-    except FileNotFoundError:
-        raise InputError(f"there is no image '{image}'") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"'{image}' is not an image that can be read: {error}") from None
+    from fxteleport.tools.images import read_picture
+
+    picture = read_picture(image, x.shape[1])
     size = [int(n) for n in x.shape[2:]]
     edge = functional.resize(picture, max(size), antialias=True)  # the shorter side
     values = functional.to_tensor(functional.center_crop(edge, size))

@@ -36,19 +36,27 @@ def batch_of(paths: list[Path], model: nn.Module, spec: str, shape: tuple[int, .
     Raises:
         InputError: the network takes no pictures, or a file cannot be read as one.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"--images needs a network that takes pictures of 1 or 3 channels; '{spec}' takes {shape}")
     transform = _torchvision(spec, shape) or _timm(model, shape)
-    tensors = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                tensors.append(transform(picture.convert("L" if shape[0] == 1 else "RGB")))
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise InputError(f"--images: '{path}' cannot be read: {error}") from None
-    return torch.stack(tensors)
+    return torch.stack([transform(read_picture(path, shape[0])) for path in paths])
+
+
+def read_picture(path: Path, channels: int) -> Any:
+    """A picture in grey (1 channel) or in colour.
+
+    Raises:
+        InputError: it is missing, or cannot be read as a picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise InputError(f"there is no image '{path}'") from None
+    except Exception as error:  # each of Pillow's formats raises its own
+        raise InputError(f"'{path}' is not an image that can be read: {error}") from None
 
 
 def _timm(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Any], Tensor]:

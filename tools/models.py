@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport import zoo
 from fxteleport.checkpoint import MARK
 from fxteleport.errors import CheckpointError, InputError, ModelError
-from fxteleport.files import read_tensors
+from fxteleport.files import read_pickled, read_tensors
 from fxteleport.passes.capture import reject_unsupported
 from fxteleport.randomize import randomize
 from fxteleport.tools import images
@@ -182,10 +182,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if marks.get(MARK, "").startswith("full "):
             raise CheckpointError(f"'{path}' holds a network with teleported activations: use fxteleport.load")
         return state
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # pickle, zip and torch each raise their own
-        raise CheckpointError(f"'{path}' is corrupt, or holds more than tensors (then save its state dict)") from None
+    found = read_pickled(path)
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

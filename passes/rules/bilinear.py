@@ -101,7 +101,7 @@ def contracted(call: Call, cobs: Sequence[CobMap], axis: int, why: str) -> CobMa
     return total.each(lambda s: s.squeeze(axis))
 
 
-@rule(*named("matmul bmm mm mv dot"), "__matmul__", "__rmatmul__")
+@rule(*named("matmul bmm mm mv dot vdot"), "__matmul__", "__rmatmul__")
 def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
     if call.node.target == "__rmatmul__":
@@ -157,13 +157,19 @@ def attention(
     call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> CobMap:  # fmt: skip
-    """softmax(q k^T) v: the logits are pinned, so q * k = 1; v is constant over the keys."""
-    if enable_gqa and query.shape[-3] != key.shape[-3]:
-        call.decline("queries share keys in groups")
+    """softmax(q k^T) v: the logits are pinned, so q * k = 1; v is constant over the keys.
+
+    With `enable_gqa` each head of keys and values serves a group of query heads that follow each other.
+    """
     if attn_mask is not None:
         call.pin(attn_mask.map, "it is added to the attention logits")
+
+    def served(operand: Operand) -> CobMap:
+        group = query.shape[-3] // operand.shape[-3] if enable_gqa else 1
+        return operand.map.settled().each(lambda s: s.repeat_interleave(group, -3) if group > 1 < s.size(-3) else s)
+
     q = query.map.settled().each(lambda s: s.unsqueeze(-2))  # [..., l, 1, e]
-    k = key.map.settled().each(lambda s: s.unsqueeze(-3))  # [..., 1, s, e]
+    k = served(key).each(lambda s: s.unsqueeze(-3))  # [..., 1, s, e]
     call.same(q * k, IDENTITY, "softmax pins the logits q k")
-    cob = call.constant(value.map.settled(), [value.rank - 2], "this axis is contracted")
+    cob = call.constant(served(value), [value.rank - 2], "this axis is contracted")
     return cob.aligned(call.value.ndim)

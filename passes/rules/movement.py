@@ -82,7 +82,32 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.Unfold,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
-    return moved(call, [input])
+    unknown = [x for x in pytree.tree_leaves((rest, settings)) if isinstance(x, Operand) and x.value.is_meta]
+    return picked(call, input, unknown, *rest, **settings) if unknown else moved(call, [input])
+
+
+def picked(call: Call, input: Operand, indices: Sequence[Operand], *rest: Any, **settings: Any) -> CobMap:
+    """Positions that the run picks: one CoB for all that it may pick from, and then any of them stands for it."""
+    if any(i.value.dtype in (torch.bool, torch.uint8) or i.value.is_floating_point() for i in indices):
+        call.decline("it depends on an index or a value that is not known before the run")
+    given = settings.get("dim", rest[0] if len(rest) == 2 else None)  # of index_select, gather, take_along_dim
+    axes = _indexed(rest[0], input.rank) if given is None else [int(given)]
+    cob = call.constant(input.map, [a % input.rank for a in axes], "the run decides which of these positions is taken")
+    zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
+    shape = tuple(input.shape)
+    return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros})))
+
+
+def _indexed(index: Any, rank: int) -> list[int]:
+    """The axes that `x[index]` reads through tensors."""
+    items = index if isinstance(index, tuple) else (index,)
+    named = sum(item is not None and item is not ... for item in items)
+    axes, axis = [], 0
+    for item in items:
+        if isinstance(item, Operand):
+            axes.append(axis)
+        axis += rank - named if item is ... else item is not None
+    return axes
 
 
 @rule(*named("cat concat concatenate"))

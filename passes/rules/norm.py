@@ -99,3 +99,10 @@ def instance_norm(
 def normalize(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     unscaled(call, input)
     return IDENTITY
+
+
+@rule(*named("_weight_norm"))
+def weight_norm(call: Call, v: Operand, g: Operand, dim: int = 0) -> CobMap:
+    """g v / |v|: the direction is normalised, so it stays; the length takes the CoB."""
+    call.require(v, IDENTITY, "its length is divided away, and computed over several neurons")
+    return g.map.aligned(v.rank)

@@ -1,16 +1,18 @@
-"""Pointwise: any other function of one element (gelu, silu, sigmoid, exp).
+"""Pointwise: any other function of one element (gelu, silu, sigmoid, exp), and the gated linear unit.
 
-The map passes, with the wrapped operation tau f(x / tau) (paper, eq. 2); `mode="weights"` pins it.
+The map passes, with the wrapped operation tau f(x / tau) (paper, eq. 2); `mode="weights"` pins it. In a * sigmoid(b)
+the CoB of a passes as it is, and b's is divided away before.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import named, rule
 
 
@@ -37,3 +39,19 @@ def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):
         call.decline("another tensor shapes this activation")
     return teleported(call, input)
+
+
+@rule(*named("glu"), nn.GLU)
+def gated(call: Call, input: Operand, dim: int = -1) -> CobMap:
+    cob = input.map.settled()
+    axis = dim % input.rank
+
+    def halves(s: Tensor) -> tuple[Tensor, Tensor]:
+        return s.chunk(2, axis) if s.size(axis) > 1 else (s, s)  # type: ignore[return-value]
+
+    gate = cob.each(lambda s: halves(s)[1])
+    if call.full:
+        call.wrap(cob.each(lambda s: torch.cat([torch.full_like(half := halves(s)[1], ONE), half], axis)), None)
+    else:
+        call.pin(gate, "this activation is not homogeneous")
+    return cob.each(lambda s: halves(s)[0])

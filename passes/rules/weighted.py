@@ -84,6 +84,22 @@ def convolution(
     return convolved(call, input, weight, bias, groups)
 
 
+@rule(*named("_grouped_mm grouped_mm"))
+def grouped_linear(
+    call: Call, input: Operand, weight: Operand, offs: Operand | None = None, bias: Operand | None = None,
+    out_dtype: Any = None,
+) -> CobMap:  # fmt: skip
+    """Experts: rows [n, in] in groups, each multiplied by a weight of its own, [groups, in, out].
+
+    The data decides which rows an expert gets, so all experts share the CoBs of what goes in and out.
+    """
+    if offs is None or bias is not None or (input.rank, weight.rank) != (2, 3):
+        call.decline("it is not rows in groups against a stack of weights")
+    into, out = channel(call, input, 1), call.fresh(weight.shape[2:])
+    call.require(weight, on_axis(out, 2, 3) / on_axis(into, 1, 3), "weight * out / in")
+    return on_axis(out, 1, 2)
+
+
 @rule(
     *named("conv_transpose1d conv_transpose2d conv_transpose3d"),
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,

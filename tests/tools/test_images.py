@@ -65,7 +65,7 @@ def test_wrong_pictures(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ft.InputError, match="takes pictures"):
         loading(folder, f"{tmp_path}/nets.py:make", (3,))
     (folder / "0.png").write_bytes(b"garbage")
-    with pytest.raises(ft.InputError, match="cannot be read"):
+    with pytest.raises(ft.InputError, match="not an image that can be read"):
         loading(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ft.InputError, match="holds no picture"):

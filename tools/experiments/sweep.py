@@ -78,17 +78,13 @@ def gather(name: str, runs: Sequence[Run], folder: Path) -> Sweep:
     rows: list[Row] = []
     failed, done = [], 0
     for run in runs:
-        try:
-            found = read_json(folder / file_name(name, run))
-        except CheckpointError:
-            continue
+        found = _result(folder / file_name(name, run))
         if "error" in found:
             failed.append({"run": run, "error": found["error"]})
-            continue
-        done += 1
-        measured: Any = found["rows"]
-        shared = {k: v for k, v in run.items() if k != "data_root"}
-        rows += [{**shared, **row} for row in measured]
+        elif "rows" in found:
+            done += 1
+            shared = {k: v for k, v in run.items() if k != "data_root"}
+            rows += [{**shared, **row} for row in found["rows"]]
     return Sweep(rows, failed, done, len(runs))
 
 
@@ -116,10 +112,17 @@ def execute(name: str, measure: Measure, run: Run, folder: Path) -> None:
 
 def _finished(path: Path) -> bool:
     """A failure is not final: a sweep that is started again tries it again."""
+    return "rows" in _result(path)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What a result file holds; nothing where there is none, or none that `execute` wrote."""
     try:
-        return "rows" in read_json(path)
+        found: dict[str, Any] = read_json(path)
     except CheckpointError:
-        return False
+        return {}
+    rows = found.get("rows", [])
+    return found if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else {}
 
 
 def _local(

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+import fxteleport as ft
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mul": lambda x, y: x * y,
@@ -105,3 +107,21 @@ def test_talking_heads(check_operation: Callable[..., None]) -> None:
 
 def test_rounded_division_pins(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.div(x, y, rounding_mode="floor"), full=0, weights=0, streams=2, known=False)
+
+
+def test_heads_that_share_keys_and_values(assert_exact: Callable[..., ft.Plan]) -> None:
+    """4 query heads on 2 of keys and values, 3 dimensions each: q = 1 / k for 2 x 3 values, and v for 2 x 3."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = nn.Linear(8, 12), nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (f(x).unflatten(-1, (-1, 3)).transpose(1, 2) for f in (self.q, self.k, self.v))
+            x = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            return self.o(x.transpose(1, 2).flatten(2))
+
+    plan = assert_exact(Grouped(), torch.randn(2, 5, 8))
+    assert plan.num_free == 6 + 6
+    assert not plan.opaque

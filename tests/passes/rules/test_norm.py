@@ -104,3 +104,12 @@ def test_one_dimension_and_three() -> None:
             assert plan.num_free == free
             network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
             assert ft.verify(model, network, x).bitwise_equal
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_weight_norm(dim: int, assert_exact: Callable[..., ft.Plan]) -> None:
+    """Its length along `dim` is free; the direction, and so what goes in, stays."""
+    first = nn.utils.parametrizations.weight_norm(nn.Linear(6, 7), dim=dim)
+    plan = assert_exact(nn.Sequential(first, nn.ReLU(), nn.Linear(7, 3)), torch.randn(2, 6), at_least=0)
+    assert plan.num_free == (7 if dim == 0 else 1)  # else all outputs share one: what goes in is pinned
+    assert not plan.opaque

@@ -164,3 +164,20 @@ def test_multihead_attention(settings: dict[str, bool | int]) -> None:
         assert not plan.opaque
         report = ft.verify(model, plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0)), x)
         assert report.passed, report.first_difference
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped matrix product")
+def test_experts_share_what_goes_in_and_out(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out = nn.Linear(6, 8), nn.Linear(16, 3)
+            self.experts = nn.Parameter(torch.randn(3, 8, 16))
+
+        def forward(self, x: Tensor, offs: Tensor) -> Tensor:
+            return self.out(torch.relu(F.grouped_mm(self.stem(x), self.experts, offs=offs)))
+
+    offs = torch.tensor([2, 5, 8], dtype=torch.int32)
+    plan = assert_exact(Experts().bfloat16(), torch.randn(8, 6).bfloat16(), offs)
+    assert plan.num_free == 8 + 16
+    assert not plan.opaque
