@@ -29,9 +29,11 @@ class Held:
     def __init__(self, model: nn.Module, watched: Container[str] | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
         found: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
+        self._modules: list[nn.Module] = []
         waiting = [("", model)]
         while waiting:
             prefix, module = waiting.pop()
+            self._modules.append(module)
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
                     if tensor is not None:
@@ -39,18 +41,25 @@ class Held:
                         if watched is None or prefix + name in watched:
                             found.append((table, name, tensor))
             for name, child in module._modules.items():
-                if child is not None and (child._parameters or child._buffers or child._modules):
+                if child is not None:
                     waiting.append((f"{prefix}{name}.", child))
                     found.append((module._modules, name, child))
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
         self._tensors = [t for _, _, t in found if isinstance(t, Tensor)]
         self._data = list(map(Tensor.data_ptr, self._tensors))
+        self._kinds = list(map(type, self._modules))
+        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooked = list(map(bool, self._hooks))
 
     def still(self) -> bool:
-        """True if every module and every tensor is in its place, with its data where they were."""
+        """True if every module and every tensor is in its place, with its data where they were, and no new hooks."""
         tables, names, objects = self._places
-        same = all(map(operator.is_, map(dict.get, tables, names), objects))
-        return same and list(map(Tensor.data_ptr, self._tensors)) == self._data
+        return (
+            all(map(operator.is_, map(dict.get, tables, names), objects))
+            and list(map(Tensor.data_ptr, self._tensors)) == self._data
+            and list(map(type, self._modules)) == self._kinds
+            and list(map(bool, self._hooks)) == self._hooked
+        )
 
 
 Structure = dict[str, tuple[type, bool, dict[str, tuple[int, ...]]]]

@@ -328,12 +328,11 @@ class Plan:
         self.check(cob)
         numbers = self.solution.numbers(cob.values.detach())
         target = self.captured.model if model is None else model
-        if target is self.captured.model:
-            require_structure(target, self._structure)
         if target is not self.captured.model:
             self.recipe.scale_(matching_tensors(self.captured, Held(target).tensors), numbers)
             return target
         if self._prepared is None or not self._prepared[0].still():
+            require_structure(target, self._structure)
             held = Held(target, self.recipe.factors)
             self._prepared = held, self.recipe.prepare(matching_tensors(self.captured, held.tensors))
         self._prepared[1].scale_(numbers)
