@@ -105,3 +105,8 @@ def test_talking_heads(check_operation: Callable[..., None]) -> None:
 
 def test_rounded_division_pins(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.div(x, y, rounding_mode="floor"), full=0, weights=0, streams=2, known=False)
+
+
+def test_a_gram_matrix_keeps_one_value(check_operation: Callable[..., None]) -> None:
+    """x x^T contracts the channels: they share one CoB up to a sign, and its square is the output's."""
+    check_operation(lambda x: x.flatten(2).mT @ x.flatten(2), full=1, weights=1)

@@ -104,3 +104,13 @@ def test_one_dimension_and_three() -> None:
             assert plan.num_free == free
             network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
             assert ft.verify(model, network, x).bitwise_equal
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_batch_norm_without_a_gamma_passes_its_input_when_rescaled(
+    mode: str, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """Nothing divides the input's CoB away again: the output has it too."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(128, 3))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert assert_exact(model, x, mode=mode, norm_stats="rescaled").num_free == 8
