@@ -94,7 +94,8 @@ class Attention(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True, **settings)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
         return self.attention(x, context, context)[0]
 
 
@@ -360,6 +361,7 @@ _TAPS = "the CoB is constant over all positions, also where no bias ties them, o
 _POWER = "a power law with a broken exponent is wrapped like any activation, or pinned"
 _PRODUCT = "a parameter that is used freely has one factor an axis"
 _COMPARED = "a comparison pins, though one with 0 needs the sign only"
+_CROSS = "one weight that projects queries and keys needs one CoB for both inputs"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
 OPERATIONS: dict[str, Operation] = {
@@ -376,8 +378,10 @@ OPERATIONS: dict[str, Operation] = {
     "bare Bilinear": Operation(
         lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], 2, bias=False), paired, arity=2, gives_up=_TAPS
     ),
-    "MultiheadAttention": Operation(
-        multihead, lambda x, y: tokens(x) and tokens(y) and x.shape[0] == y.shape[0] and y.shape[1] >= 2, arity=2
+    "MultiheadAttention": Operation(lambda pick, x: multihead(pick, x, x), lambda x: tokens(x) and x.shape[1] >= 2),
+    "cross MultiheadAttention": Operation(
+        multihead, lambda x, y: tokens(x) and tokens(y) and x.shape[0] == y.shape[0] and y.shape[1] >= 2, arity=2,
+        gives_up=_CROSS,
     ),
     "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats),
     "again": Operation(again, floats),
