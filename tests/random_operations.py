@@ -31,7 +31,8 @@ class Operation:
         keeps: what `mode="full"` exempts it from, since it is wrapped: "" (nothing), "itself" (an activation, whose
             output has its input's CoB) or "input" (a norm, which sees the original values).
         gives_up: the documented freedom that its rule does not find; "" where it finds all.
-        plain: False where its own derivative does not tell what is free: it writes into its input, or wraps a part.
+        plain: False where its own derivative does not tell what is free: it writes into its input, wraps a part of
+            itself, or takes positive numbers only.
     """
 
     make: Callable[..., Any]
@@ -507,8 +508,8 @@ OPERATIONS: dict[str, Operation] = {
     "elu": pointwise(F.elu),
     "softplus": pointwise(F.softplus),
     "exp": pointwise(torch.exp),
-    "sqrt": pointwise(torch.sqrt, gives_up=_POWER),
-    "power 0.5": pointwise(lambda x: x**0.5, gives_up=_POWER),
+    "sqrt": pointwise(torch.sqrt, gives_up=_POWER, plain=False),
+    "power 0.5": pointwise(lambda x: x**0.5, gives_up=_POWER, plain=False),
     # opaque
     "softmax": Operation(lambda pick, x: lambda x: x.softmax(-1), lambda x: floats(x) and x.shape[-1] > 1),
     "log_softmax": Operation(lambda pick, x: nn.LogSoftmax(1), several(1)),

@@ -162,10 +162,11 @@ def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: 
     found = []
     for element, rows in enumerate(joint):
         numbers = torch.cat([*columns, after[element : element + 1]])
-        used = (rows != 0).any(0)
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        used = (rows.abs() > _ZERO).any(0)  # an attention's key bias shifts its logits: it has no effect but rounding
         if not bool(used.any()):
             continue
-        rows = rows[:, used] / rows[:, used].norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        rows = rows[:, used]
         _, size, basis = torch.linalg.svd(rows, full_matrices=False)
         basis = basis[: rank(size)]
         found.append((numbers[used].expand(len(basis), -1), basis))
@@ -194,7 +195,7 @@ def nullity(rows: list[tuple[Tensor, Tensor]], count: int) -> int:
         matrix.index_put_((lines, numbers), coefficients, accumulate=True)
         at += len(numbers)
     matrix = matrix[:, :-1]
-    matrix = matrix[:, (matrix.abs() > 0).any(0)]
+    matrix = matrix[:, (matrix != 0).any(0)]
     if not matrix.numel():
         return 0
     return matrix.shape[1] - rank(torch.linalg.svdvals(matrix))

@@ -72,10 +72,25 @@ def test_many(names: list[str], shard: int) -> None:
     run()
 
 
-def network(shape: tuple[int, ...], *steps: tuple[str, tuple[int, ...], tuple[int, ...]]) -> Script:
-    script = Script(torch.float64, (shape,))
+LINEAR = ("Linear", (0,), (3, 0))  # four outputs, with a bias
+
+# What the rules give up: mode, steps, free values found, free values there.
+GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]], int, int]] = {
+    "windows of a pool": ("full", [LINEAR, ("AvgPool1d", (1,), (0, 0, 1, 0)), ("head", (2,), ())], 1, 2),
+    "positions that a stride leaves out": ("full", [LINEAR, ("bare Conv1d", (1,), ()), ("head", (2,), ())], 2, 4),
+    "a product of axes": ("full", [LINEAR, ("mul parameter", (1,), (0, 1, 0, 1)), ("head", (2,), ())], 10, 16),
+    "a sign": ("full", [LINEAR, LINEAR, ("where compared", (1, 2), ()), ("head", (3,), ())], 4, 8),
+    "cross attention": ("full", [LINEAR, LINEAR, ("cross MultiheadAttention", (1, 2), ()), ("head", (3,), ())], 16, 20),
+    "a length": ("weights", [LINEAR, ("normalize", (1,), ()), ("head", (2,), ())], 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_UP)
+def test_what_is_given_up(name: str) -> None:
+    mode, steps, found, there = GIVEN_UP[name]
+    script = Script(torch.float64, ((2, 3, 4),))
     for step in steps:
         more = grown(script, Step(*step))
         assert more is not None, step
         script = more[0]
-    return script
+    assert (magnitudes(script, mode, "fixed"), dimension(script, mode, "fixed")) == (found, there)

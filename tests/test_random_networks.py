@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -106,19 +107,15 @@ def test_many_random_networks(shard: int) -> None:
 
 
 def smallest(name: str) -> Script:
-    """A stem, an operation and a head: every operation picks its first option."""
-    stem = {2: "Linear", 3: "Linear", 4: "Conv2d"}
-    for shape in [(2, 4, 4, 4), (2, 4, 4), (2, 4), (2, 3, 4)]:
-        script = Script(torch.float32, (shape,))
-        grown_ = grown(script, Step(stem[len(shape)], (0,), (len(shape) == 4 and 2, 0)))
-        if grown_ is None:
-            continue
-        script, values = grown_
-        places = [at for at in fitting(name, values) if 0 not in at]
-        more = grown(script, Step(name, places[0], ())) if places else None
-        if more is not None:
-            headed = grown(more[0], Step("head", (len(more[1]) - 1,), ()))
-            return more[0] if headed is None else headed[0]
+    """Two stems, an operation and a head: every operation picks its first option."""
+    for shape, before in itertools.product([(2, 4, 4, 4), (2, 4, 4), (2, 4)], [(), ("softplus",)]):
+        script, values = Script(torch.float32, (shape,)), [torch.zeros(shape)]
+        for step in [Step("Linear", (0,), (3, 0)), Step("Linear", (0,), (3, 0)), *(Step(n, (1,), ()) for n in before)]:
+            script, values = grown(script, step) or (script, values)
+        for operands in fitting(name, values):
+            more = grown(script, Step(name, operands, ())) if 0 not in operands else None
+            if more is not None:
+                return (grown(more[0], Step("head", (len(more[1]) - 1,), ())) or more)[0]
     raise AssertionError(f"'{name}' fits no small network")
 
 
