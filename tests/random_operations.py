@@ -455,6 +455,7 @@ OPERATIONS: dict[str, Operation] = {
     # movement
     "reshape": Operation(reshaped, floats),
     "permute": Operation(permuted, floats),
+    "mT": Operation(lambda pick, x: lambda x: x.mT, lambda x: floats(x) and x.ndim > 2),
     "expand": Operation(
         lambda pick, x: lambda x: x[:, None].expand(-1, 2, *x.shape[1:]), lambda x: floats(x) and x.ndim < 5
     ),
