@@ -85,7 +85,7 @@ def original(captured: Captured) -> TeleportedModule:
 
 def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> TeleportedModule:
     for node in graph.nodes:
-        if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(node.target):
+        if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(str(node.target)):
             raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
     graph.lint()
     module = TeleportedModule(root, graph, class_name=type(captured.model).__name__)
