@@ -51,7 +51,8 @@ class TeleportedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as of `f`."""
-        return self.f(scaled(x, self.inverse)) * self.tau  # type: ignore[no-any-return]
+        y: Tensor = self.f(scaled(x, self.inverse))
+        return (y * self.tau).to(y.dtype)
 
     def extra_repr(self) -> str:
         return described(self.tau)
@@ -75,12 +76,12 @@ class Rescale(nn.Module):
 
 
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """x * factor in the memory layout of `x`.
+    """x * factor in the memory layout and the number type of `x` (under autocast the factor has another).
 
     A slice of a larger tensor would come out dense, and kernels round the last elements of a row another way where
     rows end elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
     """
-    result = x * factor
+    result = (x * factor).to(x.dtype)
     if torch.compiler.is_compiling() or not _is_slice(x):
         return result
     return torch.empty_strided(x.shape, x.stride(), dtype=result.dtype, device=x.device).copy_(result)

@@ -168,10 +168,12 @@ class SequenceProxy(Proxy):
         return any(bool(x == item) for x in self)
 
     def __add__(self, other: Any) -> Any:
-        return (*self, *other)
+        return [*self, *other] if isinstance(self._value, list) else (*self, *other)
 
     def __radd__(self, other: Any) -> Any:
-        return (*other, *self)
+        if isinstance(self._value, list):
+            return [*other, *self]
+        return NotImplemented if isinstance(other, list) else (*other, *self)  # `list += parts` extends the list
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (tuple, list)):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.errors import ModelError
 from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_trivial
 from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
@@ -35,6 +36,9 @@ class TeleportedModule(fx.GraphModule):
 
 # A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+_UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
 
 
 def _adopt(module: nn.Module, tables: dict[str, Any]) -> None:
@@ -80,6 +84,9 @@ def original(captured: Captured) -> TeleportedModule:
 
 
 def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> TeleportedModule:
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(str(node.target)):
+            raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
     graph.lint()
     module = TeleportedModule(root, graph, class_name=type(captured.model).__name__)
     _adopt(module, root.__dict__)

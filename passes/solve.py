@@ -253,7 +253,19 @@ def _reduce(matrix, cover: _Cover):  # type: ignore[no-untyped-def]
     out = csr_array((data[keep], (coo.row[keep], column[keep])), shape=matrix.shape, dtype=_EXPONENT)
     out.sum_duplicates()
     out.eliminate_zeros()
-    return out
+    return _primitive(out)
+
+
+def _primitive(matrix):  # type: ignore[no-untyped-def]
+    """Rows of several symbols without a common exponent: s**2 = t**2 becomes s = t, which gives up a sign only."""
+    terms = np.diff(matrix.indptr)
+    filled = terms > 0
+    if not filled.any() or np.abs(matrix.data).max() == 1:
+        return matrix
+    common = np.gcd.reduceat(matrix.data, matrix.indptr[:-1][filled])
+    common[terms[filled] == 1] = 1  # s**2 = 1 leaves s a sign
+    matrix.data //= np.repeat(common, terms[filled])
+    return matrix
 
 
 def _distinct(matrix, why: Array):  # type: ignore[no-untyped-def]
@@ -336,6 +348,7 @@ def _eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def
         if uses.nnz:
             rest = (rest - uses @ solved).tocsr()
             rest.eliminate_zeros()
+            rest = _primitive(rest)
         steps.append((columns, solved, why[chosen]))
         matrix, why = rest, why[~chosen]
     return steps, matrix

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxteleport as ft
 from fxteleport.modules import Operation, Rescale, TeleportedActivation, described, is_trivial
 
 TAU = torch.tensor([2.0, -0.5, 1.0, -4.0])
@@ -118,3 +119,15 @@ def test_eval_and_train_reach_the_inner_module() -> None:
     module = TeleportedActivation(nn.RReLU(), TAU)
     assert not module.eval().f.training
     assert module.train().f.training
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(5), nn.Identity()], ids=["norm", "none"])
+def test_autocast_keeps_its_number_type(norm: nn.Module) -> None:
+    """A CoB is float32; the values it scales are not, under autocast."""
+    model = ft.randomize(nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 5), norm, nn.Hardswish()))
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    network = ft.teleport(model, x, cob_range=0.9, landscape="inter", exact=True, seed=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, actual = model(x), network(x)
+    assert actual.dtype == expected.dtype
+    assert torch.equal(actual, expected)

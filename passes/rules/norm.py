@@ -1,9 +1,9 @@
 """Norms: their affine parameters free the output; what enters them is pinned, rescaled or divided away.
 
 Batch norm with running statistics, by `norm_stats`: "fixed" pins its input (the paper's condition 4; exact in
-train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; exact in eval mode), "wrapped"
-divides the input by its CoB at run time (exact in both). Every other norm computes its statistics from the
-input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`.
+train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; exact in eval mode; without a gamma,
+out is in), "wrapped" divides the input by its CoB at run time (exact in both). Every other norm computes its
+statistics from the input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`.
 Rewritten: gamma * out, beta * out.
 """
 
@@ -56,10 +56,13 @@ def batch_norm(
         return on_axis(affine(call, weight, bias), 1, rank)
     if call.norm_stats == "wrapped" and call.full:
         unscaled(call, input)
-    elif call.norm_stats == "rescaled" and tracked and weight is not None:
+    elif call.norm_stats == "rescaled" and tracked:
         into = channel(call, input, 1)
-        out = call.fresh(weight.shape)
         call.require(running_mean, into, "running mean * in")
+        if weight is None:  # nothing divides `in` away again
+            call.require(bias, into, "bias * in")
+            return on_axis(into, 1, rank)
+        out = call.fresh(weight.shape)
         call.require(weight, out / into, "gamma * out / in")
         call.require(bias, out, "bias * out")
         return on_axis(out, 1, rank)

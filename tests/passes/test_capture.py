@@ -758,3 +758,24 @@ def test_python_idioms(name: str, x: Tensor) -> None:
         network = teleported(model, x)
         assert torch.equal(network(x), model(x))
         assert torch.equal(network(x[:1]), model(x[:1]))
+
+
+def test_parts_extend_a_list(x: Tensor) -> None:
+    """`list += parts` extends the list itself, whoever else holds it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = alias = [self.a(x)]
+            found += found[0].split(2, 1)
+            found += [found[0]]
+            return self.b(torch.cat(alias, 1))
+
+    model = ft.randomize(Net().eval())
+    plan = ft.plan(model, x)
+    assert not plan.opaque
+    assert plan.num_free == 4
+    assert ft.verify(model, plan.rewrite(plan.sample(exact=True, seed=0)), x).bitwise_equal

@@ -185,3 +185,11 @@ def test_emitted_code_of_a_small_network() -> None:
         "call_module 2 ['_1']",
         "output output ['_2']",
     ]
+
+
+def test_a_name_that_no_code_can_be_written_for_is_an_error() -> None:
+    model = nn.Sequential()
+    model.add_module('a"b', nn.Linear(3, 4))
+    model.add_module("c", nn.Linear(4, 2))
+    with pytest.raises(ft.ModelError, match="rename"):
+        ft.teleport(model, torch.randn(2, 3), seed=0)

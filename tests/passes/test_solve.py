@@ -229,6 +229,19 @@ def test_sums_of_products_share_one_value() -> None:
     assert solve(system).num_free == 9
 
 
+def test_a_common_exponent_gives_up_a_sign_only() -> None:
+    """A Gram matrix x x^T needs s**2 = t**2: both stay free, as s = t."""
+    system = System()
+    s, t, u = (single(system.fresh((3,), HERE)) for _ in range(3))
+    system.same(s**2, t**2, HERE)
+    system.same(s**2 * t**2, u**4, HERE)
+    solution = solve(system)
+    assert solution.num_free == 3
+    tau = solution.tau(drawn(solution, 0))
+    assert satisfied(system, tau)
+    assert not bool((tau[2:] == 1).all())
+
+
 def test_empty_system() -> None:
     solution = solve(System())
     assert solution.num_free == 0

@@ -125,3 +125,8 @@ def test_heads_that_share_keys_and_values(assert_exact: Callable[..., ft.Plan]) 
     plan = assert_exact(Grouped(), torch.randn(2, 5, 8))
     assert plan.num_free == 6 + 6
     assert not plan.opaque
+
+
+def test_a_gram_matrix_keeps_one_value(check_operation: Callable[..., None]) -> None:
+    """x x^T contracts the channels: they share one CoB up to a sign, and its square is the output's."""
+    check_operation(lambda x: x.flatten(2).mT @ x.flatten(2), full=1, weights=1)

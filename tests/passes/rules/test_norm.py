@@ -113,3 +113,13 @@ def test_weight_norm(dim: int, assert_exact: Callable[..., ft.Plan]) -> None:
     plan = assert_exact(nn.Sequential(first, nn.ReLU(), nn.Linear(7, 3)), torch.randn(2, 6), at_least=0)
     assert plan.num_free == (7 if dim == 0 else 1)  # else all outputs share one: what goes in is pinned
     assert not plan.opaque
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_batch_norm_without_a_gamma_passes_its_input_when_rescaled(
+    mode: str, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """Nothing divides the input's CoB away again: the output has it too."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(128, 3))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert assert_exact(model, x, mode=mode, norm_stats="rescaled").num_free == 8
