@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxteleport.sharded import addresses, is_sharded
+
 
 class Held:
     """A model's parameters and buffers as they were.
@@ -41,10 +43,14 @@ class Held:
                     found.append((module._modules, name, child))
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
         self._tensors = [t for _, _, t in found if isinstance(t, Tensor)]
-        self._data = list(map(Tensor.data_ptr, self._tensors))
+        self._sharded = any(map(is_sharded, self._tensors))
+        self._data = self._addresses()
 
     def still(self) -> bool:
         """True if every module and every tensor is in its place, with its data where they were."""
         tables, names, objects = self._places
         same = all(map(operator.is_, map(dict.get, tables, names), objects))
-        return same and list(map(Tensor.data_ptr, self._tensors)) == self._data
+        return same and self._addresses() == self._data
+
+    def _addresses(self) -> list[int]:
+        return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))

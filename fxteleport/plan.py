@@ -31,6 +31,7 @@ from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
 from fxteleport.point import Point
+from fxteleport.sharded import local, put_back
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -313,10 +314,13 @@ class Plan:
     def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
+        Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
+        communication; all are to be given the same CoB.
+
         Raises:
             InputError: the plan's mode is not "weights".
             CobError: the CoB is not valid for this plan.
-            ModelError: the model's parameters are not those that were planned.
+            ModelError: the model's parameters are not those that were planned, or are sharded as partial sums.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
@@ -324,13 +328,21 @@ class Plan:
         numbers = self.solution.numbers(cob.values.detach())
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
-            self.recipe.scale_(matching_tensors(self.captured, Held(target).tensors), numbers)
+            put_back(target)
+            self._prepare(Held(target)).scale_(numbers)
             return target
         if self._prepared is None or not self._prepared[0].still():
+            put_back(target)
             held = Held(target, self.recipe.factors)
-            self._prepared = held, self.recipe.prepare(matching_tensors(self.captured, held.tensors))
+            self._prepared = held, self._prepare(held)
         self._prepared[1].scale_(numbers)
         return target
+
+    def _prepare(self, held: Held) -> Prepared:
+        """What a model holds on this device, with its factors."""
+        tensors, positions = local(matching_tensors(self.captured, held.tensors))
+        recipe = self.recipe.part(positions) if any(positions.values()) else self.recipe
+        return recipe.prepare(tensors)
 
     # -- moving on purpose -----------------------------------------------------------------------------
 

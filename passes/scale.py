@@ -31,7 +31,8 @@ class Recipe:
         rounds: int64: where the numbers of every factor of every tensor are found, one factor after another. A factor
             that is a product has numbers in as many rounds: the later ones are for as many of the first factors.
         sizes: the length of each factor.
-        factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
+        factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor; that
+            of the rows comes first, so that the parts of a tensor are rounded as the whole is.
     """
 
     rounds: list[Tensor]
@@ -43,11 +44,39 @@ class Recipe:
         """Multiply tensors by their factors in place; the numbers are float64, each half the inverse of the other."""
         self.prepare(tensors).scale_(numbers)
 
+    def part(self, positions: Mapping[str, Sequence[Tensor]]) -> Recipe:
+        """The recipe for parts of some tensors (shards, or runs of rows), and for no others.
+
+        Args:
+            positions: tensor name -> for each axis, which of the whole tensor's positions the part has; of axes that
+                are not named it has all.
+        """
+        starts = [0, *itertools.accumulate(self.sizes)]
+        found: list[tuple[int, str, Tensor]] = []
+        for name in (n for n in self.factors if n in positions):
+            for at, shape in self.factors[name]:
+                numbers = torch.arange(starts[at], starts[at + 1]).view(shape)
+                for axis, there in enumerate(positions[name]):
+                    if shape[axis] > 1:
+                        numbers = numbers.index_select(axis, there)
+                found.append((at, name, numbers))
+        order = sorted(range(len(found)), key=lambda i: found[i][0])  # those with the most rounds first, as they were
+        place = {i: at for at, i in enumerate(order)}
+        factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+        for i, (_, name, numbers) in enumerate(found):
+            factors.setdefault(name, []).append((place[i], tuple(numbers.shape)))
+        found = [found[i] for i in order]
+        rounds = []
+        for places in self.rounds:
+            reached = [numbers.reshape(-1) for at, _, numbers in found if starts[at] < len(places)]
+            rounds.append(places[torch.cat(reached)] if reached else places[:0])
+        return Recipe(rounds, [numbers.numel() for *_, numbers in found], factors)
+
     def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
         """Everything that does not depend on the numbers: worth keeping for tensors that are scaled again and again."""
         groups: dict[tuple[torch.dtype, torch.device], Group] = {}
         for name, tensor in tensors.items():
-            if name not in self.factors:
+            if name not in self.factors or not tensor.numel():
                 continue
             key = (_number_type(tensor.dtype), tensor.device)
             group = groups.get(key)
@@ -143,6 +172,8 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
         rounds += [[] for _ in several[len(rounds) :]]
         for i, places in enumerate(several):
             rounds[i].append(places)
+    for of_one in factors.values():
+        of_one.sort(key=lambda factor: factor[1][:1] == (1,))
     return Recipe([torch.cat(r) for r in rounds], [p[0].numel() for _, p in longest_first], factors)
 
 
