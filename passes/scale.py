@@ -8,6 +8,7 @@ processor's cache.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,10 +52,10 @@ class Recipe:
             positions: tensor name -> for each axis, which of the whole tensor's positions the part has; of axes that
                 are not named it has all.
         """
-        starts = [0, *itertools.accumulate(self.sizes)]
+        starts = self._starts
         found: list[tuple[int, str, Tensor]] = []
-        for name in (n for n in self.factors if n in positions):
-            for at, shape in self.factors[name]:
+        for name in positions:
+            for at, shape in self.factors.get(name, ()):
                 numbers = torch.arange(starts[at], starts[at + 1]).view(shape)
                 for axis, there in enumerate(positions[name]):
                     if shape[axis] > 1:
@@ -71,6 +72,11 @@ class Recipe:
             reached = [numbers.reshape(-1) for at, _, numbers in found if starts[at] < len(places)]
             rounds.append(places[torch.cat(reached)] if reached else places[:0])
         return Recipe(rounds, [numbers.numel() for *_, numbers in found], factors)
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        """Where each factor begins."""
+        return [0, *itertools.accumulate(self.sizes)]
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
         """Everything that does not depend on the numbers: worth keeping for tensors that are scaled again and again."""
