@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -141,12 +142,11 @@ class Plan:
         numel = self.captured.metas[name].numel()
         if cob is None or not cob.factors or not numel:
             return 0
-        keys = [(s, torch.from_numpy(self._keys)[s] * e) for s, e in cob.factors]
-        shape = torch.broadcast_shapes(*(s.shape for s, _ in keys))
-        total = functools.reduce(torch.add, (k for _, k in keys)).expand(shape)
-        if total.numel() == 0:
-            return 0
-        return int((total != 0).sum()) * (numel // total.numel())
+        keys: dict[torch.Size, Any] = {}
+        for symbols, exponent in cob.factors:
+            keys[symbols.shape] = keys.get(symbols.shape, 0) + self._keys[symbols.numpy()] * exponent
+        still, total = _zero_sums(list(keys.values()))
+        return (total - still) * (numel // total) if total else 0
 
     @functools.cached_property
     def _keys(self) -> Any:
@@ -383,6 +383,20 @@ class Teleportation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _forgotten, ()  # a pickled network travels without its plan
+
+
+def _zero_sums(keys: list[Any]) -> tuple[int, int]:
+    """How many elements of the broadcast sum of some integer arrays are 0, and how many there are.
+
+    Of rows and columns the sum is not made: it has the size of a weight.
+    """
+    shape = np.broadcast_shapes(*(k.shape for k in keys))
+    if len(keys) == 2 and all(1 in pair for pair in zip(keys[0].shape, keys[1].shape, strict=True)):
+        values, times = np.unique(keys[0], return_counts=True)
+        others, other_times = np.unique(-keys[1], return_counts=True)
+        _, at, other_at = np.intersect1d(values, others, assume_unique=True, return_indices=True)
+        return int((times[at] * other_times[other_at]).sum()), math.prod(shape)
+    return int((functools.reduce(np.add, keys) == 0).sum()), math.prod(shape)
 
 
 def _forgotten() -> None:

@@ -22,6 +22,7 @@ from fxteleport.plan import Plan
 from fxteleport.shards import Entry, Layout, Shard, read_layout
 
 _RUN = 1 << 23  # bytes copied at a time: they stay in the processor's cache while they are scaled
+_WRITE = 1 << 18  # bytes handed to the system at a time: Linux was measured to take five times as long for larger ones
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Progress = Callable[[int], None]
 
@@ -137,7 +138,8 @@ def _copy(plan: Plan, numbers: Tensor, shard: Shard, target: str, progress: Prog
                 _fill(source, raw, shard)
                 if scaled:
                     _scale_(plan, numbers, entry, start, stop, raw)
-                out.write(_bytes(raw))
+                for piece in raw.split(_WRITE):
+                    out.write(_bytes(piece))
                 if progress is not None:
                     progress(size)
 

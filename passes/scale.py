@@ -20,7 +20,7 @@ from torch import Tensor
 from fxteleport.passes.fused import Fused, fusible
 from fxteleport.passes.maps import ONE, CobMap
 
-_BLOCK = 1 << 20  # bytes of a weight scaled at a time: it stays in the cache between the two passes
+_BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -84,10 +84,10 @@ class Recipe:
         for name, tensor in tensors.items():
             if name not in self.factors or not tensor.numel():
                 continue
-            key = (_number_type(tensor.dtype), tensor.device)
+            key = (tensor.dtype, tensor.device)
             group = groups.get(key)
             if group is None:
-                numbers = torch.empty(len(self.rounds[0]), dtype=key[0], device=key[1])
+                numbers = torch.empty(len(self.rounds[0]), dtype=_number_type(key[0]), device=key[1])
                 rounds = [r.to(key[1]) for r in self.rounds]
                 group = groups[key] = Group(rounds, numbers, numbers.split(self.sizes))
             group.add(tensor, [group.pieces[at].view(shape) for at, shape in self.factors[name]])
@@ -96,7 +96,7 @@ class Recipe:
 
 @dataclass
 class Group:
-    """Tensors of one number type on one device, as blocks with their factors: views of `numbers`.
+    """Tensors of one dtype on one device, as blocks with their factors: views of `numbers`.
 
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
@@ -186,7 +186,7 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Runs of rows that fit a cache, each with its part of every factor."""
     size = tensor.numel() * tensor.element_size()
-    if len(factors) < 2 or size <= _BLOCK:
+    if size <= _BLOCK or (len(factors) < 2 and tensor.dtype not in _HALF):
         yield tensor, *factors
         return
     rows = max(1, _BLOCK * len(tensor) // size)
