@@ -73,29 +73,22 @@ def fits(plan: Plan, layout: Layout) -> None:
     held = {entry.name: entry for entry in layout.entries()}
     there = {canonical[name] for name in held if name in canonical}
     needed = (metas.keys() & plan.captured.model.state_dict().keys()) | plan.recipe.factors.keys()
-    scaled = {name: e for name, e in held.items() if name in plan.recipe.factors}
-    problems = [
-        f"{len(names)} {what} (the first: {names[0]})"
-        for what, names in (
-            ("missing", [f"'{n}'" for n in metas if n in needed and canonical[n] not in there]),
-            ("unknown to the model", [f"'{n}'" for n in held if n not in metas]),
-            (
-                "of another shape",
-                [
-                    f"'{n}' {e.shape}, in the model {tuple(metas[n].shape)}"
-                    for n, e in held.items()
-                    if n in metas and metas[n].shape != e.shape
-                ],
-            ),
-            (
-                "in a number format that cannot be scaled",
-                [f"'{n}' {e.dtype}" for n, e in scaled.items() if e.dtype not in _DTYPES],
-            ),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(problems)}")
+    known = {name: e for name, e in held.items() if name in metas}
+    problems = {
+        "missing": [f"'{n}'" for n in metas if n in needed and canonical[n] not in there],
+        "unknown to the model": [f"'{n}'" for n in held if n not in metas],
+        "of another shape": [
+            f"'{n}' {e.shape}, planned as {tuple(metas[n].shape)}"
+            for n, e in known.items()
+            if metas[n].shape != e.shape
+        ],
+        "in a number format that cannot be scaled": [
+            f"'{n}' {e.dtype}" for n, e in known.items() if n in plan.recipe.factors and e.dtype not in _DTYPES
+        ],
+    }
+    said = [f"{len(names)} {what} (the first: {names[0]})" for what, names in problems.items() if names]
+    if said:
+        raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(said)}")
 
 
 def _targets(layout: Layout, output: Path) -> list[Path]:
@@ -131,7 +124,7 @@ def _copy(plan: Plan, numbers: Tensor, shard: Shard, target: str, progress: Prog
         out.write(shard.header)
         for entry in shard.entries:
             scaled = entry.name in plan.recipe.factors
-            for start, stop, size in _runs(entry):
+            for start, stop, size in _rows_of(entry) if scaled else _bytes_of(entry):
                 if len(buffer) < size:
                     buffer = torch.empty(max(_RUN, size), dtype=torch.uint8)
                 raw = buffer[:size]
@@ -144,7 +137,14 @@ def _copy(plan: Plan, numbers: Tensor, shard: Shard, target: str, progress: Prog
                     progress(size)
 
 
-def _runs(entry: Entry) -> Iterator[tuple[int, int, int]]:
+def _bytes_of(entry: Entry) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, bytes) of runs of a tensor that is only copied: any number format."""
+    for start in range(0, entry.size, _RUN):
+        stop = min(start + _RUN, entry.size)
+        yield start, stop, stop - start
+
+
+def _rows_of(entry: Entry) -> Iterator[tuple[int, int, int]]:
     """(first row, row after the last, bytes) of runs of rows; a scalar is one row."""
     rows = entry.shape[0] if entry.shape else 1
     step = max(1, _RUN // max(1, entry.row))

@@ -170,7 +170,7 @@ def other_format(state: dict[str, Tensor]) -> None:
         (missing, r"1 missing \(the first: 'up.bias'\)"),
         (missing_tied, "missing .the first: 'embed.weight'"),
         (unknown, r"1 unknown to the model \(the first: 'another'\)"),
-        (other_shape, r"'up.weight' \(30, 11\), in the model \(30, 12\)"),
+        (other_shape, r"'up.weight' \(30, 11\), planned as \(30, 12\)"),
         (other_format, "'up.weight' F8_E4M3"),
     ],
 )
@@ -247,6 +247,27 @@ def test_cut_short_it_leaves_no_index_and_nothing_half_written(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         ft.stream(plan, plan.sample(seed=2), source, tmp_path / "moved", stop)
     assert {f.name for f in (tmp_path / "moved").iterdir()} == {f.name for f in source.iterdir()} - {INDEX}
+
+
+def test_a_tensor_that_does_not_move_is_copied_in_any_format(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 40, bias=False), nn.Linear(40, 2, bias=False)
+            self.register_buffer("mask", torch.rand(7, 3) > 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x)))
+
+    model = Masked().eval()
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    save_file(state, tmp_path / "net.safetensors")
+    plan = ft.plan(model, torch.zeros(1, 5), mode="weights")
+    cob = plan.sample(seed=0)
+    ft.stream(plan, cob, tmp_path / "net.safetensors", tmp_path / "moved.safetensors")
+    found, expected = load_file(tmp_path / "moved.safetensors"), plan.apply_(cob).state_dict()
+    assert torch.equal(found["mask"], state["mask"])
+    assert all(torch.equal(t, expected[n]) for n, t in found.items())
 
 
 def test_memory_is_that_of_a_run(tmp_path: Path) -> None:

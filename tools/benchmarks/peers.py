@@ -23,6 +23,8 @@ from fxteleport.tools.benchmarks.costs import traced
 from fxteleport.tools.benchmarks.subjects import real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, quiet, ratio
 
+Peer = Callable[[nn.Module, Tensor], int]
+
 
 @dataclass(frozen=True)
 class Peers:
@@ -63,9 +65,6 @@ def peers(spec: str, wanted: models.Request, repeats: int) -> Peers:
         ratio(ours, depended),
         groups,
     )
-
-
-Peer = Callable[[nn.Module, Tensor], int]
 
 
 def found(peer: Peer, fresh: Iterator[nn.Module], x: Tensor) -> tuple[Callable[[], int] | None, int | None]:
