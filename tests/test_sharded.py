@@ -241,7 +241,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     commands = [[sys.executable, __file__, str(rank), str(request.param), str(folder)] for rank in range(request.param)]
     running = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
     try:
-        errors = [process.communicate(timeout=240)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
