@@ -38,6 +38,8 @@ from fxteleport.optimize import Optimized
 from fxteleport.plan import Plan, plan, teleport
 from fxteleport.point import Point
 from fxteleport.randomize import randomize
+from fxteleport.skeleton import without_weights
+from fxteleport.stream import stream
 from fxteleport.transport import transport
 from fxteleport.verify import Difference, EquivalenceReport, verify
 
@@ -47,6 +49,6 @@ __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport",
     "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
     "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature",
-    "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "teleport", "transport",
-    "verify",
+    "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport",
+    "transport", "verify", "without_weights",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     from safetensors.torch import save_file
 
     held = {name: t.detach().contiguous() for name, t in tensors.items()}
-    _write(path, lambda temporary: save_file(held, temporary, dict(metadata)))
+    write_file(path, lambda temporary: save_file(held, temporary, dict(metadata)))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -34,7 +34,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         CheckpointError: the path cannot be written.
     """
-    _write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -43,7 +43,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
         CheckpointError: the path cannot be written.
     """
-    _write(path, lambda temporary: Path(temporary).write_bytes(data))
+    write_file(path, lambda temporary: Path(temporary).write_bytes(data))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -104,17 +104,24 @@ def read_json(path: str | Path) -> dict[str, object]:
     return found
 
 
-def _write(path: str | Path, save: object) -> None:
+def write_file(path: str | Path, save: Callable[[str], object]) -> None:
+    """Let `save` write to a temporary name, and move the file into its place.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
     target = Path(path)
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
-        save(temporary)  # type: ignore[operator]
+        save(temporary)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
     except Exception as error:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fxteleport.errors import ModelError
 from fxteleport.passes.leaves import hooked
+from fxteleport.sharded import addresses, is_sharded, unsharded
 
 
 class Held:
@@ -46,7 +47,8 @@ class Held:
                     found.append((module._modules, name, child))
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
         self._tensors = [t for _, _, t in found if isinstance(t, Tensor)]
-        self._data = list(map(Tensor.data_ptr, self._tensors))
+        self._sharded = any(map(is_sharded, self._tensors))
+        self._data = self._addresses()
         self._kinds = list(map(type, self._modules))
         self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._hooked = list(map(bool, self._hooks))
@@ -56,10 +58,13 @@ class Held:
         tables, names, objects = self._places
         return (
             all(map(operator.is_, map(dict.get, tables, names), objects))
-            and list(map(Tensor.data_ptr, self._tensors)) == self._data
+            and self._addresses() == self._data
             and list(map(type, self._modules)) == self._kinds
             and list(map(bool, self._hooks)) == self._hooked
         )
+
+    def _addresses(self) -> list[int]:
+        return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))
 
 
 Structure = dict[str, tuple[type, bool, dict[str, tuple[int, ...]]]]
@@ -76,7 +81,8 @@ def structure(model: nn.Module) -> Structure:
     while waiting:
         path, module = waiting.pop()
         shapes = {name: tuple(p.shape) for name, p in module._parameters.items() if p is not None}
-        found[path] = (type(module), hooked(module), shapes)
+        kind = unsharded(type(module))  # FSDP makes a class of its own, and hooks
+        found[path] = (kind, hooked(module) and kind is type(module), shapes)
         if id(module) in seen:
             continue
         seen.add(id(module))

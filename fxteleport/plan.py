@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +27,12 @@ from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
-from fxteleport.passes.maps import CobMap, support
+from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
 from fxteleport.point import Point
+from fxteleport.sharded import local, put_back
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -141,15 +143,11 @@ class Plan:
         numel = self.captured.metas[name].numel()
         if cob is None or not cob.factors or not numel:
             return 0
-        keys = [torch.from_numpy(self._keys)[s] * e for s, e in cob.factors]
-        if len(keys) == 2 and not support(keys[0]) & support(keys[1]):  # rows and columns: no need of the matrix
-            one, two = (np.unique(k.numpy(), return_counts=True) for k in (keys[0], -keys[1]))
-            _, i, j = np.intersect1d(one[0], two[0], assume_unique=True, return_indices=True)
-            shared, size = int((one[1][i] * two[1][j]).sum()), keys[0].numel() * keys[1].numel()
-        else:
-            total = functools.reduce(torch.add, keys)
-            shared, size = int((total == 0).sum()), total.numel()
-        return (size - shared) * (numel // size) if size else 0
+        keys: dict[torch.Size, Any] = {}
+        for symbols, exponent in cob.factors:
+            keys[symbols.shape] = keys.get(symbols.shape, 0) + self._keys[symbols.numpy()] * exponent
+        still, total = _zero_sums(list(keys.values()))
+        return (total - still) * (numel // total) if total else 0
 
     @functools.cached_property
     def _keys(self) -> Any:
@@ -318,10 +316,14 @@ class Plan:
     def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
+        Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
+        communication; all are to be given the same CoB.
+
         Raises:
             InputError: the plan's mode is not "weights".
             CobError: the CoB is not valid for this plan.
-            ModelError: the model's parameters, or the planned model's modules, are not those that were planned.
+            ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
+                parameters are sharded as partial sums.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
@@ -329,14 +331,22 @@ class Plan:
         numbers = self.solution.numbers(cob.values.detach())
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
-            self.recipe.scale_(matching_tensors(self.captured, Held(target).tensors), numbers)
+            put_back(target)
+            self._prepare(Held(target)).scale_(numbers)
             return target
         if self._prepared is None or not self._prepared[0].still():
+            put_back(target)
             require_structure(target, self._structure)
             held = Held(target, self.recipe.factors)
-            self._prepared = held, self.recipe.prepare(matching_tensors(self.captured, held.tensors))
+            self._prepared = held, self._prepare(held)
         self._prepared[1].scale_(numbers)
         return target
+
+    def _prepare(self, held: Held) -> Prepared:
+        """What a model holds on this device, with its factors."""
+        tensors, positions = local(matching_tensors(self.captured, held.tensors))
+        recipe = self.recipe.part(positions) if any(positions.values()) else self.recipe
+        return recipe.prepare(tensors)
 
     # -- moving on purpose -----------------------------------------------------------------------------
 
@@ -377,6 +387,20 @@ class Teleportation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _forgotten, ()  # a pickled network travels without its plan
+
+
+def _zero_sums(keys: list[Any]) -> tuple[int, int]:
+    """How many elements of the broadcast sum of some integer arrays are 0, and how many there are.
+
+    Of rows and columns the sum is not made: it has the size of a weight.
+    """
+    shape = np.broadcast_shapes(*(k.shape for k in keys))
+    if len(keys) == 2 and all(1 in pair for pair in zip(keys[0].shape, keys[1].shape, strict=True)):
+        values, times = np.unique(keys[0], return_counts=True)
+        others, other_times = np.unique(-keys[1], return_counts=True)
+        _, at, other_at = np.intersect1d(values, others, assume_unique=True, return_indices=True)
+        return int((times[at] * other_times[other_at]).sum()), math.prod(shape)
+    return int((functools.reduce(np.add, keys) == 0).sum()), math.prod(shape)
 
 
 def _forgotten() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from fxteleport.errors import CaptureError, ModelError
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.tracer import Tracer
+from fxteleport.sharded import is_sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,3 +101,8 @@ def reject_unsupported(model: Any) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
+        if is_sharded(tensor):
+            raise ModelError(
+                f"'{name}' is sharded (a DTensor): plan the model before it is, or a copy of it on the meta device,"
+                " then plan.apply_(cob, model)"
+            )

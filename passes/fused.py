@@ -77,21 +77,21 @@ class Fused:
 def _runs(tensor: Tensor, rows: Tensor, columns: Tensor) -> Iterator[tuple[int, ...]]:
     """Runs of rows as lines of the kernel's table."""
     m = math.prod(tensor.shape[1:])
-    size = tensor.element_size()
+    size, wide = tensor.element_size(), rows.element_size()
     step = max(1, _SHARE // max(1, m))
     for i in range(0, len(tensor), step):
         n = min(step, len(tensor) - i)
-        yield tensor.data_ptr() + i * m * size, n, m, rows.data_ptr() + i * size, columns.data_ptr()
+        yield tensor.data_ptr() + i * m * size, n, m, rows.data_ptr() + i * wide, columns.data_ptr()
 
 
 @functools.cache
 def kernels() -> dict[torch.dtype, Callable[[Any], None]]:
     """The kernel for each number type; none where there is no numba, or no folder that it may keep its code in."""
     try:
-        from fxteleport.passes.kernel import float32, float64
+        from fxteleport.passes.kernel import bfloat16, float32, float64
     except (ImportError, RuntimeError):
         return {}
-    return {torch.float32: float32, torch.float64: float64}
+    return {torch.float32: float32, torch.float64: float64, torch.bfloat16: bfloat16}
 
 
 @functools.cache

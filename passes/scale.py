@@ -8,6 +8,7 @@ processor's cache.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from fxteleport.passes.fused import Fused, fusible
 from fxteleport.passes.maps import ONE, CobMap
 
-_BLOCK = 1 << 20  # bytes of a weight scaled at a time: it stays in the cache between the two passes
+_BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -31,7 +32,8 @@ class Recipe:
         rounds: int64: where the numbers of every factor of every tensor are found, one factor after another. A factor
             that is a product has numbers in as many rounds: the later ones are for as many of the first factors.
         sizes: the length of each factor.
-        factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor.
+        factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor; that
+            of the rows comes first, so that the parts of a tensor are rounded as the whole is.
     """
 
     rounds: list[Tensor]
@@ -43,16 +45,49 @@ class Recipe:
         """Multiply tensors by their factors in place; the numbers are float64, each half the inverse of the other."""
         self.prepare(tensors).scale_(numbers)
 
+    def part(self, positions: Mapping[str, Sequence[Tensor]]) -> Recipe:
+        """The recipe for parts of some tensors (shards, or runs of rows), and for no others.
+
+        Args:
+            positions: tensor name -> for each axis, which of the whole tensor's positions the part has; of axes that
+                are not named it has all.
+        """
+        starts = self._starts
+        found: list[tuple[int, str, Tensor]] = []
+        for name in positions:
+            for at, shape in self.factors.get(name, ()):
+                numbers = torch.arange(starts[at], starts[at + 1]).view(shape)
+                for axis, there in enumerate(positions[name]):
+                    if shape[axis] > 1:
+                        numbers = numbers.index_select(axis, there)
+                found.append((at, name, numbers))
+        order = sorted(range(len(found)), key=lambda i: found[i][0])  # those with the most rounds first, as they were
+        place = {i: at for at, i in enumerate(order)}
+        factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+        for i, (_, name, numbers) in enumerate(found):
+            factors.setdefault(name, []).append((place[i], tuple(numbers.shape)))
+        found = [found[i] for i in order]
+        rounds = []
+        for places in self.rounds:
+            reached = [numbers.reshape(-1) for at, _, numbers in found if starts[at] < len(places)]
+            rounds.append(places[torch.cat(reached)] if reached else places[:0])
+        return Recipe(rounds, [numbers.numel() for *_, numbers in found], factors)
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        """Where each factor begins."""
+        return [0, *itertools.accumulate(self.sizes)]
+
     def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
         """Everything that does not depend on the numbers: worth keeping for tensors that are scaled again and again."""
         groups: dict[tuple[torch.dtype, torch.device], Group] = {}
         for name, tensor in tensors.items():
-            if name not in self.factors:
+            if name not in self.factors or not tensor.numel():
                 continue
-            key = (_number_type(tensor.dtype), tensor.device)
+            key = (tensor.dtype, tensor.device)
             group = groups.get(key)
             if group is None:
-                numbers = torch.empty(len(self.rounds[0]), dtype=key[0], device=key[1])
+                numbers = torch.empty(len(self.rounds[0]), dtype=_number_type(key[0]), device=key[1])
                 rounds = [r.to(key[1]) for r in self.rounds]
                 group = groups[key] = Group(rounds, numbers, numbers.split(self.sizes))
             group.add(tensor, [group.pieces[at].view(shape) for at, shape in self.factors[name]])
@@ -61,7 +96,7 @@ class Recipe:
 
 @dataclass
 class Group:
-    """Tensors of one number type on one device, as blocks with their factors: views of `numbers`.
+    """Tensors of one dtype on one device, as blocks with their factors: views of `numbers`.
 
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
@@ -143,13 +178,15 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
         rounds += [[] for _ in several[len(rounds) :]]
         for i, places in enumerate(several):
             rounds[i].append(places)
+    for of_one in factors.values():
+        of_one.sort(key=lambda factor: factor[1][:1] == (1,))
     return Recipe([torch.cat(r) for r in rounds], [p[0].numel() for _, p in longest_first], factors)
 
 
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Runs of rows that fit a cache, each with its part of every factor."""
     size = tensor.numel() * tensor.element_size()
-    if len(factors) < 2 or size <= _BLOCK:
+    if size <= _BLOCK or (len(factors) < 2 and tensor.dtype not in _HALF):
         yield tensor, *factors
         return
     rows = max(1, _BLOCK * len(tensor) // size)

@@ -22,6 +22,7 @@ from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_pickled, read_tensors
 from fxteleport.passes.capture import reject_unsupported
 from fxteleport.randomize import randomize
+from fxteleport.skeleton import without_weights
 from fxteleport.tools import images
 from fxteleport.tools.factory import from_factory
 
@@ -117,18 +118,12 @@ def load(spec: str, request: Request) -> Loaded:
         InputError: a factory's network needs an input size, or the pictures do not suit the network.
     """
     check_spec(spec, request)
-    path, factory = split(spec)
+    path, _ = split(spec)
     pictures = [] if request.images is None else images.files(request.images, request.batch or _PICTURES)
-    batch = request.batch or BATCH
-    with seeded(request.seed):
-        if path is not None:
-            model, given = from_factory(spec, path, factory, request.input_size, batch)
-            weights = "as the factory made them"
-        else:
-            built = zoo.build(spec, request.input_size, request.pretrained)
-            model, given = built.model, built.inputs(batch)
-            weights = "pretrained" if request.pretrained else "a fresh initialisation"
-    reject_unsupported(model)
+    model, given = _built(spec, request)
+    weights = "pretrained" if request.pretrained else "a fresh initialisation"
+    if path is not None:
+        weights = "as the factory made them"
     if request.checkpoint is not None:
         load_state(model, request.checkpoint)
         weights = f"from {request.checkpoint}"
@@ -147,6 +142,33 @@ def load(spec: str, request: Request) -> Loaded:
             tensor.data = _channels_last(tensor.data)
     args, kwargs = pytree.tree_map(lambda x: _placed(x, request), (args, kwargs))
     return Loaded(spec, model, args, kwargs, weights)
+
+
+def skeleton(spec: str, request: Request) -> Loaded:
+    """Build a network without weights, and make inputs for it: to plan one that no memory holds.
+
+    Raises:
+        ModelError: it cannot be built, or is quantised or scripted.
+        InputError: a factory's network needs an input size.
+    """
+    check_spec(spec, request)
+    with without_weights():
+        model, given = _built(spec, request)
+    return Loaded(spec, model.eval(), *_arguments(given), "not read")
+
+
+def _built(spec: str, request: Request) -> tuple[nn.Module, Any]:
+    """The network as its library or its factory makes it, and its inputs."""
+    path, factory = split(spec)
+    batch = request.batch or BATCH
+    with seeded(request.seed):
+        if path is not None:
+            model, given = from_factory(spec, path, factory, request.input_size, batch)
+        else:
+            built = zoo.build(spec, request.input_size, request.pretrained)
+            model, given = built.model, built.inputs(batch)
+    reject_unsupported(model)
+    return model, given
 
 
 def load_state(model: nn.Module, path: Path) -> None:

@@ -46,9 +46,10 @@ Redraw = Annotated[
     ),
 ]
 
-Mode = Annotated[
-    str,
-    _option("--mode", _COB, "full: any CoB, with teleported activations. weights: parameters only.", "|".join(MODES)),
+_MODE = "full: any CoB, with teleported activations. weights: parameters only."
+Mode = Annotated[str, _option("--mode", _COB, _MODE, "|".join(MODES))]
+ModeOrNone = Annotated[
+    str | None, _option("--mode", _COB, f"{_MODE} Default: full; weights with --stream.", "|".join(MODES))
 ]
 NormStats = Annotated[
     str,

@@ -12,16 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from fxteleport import checkpoint as files
+from fxteleport.errors import InputError
 from fxteleport.modules import Rescale, TeleportedActivation
 from fxteleport.tools import models, options
 from fxteleport.tools.console import console, count, progress, write_json
 from fxteleport.tools.options import Settings
 from fxteleport.tools.records import record, verdict
 from fxteleport.tools.run import Run, run
+from fxteleport.tools.streamed import streamed
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write FILE.safetensors, FILE.cob.safetensors and FILE.json."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="Write PATH.safetensors, PATH.cob.safetensors and PATH.json; with --stream the folder or the file PATH.",
+    ),
+]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="For models larger than memory: scale the --checkpoint (a folder of safetensors shards, or one file) from"
+        " disk to disk, in mode weights. The model's weights are never built, and its function is not compared.",
+    ),
 ]
 _SHOWN = 5
 
@@ -33,7 +48,8 @@ def teleport(
     pretrained: options.Pretrained = False,
     checkpoint: options.Checkpoint = None,
     redraw: options.Redraw = None,
-    mode: options.Mode = "full",
+    stream: Stream = False,
+    mode: options.ModeOrNone = None,
     norm_stats: options.NormStats = "fixed",
     landscape: options.Landscape = "intra",
     cob_range: options.CobRange = 0.5,
@@ -46,9 +62,19 @@ def teleport(
     """Teleport a network, check that it still computes the same function, and write it.
 
     Example: fxteleport teleport resnet18 --exact --output moved
+
+    With --stream: fxteleport teleport big.py:net --checkpoint shards --stream --output moved
     """
     out = console(json)
-    settings = Settings(mode, norm_stats, landscape, cob_range, exact, seed)
+    if stream:
+        of_the_run = {"--pretrained": pretrained, "--redraw": redraw is not None, "--mode full": mode == "full"}
+        of_the_run |= {"--device": device != "cpu", "--dtype": dtype != "float32"}
+        for option in (name for name, given in of_the_run.items() if given):
+            raise InputError(f"{option} does not go with --stream, which scales a checkpoint as it is")
+        settings = Settings("weights", norm_stats, landscape, cob_range, exact, seed)
+        streamed(out, model, settings, options.request(input_size, seed=seed), checkpoint, output, json)
+        return
+    settings = Settings(mode or "full", norm_stats, landscape, cob_range, exact, seed)
     wanted = options.request(input_size, pretrained, checkpoint, redraw, seed, device, dtype)
     if output is not None:
         files.paths(output)

@@ -105,3 +105,19 @@ def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "fxteleport.passes.kernel", None)
     monkeypatch.setattr(fused, "kernels", fused.kernels.__wrapped__)
     assert not fusible(*matrix(6, 4))
+
+
+def test_bfloat16_is_rounded_as_torch_does() -> None:
+    """Any bits of two bytes (infinities, NaNs and subnormals too), over several runs of columns."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**15), 2**15, (40, 5000), generator=generator).to(torch.int16)
+    weight = bits.view(torch.bfloat16)
+    rows, columns = (torch.randn(shape, generator=generator) for shape in ((40, 1), (1, 5000)))
+    assert fusible(weight, [columns, rows])
+    expected = (weight.float() * rows * columns).to(torch.bfloat16)
+    made = Fused()
+    made.add(weight, [columns, rows])
+    made.scale_()
+    assert torch.equal(weight.isnan(), expected.isnan())
+    assert torch.equal(weight.nan_to_num(), expected.nan_to_num())
+    assert len(expected.isinf().nonzero()) > 0

@@ -157,3 +157,37 @@ def test_blocks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         cob, tau = outer(shape[0], shape[1], len(shape))
         weight = torch.randn(shape)
         assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_parts_are_rounded_as_the_whole(dtype: torch.dtype) -> None:
+    """Any values, not powers of two: rows one at a time, some columns, positions that are no run."""
+    cob, _ = outer(12, 10, 3)
+    tau = torch.rand(24, generator=torch.Generator().manual_seed(2)).double() + 0.5
+    whole = recipe({"w": cob, "other": cob}, {"w": (12, 10, 4), "other": (12, 10, 4)}, torch.arange(24), 24)
+    weight = torch.randn(12, 10, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = weight.clone()
+    whole.scale_({"w": expected}, both(tau))
+    everything = [torch.arange(n) for n in weight.shape]
+    for axis in range(3):
+        for there in (torch.tensor([1]), torch.arange(0), torch.tensor([0, 3, 2]), torch.arange(weight.shape[axis])):
+            found = weight.index_select(axis, there)
+            part = whole.part({"w": [there if i == axis else all_ for i, all_ in enumerate(everything)]})
+            assert list(part.factors) == ["w"]
+            part.scale_({"w": found}, both(tau))
+            assert torch.equal(found, expected.index_select(axis, there))
+
+
+def test_a_part_of_a_product() -> None:
+    """A factor with numbers in several rounds beside tensors with fewer."""
+    a, b, rows = torch.arange(2, 6).view(4, 1), torch.arange(6, 10).view(4, 1), torch.arange(10, 13).view(1, 3)
+    tau = torch.rand(13, generator=torch.Generator().manual_seed(2)).double() + 0.5
+    maps = {"plain": single(a) / single(rows), "product": CobMap(((a, 2), (b, -1), (rows, 3)))}
+    whole = recipe(maps, {"plain": (4, 3), "product": (4, 3)}, torch.arange(13), 13)
+    weights = {name: torch.randn(4, 3) for name in maps}
+    expected = {name: w.clone() for name, w in weights.items()}
+    whole.scale_(expected, both(tau))
+    there = torch.tensor([2, 1])
+    found = {name: w[there] for name, w in weights.items()}
+    whole.part({name: [there] for name in maps}).scale_(found, both(tau))
+    assert all(torch.equal(found[name], expected[name][there]) for name in maps)

@@ -1,0 +1,1 @@
+"""What `fxteleport bench` measures: one file a question."""

@@ -1,0 +1,55 @@
+"""Bandwidth: `apply_` against one in-place multiplication of the same parameters, which memory allows at best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+import fxteleport as ft
+from fxteleport.tools import models
+from fxteleport.tools.benchmarks.subjects import real
+from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """What `apply_` of a CoB takes, over the one multiplication."""
+
+    model: str
+    megabytes_float32: float
+    apply_ms_float32: Figure
+    apply_ratio_float32: Figure | None
+    apply_ms_bfloat16: Figure
+    apply_ratio_bfloat16: Figure | None
+
+
+def bandwidth(spec: str, wanted: models.Request, repeats: int) -> Bandwidth:
+    """Measure one model."""
+    size, single, single_ratio = _applied(spec, wanted, torch.float32, repeats)
+    _, half, half_ratio = _applied(spec, wanted, torch.bfloat16, repeats)
+    return Bandwidth(spec, size, single, single_ratio, half, half_ratio)
+
+
+def _applied(
+    spec: str, wanted: models.Request, dtype: torch.dtype, repeats: int
+) -> tuple[float, Figure, Figure | None]:
+    model, x = real(spec, replace(wanted, dtype=dtype))
+    plan = ft.plan(model, x, mode="weights", norm_stats="rescaled")
+    cob = plan.sample(0.5, exact=True, seed=0)
+    undo = cob.inverse()
+    parameters = [p.data for p in dict.fromkeys(model.parameters())]
+
+    def apply() -> None:
+        plan.apply_(cob)
+        plan.apply_(undo)
+
+    def multiply() -> None:
+        for factor in (2.0, 0.5):
+            for p in parameters:
+                p.mul_(factor)
+
+    ours, floor = alternate([apply, multiply], repeats)
+    assert ours is not None
+    size = sum(p.numel() * p.element_size() for p in parameters)
+    return size / 1e6, figure([s / 2 for s in ours], 1e-3), ratio(ours, floor)
