@@ -25,12 +25,12 @@ _SHARE = 1 << 19  # elements that a thread takes at a time
 
 def fusible(tensor: Tensor, factors: Sequence[Tensor]) -> bool:
     """True for a matrix with one factor of its rows and one of its columns, where the kernel can be had."""
+    if len(factors) != 2 or not (tensor.is_cpu and tensor.is_contiguous()):
+        return False
+    rows, columns = sorted(factors, key=lambda f: f.shape[0] == 1)
     return (
-        len(factors) == 2
-        and tensor.is_cpu
-        and tensor.is_contiguous()
-        and {f.shape[0] == 1 for f in factors} == {True, False}
-        and all(f.numel() == len(f) == len(tensor) or f.shape[1:] == tensor.shape[1:] for f in factors)
+        rows.numel() == len(rows) == len(tensor) > 1 == len(columns)
+        and columns.shape[1:] == tensor.shape[1:]
         and tensor.dtype in kernels()
     )
 

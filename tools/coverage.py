@@ -9,7 +9,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -31,6 +31,7 @@ from fxteleport.tools.memory import limit_memory, total_memory
 from fxteleport.tools.survey import COLUMNS, Row, Terms, count_parameters, survey
 
 _PANEL = "Coverage"
+_LARGE = 40  # a network is large if so many bytes a parameter are more than a worker may use
 Filter = Annotated[str, typer.Option("--filter", rich_help_panel=_PANEL, help="Names by a pattern, as 'resnet*'.")]
 Family = Annotated[
     str | None, typer.Option("--family", rich_help_panel=_PANEL, help="One family, as vision_transformer.")
@@ -152,29 +153,47 @@ def parameters(name: str) -> int:
 
 
 def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) -> Iterator[Row]:
-    """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so."""
-    from pebble import ProcessExpired, ProcessPool
+    """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so.
 
+    Smallest first: much is known early, and what may fail comes last. A network that takes a good part of the memory
+    gets a worker of its own, which finds all of it free.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPool(workers, context=get_context("spawn"), initializer=_prepare, initargs=(threads, terms)) as pool:
+    with _pool(workers, threads, terms, 0) as pool:
         sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
-        smallest_first = sorted(names, key=lambda n: sizes[n])  # much is known early, and what may fail comes last
-        tasks: dict[Any, str] = {
-            pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in smallest_first
-        }
-        try:
-            for task in as_completed(tasks):
-                name = tasks[task]
-                try:
-                    yield task.result()
-                except TimeoutError:
-                    yield _unfinished(name, f"took longer than {time_limit:g} s", time_limit)
-                except ProcessExpired as error:
-                    yield _unfinished(name, f"its process died with status {error.exitcode}", None)
-                except Exception as error:
-                    yield _unfinished(name, one_line(error), None)
-        finally:
-            pool.stop()
+        small = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE < terms.memory]
+        yield from _rows(pool, small, terms, time_limit)
+    large = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE >= terms.memory]
+    with _pool(workers, threads, terms, 1) as pool:
+        yield from _rows(pool, large, terms, time_limit)
+
+
+def _pool(workers: int, threads: int, terms: Terms, max_tasks: int) -> Any:
+    from pebble import ProcessPool
+
+    return ProcessPool(
+        workers, max_tasks, initializer=_prepare, initargs=(threads, terms), context=get_context("spawn")
+    )
+
+
+def _rows(pool: Any, names: Sequence[str], terms: Terms, time_limit: float) -> Iterator[Row]:
+    from pebble import ProcessExpired
+
+    tasks: dict[Any, str] = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in names}
+    try:
+        for task in as_completed(tasks):
+            name = tasks[task]
+            try:
+                yield task.result()
+            except TimeoutError:
+                yield _unfinished(name, f"took longer than {time_limit:g} s", time_limit)
+            except ProcessExpired as error:
+                yield _unfinished(name, f"its process died with status {error.exitcode}", None)
+            except Exception as error:
+                yield _unfinished(name, one_line(error), None)
+    except BaseException:
+        pool.stop()
+        raise
 
 
 def _unfinished(name: str, why: str, seconds: float | None) -> Row:

@@ -7,6 +7,7 @@ compared at every node, twice on the same emitted graph: at its own size if that
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import itertools
 import math
@@ -34,7 +35,7 @@ from fxteleport.tools.unfilled import Unfilled
 from fxteleport.verify import EquivalenceReport, verify
 
 # Copies of the parameters that a check holds at once: the network, the teleported one, and what is being drawn.
-_COPIES = 2.4
+_COPIES = 3.4
 # What a network, or a graph that was captured at another size, does with a size that it cannot take.
 _REFUSALS = (ModelError, InputError, RuntimeError, ValueError, IndexError)
 _EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
@@ -199,6 +200,8 @@ def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: l
             row.other = f"2x{_text(sizes[1])} {how}"
             if how == "differs":  # a refusal is honest, another result is not
                 passed, row.error = False, f"{found.mode}: differs on {row.other}"
+        del network
+        gc.collect()  # its parameters go before the next network is made
     return passed
 
 

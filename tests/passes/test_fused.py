@@ -31,6 +31,8 @@ def test_what_it_takes() -> None:
     assert not fusible(weight, factors[:1])
     assert not fusible(weight, [factors[0], factors[0]])
     assert not fusible(weight, [factors[0], torch.ones(6, 4)])
+    assert not fusible(weight, [torch.ones(6, 4), factors[1]])  # a grouped convolution's out, and a common in
+    assert not fusible(weight, [factors[0], torch.ones(1, 1)])
     assert not fusible(weight.T, factors)
     assert not fusible(weight.half(), factors)
     assert not fusible(weight.to("meta"), factors)

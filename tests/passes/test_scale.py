@@ -108,6 +108,16 @@ def test_a_factor_over_both_axes() -> None:
     assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
 
 
+def test_a_factor_over_both_axes_and_one_of_the_columns() -> None:
+    """A grouped transposed convolution: out varies over both axes, in is common to all groups."""
+    both, columns = torch.arange(2, 8).view(3, 2, 1), torch.tensor([[[8], [9]]])
+    tau = 2.0 ** torch.arange(10).double()
+    for inside in (columns, columns[:, :1]):
+        weight = torch.randn(3, 2, 4)
+        cob = single(both) / single(inside)
+        assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
+
+
 def test_a_factor_inside_the_rows() -> None:
     """One CoB for each position of the kernel."""
     tau = 2.0 ** torch.arange(12).double()
