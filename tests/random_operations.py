@@ -363,6 +363,7 @@ _POWER = "a power law with a broken exponent is wrapped like any activation, or 
 _PRODUCT = "a parameter that is used freely has one factor an axis"
 _COMPARED = "a comparison pins, though one with 0 needs the sign only"
 _CROSS = "one weight that projects queries and keys needs one CoB for both inputs"
+_DIRECTION = "the direction of a weight norm keeps its scale, though its length is divided away"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
 OPERATIONS: dict[str, Operation] = {
@@ -375,13 +376,21 @@ OPERATIONS: dict[str, Operation] = {
     "bare Conv1d": Operation(convolution(1, bare=True), tokens, gives_up=_TAPS),
     "bare Conv2d": Operation(convolution(2, bare=True), images, gives_up=_TAPS),
     "bare ConvTranspose2d": Operation(convolution(2, transposed=True, bare=True), images, gives_up=_TAPS),
+    "weight norm": Operation(
+        lambda pick, x: nn.utils.parametrizations.weight_norm(nn.Linear(x.shape[-1], pick(2, 3)), dim=pick(0, 1)),
+        floats,
+        gives_up=_DIRECTION,
+        plain=False,
+    ),
     "Bilinear": Operation(lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], pick(2, 3)), paired, arity=2),
     "bare Bilinear": Operation(
         lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], 2, bias=False), paired, arity=2, gives_up=_TAPS
     ),
     "MultiheadAttention": Operation(lambda pick, x: multihead(pick, x, x), lambda x: tokens(x) and x.shape[1] >= 2),
     "cross MultiheadAttention": Operation(
-        multihead, lambda x, y: tokens(x) and tokens(y) and x.shape[0] == y.shape[0] and y.shape[1] >= 2, arity=2,
+        multihead,
+        lambda x, y: tokens(x) and tokens(y) and x.shape[0] == y.shape[0] and y.shape[1] >= 2,
+        arity=2,
         gives_up=_CROSS,
     ),
     "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats),
@@ -425,7 +434,8 @@ OPERATIONS: dict[str, Operation] = {
         lambda pick, x: lambda x: F.fold(F.unfold(x, 2, padding=1), x.shape[-2:], 2, padding=1), images, gives_up=_POOLS
     ),
     "interpolate": Operation(
-        lambda pick, x: pick(nn.Upsample(scale_factor=2), nn.UpsamplingBilinear2d(scale_factor=2)), images,
+        lambda pick, x: pick(nn.Upsample(scale_factor=2), nn.UpsamplingBilinear2d(scale_factor=2)),
+        images,
         gives_up=_POOLS,
     ),
     "grid_sample": Operation(lambda pick, x: zoomed, images, gives_up=_POOLS),
@@ -480,18 +490,19 @@ OPERATIONS: dict[str, Operation] = {
     "RMSNorm": Operation(lambda pick, x: nn.RMSNorm(x.shape[-1], eps=0.1), floats, keeps="input"),
     "GroupNorm": Operation(
         lambda pick, x: nn.GroupNorm(pick(*divisors(x.shape[1])), x.shape[1], eps=0.1, affine=pick(True, False)),
-        lambda x: floats(x) and x.ndim > 2, keeps="input",
+        lambda x: floats(x) and x.ndim > 2,
+        keeps="input",
     ),
     "InstanceNorm2d": Operation(
         lambda pick, x: nn.InstanceNorm2d(x.shape[1], eps=0.1, affine=pick(True, False)),
-        lambda x: images(x) and x[0, 0].numel() > 1, keeps="input",
+        lambda x: images(x) and x[0, 0].numel() > 1,
+        keeps="input",
     ),
-    "normalize": Operation(
-        lambda pick, x: lambda x: F.normalize(x, dim=-1), floats, keeps="input", gives_up=_LENGTH
-    ),
+    "normalize": Operation(lambda pick, x: lambda x: F.normalize(x, dim=-1), floats, keeps="input", gives_up=_LENGTH),
     "standardised weight": Operation(
         lambda pick, x: Own(standardised, 2, x.shape[1], 1, 1),
-        lambda x: images(x) and x.shape[1] > 1, plain=False,
+        lambda x: images(x) and x.shape[1] > 1,
+        plain=False,
     ),
     # odd and pointwise
     "tanh": Operation(lambda pick, x: nn.Tanh(), floats, keeps="itself"),
@@ -504,6 +515,9 @@ OPERATIONS: dict[str, Operation] = {
     "gelu": Operation(lambda pick, x: pick(nn.GELU(), F.gelu), floats, keeps="itself"),
     "silu": Operation(lambda pick, x: nn.SiLU(), floats, keeps="itself"),
     "sigmoid": pointwise(torch.sigmoid),
+    "glu": Operation(
+        lambda pick, x: pick(nn.GLU(), F.glu), lambda x: floats(x) and x.shape[-1] % 2 == 0, keeps="itself", plain=False
+    ),
     "relu6": Operation(lambda pick, x: nn.ReLU6(), floats, keeps="itself"),
     "hardswish": pointwise(F.hardswish),
     "elu": pointwise(F.elu),
@@ -533,7 +547,5 @@ OPERATIONS: dict[str, Operation] = {
     "setitem": Operation(lambda pick, x: set_first, floats, plain=False),
     "silu_": Operation(lambda pick, x: nn.SiLU(inplace=True), floats, plain=False),
     # the end of a branch
-    "head": Operation(
-        lambda pick, x: nn.Sequential(nn.Flatten(1), nn.Linear(x[0].numel(), pick(2, 1, 3))), floats
-    ),
-}  # fmt: skip
+    "head": Operation(lambda pick, x: nn.Sequential(nn.Flatten(1), nn.Linear(x[0].numel(), pick(2, 1, 3))), floats),
+}
