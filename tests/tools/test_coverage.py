@@ -46,7 +46,7 @@ def test_a_network_of_fixed_size_is_made_for_the_smaller_one() -> None:
 
 def test_memory_decides_the_number_format() -> None:
     size = 371240  # test_vit's parameters
-    assert survey("test_vit", Terms(memory=size * 6)).dtype == "bfloat16"
+    assert survey("test_vit", Terms(memory=size * 8)).dtype == "bfloat16"
     planned = survey("test_vit", Terms(memory=size * 3))
     assert (planned.planned, planned.exact, planned.dtype) == (True, None, None)
     assert planned.free == survey("test_vit", Terms()).free
