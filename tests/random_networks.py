@@ -58,7 +58,8 @@ class Network(nn.Module):
         self.calls = nn.ModuleList()
         earlier: list[tuple[nn.Module, list[torch.Size]]] = []
         for step in script.steps:  # operations are made for the tensors that they get
-            values = self.eval().values(inputs)
+            with torch.no_grad():  # with gradients torch refuses some views that are written in place
+                values = self.eval().values(inputs)
             operands = [values[i] for i in step.operands]
             made = OPERATIONS[step.operation].make(Picks(step.picks, earlier), *operands)
             module = made if isinstance(made, nn.Module) else Function(made)
