@@ -102,15 +102,15 @@ class Fused:
         if threads == 1 or run is None:
             kernel.alone(self.table)
         else:
-            run(kernel.member, self.job(threads).ctypes.data, threads)
+            run(kernel.member.address, self.job(threads).ctypes.data, threads)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The compiled code for one number type: for one thread, and the address of what each thread of a team runs."""
+    """The compiled code for one number type: for one thread, and what each thread of a team runs."""
 
     alone: Callable[[Any], None]
-    member: int
+    member: Any
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def kernels() -> dict[torch.dtype, Kernel]:
     except (ImportError, RuntimeError):
         return {}
     return {
-        torch.float32: Kernel(k.float32, k.team_float32.address),
-        torch.float64: Kernel(k.float64, k.team_float64.address),
-        torch.bfloat16: Kernel(k.bfloat16, k.team_bfloat16.address),
+        torch.float32: Kernel(k.float32, k.team_float32),
+        torch.float64: Kernel(k.float64, k.team_float64),
+        torch.bfloat16: Kernel(k.bfloat16, k.team_bfloat16),
     }

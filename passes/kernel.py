@@ -132,8 +132,8 @@ def bfloat16(table: Any) -> None:
 # What each thread of an OpenMP team runs, `void f(int64 *job)`: the kernel, on the thread's own lines of the table.
 # A job is the number of parts, the line at which each part begins and the last one ends, and then the table.
 _JOB = "void(CPointer(int64))"
-_thread = types.ExternalFunction("omp_get_thread_num", types.int32())
-_threads = types.ExternalFunction("omp_get_num_threads", types.int32())
+_thread: Any = types.ExternalFunction("omp_get_thread_num", types.int32())
+_threads: Any = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
 @numba.njit(nogil=True, cache=True)
