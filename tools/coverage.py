@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from fxteleport.tools import options
 from fxteleport.tools.console import console, one_line, progress, write_json
 from fxteleport.tools.coverage_tables import document, summary
 from fxteleport.tools.devices import check_device
-from fxteleport.tools.memory import limit_memory, total_memory
+from fxteleport.tools.memory import free_memory, limit_memory
 from fxteleport.tools.survey import COLUMNS, Row, Terms, count_parameters, survey
 
 _PANEL = "Coverage"
@@ -57,7 +57,7 @@ Limit = Annotated[float, typer.Option("--time-limit", rich_help_panel=_PANEL, he
 Memory = Annotated[
     float | None,
     typer.Option(
-        "--memory-limit", rich_help_panel=_PANEL, help="GB for one worker. Default: its share of the machine's."
+        "--memory-limit", rich_help_panel=_PANEL, help="GB for one worker. Default: its share of what is free."
     ),
 ]
 Budget = Annotated[
@@ -101,8 +101,7 @@ def coverage(
     rows = {n: known[n] for n in wanted if n in known and (known[n].exact or not retry)}
     left = [n for n in wanted if n not in rows]
     workers = min(jobs or os.cpu_count() or 1, max(1, len(left)))
-    memory = memory_limit * 1e9 if memory_limit else 0.9 * total_memory() / workers
-    terms = Terms(norm_stats, budget, memory, seed, device)
+    terms = Terms(norm_stats, budget, memory_limit * 1e9 if memory_limit else math.inf, seed, device)
     if output is not None:
         write_rows(output, [r for n, r in known.items() if n not in left])
     with progress(len(wanted)) as step:
@@ -155,17 +154,19 @@ def parameters(name: str) -> int:
 def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) -> Iterator[Row]:
     """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so.
 
-    Smallest first: much is known early, and what may fail comes last. A network that takes a good part of the memory
-    gets a worker of its own, which finds all of it free.
+    Smallest first: much is known early, and what may fail comes last. Networks that take a good part of the memory come
+    one at a time, with all of it and all cores, and a new worker for each.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with _pool(workers, threads, terms, 0) as pool:
+    cores = os.cpu_count() or 1
+    shared = replace(terms, memory=min(terms.memory, 0.9 * free_memory() / workers))
+    with _pool(workers, max(1, cores // workers), shared, 0) as pool:
         sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
-        small = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE < terms.memory]
-        yield from _rows(pool, small, terms, time_limit)
-    large = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE >= terms.memory]
-    with _pool(workers, threads, terms, 1) as pool:
-        yield from _rows(pool, large, terms, time_limit)
+        small = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE < shared.memory]
+        yield from _rows(pool, small, shared, time_limit)
+    large = sorted(set(names) - set(small), key=lambda n: sizes[n])
+    whole = replace(terms, memory=min(terms.memory, 0.9 * free_memory()))
+    with _pool(1, cores, whole, 1) as pool:
+        yield from _rows(pool, large, whole, time_limit)
 
 
 def _pool(workers: int, threads: int, terms: Terms, max_tasks: int) -> Any:

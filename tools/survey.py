@@ -29,7 +29,7 @@ from fxteleport.plan import MODES, Plan, plan
 from fxteleport.randomize import randomize
 from fxteleport.tools.console import one_line
 from fxteleport.tools.determinism import deterministic
-from fxteleport.tools.memory import peak_bytes
+from fxteleport.tools.memory import out_of_memory, peak_bytes
 from fxteleport.tools.models import seeded
 from fxteleport.tools.unfilled import Unfilled
 from fxteleport.verify import EquivalenceReport, verify
@@ -111,22 +111,32 @@ COLUMNS = tuple(f.name for f in fields(Row))
 
 
 def survey(name: str, terms: Terms) -> Row:
-    """Survey one network; whatever goes wrong with it is in its row."""
-    row = Row(name, zoo.LIBRARIES[name.startswith("torchvision/")], zoo.family(name))
+    """Survey one network; whatever goes wrong with it is in its row.
+
+    In float32 if that fits the memory, else in bfloat16, else planned without a run.
+    """
     start = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _survey(row, terms)
-    except Exception as error:  # one network's failure is its own row
-        row.error = one_line(error)[:300] or type(error).__name__
-    row.seconds = round(time.perf_counter() - start, 2)
-    return row
+    formats: list[torch.dtype | None] = [torch.float32, torch.bfloat16, None]
+    while True:
+        row = Row(name, zoo.LIBRARIES[name.startswith("torchvision/")], zoo.family(name))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                row.parameters = count_parameters(name)
+                formats = [f for f in formats if f is None or row.parameters * f.itemsize * _COPIES <= terms.memory]
+                _survey(row, formats.pop(0), terms)
+        except Exception as error:  # one network's failure is its own row
+            if out_of_memory(error) and formats:
+                gc.collect()
+                continue
+            row.error = one_line(error)[:300] or type(error).__name__
+        row.seconds = round(time.perf_counter() - start, 2)
+        return row
 
 
-def _survey(row: Row, terms: Terms) -> None:
-    row.parameters = count_parameters(row.model)
-    dtype = _number_format(row.parameters, terms.memory)
+def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
+    """Survey a network in a number format; with None, plan it and run nothing."""
+    assert row.parameters is not None
     built = _build(row.model, None, dtype)
     plans = _planned(row, built, terms)
     if dtype is None:
@@ -253,12 +263,6 @@ def count_parameters(name: str) -> int:
     except ModelError:  # its constructor reads its own weights
         model = _build(name, None, torch.bfloat16).model
     return sum(p.numel() for p in model.parameters())
-
-
-def _number_format(parameters: int, memory: float) -> torch.dtype | None:
-    """The widest number format in which a check fits the memory; None: not even bfloat16."""
-    formats = (torch.float32, torch.bfloat16)
-    return next((f for f in formats if parameters * f.itemsize * _COPIES <= memory), None)
 
 
 def _cost(parameters: int, shape: tuple[int, ...]) -> float:
