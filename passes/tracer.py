@@ -24,6 +24,7 @@ from fxteleport.passes.aliases import mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.inputs import expect, expect_length, guard, placeholders
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.memo import Memo
 from fxteleport.passes.objects import is_spelt, take_apart
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.shadow import clone
@@ -55,6 +56,7 @@ class Tracer:
         self.specialized: list[str] = []
         self.assigned: dict[str, Tensor] = {}
         self.device = torch.device("cpu")
+        self.memo = Memo()
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
         self._autocast = _autocast()
@@ -133,7 +135,7 @@ class Tracer:
         def run(*values: Any) -> Any:
             if target is getattr and values[0][1] == "device":
                 return self.device, Trust.KNOWN  # meta tensors stand for ones over there
-            return evaluate.run(op, target, *values)
+            return self.memo.run(op, target, *values)
 
         what = f"'{getattr(target, '__name__', target)}'"
         value, mutated, trust = self.observe(run, what, args, kwargs)
@@ -242,7 +244,7 @@ class Tracer:
             return self.run_leaf(path, inputs, keywords)
 
         def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            return evaluate.run("call_module", self.twins[path], inputs, keywords, real)
+            return self.memo.run("call_module", self.twins[path], inputs, keywords, real)
 
         what = f"'{path}' ({type(self.real(path)).__name__})"
         return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
