@@ -130,7 +130,7 @@ def _form(x: Any, tensors: list[Tensor]) -> Any:
     if kind in _PLAIN:
         return kind, x  # 1, 1.0 and True are equal, and not the same
     if kind is tuple or kind is list:
-        return kind, *[_form(v, tensors) for v in x]
+        return kind, *((*x, *map(type, x)) if _PLAIN.issuperset(map(type, x)) else [_form(v, tensors) for v in x])
     if kind is dict:
         return kind, *[(k, _form(v, tensors)) for k, v in x.items()]
     if kind is slice:
@@ -144,5 +144,5 @@ def _settings(module: nn.Module, tensors: list[Tensor]) -> Any:
     if not cls.__module__.startswith("torch.nn.modules.") or hooked(module):
         raise _Unlike
     own = [(k, _form(v, tensors)) for k, v in state.items() if k not in _BOOKKEEPING]
-    held = [_form(dict(state[table]), tensors) for table in ("_parameters", "_buffers")]
+    held = [(k, _form(t, tensors)) for table in (state["_parameters"], state["_buffers"]) for k, t in table.items()]
     return cls, *own, *held, *[(k, m and _settings(m, tensors)) for k, m in state["_modules"].items()]

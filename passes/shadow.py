@@ -50,8 +50,8 @@ def clone(
         state["_path"] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         twin.__dict__.update(state)
-    for old in module.modules():
-        state = twins[id(old)].__dict__
+    for twin in twins.values():
+        state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
         for key, value in state.items():
             if type(value) in _REFERRING and key not in _BOOKKEEPING:

@@ -66,6 +66,7 @@ class Tracer:
         self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
         self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
         self._mutations: list[tuple[fx.Node, Tensor]] = []
+        self._modules = dict(model.named_modules(remove_duplicate=False))
         first: dict[int, str] = {}
         for name, tensor in _named_tensors(model):
             own = self.canonical[name] = first.setdefault(id(tensor), name)
@@ -112,7 +113,7 @@ class Tracer:
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
-        return self.model if path in ("", WHOLE) else self.model.get_submodule(path)
+        return self.model if path == WHOLE else self._modules[path]
 
     def twin(self, path: str, training: bool = False) -> nn.Module:
         """The clone of the module at `path` that runs on meta tensors."""
