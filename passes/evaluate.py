@@ -94,7 +94,7 @@ def call_of(op: str, target: Any) -> Callable[..., Any]:
 
 
 def normalised(norm: nn.modules.batchnorm._BatchNorm, input: Any) -> Any:
-    """What a batch norm gives: in eval mode and on meta a tensor like its input, which torch takes a millisecond to say."""
+    """What a batch norm gives: in eval mode, on meta, a tensor like its input (torch takes a millisecond to say so)."""
     held = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     fits = norm.running_mean is not None and all(t is None or t.shape == input.shape[1:2] for t in held)
     if norm.training or hooked(norm) or not input.is_meta or not fits:
