@@ -116,7 +116,7 @@ class _Unlike(Exception):
 _PLAIN = frozenset(
     {bool, int, float, str, type(None), type(...), torch.Size, torch.dtype, torch.device, torch.memory_format}
 )
-_BOOKKEEPING = frozenset(vars(nn.Module())) - {"training"} | {"_path"}
+_BASE = frozenset(vars(nn.Module())) - {"training"} | {"_path"}  # what every module has
 
 
 def _form(x: Any, tensors: list[Tensor]) -> Any:
@@ -143,6 +143,6 @@ def _settings(module: nn.Module, tensors: list[Tensor]) -> Any:
     cls, state = type(module), vars(module)
     if not cls.__module__.startswith("torch.nn.modules.") or hooked(module):
         raise _Unlike
-    own = [(k, _form(v, tensors)) for k, v in state.items() if k not in _BOOKKEEPING]
+    own = [(k, type(v), v) if type(v) in _PLAIN else (k, _form(v, tensors)) for k, v in state.items() if k not in _BASE]
     held = [(k, _form(t, tensors)) for table in (state["_parameters"], state["_buffers"]) for k, t in table.items()]
     return cls, *own, *held, *[(k, m and _settings(m, tensors)) for k, m in state["_modules"].items()]

@@ -7,7 +7,7 @@ the call, `node.meta["source"]` the line of it (`source.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from fxteleport.passes.decisions import trust_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.lowering import Lowering
 from fxteleport.passes.memo import Memo
-from fxteleport.passes.proxy import Proxy, is_proxy
+from fxteleport.passes.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.source import calling_line
 from fxteleport.passes.traced import path_of
 
@@ -70,17 +70,18 @@ class Recorder(Lowering):
         self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, list[Proxy], Trust]:
         """The value of a call, the handles of the arguments that it wrote into, and what the value is worth."""
-        handles = list(_handles((args, kwargs)))
-        versions = [(h, h._value._version) for h in handles if isinstance(h._value, Tensor)]
-        given = proxy.plain(args), proxy.plain(kwargs)
-        lent = [(mine, now, now.copy()) for mine, now in _lent((args, kwargs), given)]
+        handles: list[Proxy] = []
+        lent: list[tuple[Any, Any]] = []
+        given = _opened(args, handles, lent), _opened(kwargs, handles, lent)
+        versions = [(h, h._value._version) for h in handles if type(h) is TensorProxy]
+        before = [now.copy() for _, now in lent]
         try:
             value, trust = run(*given)
         except evaluate.CannotRun as error:
             raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
-        self._written = [mine for mine, now, before in lent if evaluate.changed(now, before)]
+        self._written = [mine for (mine, now), held in zip(lent, before, strict=True) if evaluate.changed(now, held)]
         trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in handles)])
-        return value, [h for h, before in versions if h._value._version != before], trust
+        return value, [h for h, version in versions if h._value._version != version], trust
 
     def append(
         self,
@@ -145,27 +146,33 @@ def _autocast() -> list[Any]:
     return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
 
 
-def _handles(x: Any) -> Iterator[Proxy]:
+def _handles(x: Any) -> list[Proxy]:
     """The proxies in an argument structure."""
-    if is_proxy(x):
-        yield x
-    elif type(x) in (tuple, list) or proxy.is_named_tuple(type(x)):
-        for item in x:
-            yield from _handles(item)
-    elif issubclass(type(x), dict):
-        yield from _handles(list(x.values()))
-    elif type(x) is slice:
-        yield from _handles((x.start, x.stop, x.step))
+    found: list[Proxy] = []
+    _opened(x, found, [])
+    return found
 
 
-def _lent(x: Any, given: Any) -> Iterator[tuple[Any, Any]]:
-    """The lists and dictionaries of an argument structure, each with the one that a call gets in its place.
+def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]]) -> Any:
+    """The values behind an argument structure (`proxy.plain`); its proxies are appended to `handles`.
 
-    What a proxy stands for is left out: the emitted network hands on the object itself.
+    Its lists and dictionaries are appended to `lent`, each with the one that a call gets in its place. What a proxy
+    stands for is none of them: the emitted network hands on the object itself.
     """
+    if is_proxy(x):
+        handles.append(x)
+        return x._value
     kind = type(x)
-    if kind is tuple or kind is list or issubclass(kind, dict):
-        if kind is not tuple:
-            yield x, given
-        for key in x if issubclass(kind, dict) else range(len(x)):
-            yield from _lent(x[key], given[key])
+    if kind is tuple:
+        return tuple([_opened(v, handles, lent) for v in x])
+    if kind is list:
+        lent.append((x, made := [_opened(v, handles, lent) for v in x]))
+        return made
+    if issubclass(kind, dict):
+        lent.append((x, made := kind((k, _opened(v, handles, lent)) for k, v in x.items())))
+        return made
+    if proxy.is_named_tuple(kind):
+        return kind(*[_opened(v, handles, lent) for v in x])
+    if kind is slice:
+        return slice(*[_opened(v, handles, lent) for v in (x.start, x.stop, x.step)])
+    return x
