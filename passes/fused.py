@@ -1,18 +1,15 @@
-"""Matrices times the factors of their rows and of their columns in one pass over memory.
+"""Matrices times the factors of their rows and of their columns: many in one call, each in one pass over memory.
 
-torch multiplies two tensors at a time, so both factors cost it two passes. The kernel that does it in one is compiled
-by numba, which is optional (the extra `fast`): without it nothing is `fusible`.
+torch multiplies two tensors at a time, so both factors cost it two passes, and each tensor a call. The kernel that does
+it in one is compiled by numba, which is optional (the extra `fast`), and runs on torch's own threads: without the one,
+or the other where torch uses several, nothing is a matrix to it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,84 +17,111 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SHARE = 1 << 19  # elements that a thread takes at a time
+from fxteleport.passes.team import team
+
+_RUN = 1 << 16  # elements of a line, at most: what threads are dealt
 
 
-def fusible(tensor: Tensor, factors: Sequence[Tensor]) -> bool:
-    """True for a matrix with one factor of its rows and one of its columns, where the kernel can be had."""
-    if len(factors) != 2 or not (tensor.is_cpu and tensor.is_contiguous()):
-        return False
-    rows, columns = sorted(factors, key=lambda f: f.shape[0] == 1)
-    return (
-        rows.numel() == len(rows) == len(tensor) > 1 == len(columns)
-        and columns.shape[1:] == tensor.shape[1:]
-        and tensor.dtype in kernels()
-    )
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A contiguous tensor as the kernel sees it: [n, m], with a factor [n] of its rows, [m] of its columns, or both."""
+
+    tensor: Tensor
+    n: int
+    m: int
+    rows: Tensor | None
+    columns: Tensor | None
+
+    def lines(self) -> Iterator[tuple[int, ...]]:
+        """Runs of rows as lines of the kernel's table."""
+        size, step = self.tensor.element_size(), max(1, _RUN // max(1, self.m))
+        for i in range(0, self.n, step):
+            rows = 0 if self.rows is None else self.rows.data_ptr() + i * self.rows.element_size()
+            columns = 0 if self.columns is None else self.columns.data_ptr()
+            yield self.tensor.data_ptr() + i * self.m * size, min(step, self.n - i), self.m, rows, columns
+
+
+def matrix(tensor: Tensor, factors: Sequence[Tensor]) -> Matrix | None:
+    """A tensor that the kernel can multiply by its factors (broadcastable to it); None where it cannot."""
+    if not (tensor.is_cpu and tensor.is_contiguous() and tensor.dtype in kernels()):
+        return None
+    if torch.get_num_threads() > 1 and team() is None:
+        return None
+    shape, ndim = tensor.shape, tensor.ndim
+    for axis in range(ndim + 1):
+        leading, trailing = (*shape[:axis], *(1,) * (ndim - axis)), (*(1,) * axis, *shape[axis:])
+        left = list(factors)
+        rows, columns = _taken(left, leading), _taken(left, trailing)
+        if not left:
+            return Matrix(tensor.detach(), math.prod(shape[:axis]), math.prod(shape[axis:]), rows, columns)
+    return None
+
+
+def _taken(factors: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
+    """The first factor of a shape, taken out of a list."""
+    at = next((i for i, f in enumerate(factors) if f.shape == shape), None)
+    return None if at is None else factors.pop(at)
 
 
 @dataclass
 class Fused:
-    """Matrices of one number type, as the kernel takes them; the tensors are kept, for it is given their addresses."""
+    """Matrices of one number type; they are kept, for the kernel is given the addresses of their tensors."""
 
-    kept: list[Tensor] = field(default_factory=list)
-    lines: list[tuple[int, ...]] = field(default_factory=list)
+    matrices: list[Matrix] = field(default_factory=list)
 
-    def add(self, tensor: Tensor, factors: Sequence[Tensor]) -> None:
-        """A tensor that is `fusible` with these factors: views of numbers that may still change."""
-        rows, columns = sorted(factors, key=lambda f: f.shape[0] == 1)
-        self.kept += [tensor.detach(), rows, columns]
-        self.lines += _runs(tensor, rows, columns)
-        self.__dict__.pop("shares", None)
+    def add(self, matrix: Matrix) -> None:
+        """A matrix to multiply; its factors are views of numbers that may still change."""
+        self.matrices.append(matrix)
+        self.__dict__.pop("table", None)
+        self.__dict__.pop("jobs", None)
 
     @functools.cached_property
-    def shares(self) -> list[Any]:
-        """Tables of about as many elements, small enough to be dealt to threads that start late."""
-        table = np.array(self.lines, dtype=np.int64).reshape(-1, 5)
-        at = (table[:, 1] * table[:, 2]).cumsum() // _SHARE
-        return np.split(table, np.flatnonzero(np.diff(at)) + 1)
+    def table(self) -> Any:
+        """The lines as the kernel takes them, int64 [lines, 5]."""
+        return np.array([line for m in self.matrices for line in m.lines()], dtype=np.int64).reshape(-1, 5)
+
+    @functools.cached_property
+    def jobs(self) -> dict[int, Any]:
+        """The jobs made so far, by their number of parts."""
+        return {}
+
+    def job(self, parts: int) -> Any:
+        """The table in parts of about as many elements, as `kernel.member` takes it."""
+        if parts not in self.jobs:
+            ends = (self.table[:, 1] * self.table[:, 2]).cumsum()
+            shares = ends[-1] * np.arange(1, parts) // parts
+            begins = [0, *(np.searchsorted(ends, shares) + 1), len(ends)]
+            self.jobs[parts] = np.concatenate([[parts], begins, self.table.reshape(-1)]).astype(np.int64)
+        return self.jobs[parts]
 
     def scale_(self) -> None:
-        """Multiply the matrices in place, by as many threads as torch uses."""
-        if not self.lines:
+        """Multiply the matrices in place, on as many threads as torch uses."""
+        if not len(self.table):
             return
-        kernel, left = kernels()[self.kept[0].dtype], deque(self.shares)
-
-        def work() -> None:
-            while left:
-                with contextlib.suppress(IndexError):  # another thread took the last one
-                    kernel(left.popleft())
-
-        helpers = [_pool().submit(work) for _ in range(min(torch.get_num_threads(), len(left)) - 1)]
-        work()
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        kernel, threads, run = kernels()[self.matrices[0].tensor.dtype], torch.get_num_threads(), team()
+        if threads == 1 or run is None:
+            kernel.alone(self.table)
+        else:
+            run(kernel.member.address, self.job(threads).ctypes.data, threads)
 
 
-def _runs(tensor: Tensor, rows: Tensor, columns: Tensor) -> Iterator[tuple[int, ...]]:
-    """Runs of rows as lines of the kernel's table."""
-    m = math.prod(tensor.shape[1:])
-    size, wide = tensor.element_size(), rows.element_size()
-    step = max(1, _SHARE // max(1, m))
-    for i in range(0, len(tensor), step):
-        n = min(step, len(tensor) - i)
-        yield tensor.data_ptr() + i * m * size, n, m, rows.data_ptr() + i * wide, columns.data_ptr()
+@dataclass(frozen=True)
+class Kernel:
+    """The compiled code for one number type: for one thread, and what each thread of a team runs."""
+
+    alone: Callable[[Any], None]
+    member: Any
 
 
 @functools.cache
-def kernels() -> dict[torch.dtype, Callable[[Any], None]]:
+def kernels() -> dict[torch.dtype, Kernel]:
     """The kernel for each number type; none where there is no numba, or no folder that it may keep its code in."""
     try:
-        from fxteleport.passes.kernel import bfloat16, float32, float64
+        from fxteleport.passes import kernel as k
     except (ImportError, RuntimeError):
         return {}
-    return {torch.float32: float32, torch.float64: float64, torch.bfloat16: bfloat16}
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fxteleport")
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork, which Windows does not have
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    return {
+        torch.float32: Kernel(k.float32, k.team_float32),
+        torch.float64: Kernel(k.float64, k.team_float64),
+        torch.bfloat16: Kernel(k.bfloat16, k.team_bfloat16),
+    }

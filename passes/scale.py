@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxteleport.passes.fused import Fused, fusible
+from fxteleport.passes.fused import Fused, matrix
 from fxteleport.passes.maps import ONE, CobMap
 
 _BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
@@ -111,8 +111,9 @@ class Group:
 
     def add(self, tensor: Tensor, factors: list[Tensor]) -> None:
         """A tensor to scale, with its factors."""
-        if fusible(tensor, factors):
-            self.fused.add(tensor, factors)
+        found = matrix(tensor, factors)
+        if found is not None:
+            self.fused.add(found)
             return
         for block, *pieces in _blocks(tensor, factors):
             if len(pieces) > 1 and tensor.dtype in _HALF:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import ANY, IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
@@ -39,7 +41,10 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
     """Two maps made one: equal, except where one of them is a structural zero."""
     call.same(a, b, why)
     whole = [cob for cob in (a, b) if not cob.zeros]
-    if whole:  # they are equal now: go on with the smaller description
+    if len(whole) == 2:  # equal, so neither varies along an axis on which the other does not
+        still = [axis for axis in range(call.value.ndim) if not (a.varies(axis) and b.varies(axis))]
+        whole = [cob.each(lambda s: _first(s, still)) for cob in whole]
+    if whole:  # go on with the smaller description
         return min(whole, key=lambda cob: sum(s.numel() for s, _ in cob.factors))
     if len(a.factors) == len(b.factors) == 1 and a.factors[0][1] == b.factors[0][1]:
         (x, exponent), (y, _) = a.factors[0], b.factors[0]
@@ -48,6 +53,13 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
     call.same(result, a, why)
     call.same(result, b, why)
     return result
+
+
+def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
+    """The symbols at the first index of some axes."""
+    for axis in axes:
+        symbols = symbols.narrow(axis, 0, 1)
+    return symbols
 
 
 @rule(*named("add sub subtract rsub"))

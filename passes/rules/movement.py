@@ -136,8 +136,8 @@ def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant
     if value:
         call.pin(input.map, "it is padded with a constant other than zero")
         return IDENTITY
-    over = range(input.rank - len(pad) // 2, input.rank)
-    if not any(input.map.varies(axis) for axis in over):
+    grown = (input.rank - 1 - i // 2 for i, n in enumerate(pad) if n)  # pad begins with the last axis
+    if not any(input.map.varies(axis) for axis in grown):
         return input.map  # what is padded on takes the CoB of its neighbours: zeros fit any
     return moved(call, [input])
 

@@ -136,3 +136,31 @@ def test_values_that_a_rule_overlooks_pin() -> None:
 def test_wrong_inputs_name_the_module() -> None:
     with pytest.raises(ft.CaptureError, match=r"'first' \(Linear\)"):
         ft.plan(Between(by_keyword), torch.randn(2, 4))
+
+
+class Windows(nn.Module):
+    """Tokens padded to whole windows, with a bias of rows plus one of columns, as image encoders have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 16), nn.Linear(16, 5)
+        self.rows, self.columns = nn.Parameter(torch.randn(64, 16)), nn.Parameter(torch.randn(64, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.embed(x), (0, 0, 0, 4, 0, 4))
+        rows, columns = x @ self.rows.T, x.transpose(1, 2) @ self.columns.T
+        bias = rows[..., None] + columns.transpose(1, 2)[:, :, :, None, :]
+        return self.head(x).sum() + bias.flatten(1, 2).flatten(2).softmax(-1).sum()
+
+
+def test_maps_stay_as_small_as_what_varies() -> None:
+    model = Windows()
+    plan = ft.plan(model, torch.randn(1, 60, 60, 3))
+    largest = max(
+        symbols.numel()
+        for node, cob in plan.constrained.maps.items()
+        if node.op not in ("get_attr", "output") and cob is not None
+        for symbols, _ in cob.factors
+    )
+    assert plan.num_free == 16
+    assert largest <= 64 * 16, "a map over positions is kept where nothing varies with the position"

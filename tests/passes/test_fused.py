@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fxteleport.passes import fused
-from fxteleport.passes.fused import Fused, fusible
+from fxteleport.passes.fused import Fused, matrix
 
 numba = pytest.importorskip("numba")
 
 
-def matrix(n: int, m: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:
+def drawn(n: int, m: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:
     generator = torch.Generator().manual_seed(n * m)
     draw = [torch.randn(shape, generator=generator).to(dtype) for shape in ((n, m), (n, 1), (1, m))]
     return draw[0], draw[1:]
 
 
-def test_what_it_takes() -> None:
-    weight, factors = matrix(6, 4)
-    assert fusible(weight, factors)
-    assert fusible(weight, factors[::-1])
-    assert fusible(torch.randn(6, 2, 2), [torch.ones(6, 1, 1), torch.ones(1, 2, 2)])
-    assert not fusible(weight, factors[:1])
-    assert not fusible(weight, [factors[0], factors[0]])
-    assert not fusible(weight, [factors[0], torch.ones(6, 4)])
-    assert not fusible(weight, [torch.ones(6, 4), factors[1]])  # a grouped convolution's out, and a common in
-    assert not fusible(weight, [factors[0], torch.ones(1, 1)])
-    assert not fusible(weight.T, factors)
-    assert not fusible(weight.half(), factors)
-    assert not fusible(weight.to("meta"), factors)
-    assert not fusible(torch.randn(1, 4), [torch.ones(1, 1), torch.ones(1, 4)])
+def fused_of(*pairs: tuple[Tensor, list[Tensor]]) -> Fused:
+    made = Fused()
+    for weight, factors in pairs:
+        found = matrix(weight, factors)
+        assert found is not None
+        made.add(found)
+    return made
+
+
+FORMS: dict[str, tuple[tuple[int, ...], list[tuple[int, ...]]]] = {
+    "rows and columns": ((6, 4), [(6, 1), (1, 4)]),
+    "columns and rows": ((6, 4), [(1, 4), (6, 1)]),
+    "a convolution": ((6, 3, 2, 2), [(6, 1, 1, 1), (1, 3, 2, 2)]),
+    "a grouped convolution": ((6, 3, 2, 2), [(6, 3, 1, 1)]),
+    "a grouped convolution and one kernel": ((6, 3, 2, 2), [(6, 3, 1, 1), (1, 1, 2, 2)]),
+    "rows": ((6, 4), [(6, 1)]),
+    "columns": ((6, 4), [(1, 4)]),
+    "every element": ((6, 4), [(6, 4)]),
+    "a vector": ((5,), [(5,)]),
+    "one number for all": ((6, 4), [(1, 1)]),
+    "one row": ((1, 4), [(1, 1), (1, 4)]),
+    "one column": ((4, 1), [(4, 1), (1, 1)]),
+    "a scalar": ((), [()]),
+    "a scalar twice": ((), [(), ()]),
+    "nothing": ((0, 4), [(1, 4)]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_it_takes(form: str) -> None:
+    shape, others = FORMS[form]
+    weight, *factors = (torch.randn(s) for s in (shape, *others))
+    expected = math.prod(factors, start=weight)
+    fused_of((weight, factors)).scale_()
+    assert torch.allclose(weight, expected, rtol=3e-7, atol=0)
+
+
+def test_what_it_does_not_take() -> None:
+    weight, (rows, columns) = drawn(6, 4)
+    assert matrix(weight, [rows, rows]) is None
+    assert matrix(weight, [rows, torch.ones(6, 4)]) is None
+    assert matrix(torch.randn(3, 4, 2), [torch.ones(3, 4, 1), torch.ones(1, 4, 2)]) is None
+    assert matrix(torch.randn(3, 4, 2), [torch.ones(1, 4, 1)]) is None
+    assert matrix(weight, [rows, columns, columns]) is None
+    assert matrix(weight.T, [rows.T, columns.T]) is None
+    assert matrix(weight.half(), [rows, columns]) is None
+    assert matrix(weight.to("meta"), [rows, columns]) is None
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_matrices(threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_SHARE", 500)
+    monkeypatch.setattr(fused, "_RUN", 500)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    made = Fused()
     shapes = ((30, 40), (1000, 7), (2, 3000), (1, 1), (0, 4), (4, 0), (17, 31))
-    pairs = [matrix(n, m, dtype) for n, m in shapes]
+    pairs = [drawn(n, m, dtype) for n, m in shapes]
     expected = [weight * factors[0] * factors[1] for weight, factors in pairs]
-    for weight, factors in pairs:
-        made.add(weight, factors)
-    made.scale_()
+    fused_of(*pairs).scale_()
     for (weight, _), right in zip(pairs, expected, strict=True):
         assert torch.equal(weight, right)
 
 
 def test_factors_are_views_that_may_change() -> None:
-    weight, factors = matrix(5, 3)
-    made = Fused()
-    made.add(weight, factors)
+    weight, factors = drawn(5, 3)
+    made = fused_of((weight, factors))
     before = weight.clone()
     for number in (2.0, 0.25):
         factors[0].fill_(number)
@@ -71,11 +102,9 @@ def test_from_many_threads_at_once() -> None:
     """Each thread has its own matrices."""
 
     def run(seed: int) -> bool:
-        weight, factors = matrix(700 + seed, 900)
+        weight, factors = drawn(700 + seed, 900)
         expected = weight * factors[0] * factors[1]
-        made = Fused()
-        made.add(weight, factors)
-        made.scale_()
+        fused_of((weight, factors)).scale_()
         return torch.equal(weight, expected)
 
     with ThreadPoolExecutor(6) as pool:
@@ -84,16 +113,16 @@ def test_from_many_threads_at_once() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_after_a_fork() -> None:
-    """The pool's threads do not survive a fork: the child makes its own."""
+    """Threads do not survive a fork, which OpenMP does not notice: the child works alone."""
     code = """
 import os, numpy, torch
-from fxteleport.passes.fused import Fused
+from fxteleport.passes.fused import Fused, matrix
 torch.set_num_threads(2)
 made = Fused()
 weight, rows, columns = numpy.ones((2000, 1000)), numpy.full((2000, 1), 2.0), numpy.ones((1, 1000))
-made.add(torch.from_numpy(weight), [torch.from_numpy(rows), torch.from_numpy(columns)])
+made.add(matrix(torch.from_numpy(weight), [torch.from_numpy(rows), torch.from_numpy(columns)]))
 made.scale_()
-child = os.fork()  # torch's own threads were not started: they do not survive either
+child = os.fork()
 made.scale_()
 right = bool((weight == 4).all())
 if child == 0:
@@ -103,10 +132,33 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not right
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=100)
 
 
+def test_a_job_has_every_line_once() -> None:
+    made = fused_of(*(drawn(n, m) for n, m in ((30, 40000), (7, 3), (500, 500))))
+    for parts in (1, 2, 3, 64):
+        job = made.job(parts)
+        count, begins, table = job[0], job[1 : parts + 2], job[parts + 2 :].reshape(-1, 5)
+        assert count == parts
+        assert begins[0] == 0
+        assert begins[-1] == len(table)
+        assert (begins[1:] >= begins[:-1]).all()
+        assert (table == made.table).all()
+    sizes = [(t[:, 1] * t[:, 2]).sum() for t in np.split(table, begins[1:-1])]
+    assert max(sizes) <= sum(sizes) / parts + fused._RUN
+
+
+def test_without_torchs_threads_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "team", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert matrix(*drawn(6, 4)) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert matrix(*drawn(6, 4)) is not None
+
+
 def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fxteleport.passes.kernel", None)
+    monkeypatch.delattr("fxteleport.passes.kernel", raising=False)
     monkeypatch.setattr(fused, "kernels", fused.kernels.__wrapped__)
-    assert not fusible(*matrix(6, 4))
+    assert matrix(*drawn(6, 4)) is None
 
 
 def test_bfloat16_is_rounded_as_torch_does() -> None:
@@ -115,10 +167,8 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
     bits = torch.randint(-(2**15), 2**15, (40, 5000), generator=generator).to(torch.int16)
     weight = bits.view(torch.bfloat16)
     rows, columns = (torch.randn(shape, generator=generator) for shape in ((40, 1), (1, 5000)))
-    assert fusible(weight, [columns, rows])
+    made = fused_of((weight, [columns, rows]))
     expected = (weight.float() * rows * columns).to(torch.bfloat16)
-    made = Fused()
-    made.add(weight, [columns, rows])
     made.scale_()
     assert torch.equal(weight.isnan(), expected.isnan())
     assert torch.equal(weight.nan_to_num(), expected.nan_to_num())
