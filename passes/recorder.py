@@ -169,8 +169,8 @@ def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]]) -> Any:
         lent.append((x, made := [_opened(v, handles, lent) for v in x]))
         return made
     if issubclass(kind, dict):
-        lent.append((x, made := kind((k, _opened(v, handles, lent)) for k, v in x.items())))
-        return made
+        lent.append((x, table := kind((k, _opened(v, handles, lent)) for k, v in x.items())))
+        return table
     if proxy.is_named_tuple(kind):
         return kind(*[_opened(v, handles, lent) for v in x])
     if kind is slice:
