@@ -1,7 +1,8 @@
 """Capture: `nn.Module` + example inputs -> a graph whose nodes know their values.
 
 The model's own `forward` runs once, on proxies (`proxy.py`), in a structural clone of the model (`shadow.py`,
-`traced.py`), so neither its weights nor its state are touched; `tracer.py` records and evaluates each call.
+`traced.py`), so neither its weights nor its state are touched. `tracer.py` decides what is traced, `recorder.py`
+evaluates each call and appends its node.
 
 Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
 (drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes

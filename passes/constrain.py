@@ -11,7 +11,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -26,6 +26,8 @@ from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Interpreter:
         if node.op == "placeholder":
             return _map_like(value)
         if node.op == "output":
-            for operand in self._operands(self.convert(node.args)):
+            for operand in _operands(self.convert(node.args)):
                 self.system.pin(operand.map, Origin(node.name, "it is an output of the network"))
             return None
         if node.op == "get_attr":
@@ -101,7 +103,7 @@ class Interpreter:
         maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
         if isinstance(maker, (type, Assemble)):
             made = maker.made if isinstance(maker, Assemble) else maker.__name__
-            for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
+            for operand in _operands((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
             return _map_like(value)
         source = node.args[0] if node.args else None
@@ -109,9 +111,9 @@ class Interpreter:
             held = source.meta["val"]
             if not isinstance(held, Tensor):
                 return _part(held, self.maps[source], node.args[1], value)
-        leaves = pytree.tree_leaves(value)
+        leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
         if not any(isinstance(x, Tensor) for x in leaves):
-            if not self._operands((self.convert(node.args), self.convert(node.kwargs))):
+            if not _operands((self.convert(node.args), self.convert(node.kwargs))):
                 return _map_like(value)
             if node.meta.get("keep"):
                 return self.give_up(node, "it may write to its inputs")
@@ -138,7 +140,7 @@ class Interpreter:
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
-            operands = self._operands((args, kwargs))
+            operands = _operands((args, kwargs))
             if module is None and operands and not any(map(self._moves, operands)):
                 return _map_like(value)  # constants in, constants out
             call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
@@ -173,8 +175,8 @@ class Interpreter:
                 out.append(given[i])
             elif name in kwargs:
                 out.append(kwargs.pop(name))
-            elif call.module is not None and hasattr(call.module, name):
-                out.append(self.setting(call, name))
+            elif call.module is not None and (value := getattr(call.module, name, _ABSENT)) is not _ABSENT:
+                out.append(self.tensor(f"{call.node.target}.{name}") if isinstance(value, Tensor) else value)
             elif default is not rule.REQUIRED:
                 out.append(default)
             else:
@@ -184,13 +186,6 @@ class Interpreter:
         if len(given) > len(rule.parameters) or unknown:
             raise Decline(f"its rule does not know the arguments {unknown or list(given[len(rule.parameters) :])}")
         return out
-
-    def setting(self, call: Call, name: str) -> Any:
-        """An attribute of the called module; tensors as operands under their own names."""
-        value = getattr(call.module, name)
-        if not isinstance(value, Tensor):
-            return value
-        return self.tensor(f"{call.node.target}.{name}")
 
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
@@ -261,9 +256,6 @@ class Interpreter:
             return {k: self._view(v, None if cob is None else cob[k]) for k, v in value.items()}
         return value
 
-    def _operands(self, x: Any) -> list[Operand]:
-        return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Operand)]
-
     def _moves(self, operand: Operand) -> bool:
         return operand.is_unbound or bool(operand.map.factors)
 
@@ -272,7 +264,7 @@ class Interpreter:
     def give_up(self, node: fx.Node, why: str) -> Any:
         """Pin everything around a node."""
         origin = Origin(node.name, f"'{_target_name(node)}': {why}")
-        for operand in self._operands((self.convert(node.args), self.convert(node.kwargs))):
+        for operand in _operands((self.convert(node.args), self.convert(node.kwargs))):
             self.pin_operand(operand, origin)
         if node.op == "call_module":
             prefix = f"{node.target}."
@@ -290,7 +282,7 @@ class Interpreter:
 
     def branches(self, node: fx.Node, graphs: tuple[fx.Graph, ...]) -> Any:
         """A mode-dependent module: its map must be right in eval and in train mode, with no wrapped operation."""
-        operands = self._operands((self.convert(node.args), self.convert(node.kwargs)))
+        operands = _operands((self.convert(node.args), self.convert(node.kwargs)))
         inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})  # shares system and tensors
         outs = [inner.within(graph, operands) for graph in graphs]
         if inner.opaque:
@@ -325,6 +317,7 @@ class Interpreter:
         del self.bound[mark[3] :]
 
 
+_ABSENT = object()
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -357,8 +350,19 @@ def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
     return cobs[key] if known else _map_like(value)
 
 
-def _maps(x: Any) -> list[CobMap]:
-    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, CobMap)]
+def _leaves(x: Any, kind: type[T]) -> list[T]:
+    """What is of a kind in an argument structure."""
+    if isinstance(x, kind):
+        return [x]
+    if isinstance(x, dict):
+        x = x.values()
+    elif not isinstance(x, (tuple, list)):
+        return []
+    return [leaf for item in x for leaf in _leaves(item, kind)]
+
+
+_operands = functools.partial(_leaves, kind=Operand)
+_maps = functools.partial(_leaves, kind=CobMap)
 
 
 def _target_name(node: fx.Node) -> str:

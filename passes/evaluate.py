@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.leaves import hooked
+
+BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
 META = torch.device("meta")
 CPU = torch.device("cpu")
 # Moving a tensor to a device means nothing to a meta tensor.
@@ -55,7 +58,7 @@ def run(
     Raises:
         CannotRun: the call fails on meta tensors and on made-up real ones.
     """
-    fn = call_of(op, target)
+    fn = functools.partial(normalised, target) if type(target) in BATCH_NORMS else call_of(op, target)
     leaves = pytree.tree_leaves((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
     weights = op == "call_module" and next(target.parameters(), None) is not None
@@ -88,6 +91,16 @@ def call_of(op: str, target: Any) -> Callable[..., Any]:
     if op == "call_method":
         return lambda self, *args, **kwargs: getattr(self, target)(*args, **kwargs)
     return target  # type: ignore[no-any-return]
+
+
+def normalised(norm: nn.modules.batchnorm._BatchNorm, input: Any) -> Any:
+    """What a batch norm gives: in eval mode, on meta, a tensor like its input (torch takes a millisecond to say so)."""
+    held = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    fits = norm.running_mean is not None and all(t is None or t.shape == input.shape[1:2] for t in held)
+    if norm.training or hooked(norm) or not input.is_meta or not fits:
+        return norm(input)
+    norm._check_input_dim(input)
+    return torch.empty_like(input)
 
 
 def _placed(x: Any, device: torch.device) -> Any:

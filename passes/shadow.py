@@ -37,7 +37,8 @@ def clone(
         training: the mode of the clones, or None to keep each module's own.
     """
     twins: dict[int, nn.Module] = {}
-    for name, old in module.named_modules(prefix=path):  # each shared module once, under its first name
+    # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
+    for name, old in module.named_modules(prefix=path) if module._modules else [(path, module)]:
         cls = class_of(old)
         twin: nn.Module = object.__new__(cls)
         twins[id(old)] = twin
@@ -50,8 +51,8 @@ def clone(
         state["_path"] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         twin.__dict__.update(state)
-    for old in module.modules():
-        state = twins[id(old)].__dict__
+    for twin in twins.values():
+        state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
         for key, value in state.items():
             if type(value) in _REFERRING and key not in _BOOKKEEPING:
@@ -61,6 +62,7 @@ def clone(
 
 _BOOKKEEPING = frozenset({"_parameters", "_buffers", "_modules"})
 _REFERRING = frozenset({list, tuple, dict, types.MethodType, functools.partial})
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def _relink(value: Any, twins: dict[int, Any]) -> Any:
@@ -76,5 +78,5 @@ def _relink(value: Any, twins: dict[int, Any]) -> Any:
     if kind is dict:
         return {k: _relink(v, twins) for k, v in value.items()}
     if kind is list or kind is tuple:
-        return kind(_relink(v, twins) for v in value)
+        return kind(value if _PLAIN.issuperset(map(type, value)) else [_relink(v, twins) for v in value])
     return value

@@ -426,11 +426,10 @@ def _definitions(definitions, cover: _Cover):  # type: ignore[no-untyped-def]
 def _one_sided_classes(system: System, cover: _Cover, flag: int) -> Array:
     """The classes whose sign (POSITIVE) or magnitude (UNIT) is pinned."""
     batches = system.positive if flag == POSITIVE else system.unit
-    parts = [cover.klass[b.symbols.numpy()[:, 0]] for b in batches]
-    if flag == UNIT:
-        parts.append(np.flatnonzero(cover.unit))
-    classes = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-    return classes[~cover.pinned[classes]]
+    found = cover.unit.copy() if flag == UNIT else np.zeros(cover.size, bool)
+    for batch in batches:
+        found[cover.klass[batch.symbols.numpy()[:, 0]]] = True
+    return np.flatnonzero(found & ~cover.pinned)
 
 
 def _one_sided(sided: list[Array], first: Array, exponents) -> Array:  # type: ignore[no-untyped-def]
@@ -439,7 +438,7 @@ def _one_sided(sided: list[Array], first: Array, exponents) -> Array:  # type: i
     for flag, classes in zip((POSITIVE, UNIT), sided, strict=True):
         rows = exponents[first[classes]]
         touched = rows.indices[rows.data % 2 == 1] if flag == POSITIVE else rows.indices
-        allows[np.unique(touched)] |= flag
+        allows[touched] |= flag
     return allows
 
 

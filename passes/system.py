@@ -123,13 +123,13 @@ class System:
 
     def add(self, symbols: Sequence[Tensor], exponents: Sequence[int], origin: Origin) -> None:
         """prod_k tau[symbols_k] ** exponents_k = 1 over the broadcast shape of the symbols."""
-        if math.prod(torch.broadcast_shapes(*(s.shape for s in symbols))) > _MANY:
+        wide = torch.broadcast_tensors(*symbols)
+        if wide[0].numel() > _MANY:
             rows = _distinct(symbols, self.count)
         else:
-            rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
-        zero = rows == ANY
-        if bool(zero.any()):
-            rows = rows[~zero.any(1)]
+            rows = torch.stack([s.reshape(-1) for s in wide], 1)
+        if not rows.all():  # some symbol is ANY, which is 0
+            rows = rows[(rows != ANY).all(1)]
         if rows.numel():
             self.equations.append(Batch(rows, tuple(exponents), origin))
 

@@ -58,6 +58,11 @@ def convolved(
     at = input.rank - spatial - 1
     into = channel(call, input, at)
     out = call.fresh((weight.shape[1] * groups if transposed else weight.shape[0],))
+    if groups == 1:
+        row, column = (1, 0) if transposed else (0, 1)
+        call.require(weight, on_axis(out, row, weight.rank) / on_axis(into, column, weight.rank), "weight * out / in")
+        call.require(bias, out, "bias * out")
+        return on_axis(out, at, call.value.ndim)
     grouped = (groups, weight.shape[0] // groups, *weight.shape[1:])
     rows, columns = (groups, -1, 1), (groups, 1, -1)
 

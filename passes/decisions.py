@@ -1,0 +1,87 @@
+"""Decisions: what Python wants to know of a value while a model is traced.
+
+What it decides from a size is part of the trace: it is recorded as specialised, and a guard makes the emitted network
+insist on it. From a guess (`evaluate.Trust`) nothing may be decided.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import Tensor, fx, nn
+
+from fxteleport.passes import evaluate
+from fxteleport.passes.evaluate import Trust
+from fxteleport.passes.inputs import expect, expect_length, guard
+from fxteleport.passes.proxy import Proxy
+from fxteleport.passes.traced import path_of
+
+T = TypeVar("T")
+
+
+class Decisions:
+    """The graph under construction, and what is specialised in it."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.specialized: list[str] = []
+        self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
+
+    def specialize(self, handle: Proxy, value: T) -> T:
+        """Python needs the value itself: give it, and record that the graph now depends on it."""
+        self.known(handle)
+        if not isinstance(handle._value, Tensor) or not handle._value.is_meta:
+            self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
+        return value
+
+    def decided(self, handle: Proxy, value: bool) -> None:
+        """Python took a branch that depends on sizes: the emitted network insists that it would be the same one."""
+        what = f"{handle._node.name} in {self.where()}"
+        self.specialize(handle, value)
+        guard(self.graph, expect, handle._node, value, what)
+
+    def forced(self, handle: Proxy, value: T) -> T:
+        """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
+        if not _guarded(handle):
+            what = f"{handle._node.name} in {self.where()}"
+            self.specialize(handle, value)
+            handle._node.meta["guarded"] = guard(self.graph, expect, handle._node, handle._value, what)
+        return self.specialize(handle, value)
+
+    def known(self, handle: Proxy) -> Any:
+        """The value of a handle, for a decision of Python's.
+
+        Raises:
+            DataDependent: the value is a guess.
+        """
+        if trust_of(handle):
+            raise evaluate.DataDependent(f"the value of '{handle._node.name}' depends on the data")
+        return handle._value
+
+    def unpacked(self, handle: Proxy) -> Any:
+        """The value of a tuple, a list or a dictionary, for its length.
+
+        Code mostly decides the length, whatever the data: the emitted network makes sure of a guess.
+
+        Raises:
+            DataDependent: the length was seen to depend on the data.
+        """
+        value = handle._value
+        if trust_of(handle) is Trust.RAGGED:
+            raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
+        if trust_of(handle) and not _guarded(handle):
+            handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
+        return value
+
+    def where(self) -> str:
+        return (path_of(self.stack[-1]) if self.stack else "") or "the model"
+
+
+def trust_of(handle: Proxy) -> Trust:
+    """What may rest on a value."""
+    return handle._node.meta.get("trust", Trust.KNOWN)  # type: ignore[no-any-return]
+
+
+def _guarded(handle: Proxy) -> bool:
+    guarding = handle._node.meta.get("guarded")
+    return guarding is not None and not guarding._erased

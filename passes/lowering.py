@@ -1,0 +1,142 @@
+"""Lowering: values as a graph holds them.
+
+An argument structure becomes one with nodes in place of proxies. A parameter, a buffer or a constant tensor is a
+`get_attr` node, one for all its names; an object is built anew by a node of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.decisions import Decisions
+from fxteleport.passes.objects import is_spelt, take_apart
+from fxteleport.passes.proxy import Proxy, is_proxy
+from fxteleport.passes.source import calling_line
+
+if TYPE_CHECKING:
+    from fxteleport.passes.tracer import Tracer
+
+
+class Lowering(Decisions):
+    """A graph under construction, with the tensors and objects that it refers to by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.metas: dict[str, Tensor] = {}
+        self.canonical: dict[str, str] = {}
+        self.twins: dict[str, nn.Module] = {}
+        self.added: dict[str, nn.Module | Tensor] = {}
+        self._attributes: dict[str, Proxy] = {}
+        self._constants: dict[int, Proxy] = {}
+        self._keep: list[Any] = []  # objects whose id is in use above
+        first: dict[int, str] = {}
+        for name, tensor in named_tensors(model):
+            own = self.canonical[name] = first.setdefault(id(tensor), name)
+            self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
+
+    def handle(self, node: fx.Node, value: Any) -> Proxy:
+        """The proxy of a node."""
+        return proxy.make(node, cast("Tracer", self), value)
+
+    def lower(self, x: Any) -> Any:
+        """An argument structure with nodes in place of proxies, and constants as attributes."""
+        if is_proxy(x):
+            if x._node._erased:
+                raise RuntimeError("a value of a part that could not be traced is still in use")
+            return x._node
+        kind = type(x)
+        if kind is tuple or kind is list:
+            return kind(map(self.lower, x))
+        if kind is slice:
+            return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
+        if isinstance(x, dict):
+            items = {k: self.lower(v) for k, v in x.items()}
+            return items if kind is dict else self._built(kind, items, x)
+        if isinstance(x, tuple):
+            return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
+        if isinstance(x, Tensor):
+            return self.constant(x)._node
+        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+            fields = {f.name: self.lower(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
+            return self._built(kind, fields, x)
+        if isinstance(x, np.generic):
+            return x.item()
+        return x if is_spelt(x) else self._assembled(x)
+
+    def _assembled(self, x: Any) -> fx.Node:
+        """A node that makes an object anew around the network's values."""
+        if self.stack:
+            raise RuntimeError(
+                f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not"
+            )
+        leaf, values = take_apart(x, is_proxy)
+        path = self.free_path(f"_{type(x).__name__}")
+        self.added[path] = self.twins[path] = leaf
+        node = self.graph.create_node("call_module", path, tuple(map(self.lower, values)))
+        node.meta.update(val=x, path="")
+        return node
+
+    def _built(self, kind: type, fields: dict[str, Any], value: Any) -> fx.Node:
+        """A node that builds an object (a data class, an OrderedDict) from its lowered fields."""
+        if dataclasses.is_dataclass(kind):
+            fields = {k: v for k, v in fields.items() if v is not None}
+            node = self.graph.call_function(kind, (), fields)
+        else:
+            node = self.graph.call_function(kind, (fields,))
+        node.meta.update(val=value, path="")
+        return node
+
+    def attribute(self, name: str) -> Proxy:
+        """The proxy of a parameter or buffer, by its dotted name; one for all its names."""
+        name = self.canonical[name]
+        found = self._attributes.get(name)
+        if found is None:
+            node = self.graph.get_attr(name) if not self.added else self.graph.create_node("get_attr", name)
+            value = self.metas[name]
+            node.meta.update(val=value, path=name.rpartition(".")[0], source=calling_line())
+            found = self._attributes[name] = self.handle(node, value)
+        return found
+
+    def constant(self, tensor: Tensor) -> Proxy:
+        """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
+        found = self._constants.get(id(tensor))
+        if found is None:
+            if tensor.is_meta:
+                raise RuntimeError("a tensor computed outside the trace reached it")
+            name = f"_tensor_constant{sum(isinstance(v, Tensor) for v in self.added.values())}"
+            self.added[name] = tensor.detach()
+            node = self.graph.create_node("get_attr", name)
+            node.meta.update(val=tensor.detach(), path="")
+            self._keep.append(tensor)
+            found = self._constants[id(tensor)] = self.handle(node, tensor.detach())
+        return found
+
+    def free_path(self, wanted: str) -> str:
+        """A dotted name that nothing has yet."""
+        path = wanted.lstrip(".")
+        while path in self.added or path in self.metas:
+            path += "_"
+        return path
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under each of their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _meta_of(tensor: Tensor) -> Tensor:
+    """A meta stand-in; integer and boolean tensors keep their values, since they index and branch."""
+    tensor = tensor.detach()
+    if tensor.is_meta:
+        return tensor
+    if tensor.is_floating_point() or tensor.is_complex():
+        return torch.empty_like(tensor, device=evaluate.META)
+    return tensor.cpu()

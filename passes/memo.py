@@ -1,0 +1,148 @@
+"""Memo: the same operation on tensors of the same form gives tensors of the same form.
+
+torch runs many operations on meta tensors in Python (a batch norm takes a millisecond), and a deep network repeats its
+layers. So each form of call is evaluated once; its equals get new tensors of the form that came out, or, where it gave
+back one of its arguments (an operation in place, a dropout that rests), that argument. Any other call is evaluated
+each time: one on real tensors, whose values may decide, and one that gives a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+from fxteleport.passes import evaluate
+from fxteleport.passes.evaluate import META, Trust
+from fxteleport.passes.leaves import hooked
+
+
+class Memo:
+    """Evaluates calls, each form of call once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, _New | _Given] = {}
+
+    def run(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        real: Callable[..., Any] | None = None,
+    ) -> tuple[Any, Trust]:
+        """What `evaluate.run` gives."""
+        tensors: list[Tensor] = []
+        try:
+            what = _settings(target, tensors) if op == "call_module" else target
+            key = op, what, _form(args, tensors), _form(kwargs, tensors)
+            known = self._known.get(key)
+        except (_Unlike, TypeError):  # a TypeError: something has no hash
+            return evaluate.run(op, target, args, kwargs, real)
+        if known is not None and known.holds(tensors):
+            return known.again(tensors), Trust.KNOWN
+        versions = [t._version for t in tensors]
+        value, trust = evaluate.run(op, target, args, kwargs, real)
+        if trust is Trust.KNOWN and tensors:
+            written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
+            learned = _Given.learn(value, tensors, written) or _New.learn(value, tensors, written)
+            if learned is not None:
+                self._known[key] = learned
+        return value, trust
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A result that is a tensor, or a tuple or a list of tensors, which share no memory with any other."""
+
+    value: Any
+
+    @classmethod
+    def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _New | None:
+        parts = value if type(value) in (tuple, list) else [value]
+        if written or not all(type(t) is Tensor and t.is_meta and t.layout is torch.strided for t in parts):
+            return None
+        made = _storages(parts)
+        return cls(value) if len(made) == len(parts) and made.isdisjoint(_storages(tensors)) else None
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        return True
+
+    def again(self, tensors: Sequence[Tensor]) -> Any:
+        return _like(self.value) if type(self.value) is Tensor else type(self.value)(map(_like, self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A result that is an argument, which the call may have written to."""
+
+    number: int
+    written: bool
+
+    @classmethod
+    def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _Given | None:
+        number = next((i for i, t in enumerate(tensors) if t is value), None)
+        if number is None or written not in ([], [number]):
+            return None
+        found = cls(number, bool(written))
+        return found if found.holds(tensors) else None
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """What is written to must share no memory with the other arguments."""
+        return not self.written or len(_storages(tensors)) == len(tensors)
+
+    def again(self, tensors: Sequence[Tensor]) -> Any:
+        if self.written:
+            increment_version(tensors[self.number])
+        return tensors[self.number]
+
+
+def _like(known: Tensor) -> Tensor:
+    return torch.empty_strided(known.shape, known.stride(), dtype=known.dtype, device=META)
+
+
+def _storages(tensors: Sequence[Tensor]) -> set[int]:
+    return {t.untyped_storage()._cdata for t in tensors}
+
+
+class _Unlike(Exception):
+    """A call that may differ from one that looks the same."""
+
+
+_PLAIN = frozenset(
+    {bool, int, float, str, type(None), type(...), torch.Size, torch.dtype, torch.device, torch.memory_format}
+)
+_BASE = frozenset(vars(nn.Module())) - {"training"} | {"_path"}  # what every module has
+
+
+def _form(x: Any, tensors: list[Tensor]) -> Any:
+    """All of an argument structure that the form of a result may depend on; its tensors are appended to `tensors`."""
+    kind = type(x)
+    if kind is Tensor or kind is nn.Parameter:
+        if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex:
+            raise _Unlike
+        tensors.append(x)
+        return x.shape, x.stride(), x.dtype
+    if kind in _PLAIN:
+        return kind, x  # 1, 1.0 and True are equal, and not the same
+    if kind is tuple or kind is list:
+        return kind, *((*x, *map(type, x)) if _PLAIN.issuperset(map(type, x)) else [_form(v, tensors) for v in x])
+    if kind is dict:
+        return kind, *[(k, _form(v, tensors)) for k, v in x.items()]
+    if kind is slice:
+        return kind, _form(x.start, tensors), _form(x.stop, tensors), _form(x.step, tensors)
+    raise _Unlike
+
+
+def _settings(module: nn.Module, tensors: list[Tensor]) -> Any:
+    """All of a torch layer that the form of its result may depend on."""
+    cls, state = type(module), vars(module)
+    if not cls.__module__.startswith("torch.nn.modules.") or hooked(module):
+        raise _Unlike
+    own = [(k, type(v), v) if type(v) in _PLAIN else (k, _form(v, tensors)) for k, v in state.items() if k not in _BASE]
+    held = [(k, _form(t, tensors)) for table in (state["_parameters"], state["_buffers"]) for k, t in table.items()]
+    return cls, *own, *held, *[(k, m and _settings(m, tensors)) for k, m in state["_modules"].items()]

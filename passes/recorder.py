@@ -1,0 +1,178 @@
+"""The recorder: evaluates calls and appends them to the graph.
+
+Each call is evaluated as it is recorded (`evaluate.py`): `node.meta["val"]` is a meta tensor for what depends on an
+input or a parameter, the real value for sizes and constants; `node.meta["path"]` is the module whose `forward` made
+the call, `node.meta["source"]` the line of it (`source.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.decisions import trust_of
+from fxteleport.passes.evaluate import Trust
+from fxteleport.passes.lowering import Lowering
+from fxteleport.passes.memo import Memo
+from fxteleport.passes.proxy import Proxy, TensorProxy, is_proxy
+from fxteleport.passes.source import calling_line
+from fxteleport.passes.traced import path_of
+
+_FACTS = frozenset(
+    {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
+)  # of a tensor, whatever the data
+# Arguments that say nothing about the shape of the result, whatever is known of them.
+_SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
+
+
+class Recorder(Lowering):
+    """A graph under construction, call by call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.device = torch.device("cpu")
+        self.memo = Memo()
+        self._autocast = _autocast()
+        self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
+        self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
+        self._mutations: list[tuple[fx.Node, Tensor]] = []
+
+    def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
+
+        def run(*values: Any) -> Any:
+            if target is getattr and values[0][1] == "device":
+                return self.device, Trust.KNOWN  # meta tensors stand for ones over there
+            return self.memo.run(op, target, *values)
+
+        what = f"'{getattr(target, '__name__', target)}'"
+        value, mutated, trust = self.observe(run, what, args, kwargs)
+        if target in _FACTS or (target is getattr and args[1] in _FACTS):
+            trust = Trust.KNOWN
+        elif target in _SHAPELESS:
+            shaping = {k: v for k, v in kwargs.items() if k != _SHAPELESS[target]}
+            trust = max(map(trust_of, _handles((args, shaping))), default=Trust.KNOWN)
+        if not mutated and isinstance(value, (bool, str, type(None))):
+            if isinstance(value, bool):
+                if trust:
+                    raise evaluate.DataDependent(f"{what} depends on the data")
+                if not any(isinstance(h._value, Tensor) for h in _handles((args, kwargs))):
+                    self.decided(self.append(op, target, args, kwargs, value), value)
+            return value
+        return self.append(op, target, args, kwargs, value, mutated, trust)
+
+    def observe(
+        self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Proxy], Trust]:
+        """The value of a call, the handles of the arguments that it wrote into, and what the value is worth."""
+        handles: list[Proxy] = []
+        lent: list[tuple[Any, Any]] = []
+        given = _opened(args, handles, lent), _opened(kwargs, handles, lent)
+        versions = [(h, h._value._version) for h in handles if type(h) is TensorProxy]
+        before = [now.copy() for _, now in lent]
+        try:
+            value, trust = run(*given)
+        except evaluate.CannotRun as error:
+            raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
+        self._written = [mine for (mine, now), held in zip(lent, before, strict=True) if evaluate.changed(now, held)]
+        trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in handles)])
+        return value, [h for h, version in versions if h._value._version != version], trust
+
+    def append(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        value: Any,
+        mutated: list[Proxy] | None = None,
+        trust: Trust = Trust.KNOWN,
+    ) -> Proxy:
+        """Append the node of an evaluated call; handles of mutated arguments move on to it."""
+        if _autocast() != self._autocast:
+            raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
+        node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
+        node.meta["val"] = value
+        node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
+        if trust:
+            node.meta["trust"] = trust
+        node.meta["source"] = calling_line()
+        for handle in mutated or ():
+            node.meta["keep"] = True
+            self._mutations.append((node, handle._value))
+            if value is handle._value:
+                self._moved.append((handle, handle._node))
+                handle._node = node
+        if self._written:
+            self.forget(self._written)
+            self._written = []
+        return self.handle(node, value)
+
+    def forget(self, containers: list[Any]) -> None:
+        """A call wrote into lists or dictionaries of Python's, which no node stands for: no one may read them again."""
+        gone = self.graph.placeholder("gone")
+        handle = self.handle(gone, torch.empty((), device=evaluate.META))
+        self.graph.erase_node(gone)
+        for container in containers:
+            for key in container if isinstance(container, dict) else range(len(container)):
+                container[key] = handle
+
+    def rollback(self, mark: fx.Node | None, moved: int, contents: Sequence[tuple[Any, Any]] = ()) -> None:
+        """Erase what was recorded after the node `mark`; lists and dictionaries hold again what they held."""
+        for container, held in contents:
+            container.clear()
+            container.extend(held) if isinstance(held, list) else container.update(held)
+        while len(self._moved) > moved:
+            handle, node = self._moved.pop()
+            handle._node = node
+        for node in reversed(self.graph.nodes):
+            if node is mark:
+                break
+            self.graph.erase_node(node)
+        alive = set(self.graph.nodes)
+        self._attributes = {k: p for k, p in self._attributes.items() if p._node in alive}
+        self._constants = {k: p for k, p in self._constants.items() if p._node in alive}
+        self._mutations = [m for m in self._mutations if m[0] in alive]
+
+
+def _autocast() -> list[Any]:
+    """Which devices' operations are cast, and to what."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
+
+
+def _handles(x: Any) -> list[Proxy]:
+    """The proxies in an argument structure."""
+    found: list[Proxy] = []
+    _opened(x, found, [])
+    return found
+
+
+def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]]) -> Any:
+    """The values behind an argument structure (`proxy.plain`); its proxies are appended to `handles`.
+
+    Its lists and dictionaries are appended to `lent`, each with the one that a call gets in its place. What a proxy
+    stands for is none of them: the emitted network hands on the object itself.
+    """
+    if is_proxy(x):
+        handles.append(x)
+        return x._value
+    kind = type(x)
+    if kind is tuple:
+        return tuple([_opened(v, handles, lent) for v in x])
+    if kind is list:
+        lent.append((x, made := [_opened(v, handles, lent) for v in x]))
+        return made
+    if issubclass(kind, dict):
+        lent.append((x, table := kind((k, _opened(v, handles, lent)) for k, v in x.items())))
+        return table
+    if proxy.is_named_tuple(kind):
+        return kind(*[_opened(v, handles, lent) for v in x])
+    if kind is slice:
+        return slice(*[_opened(v, handles, lent) for v in (x.start, x.stop, x.step)])
+    return x
