@@ -128,11 +128,14 @@ def changes(node: Any, returns: str | None, identity: str) -> Iterator[tuple[str
         case ast.Call() if _called(node) in ("settled", "aligned", "each"):
             yield f"{_called(node)} missing", node.func.value
         case ast.Call() if _called(node) == "constant" and len(node.args) >= 2:
-            yield "constraint missing", expression(
-                "a.each(lambda s: s[tuple(slice(1 if i in {j % s.ndim for j in over} else None)"
-                " for i in range(s.ndim))])",
-                a=node.args[0],
-                over=node.args[1],
+            yield (
+                "constraint missing",
+                expression(
+                    "a.each(lambda s: s[tuple(slice(1 if i in {j % s.ndim for j in over} else None)"
+                    " for i in range(s.ndim))])",
+                    a=node.args[0],
+                    over=node.args[1],
+                ),
             )
         case ast.Call() if _called(node) == "require" and len(node.args) == 3:
             yield "factor missing", _with_argument(node, 1, expression(identity))
