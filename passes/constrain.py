@@ -151,6 +151,8 @@ class Interpreter:
             result = found.fn(call, *self.arguments(call, found))
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
+            if any(x.factors and not carries(v) for v, x in _pairs(value, result)):
+                raise Decline("its result is of a type without fractions")
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -355,6 +357,12 @@ def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
         key = next((k for k, item in held.items() if item is value), None)
     known = key in cobs if isinstance(cobs, dict) else isinstance(cobs, (list, tuple)) and isinstance(key, int)
     return cobs[key] if known else _map_like(value)
+
+
+def _pairs(value: Any, cobs: Any) -> list[tuple[Any, CobMap]]:
+    """The parts of a result with their maps."""
+    pairs = zip(pytree.tree_leaves(value), pytree.tree_leaves(cobs), strict=False)
+    return [(v, cob) for v, cob in pairs if isinstance(cob, CobMap)]
 
 
 def _maps(x: Any) -> list[CobMap]:
