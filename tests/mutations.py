@@ -4,8 +4,8 @@
 
 A mutant is the source of one file with one node of its syntax tree changed: a constraint dropped, a ratio the other
 way round, an axis shifted, a sign or a bias left out (`changes` has them all). A process forked from one that has
-collected the tests gives the function its changed code, and runs the file's own tests, then wider ones, until one
-fails. Each result is a line of the record: what is in it is not run again.
+collected the tests gives the function its changed code, and runs those that reach it, the file's own before others,
+until one fails. Each result is a line of the record; what was noticed is not run again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import ast
 import copy
 import importlib
-import itertools
 import json
 import os
 import signal
@@ -218,11 +217,16 @@ def _line(node: Any) -> str:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def install(mutant: Mutant) -> None:
-    """Give the living function the code of its mutant."""
-    code: Any = compile(mutant.source, mutant.file, "exec")
-    owner: Any = importlib.import_module("fxteleport." + mutant.file.removesuffix(".py").replace("/", "."))
-    for name in mutant.scope.split("."):
+def living(file: str) -> Any:
+    """The module of a file."""
+    return importlib.import_module("fxteleport." + file.removesuffix(".py").replace("/", "."))
+
+
+def install(file: str, source: str, scope: str) -> None:
+    """Give the living function the code that a source has for it."""
+    code: Any = compile(source, file, "exec")
+    owner = living(file)
+    for name in scope.split("."):
         code = next(c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == name)
         owner = vars(owner)[name]
         if not isinstance(owner, type):
@@ -232,11 +236,26 @@ def install(mutant: Mutant) -> None:
     owner.__code__ = code
 
 
-class Runner:
-    """A pytest plugin that runs the collected tests once for each mutant, until one fails."""
+def watch(file: str, reached: set[tuple[str, str]]) -> None:
+    """Every function of a file notes that it was called."""
+    tree = ast.parse((ROOT / file).read_text())
+    scopes = []
+    for node in tree.body:
+        for inside in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(inside, ast.FunctionDef):
+                scopes.append(inside.name if inside is node else f"{node.name}.{inside.name}")  # type: ignore[attr-defined]
+                inside.body.insert(0, ast.parse(f"_reached.add({(file, scopes[-1])!r})").body[0])
+    living(file)._reached = reached
+    source = ast.unparse(ast.fix_missing_locations(tree))
+    for scope in scopes:
+        install(file, source, scope)
 
-    def __init__(self, found: list[Mutant], record: Path, wider: bool) -> None:
-        self.found, self.record, self.wider = found, record, wider
+
+class Runner:
+    """A pytest plugin that runs, for each mutant, the collected tests that reach its function, until one fails."""
+
+    def __init__(self, found: list[Mutant], record: Path) -> None:
+        self.found, self.record = found, record
         self.kills: Counter[str] = Counter()
 
     @staticmethod
@@ -246,17 +265,22 @@ class Runner:
         settings.load_profile("mutants")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """In place of running the tests."""
-        own = {f: [i for i in session.items if i.path == own_tests(f)] for f in {m.file for m in self.found}}
-        for item in itertools.chain(*own.values()):  # loads what torch and we load late, before the forks
+        """In place of running the tests; first they run unbroken, which shows what they reach."""
+        reached: set[tuple[str, str]] = set()
+        for file in {m.file for m in self.found}:
+            watch(file, reached)
+        reach: dict[pytest.Item, frozenset[tuple[str, str]]] = {}
+        for item in session.items:
+            reached.clear()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            reach[item] = frozenset(reached)
         if session.testsfailed:
             return True
         for mutant in self.found:
             start = time.perf_counter()
-            mine = sorted(own[mutant.file], key=lambda item: -self.kills[item.nodeid])
-            others = [item for item in session.items if item not in mine] if self.wider else []
-            by = self.killer(mutant, session, [*mine, *others])
+            items = [i for i in session.items if (mutant.file, _outermost(mutant)) in reach[i]]
+            items.sort(key=lambda item: (item.path != own_tests(mutant.file), -self.kills[item.nodeid]))
+            by = self.killer(mutant, session, items)
             self.kills[by] += 1
             seconds = round(time.perf_counter() - start, 1)
             result = {"name": mutant.name, "operator": mutant.operator, "by": by, "seconds": seconds}
@@ -275,7 +299,7 @@ class Runner:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
-            install(mutant)
+            install(mutant.file, mutant.source, mutant.scope)
             for item in items:
                 signal.alarm(_SECONDS)
                 os.write(write, f"{item.nodeid}\n".encode())
@@ -289,6 +313,12 @@ class Runner:
         return names[-1] if os.waitpid(child, 0)[1] else ""
 
 
+def _outermost(mutant: Mutant) -> str:
+    """The function, or the class's method, whose code is replaced."""
+    names = mutant.scope.split(".")
+    return ".".join(names[: 1 + isinstance(vars(living(mutant.file))[names[0]], type)])
+
+
 def own_tests(file: str) -> Path:
     """The tests that mirror a file."""
     path = Path(file)
@@ -300,18 +330,18 @@ def main() -> None:
     parser.add_argument("files", nargs="+", help="files under the root whose mutants are run")
     parser.add_argument("--record", default="mutants.jsonl", help="where results go, one line each")
     parser.add_argument("--only", default="", help="only mutants whose name contains this")
-    parser.add_argument("--wider", nargs="*", default=[], help="more tests, for those that survive the file's own")
+    parser.add_argument("--wider", nargs="*", default=[], help="more tests, after the file's own")
     parser.add_argument("--list", action="store_true", help="list them, and run nothing")
     given = parser.parse_args()
     record = Path(given.record)
     lines = record.read_text().splitlines() if record.exists() else []
-    done = {line["name"] for line in map(json.loads, lines) if line["by"] or not given.wider}
+    done = {line["name"] for line in map(json.loads, lines) if line["by"]}
     found = [m for f in given.files for m in mutants(Path(f).resolve()) if given.only in m.name and m.name not in done]
     if given.list:
         print(*(f"{m.line}: {m.operator}: {m.name}" for m in found), sep="\n")
         return
     tests = dict.fromkeys([*(str(own_tests(m.file)) for m in found), *given.wider])
-    sys.exit(pytest.main(["-s", "-W", "ignore", *tests], plugins=[Runner(found, record, bool(given.wider))]))
+    sys.exit(pytest.main(["-s", "-W", "ignore", *tests], plugins=[Runner(found, record)]))
 
 
 if __name__ == "__main__":
