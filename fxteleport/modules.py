@@ -78,13 +78,27 @@ class Rescale(nn.Module):
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
     """x * factor in the memory layout and the number type of `x` (under autocast the factor has another).
 
-    A slice of a larger tensor would come out dense, and kernels round the last elements of a row another way where
-    rows end elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
+    A slice of a larger tensor or an expanded one would come out dense, and kernels round another way where rows end
+    elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
     """
+    if torch.compiler.is_compiling():
+        return (x * factor).to(x.dtype)
+    small = _unexpanded(x, factor)
+    if small is not x:
+        return scaled(small, factor).expand(x.shape)
     result = (x * factor).to(x.dtype)
-    if torch.compiler.is_compiling() or not _is_slice(x):
+    if not _is_slice(x):
         return result
     return torch.empty_strided(x.shape, x.stride(), dtype=result.dtype, device=x.device).copy_(result)
+
+
+def _unexpanded(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` with size 1 along the axes along which it repeats the same elements and the factor does not vary."""
+    for axis, (stride, size) in enumerate(zip(x.stride(), x.shape, strict=True)):
+        of_factor = axis - x.ndim + factor.ndim
+        if stride == 0 and size > 1 and (of_factor < 0 or factor.shape[of_factor] == 1):
+            x = x.narrow(axis, 0, 1)
+    return x
 
 
 def _is_slice(x: Tensor) -> bool:

@@ -153,6 +153,8 @@ class Interpreter:
             result = found.fn(call, *self.arguments(call, found))
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
+            if any(x.factors and not carries(v) for v, x in _pairs(value, result)):
+                raise Decline("its result is of a type without fractions")
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -363,6 +365,12 @@ def _leaves(x: Any, kind: type[T]) -> list[T]:
 
 _operands = functools.partial(_leaves, kind=Operand)
 _maps = functools.partial(_leaves, kind=CobMap)
+
+
+def _pairs(value: Any, cobs: Any) -> list[tuple[Any, CobMap]]:
+    """The parts of a result with their maps."""
+    pairs = zip(pytree.tree_leaves(value), pytree.tree_leaves(cobs), strict=False)
+    return [(v, cob) for v, cob in pairs if isinstance(cob, CobMap)]
 
 
 def _target_name(node: fx.Node) -> str:

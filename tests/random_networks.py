@@ -6,6 +6,7 @@ A network is plain data, a `Script`: for each step the operation's name, the val
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -56,30 +57,35 @@ class Network(nn.Module):
         super().__init__()
         self.script = script
         self.calls = nn.ModuleList()
-        earlier: list[tuple[nn.Module, list[torch.Size]]] = []
-        for step in script.steps:  # operations are made for the tensors that they get
-            with torch.no_grad():  # with gradients torch refuses some views that are written in place
-                values = self.eval().values(inputs)
-            operands = [values[i] for i in step.operands]
-            made = OPERATIONS[step.operation].make(Picks(step.picks, earlier), *operands)
+        self.earlier: list[tuple[nn.Module, list[torch.Size]]] = []
+        self.drafts = [x.clone() for x in inputs]  # operations are made for the shapes that they get
+        for step in script.steps:
+            operands = [self.drafts[i] for i in step.operands]
+            made = OPERATIONS[step.operation].make(Picks(step.picks, self.earlier), *operands)
             module = made if isinstance(made, nn.Module) else Function(made)
-            earlier.append((module, [x.shape for x in operands]))
-            self.calls.append(module)
-            ft.randomize(self.float()).to(script.dtype)
+            self.earlier.append((module, [x.shape for x in operands]))
+            self.calls.append(module.to(script.dtype).eval())
+            with torch.no_grad():  # with gradients torch refuses some views that are written in place
+                self.drafts += several_of(module(*operands))
+        ft.randomize(self.float()).to(script.dtype)
         self.eval()
 
     def values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Every value, inputs first."""
         values = [x.clone() for x in inputs]
         for step, call in zip(self.script.steps, self.calls, strict=False):
-            out = call(*(values[i] for i in step.operands))
-            values += out if isinstance(out, (tuple, list)) else [out]
+            values += several_of(call(*(values[i] for i in step.operands)))
         return values
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         values = self.values(inputs)
         taken = {i for step in self.script.steps for i in step.operands}
         return [v for i, v in enumerate(values) if i not in taken and i >= len(inputs)]
+
+
+def several_of(out: Any) -> list[Tensor]:
+    """What an operation gives, as a list."""
+    return list(out) if isinstance(out, (tuple, list)) else [out]
 
 
 class Picks:
@@ -103,23 +109,23 @@ class Picks:
 
 
 @torch.no_grad()
-def grown(script: Script, step: Step, draw: Callable[[Any], int] | None = None) -> tuple[Script, list[Tensor]] | None:
-    """The script with one more step and the values it computes; None where the step makes no sense."""
-    network, inputs = script.make()
-    values = network.values(inputs)
-    earlier = [
-        (call, [values[i].shape for i in s.operands]) for s, call in zip(script.steps, network.calls, strict=True)
-    ]
-    picks = Picks(step.picks, earlier, draw)
-    operation = OPERATIONS[step.operation]
+def grown(
+    script: Script, step: Step, draw: Callable[[Any], int] | None = None, network: Network | None = None
+) -> tuple[Script, list[Tensor], Network] | None:
+    """The script with one more step, the values it computes and its network; None where the step makes no sense.
+
+    `network` is the script's, if it is at hand.
+    """
+    network = script.make()[0] if network is None else network
+    picks = Picks(step.picks, network.earlier, draw)
     try:
-        operation.make(picks, *(values[i] for i in step.operands))
+        OPERATIONS[step.operation].make(picks, *(network.drafts[i] for i in step.operands))
         script = replace(script, steps=(*script.steps, replace(step, picks=tuple(picks.answers))))
         network, inputs = script.make()
         values = network.values(inputs)
     except (Unfit, RuntimeError, ValueError):
         return None
-    return (script, values) if all(map(sensible, values)) else None
+    return (script, values, network) if all(map(sensible, values)) else None
 
 
 def sensible(x: Tensor) -> bool:
@@ -128,11 +134,30 @@ def sensible(x: Tensor) -> bool:
     return small and (x.numel() == 1 or bool((x != x.flatten()[0]).any()))
 
 
+Kind = tuple[torch.Size, torch.dtype]
+
+
+@functools.lru_cache(1 << 16)
+def fits(name: str, kinds: tuple[Kind, ...]) -> bool:
+    """Whether an operation can take tensors of such shapes and types."""
+    return OPERATIONS[name].fits(*(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in kinds))
+
+
+def kinds_of(values: Sequence[Tensor]) -> list[Kind]:
+    return [(v.shape, v.dtype) for v in values]
+
+
+def possible(names: Sequence[str], values: Sequence[Tensor]) -> list[str]:
+    """The operations that can take some of the values."""
+    kinds = set(kinds_of(values))
+    return [n for n in names if any(fits(n, at) for at in itertools.product(kinds, repeat=OPERATIONS[n].arity))]
+
+
 def fitting(name: str, values: Sequence[Tensor]) -> list[tuple[int, ...]]:
     """The operands that an operation can take."""
-    operation = OPERATIONS[name]
-    places = range(len(values))
-    return [at for at in itertools.product(places, repeat=operation.arity) if operation.fits(*(values[i] for i in at))]
+    kinds = kinds_of(values)
+    places = itertools.product(range(len(values)), repeat=OPERATIONS[name].arity)
+    return [at for at in places if fits(name, tuple(kinds[i] for i in at))]
 
 
 @st.composite
@@ -145,23 +170,23 @@ def scripts(
 ) -> Script:
     """Networks of up to `most` drawn steps beside stems and heads, with values of up to `size` elements."""
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
-    script, values = Script(draw(st.sampled_from(dtypes)), tuple(shapes)), []
+    script = Script(draw(st.sampled_from(dtypes)), tuple(shapes))
+    network, values = script.make()
 
     def grow(name: str, operands: tuple[int, ...]) -> None:
-        nonlocal script, values
-        more = grown(script, Step(name, operands, ()), draw)
+        nonlocal script, values, network
+        more = grown(script, Step(name, operands, ()), draw, network)
         if more is not None and max(v.numel() for v in more[1]) <= size:
-            script, values = more
+            script, values, network = more
 
-    values = script.make()[1]
     for i in range(len(shapes)):
         if draw(st.integers(0, 9)) < 9:
-            grow(draw(st.sampled_from([n for n in STEMS if (i,) in fitting(n, values)])), (i,))
+            grow(draw(st.sampled_from(possible(STEMS, [values[i]]))), (i,))
     for _ in range(draw(st.integers(1, most))):
-        places = {name: fitting(name, values) for name in names}
-        name = draw(st.sampled_from([name for name in names if places[name]]))
-        hidden = [at for at in places[name] if min(at) >= len(shapes)]
-        grow(name, draw(st.sampled_from(hidden or places[name])))
+        name = draw(st.sampled_from(possible(names, values)))
+        places = fitting(name, values)
+        hidden = [at for at in places if min(at) >= len(shapes)]
+        grow(name, draw(st.sampled_from(hidden or places)))
     taken = {i for step in script.steps for i in step.operands}
     for i in range(len(shapes), len(values)):
         if i not in taken and draw(st.integers(0, 3)) < 3 and values[i].ndim >= 2:

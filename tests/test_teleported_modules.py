@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -51,6 +52,41 @@ def test_the_magnitude_is_enough_for_an_odd_function(x: Tensor) -> None:
 
 def test_rescale(x: Tensor) -> None:
     assert torch.equal(Rescale(TAU.reciprocal())(x * TAU), x)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x,
+        lambda x: x[:2, :],
+        lambda x: x.mT.contiguous().mT,
+        lambda x: x[:, None].expand(-1, 2, -1),
+        lambda x: x[:1].expand(3, -1),
+        lambda x: x[None, :2].expand(2, -1, -1),
+    ],
+)
+def test_rescaling_keeps_the_layout(view: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Kernels round another way where rows end elsewhere."""
+    given = view(x)
+    scaled = Rescale(TAU)(given)
+    assert scaled.stride() == given.stride()
+    assert torch.equal(scaled, given * TAU)
+
+
+def test_an_expanded_tensor_is_normalised_to_the_last_bit() -> None:
+    """Batch norm of channels that share their memory rounds another way than that of dense ones."""
+
+    class Expanded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Linear(2, 3), nn.BatchNorm2d(2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.stem(x)[:, None].expand(-1, 2, -1, -1)))
+
+    model, x = ft.randomize(Expanded().eval()), torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    plan = ft.plan(model, x, norm_stats="wrapped")
+    assert ft.verify(model, plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0)), x).bitwise_equal
 
 
 def test_operation(x: Tensor) -> None:

@@ -50,19 +50,19 @@ def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
 @rule(*named("mean sum nanmean nansum"))
 def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
-    cob = call.constant(input.map.settled(), axes, "it is averaged or summed over these positions")
+    cob = call.constant(input.map, axes, "it is averaged or summed over these positions")
     return dropped(cob, axes, keepdim)
 
 
 @rule(*named("cumsum"))
 def accumulated(call: Call, input: Operand, dim: int, **settings: Any) -> CobMap:
-    return call.constant(input.map.settled(), axes_of(dim, input.rank), "positions are added up")
+    return call.constant(input.map, axes_of(dim, input.rank), "positions are added up")
 
 
 def pooled(call: Call, input: Operand, axes: int) -> CobMap:
     """An operation that mixes the last `axes` axes."""
     over = range(input.rank - axes, input.rank)
-    return call.constant(input.map.settled(), over, "positions are averaged")
+    return call.constant(input.map, over, "positions are averaged")
 
 
 @rule(*named("avg_pool1d adaptive_avg_pool1d"), nn.AvgPool1d, nn.AdaptiveAvgPool1d)
@@ -84,7 +84,7 @@ def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> C
 def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     """[..., channels * window, positions] -> [..., channels, height, width]: overlapping windows are added up."""
     channels, positions = call.value.shape[-3], input.rank - 1
-    cob = call.constant(input.map.settled(), [positions], "windows overlap")
+    cob = call.constant(input.map, [positions], "windows overlap")
     apart = (*input.shape[:-2], channels, input.shape[-2] // channels, 1)
     flat = (*input.shape[:-2], input.shape[-2], 1)
     cob = cob.each(lambda s: reshape(s, flat, apart))

@@ -51,7 +51,7 @@ def pools(axes: int) -> list[Any]:
 def picked(call: Call, input: Operand, axes: int) -> Any:
     """Max pooling over the last `axes` axes."""
     over = range(input.rank - axes, input.rank)
-    cob = signed(call, call.constant(input.map.settled(), over, "the largest of these positions is taken"))
+    cob = signed(call, call.constant(input.map, over, "the largest of these positions is taken"))
     return [cob, None] if isinstance(call.value, tuple) else cob
 
 
@@ -86,8 +86,10 @@ def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
 def vector_norm(
     call: Call, input: Operand, p: Any = 2, dim: Any = None, keepdim: bool = False, **settings: Any
 ) -> CobMap:  # fmt: skip
+    if 0 in (p, call.kwargs.get("ord")):
+        call.decline("it counts what is not zero")
     axes = axes_of(dim, input.rank)
-    cob = call.constant(input.map.settled(), axes, "these positions are measured together")
+    cob = call.constant(input.map, axes, "these positions are measured together")
     return signed(call, cob, dropped(cob, axes, keepdim))
 
 
@@ -103,7 +105,7 @@ def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) 
     if isinstance(dim, Operand):  # torch.max(a, b)
         return maximum(call, input, dim)
     axes = axes_of(dim, input.rank)
-    cob = call.constant(input.map.settled(), axes, "the largest of these positions is taken")
+    cob = call.constant(input.map, axes, "the largest of these positions is taken")
     after = signed(call, cob, dropped(cob, axes, keepdim))
     return after if isinstance(call.value, torch.Tensor) else [after, None]
 
@@ -111,7 +113,7 @@ def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) 
 @rule(*named("maximum minimum fmax fmin"))
 def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     """The larger of two: homogeneous in both, so a negative CoB is excluded rather than wrapped twice."""
-    cob = joined(call, [input, other], "the larger of them is taken").settled()
+    cob = joined(call, [input, other], "the larger of them is taken")
     call.positive(cob, "a negative CoB would change this operation")
     return cob
 
@@ -119,5 +121,5 @@ def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
 @rule(*named("amax amin"))
 def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) -> CobMap:
     axes = axes_of(dim, input.rank)
-    cob = call.constant(input.map.settled(), axes, "the largest of these positions is taken")
+    cob = call.constant(input.map, axes, "the largest of these positions is taken")
     return signed(call, cob, dropped(cob, axes, keepdim))

@@ -27,7 +27,7 @@ def unscaled(call: Call, input: Operand, shared: Sequence[int] = ()) -> None:
     Along the axes `shared` the CoB is required to be constant.
     """
     if call.full:
-        call.wrap(call.constant(input.map.settled(), shared, "these positions are normalised together"), None)
+        call.wrap(call.constant(input.map, shared, "these positions are normalised together"), None)
     else:
         call.pin(input.map, "this norm's statistics are computed from it")
 

@@ -29,7 +29,7 @@ def odd(call: Call, cob: CobMap) -> CobMap:
     nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
 )  # fmt: skip
 def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
-    return odd(call, input.map.settled())
+    return odd(call, input.map)
 
 
 @rule(*named("hardtanh"), nn.Hardtanh)
@@ -50,7 +50,7 @@ def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMa
 
 
 def clipped(call: Call, input: Operand, low: float | None, high: float | None) -> CobMap:
-    """Odd where the bounds are symmetric; else like any pointwise function."""
-    if low is not None and high is not None and low == -high:
-        return odd(call, input.map.settled())
+    """Odd where the bounds are symmetric (and in order); else like any pointwise function."""
+    if high is not None and high >= 0 and low == -high:
+        return odd(call, input.map)
     return teleported(call, input)

@@ -43,15 +43,20 @@ def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap
 
 @rule(*named("glu"), nn.GLU)
 def gated(call: Call, input: Operand, dim: int = -1) -> CobMap:
-    cob = input.map.settled()
+    cob = input.map
     axis = dim % input.rank
 
     def halves(s: Tensor) -> tuple[Tensor, Tensor]:
         return s.chunk(2, axis) if s.size(axis) > 1 else (s, s)  # type: ignore[return-value]
 
+    def gate_only(s: Tensor) -> Tensor:
+        half = halves(s)[1]
+        half = half.expand(*half.shape[:axis], input.shape[axis] // 2, *half.shape[axis + 1 :])
+        return torch.cat([torch.full_like(half, ONE), half], axis)
+
     gate = cob.each(lambda s: halves(s)[1])
     if call.full:
-        call.wrap(cob.each(lambda s: torch.cat([torch.full_like(half := halves(s)[1], ONE), half], axis)), None)
+        call.wrap(cob.each(gate_only), None)
     else:
         call.pin(gate, "this activation is not homogeneous")
     return cob.each(lambda s: halves(s)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -130,3 +131,81 @@ def test_heads_that_share_keys_and_values(assert_exact: Callable[..., ft.Plan]) 
 def test_a_gram_matrix_keeps_one_value(check_operation: Callable[..., None]) -> None:
     """x x^T contracts the channels: they share one CoB up to a sign, and its square is the output's."""
     check_operation(lambda x: x.flatten(2).mT @ x.flatten(2), full=1, weights=1)
+
+
+def test_a_long_product_gets_a_name(check_operation: Callable[..., None]) -> None:
+    """Past four factors a map is one symbol a position, equal to the product."""
+    check_operation(lambda *xs: math.prod(xs), full=40, weights=40, streams=5)
+    for streams, factors in ((4, 4), (5, 1)):
+        model, x = Product(streams), torch.randn(2, 3)
+        plan = ft.plan(model, x)
+        node = [n for n in plan.captured.graph.nodes if n.name.startswith("mul")][-1]
+        assert len(plan.constrained.maps[node].factors) == factors
+
+
+class Product(nn.Module):
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams, self.head = nn.ModuleList(nn.Linear(3, 5) for _ in range(streams)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(math.prod(stream(x) for stream in self.streams))
+
+
+def test_products_broadcast(check_operation: Callable[..., None]) -> None:
+    """A factor with fewer axes is aligned to the last ones, and moves with them."""
+    check_operation(lambda x, y: (x * y.mean(0)).permute(0, 2, 3, 1), full=16, weights=16, streams=2)
+    check_operation(lambda x, y: (x / y.mean(0)).permute(0, 2, 3, 1), full=16, weights=16, streams=2)
+    check_operation(lambda x, y: (x.mean(0) * y).permute(0, 2, 3, 1), full=16, weights=16, streams=2)
+
+
+def test_one_over_padding_is_not_zero(check_operation: Callable[..., None]) -> None:
+    """Two channels are 1 / 0: what is added to them has a CoB of 1."""
+
+    def padded(y: Tensor) -> Tensor:
+        return F.pad(y[:, :6], (0, 0, 0, 0, 2, 0))
+
+    check_operation(lambda x, y: torch.sigmoid(x + padded(y).reciprocal()), full=8, streams=2)
+    check_operation(lambda x, y: torch.sigmoid(x + padded(y) ** -1), full=8, streams=2)
+    check_operation(lambda x, y: torch.sigmoid(x + 1 / padded(y)), full=8, streams=2)
+
+
+VARIANCES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "positions": (lambda x: x.var((2, 3)), 8),
+    "positions, axes kept": (lambda x: x * x.var((2, 3), keepdim=True), 8),
+    "positions, positional": (lambda x: x.var((2, 3), False, True) * x, 8),
+    "channels": (lambda x: x.var(1), 1),
+    "all": (lambda x: x.var() * x, 1),
+    "added to a square": (lambda x: x.mean((2, 3)).square() + x.var((2, 3)), 8),
+    "of padded": (lambda x: F.pad(x, (1, 1)).var((2, 3)), 8),
+    "over padding": (lambda x: F.pad(x[:, :6], (0, 0, 0, 0, 2, 0)).var(1), 3),
+}
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+def test_variance_is_a_square(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = VARIANCES[name]
+    check_operation(operation, full=free, weights=free)
+
+
+def square_matrix(x: Tensor) -> Tensor:
+    """[2, 8, 8], a row a channel."""
+    return x.flatten(2)[:, :, :8]
+
+
+SUMS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
+    # x = y z in every channel
+    "addcmul": (lambda x, y, z: torch.addcmul(x, y, z, value=0.5).permute(0, 2, 3, 1), 16),
+    "addcmul broadcast": (lambda x, y, z: torch.addcmul(x.mean(0), y, z.mean(0)).permute(0, 2, 3, 1), 16),
+    "addcmul of vectors": (lambda x, y, z: torch.addcmul(x, y.mean(0), z.mean(0)).permute(0, 2, 3, 1), 16),
+    # x_ij = y_ik z_kj: z has one CoB for its channels, as columns
+    "baddbmm": (lambda x, y, z: torch.baddbmm(*map(square_matrix, (x, y)), square_matrix(z).mT).mT, 8 + 1),
+    "addbmm": (lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], *map(square_matrix, (y, z)))[None].expand(2, -1, -1).mT, 8 + 1),
+    "addmm": (lambda x, y, z: torch.addmm(x.mean((0, 2, 3)), y.mean((2, 3)), square_matrix(z)[0]), 8 + 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_products(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = SUMS[name]
+    check_operation(operation, full=free, weights=free, streams=3)

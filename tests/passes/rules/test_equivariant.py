@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,3 +46,9 @@ def test_mixing_channels(operation: Callable[[Tensor], Tensor], check_operation:
 
 def test_rounding_to_integers_pins(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: (x * 8).long().to(x.dtype), full=0, weights=0, known=False)
+
+
+@pytest.mark.parametrize("operation", [lambda x: x.sum(2, dtype=torch.long), lambda x: x.cumsum(1, dtype=torch.int32)])
+def test_sums_of_integers_pin(operation: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
+    """The terms are cast before they are added."""
+    check_operation(lambda x: operation(x * 8).to(x.dtype), full=0, weights=0, known=False)

@@ -57,3 +57,31 @@ def test_other_spellings_of_max_are_sound(check_operation: Callable[..., None]) 
     check_operation(lambda x: x - x.max(), full=None, known=False)
     check_operation(lambda x: x.topk(2, 1).values, full=None, known=False)
     check_operation(lambda x: x.sort(1)[0], full=None, known=False)
+
+
+NORMS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "channels": (lambda x: x.norm(dim=1), 1),
+    "positions": (lambda x: x.norm(dim=(2, 3)), 8),
+    "axis kept": (lambda x: x * x.norm(dim=-1, keepdim=True), 8),
+    "all": (lambda x: x / x.norm(), 1),
+    "1": (lambda x: torch.linalg.vector_norm(x, 1, (2, 3)), 8),
+    "inf": (lambda x: torch.linalg.norm(x, ord=float("inf"), dim=-1), 8),
+    "std": (lambda x: x.std((2, 3)), 8),
+    "std, axis kept": (lambda x: x * x.std(3, keepdim=True), 8),
+    "std, positional": (lambda x: x * x.std((2, 3), False, True), 8),
+    "std of channels": (lambda x: x.std(1), 1),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_lengths(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = NORMS[name]
+    check_operation(operation, full=free, weights=free)
+
+
+@pytest.mark.parametrize("count", [
+    lambda x: x.norm(0, 1), lambda x: torch.linalg.vector_norm(x, 0, 1), lambda x: torch.linalg.vector_norm(x, ord=0, dim=1),
+])  # fmt: skip
+def test_a_norm_that_counts_pins(count: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
+    """p = 0 is the number of elements that are not zero."""
+    check_operation(lambda x: x * count(F.relu(x))[:, None], full=0, weights=0, known=False)

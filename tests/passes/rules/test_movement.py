@@ -105,3 +105,30 @@ def test_joining_two_streams_keeps_both(check_operation: Callable[..., None]) ->
 def test_movement_of_a_product(check_operation: Callable[..., None]) -> None:
     """A map of two factors moves factor by factor."""
     check_operation(lambda x, y: (x * y).flip(1).reshape(2, 4, -1)[:, 1:].transpose(1, 2), full=16, streams=2)
+
+
+# name -> what padded channels go through, and how many values stay free of 8
+KEEPS_ZERO: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "mean": (lambda x: x.mean(1), 1),
+    "sum": (lambda x: x.sum(1), 1),
+    "cumsum": (lambda x: x.cumsum(1), 1),
+    "var": (lambda x: x.var(1), 1),
+    "norm": (lambda x: x.norm(dim=1), 1),
+    "amax": (lambda x: x.amax(1), 1),
+    "max": (lambda x: x.max(1)[0], 1),
+    "avg_pool": (lambda x: F.avg_pool1d(x.flatten(2).mT, 2), 1),
+    "max_pool": (lambda x: F.max_pool1d(x.flatten(2).mT, 2), 1),
+    "maximum": (lambda x: torch.maximum(x, x.flip(0)), 8),
+    "relu": (F.relu, 8),
+    "tanh": (torch.tanh, 8),
+    "hardtanh": (F.hardtanh, 8),
+    "glu": (lambda x: F.glu(x, 2), 8),
+    "layer_norm": (lambda x: F.layer_norm(x, x.shape[1:]), 8),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS_ZERO)
+def test_what_keeps_zero_asks_nothing_of_padding(name: str, check_operation: Callable[..., None]) -> None:
+    """Padded channels fit every CoB, also behind a function that is 0 at 0, or along an axis that shares one."""
+    operation, free = KEEPS_ZERO[name]
+    check_operation(lambda x: operation(F.pad(x, (0, 0, 0, 0, 2, 3))), full=free)

@@ -40,6 +40,11 @@ def test_bounds_may_be_tensors(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: x.clamp(low, high), full=8, weights=0)
 
 
+def test_bounds_in_the_wrong_order_are_not_odd(check_operation: Callable[..., None]) -> None:
+    """torch gives the upper bound everywhere."""
+    check_operation(lambda x: x * x.clamp(0.2, -0.2), full=8, weights=0)
+
+
 def test_weights_mode_allows_signs_only() -> None:
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     assert ft.plan(model, torch.randn(2, 3), mode="weights").solution.allows.tolist() == [UNIT] * 5

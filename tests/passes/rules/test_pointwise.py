@@ -50,3 +50,19 @@ def test_functions(name: str, check_operation: Callable[..., None]) -> None:
 def test_structural_zeros_are_settled(check_operation: Callable[..., None]) -> None:
     """cos(0) is 1: what is padded is no longer zero."""
     check_operation(lambda x: torch.cos(F.pad(x, (0, 0, 0, 0, 1, 1))), full=8, weights=0)
+
+
+@pytest.mark.parametrize(("operation", "free"), [
+    (nn.GLU(1), 8), (lambda x: F.glu(x, 2), 8), (lambda x: F.glu(x.mean((2, 3))), 8), (lambda x: F.glu(x.flatten(2)), 8),
+    (lambda x: F.glu(x * x.mean(1, keepdim=True), 1), 1), (lambda x: F.glu(x * x.roll(1, 1), 3), 8),
+])  # fmt: skip
+def test_a_gate_sees_its_original_values(
+    operation: Callable[[Tensor], Tensor], free: int, check_operation: Callable[..., None]
+) -> None:
+    """The other half passes; also along an axis where all have one CoB."""
+    check_operation(operation, full=free)
+
+
+def test_the_gate_is_pinned_in_weights_mode(check_operation: Callable[..., None]) -> None:
+    check_operation(nn.GLU(1), full=8, weights=4)
+    check_operation(nn.GLU(2), full=8, weights=0)
