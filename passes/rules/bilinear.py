@@ -68,7 +68,10 @@ def addcmul(call: Call, input: Operand, tensor1: Operand, tensor2: Operand, valu
 @rule(*named("addmm baddbmm addbmm"))
 def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, **settings: Any) -> CobMap:
     rank = call.value.ndim
-    return merged(call, input.map.aligned(rank), matmul(call, mat1, mat2).aligned(rank), "they are added")
+    added = matmul(call, mat1, mat2)
+    if mat1.rank > rank:  # addbmm sums over the batch
+        added = call.constant(added, [0], "this axis is contracted").each(lambda s: s.squeeze(0))
+    return merged(call, input.map.aligned(rank), added.aligned(rank), "they are added")
 
 
 @rule(*named("reciprocal"))

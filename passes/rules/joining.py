@@ -38,7 +38,7 @@ def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> 
 
 
 def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
-    """Two maps made one: equal, except where one of them is a structural zero."""
+    """Two maps of the result's rank made one: equal, except where one of them is a structural zero."""
     call.same(a, b, why)
     whole = [cob for cob in (a, b) if not cob.zeros]
     if len(whole) == 2:  # equal, so neither varies along an axis on which the other does not

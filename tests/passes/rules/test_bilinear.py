@@ -200,7 +200,10 @@ SUMS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
     "addcmul of vectors": (lambda x, y, z: torch.addcmul(x, y.mean(0), z.mean(0)).permute(0, 2, 3, 1), 16),
     # x_ij = y_ik z_kj: z has one CoB for its channels, as columns
     "baddbmm": (lambda x, y, z: torch.baddbmm(*map(square_matrix, (x, y)), square_matrix(z).mT).mT, 8 + 1),
-    "addbmm": (lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], *map(square_matrix, (y, z)))[None].expand(2, -1, -1).mT, 8 + 1),
+    "addbmm": (
+        lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], *map(square_matrix, (y, z)))[None].expand(2, -1, -1).mT,
+        8 + 1,
+    ),
     "addmm": (lambda x, y, z: torch.addmm(x.mean((0, 2, 3)), y.mean((2, 3)), square_matrix(z)[0]), 8 + 1),
 }  # fmt: skip
 
