@@ -215,7 +215,7 @@ class Tracer(Recorder):
         graphs = []
         for training in (False, True):
             sub = Tracer(real)
-            sub.device = self.device
+            sub.device, sub.memo = self.device, self.memo
             try:
                 new_args, new_kwargs = placeholders(sub, real, proxy.plain(args), proxy.plain(kwargs))
                 out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
