@@ -59,7 +59,7 @@ class Tracer(Recorder):
             out = self.whole(error, args, kwargs)
             lowered = self.lower(out)
         names = reassigned(root)
-        self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names}
+        self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names} if names else {}
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
