@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,17 +65,30 @@ def plan(
     if mode == "weights" and norm_stats == "wrapped":
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
     seconds = {}
-    clock = time.perf_counter()
     ambient = torch.get_default_device().type
-    with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-        captured = capture(model, example_inputs, keyword_inputs)
-    seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
-    with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
-        found = constrain(captured, mode, norm_stats)
-        seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
-        solution = solve(found.system)
-        seconds["solve"] = time.perf_counter() - clock
+    with _collecting_later():
+        clock = time.perf_counter()
+        with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
+            captured = capture(model, example_inputs, keyword_inputs)
+        seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
+        with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
+            found = constrain(captured, mode, norm_stats)
+            seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
+            solution = solve(found.system)
+            seconds["solve"] = time.perf_counter() - clock
     return Plan(captured, found, solution, mode, norm_stats, seconds)
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Python's cycle collector rests: a graph stays, and walking it again and again as it grows doubles the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _on_cpu(switch: bool) -> contextlib.AbstractContextManager[Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
@@ -99,7 +100,7 @@ def reject_unsupported(model: Any) -> None:
             raise ModelError(f"{where} is scripted: pass the nn.Module it was scripted from")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise ModelError(f"{where} is quantised: teleport the float model before quantising it")
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in named_tensors(model):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
         if is_sharded(tensor):

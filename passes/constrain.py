@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Wrap, carries
 from fxteleport.passes.capture import Captured
+from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.inputs import GUARDS
 from fxteleport.passes.leaves import hooked
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
@@ -111,7 +111,7 @@ class Interpreter:
             held = source.meta["val"]
             if not isinstance(held, Tensor):
                 return _part(held, self.maps[source], node.args[1], value)
-        leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
+        leaves = leaves_of(value)
         if not any(isinstance(x, Tensor) for x in leaves):
             if not _operands((self.convert(node.args), self.convert(node.kwargs))):
                 return _map_like(value)

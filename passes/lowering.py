@@ -127,9 +127,12 @@ class Lowering(Decisions):
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under each of their names."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+    """Parameters, then buffers, under each of their names; in one walk, where torch's own ways take one each."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    for table in ("_parameters", "_buffers"):
+        for path, module in modules:
+            prefix = f"{path}." if path else ""
+            yield from ((prefix + name, t) for name, t in getattr(module, table).items() if t is not None)
 
 
 def _meta_of(tensor: Tensor) -> Tensor:

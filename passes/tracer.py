@@ -59,7 +59,7 @@ class Tracer(Recorder):
             out = self.whole(error, args, kwargs)
             lowered = self.lower(out)
         names = reassigned(root)
-        self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names}
+        self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names} if names else {}
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
@@ -215,7 +215,7 @@ class Tracer(Recorder):
         graphs = []
         for training in (False, True):
             sub = Tracer(real)
-            sub.device = self.device
+            sub.device, sub.memo = self.device, self.memo
             try:
                 new_args, new_kwargs = placeholders(sub, real, proxy.plain(args), proxy.plain(kwargs))
                 out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
