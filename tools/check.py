@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TextIO
 
 import typer
@@ -63,8 +64,9 @@ def check(
         raise InputError("--json - and --jsonl - both want standard output: write one of them to a file")
     out = console("-" if jsonl == "-" else json)
     variants = Settings(landscape=landscape, cob_range=cob_range, exact=exact, seed=seed).variants(mode, norm_stats)
-    if junit is not None and not junit.parent.is_dir():  # better said before the work than after
-        raise CheckpointError(f"cannot write '{junit}': its folder does not exist")
+    for file in (junit, None if jsonl in (None, "-") else Path(str(jsonl))):  # better said before the work than after
+        if file is not None and not file.parent.is_dir():
+            raise CheckpointError(f"cannot write '{file}': its folder does not exist")
     wanted = options.request(input_size, pretrained, checkpoint, redraw, seed, device, dtype)
     wanted = replace(wanted, batch=batch, images=images, channels_last=channels_last)
     execution = Execution(amp, compile)

@@ -17,7 +17,7 @@ def _option(name: str, panel: str, text: str, metavar: str | None = None, **more
 Specs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="MODEL...", help="timm names, torchvision/NAME, FILE.py:FACTORY, or patterns such as 'resnet*'."
+        metavar="MODEL", help="timm names, torchvision/NAME, FILE.py:FACTORY, or patterns such as 'resnet*'."
     ),
 ]
 Families = Annotated[

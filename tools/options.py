@@ -26,7 +26,7 @@ def _option(name: str, panel: str, text: str, metavar: str | None = None) -> Any
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm name, torchvision/NAME or FILE.py:FACTORY.")]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm names, torchvision/NAME, FILE.py:FACTORY.")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="timm names, torchvision/NAME, FILE.py:FACTORY.")]
 
 InputSize = Annotated[
     str | None,

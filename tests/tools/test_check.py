@@ -285,7 +285,7 @@ def test_autocast(model: str) -> None:
         ([*SMALL, "--amp", "--dtype", "float64"], "leave --dtype at float32"),
         ([*SMALL, "--json", "-", "--jsonl", "-"], "both want standard output"),
         ([*SMALL, "--junit", "no/where.xml"], "its folder does not exist"),
-        ([*SMALL, "--jsonl", "no/where.jsonl"], "cannot write 'no/where.jsonl'"),
+        ([*SMALL, "--jsonl", "no/where.jsonl"], "cannot write 'no/where.jsonl': its folder does not exist"),
         ([*SMALL, "--seeds", "0"], "--seeds"),
         ([*SMALL, "--jobs", "0"], "--jobs"),
         ([*SMALL, "--device", "tpu"], "--device knows cpu, cuda, cuda:N and mps"),
