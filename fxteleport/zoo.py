@@ -144,7 +144,10 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
     attempts: list[dict[str, Any]] = (
         [] if input_size is None else [{"image_size": shape[-1]}, {"input_size": shape[-2:]}]
     )
-    return Built(_first(make, [*attempts, {}]), (shape,) * count)
+    model = _first(make, [*attempts, {}])
+    edge = getattr(model, "image_size", None)  # a vision transformer's own: without weights not that of its weights
+    shape = (*shape[:-2], edge, edge) if isinstance(edge, int) else shape
+    return Built(model, (shape,) * count)
 
 
 def _torchvision_module(short: str) -> str:
