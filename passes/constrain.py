@@ -369,8 +369,13 @@ _maps = functools.partial(_leaves, kind=CobMap)
 
 def _pairs(value: Any, cobs: Any) -> list[tuple[Any, CobMap]]:
     """The parts of a result with their maps."""
-    pairs = zip(pytree.tree_leaves(value), pytree.tree_leaves(cobs), strict=False)
-    return [(v, cob) for v, cob in pairs if isinstance(cob, CobMap)]
+    if isinstance(cobs, CobMap):
+        return [(value, cobs)]
+    if isinstance(cobs, dict):
+        return [pair for key in cobs for pair in _pairs(value[key], cobs[key])]
+    if isinstance(cobs, (list, tuple)):
+        return [pair for v, cob in zip(value, cobs, strict=False) for pair in _pairs(v, cob)]
+    return []
 
 
 def _target_name(node: fx.Node) -> str:
