@@ -27,6 +27,7 @@ from fxteleport.tools.experiments import (
     midway,
     networks,
     report,
+    surface,
     training,
 )  # fmt: skip
 from fxteleport.tools.experiments.base import PRESETS, Experiment, Options, Verdict
@@ -36,8 +37,8 @@ from fxteleport.transport import STATES
 EXPERIMENTS = {
     e.name: e
     for e in (
-        feature_maps.EXPERIMENT, level_set.EXPERIMENT, micro.EXPERIMENT, flatness.EXPERIMENT, gradients.EXPERIMENT,
-        training.EXPERIMENT, training.PSEUDO, histogram.EXPERIMENT,
+        feature_maps.EXPERIMENT, level_set.EXPERIMENT, micro.EXPERIMENT, flatness.EXPERIMENT, surface.EXPERIMENT,
+        gradients.EXPERIMENT, training.EXPERIMENT, training.PSEUDO, histogram.EXPERIMENT,
     )
 }  # fmt: skip
 ALL = "all"

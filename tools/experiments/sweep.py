@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,9 @@ def execute(name: str, measure: Measure, run: Run, folder: Path) -> None:
     found: dict[str, Any] = {}
     for attempt in range(_TRIES):
         try:
+            start = time.process_time()
             found = {"run": run, "rows": measure(run)}
+            found["cpu_seconds"] = time.process_time() - start
             break
         except InputError:
             raise
