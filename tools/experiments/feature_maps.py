@@ -29,14 +29,17 @@ def grid(options: Options) -> list[Run]:
             "limit": options.pick(64, None, None), "size": options.pick(8, 16, 32), "landscape": "inter",
         }
         for model in options.models or options.pick(("resnet18",), ("resnet18",), ("resnet18",))
-        for activation in options.activations or ("relu", "tanh")
+        for activation in networks.activations(model, options.activations, ("relu", "tanh"))
         for sigma in options.sigmas or (0.9,)
         for seed in options.seeds(1, 2, 5)
     ]  # fmt: skip
 
 
 def measure(run: Run) -> list[Row]:
-    """Per feature map: how far it moved; and the pixels of a few of them, before and after."""
+    """How far the features of each layer moved; and the pixels of a few channels, before and after.
+
+    Features are what activation modules put out; in a network without any, every tensor that a teleportation scales.
+    """
     size = networks.image_size(run["model"], run["size"])
     images = data.load(run["data"], run["data_root"], size, run["limit"])
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
@@ -51,7 +54,8 @@ def measure(run: Run) -> list[Row]:
     with torch.no_grad():
         out, moved_out = before.run(x), after.run(x)
     rows: list[Row] = [{"kind": "output", "change": float((moved_out - out).norm() / out.norm()), **trained}]
-    names = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and _hidden(n, before, plan)]
+    hidden = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and bool(plan.map_of(n).factors)]
+    names = [n for n in hidden if n in before.activations] or hidden
     for depth, name in enumerate(names):
         a, b = before.seen[name], after.seen[name]
         rows.append({"kind": "feature", "layer": name, "depth": depth, "change": float((b - a).norm() / a.norm())})
@@ -59,11 +63,6 @@ def measure(run: Run) -> list[Row]:
     for name in [shown[i] for i in np.linspace(0, len(shown) - 1, min(_LAYERS, len(shown))).round().astype(int)]:
         rows += _pixels(name, before.seen[name][0], after.seen[name][0])
     return rows
-
-
-def _hidden(name: str, before: Recorder, plan: ft.Plan) -> bool:
-    """An activation whose CoB is not structurally 1."""
-    return name in before.activations and bool(plan.map_of(name).factors)
 
 
 class Recorder(fx.Interpreter):

@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
             "epochs": epochs, "limit": options.pick(100, None, None), "lr": 0.01,
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", "vgg16_bn"))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for seed in options.seeds(1, 5, 5)
     ]  # fmt: skip
 

@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
         for name in sets
         for model in options.models
         or options.pick(("mlp",), ("mlp", "resnet18"), ("mlp", *networks.CONVOLUTIONAL))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for seed in options.seeds(1, 1, 1)
         for sigma in options.sigmas or options.pick((0.5, 0.9), _SIGMAS, _SIGMAS)
     ]  # fmt: skip

@@ -24,7 +24,7 @@ def grid(options: Options) -> list[Run]:
             "epochs": options.epochs or options.pick(1, 10, 10), "limit": options.pick(100, None, None),
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp",))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for sigma in options.sigmas or options.pick((0.9,), (0.1, 0.3, 0.5, 0.7, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9))
         for seed in options.seeds(1, 1, 1)
     ]  # fmt: skip

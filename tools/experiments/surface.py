@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
             "images": options.pick(64, 256, 1000), "limit": options.pick(100, None, None),
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", "vgg16_bn"))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for seed in options.seeds(1, 5, 5)
         for sigma in (0.0, *(options.sigmas or options.pick((0.9,), (0.5, 0.9), (0.5, 0.9))))
     ]  # fmt: skip

@@ -44,7 +44,7 @@ def grid(options: Options, methods: Sequence[str] = METHODS[:2]) -> list[Run]:
         }
         for name in sets
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", *networks.CONVOLUTIONAL))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for init in options.inits or ("default",)
         for momentum in options.pick((0.9,), (0.0, 0.9), (0.0, 0.9))
         for lr in options.lrs or options.pick((0.01,), (0.01, 0.001, 0.0001), (0.01, 0.001, 0.0001))

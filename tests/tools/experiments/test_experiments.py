@@ -89,13 +89,34 @@ def test_all_stands_for_every_figure() -> None:
     assert all(len({json.dumps(r) for r in runs}) == len(runs) for runs in laptop.values())
 
 
-def test_a_network_of_your_own(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def net(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))\n"
+NET = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 5, 3), nn.GELU(), nn.Flatten(), nn.Linear(80, 10)
     )
-    model = f"{tmp_path / 'net.py'}:net"
-    done = call("level-set", "--preset", "smoke", "--model", model, "-o", tmp_path / "out")
+
+def example_inputs():
+    return torch.randn(2, 3, 8, 8)
+"""
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_network_of_your_own(name: str, tmp_path: Path) -> None:
+    """In colour, of a size of its own, with no ReLU: in every experiment, on grey images."""
+    (tmp_path / "net.py").write_text(NET)
+    done = call(name, "--preset", "smoke", "--model", f"{tmp_path / 'net.py'}:net", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["convnext_atto", "vit_tiny_patch16_224", "torchvision/alexnet", "resnet10t"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_any_model(name: str, model: str, tmp_path: Path) -> None:
+    done = call(name, "--preset", "smoke", "--runs", 1, "--model", model, "-o", tmp_path)
     assert done.exit_code == 0, done.output
 
 
