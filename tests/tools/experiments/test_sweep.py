@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import fragile_runs
 import pytest
-from fragile_runs import measure
 from typer.testing import CliRunner
 
 import fxteleport as ft
@@ -85,13 +85,18 @@ RAY = pytest.param("ray", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("engine", ["local", RAY])
-def test_a_process_that_dies_takes_no_other_run_with_it(engine: str, tmp_path: Path) -> None:
+def test_a_process_that_dies_takes_no_other_run_with_it(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run dies always, one only the first time: 2 tries for each."""
     if engine == "ray":
         pytest.importorskip("ray")
+        monkeypatch.setenv("PYTHONPATH", str(Path(fragile_runs.__file__).parent))  # Ray's workers look nowhere else
     runs: list[Run] = [{"x": x, "deaths": {1: 9, 2: 1}.get(x, 0), "marks": str(tmp_path)} for x in range(5)]
     steps: list[int] = []
-    found = sweep("t", measure, runs, tmp_path / "runs", jobs=2, engine=engine, on_done=lambda: steps.append(1))
+    found = sweep(
+        "t", fragile_runs.measure, runs, tmp_path / "runs", jobs=2, engine=engine, on_done=lambda: steps.append(1)
+    )
     assert [r["square"] for r in found.rows] == [0, 4, 9, 16] and found.done == 4 and len(steps) == 5
     assert [f["run"]["x"] for f in found.failed] == [1] and "its process died" in found.failed[0]["error"]
     assert {x: len(list(tmp_path.glob(f"{x}-*"))) for x in range(5)} == {0: 0, 1: 2, 2: 1, 3: 0, 4: 0}
