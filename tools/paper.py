@@ -176,7 +176,7 @@ def variants(name: str, asked: Options) -> list[tuple[str, Experiment, Options]]
     if name != ALL:
         return [("", EXPERIMENTS[name], asked)]
     found = [(e.name, e, asked) for e in EXPERIMENTS.values()]
-    fewer: dict[str, Any] = {"lrs": asked.lrs or asked.pick((), (0.01, 0.001), ())}
+    fewer: dict[str, Any] = {"lrs": asked.lrs or asked.pick((), (0.01,), ())}
     activations = asked.activations or asked.pick(("tanh",), *[("leakyrelu", "tanh", "elu")] * 2)
     inits = asked.inits or asked.pick(("xavier",), *[("gaussian", "xavier")] * 2)
     found.append(("training-activations", training.EXPERIMENT, replace(asked, activations=activations, **fewer)))

@@ -5,6 +5,7 @@ The same training as E6; the optimiser's momentum moves along, unless asked to b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ def grid(options: Options) -> list[Run]:
     """The training grid, teleported once at an epoch with each sigma, and not at all."""
     at = options.teleport_epoch or options.pick(1, 10, 50)
     runs = []
-    for run in training.grid(options):
+    for run in training.grid(replace(options, lrs=options.lrs or options.pick((), (0.01,), ()))):
         run["at"], run["epochs"] = [at], max(run["epochs"] if options.preset != "laptop" else 25, at + 1)
         if options.epochs:
             run["epochs"] = max(options.epochs, at + 1)
@@ -32,8 +33,7 @@ def grid(options: Options) -> list[Run]:
             runs.append(run | {"sigma": 0.0})
         else:
             runs += [run | {"sigma": sigma} for sigma in options.sigmas or options.pick((0.9,), _SIGMAS, _SIGMAS)]
-    found = {repr(sorted(r.items())): r for r in runs}
-    return [r for r in found.values() if options.preset != "laptop" or options.lrs or r["lr"] > 0.0001]
+    return list({repr(sorted(r.items())): r for r in runs}.values())
 
 
 def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,8 +191,8 @@ def plot(axis: object, curve: list[Row], label: str, color: str) -> None:
 
 
 def control_grid(options: Options) -> list[Run]:
-    """E9: with both controls; momentum only, in the laptop preset."""
-    runs = grid(options, METHODS)
+    """E9: with both controls; in the laptop preset with momentum only, and without the smallest learning rate."""
+    runs = grid(replace(options, lrs=options.lrs or options.pick((), (0.01, 0.001), ())), METHODS)
     return runs if options.preset == "paper" else [r for r in runs if r["momentum"]]
 
 
