@@ -124,18 +124,24 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.bar([r["layer"] for r in changes], column(changes, "change"))
         axes.set_ylabel("relative change of the features")
         return
-    model, activation, seed = values(pixels, "model", "activation", "seed")[0]
-    activations = [a for m, a in values(pixels, "model", "activation") if m == model]
-    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.4) * len(activations))
+    model, seed, sigma = values(pixels, "model", "seed", "sigma")[0]
+    rows = where(rows, model=model, seed=seed, sigma=sigma)
+    activations = values(where(rows, kind="pixel"), "activation")
+    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.6) * len(activations))
     parts = figure.subfigures(len(activations), 1, squeeze=False)[:, 0]
     for part, activation in zip(parts, activations, strict=True):
-        own = where(pixels, model=model, activation=activation, seed=seed)
+        own = where(rows, kind="pixel", activation=activation)
         layers = list(dict.fromkeys(r["layer"] for r in own))
         widths = [*[1.0] * _CHANNELS, 0.2, *[1.0] * _CHANNELS]
         axes = part.subplots(len(layers), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
         for axis in axes[:, _CHANNELS]:
             axis.set_axis_off()
-        part.suptitle(f"{model}, {activation}: the same channels before (left) and after (right) teleportation", size=9)
+        (change,) = column(where(rows, kind="output", activation=activation), "change")
+        depths = {r["layer"]: r["depth"] + 1 for r in where(rows, kind="feature", activation=activation)}
+        part.suptitle(
+            f"{model}, {activation}: four channels of three layers before (left) and after (right) teleportation;\n"
+            f"the output changes by {change:.0e} of its size (red: positive, blue: negative; one scale a pair)", size=9
+        )  # fmt: skip
         for row, layer in zip(axes, layers, strict=True):
             for channel in range(_CHANNELS):
                 found = where(own, layer=layer, channel=channel)
@@ -145,7 +151,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
                     if found:
                         side = max(r["y"] for r in found) + 1
                         axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="coolwarm", **_range(found))
-            row[0].set_ylabel(layer, size=7)
+            row[0].set_ylabel(f"layer {depths[layer]} of {max(depths.values())}", size=8)
 
 
 def _range(found: list[Row]) -> dict[str, float]:

@@ -77,10 +77,12 @@ def draw(rows: list[Row], figure: Figure) -> None:
     for axis, found in ((left, ratio), (right, loss)):
         axis.boxplot(found, tick_labels=[f"{s:g}" for s in sigmas])
         axis.set_xlabel("CoB-range sigma")
+    left.set_title("the weights go far", size=10)
+    right.set_title(f"the loss (of {rows[0]['loss']:.2g}) stays", size=10)
     left.set_ylabel("mean |weight change| / mean |weight|")
     left.set_ylim(bottom=0)
     right.set_yscale("log")
-    right.axhline(1e-9, color="grey", linestyle="--", label="claimed bound")
+    right.axhline(1e-9, color="grey", linestyle="--", label="bound of the claim, 1e-9")
     right.set_ylabel("|loss difference|, float64 (0 drawn at 1e-18)")
     right.legend()
 

@@ -72,7 +72,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     settings = values(rows, "data", "model", "activation", "init", "momentum", "lr")
     columns = min(4, len(settings))
     lines = -(-len(settings) // columns)
-    figure.set_size_inches(3.4 * columns, 2.8 * lines)
+    figure.set_size_inches(max(6.0, 3.4 * columns), 2.8 * lines + 0.4)
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(settings) :]:
         axis.set_axis_off()
@@ -85,7 +85,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axis.set_title(f"{model}, {activation}, {data}\nlr {lr:g}, momentum {momentum:g}", size=8)
         axis.set_xlabel("epoch")
     axes[0, 0].set_ylabel("test accuracy")
-    axes[0, 0].legend(fontsize=7)
+    axes[0, 0].set_ylim(0, 1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside upper center")
 
 
 EXPERIMENT = Experiment("training-midway", "Figs. 12, 13", grid, training.measure, judge, draw)

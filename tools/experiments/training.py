@@ -164,7 +164,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     """Accuracy curves as in Fig. 7, a panel for each learning rate and momentum: mean over seeds, standard error."""
     settings = values(rows, "momentum", "lr")
     groups = values(rows, "data", "model", "activation", "init")
-    figure.set_size_inches(3.0 * len(settings), 2.6 * len(groups))
+    figure.set_size_inches(max(6.0, 3.0 * len(settings)), 2.7 * len(groups) + 0.4)
     axes = figure.subplots(len(groups), len(settings), squeeze=False, sharey=True)
     for line, (name, model, activation, init) in zip(axes, groups, strict=True):
         for axis, (momentum, lr) in zip(line, settings, strict=True):
@@ -173,11 +173,12 @@ def draw(rows: list[Row], figure: Figure) -> None:
                 curve = where(own, method=method)
                 if curve:
                     plot(axis, curve, LABELS[method], f"C{color}")
-            axis.set_title(f"lr {lr:g}, momentum {momentum:g}", size=9)
-        line[0].set_ylabel(f"{model}, {activation}\n{name}, init {init}\ntest accuracy", size=8)
+            axis.set_title(f"{model}, {activation}, init {init}, {name}\nlr {lr:g}, momentum {momentum:g}", size=8)
+            axis.set_ylim(0, 1)
+        line[0].set_ylabel("test accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside upper center")
 
 
 def plot(axis: object, curve: list[Row], label: str, color: str) -> None:
