@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _AFTER = 3  # epochs in which a jump would show
 _SIGMAS = (0.5, 0.7, 0.9)
+_KEY = ("data", "model", "activation", "init", "momentum", "lr", "seed")  # of runs to compare
 
 
 def grid(options: Options) -> list[Run]:
@@ -38,8 +39,7 @@ def grid(options: Options) -> list[Run]:
 
 def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
     """Mean accuracy in the epochs after teleporting, less that of the run that was not teleported."""
-    data, model, activation, init, momentum, lr, seed = key
-    own = where(rows, data=data, model=model, activation=activation, init=init, momentum=momentum, lr=lr, seed=seed)
+    own = where(rows, **dict(zip(_KEY, key, strict=True)))
     (at,) = own[0]["at"]
     parts = [
         np.mean([r["test_accuracy"] for r in where(own, sigma=s) if at < r["epoch"] <= at + _AFTER])
@@ -50,8 +50,9 @@ def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
 
 def judge(rows: list[Row]) -> list[Verdict]:
     """The jump at the largest sigma, and whether it grows with sigma."""
-    keys = values(rows, "data", "model", "activation", "init", "momentum", "lr", "seed")
-    sigmas = [s for s in values(rows, "sigma") if s]
+    whole = values(rows, "sigma")
+    keys = [k for k in values(rows, *_KEY) if values(where(rows, **dict(zip(_KEY, k, strict=True))), "sigma") == whole]
+    sigmas = [s for s in whole if s]
     table = [[gain(rows, key, s) for s in sigmas] for key in keys]
     found = []
     for i, sigma in enumerate(sigmas):

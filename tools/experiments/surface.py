@@ -108,10 +108,10 @@ def judge(rows: list[Row]) -> list[Verdict]:
     sigmas = values(rows, "sigma")
     keys = values(rows, "data", "model", "activation", "seed")
     runs = [where(rows, data=d, model=m, activation=a, seed=s) for d, m, a, s in keys]
-    table = [[rise(where(own, sigma=sigma)) for sigma in sigmas] for own in runs]
+    table = [[rise(where(own, sigma=sigma)) for sigma in sigmas] for own in runs if values(own, "sigma") == sigmas]
     more = bootstrap([row[-1] - row[0] for row in table])
     rank = trend(table, sigmas)
-    ends = [where(own, plane=TRAJECTORY, epoch=0, sigma=0.0)[0] for own in runs]
+    ends = where(rows, plane=TRAJECTORY, epoch=0, sigma=0.0)
     held = bootstrap([r["first_share"] + r["second_share"] for r in ends])
     return [
         Verdict("teleportation sharpens the landscape",

@@ -42,24 +42,29 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     assert len(rows) > 1 and {"data", "model", "seed"} <= rows[0].keys()
     assert json.loads((tmp_path / "config.json").read_text())["experiment"] == name
     assert (tmp_path / "figure.png").stat().st_size > 5000
+    check_summaries(name, tmp_path)
+
+
+def check_summaries(name: str, folder: Path, *options: object) -> None:
+    """Whichever run is missing, the others are summed up, and nothing is run."""
+    for path in sorted((folder / "runs").iterdir())[:4]:
+        text = path.read_text()
+        path.unlink()
+        left = len(list((folder / "runs").iterdir()))
+        done = call(name, "--preset", "smoke", *options, "-o", folder, "--summary", "--json", "-")
+        assert not path.exists()
+        if not left:
+            assert done.exit_code == 2 and "nothing to sum up" in done.stderr
+        else:
+            assert done.exit_code == 0, (done.output, done.exception)
+            (found,) = json.loads(done.stdout)
+            assert (found["done"], found["runs"]) == (left, left + 1)
+        path.write_text(text)
 
 
 def test_teleporting_midway(tmp_path: Path) -> None:
-    options = [
-        "--preset",
-        "smoke",
-        "--teleport-epoch",
-        1,
-        "--epochs",
-        3,
-        "--sigma",
-        0.5,
-        "--sigma",
-        0.9,
-        "-o",
-        tmp_path,
-    ]
-    done = call("training", *options, "--json", "-")
+    options = ["--teleport-epoch", 1, "--epochs", 3, "--sigma", 0.5, "--sigma", 0.9]
+    done = call("training", "--preset", "smoke", *options, "-o", tmp_path, "--json", "-")
     (found,) = json.loads(done.stdout)
     assert found["experiment"] == "training-midway" and len(found["verdicts"]) == 3
     with open(tmp_path / "results.csv") as file:
@@ -69,6 +74,7 @@ def test_teleporting_midway(tmp_path: Path) -> None:
         before = {r["sigma"]: r["test_loss"] for r in rows if r["epoch"] == "1" and r["seed"] == seed}
         after = {r["sigma"]: r["test_loss"] for r in rows if r["epoch"] == "2" and r["seed"] == seed}
         assert len(before) == 3 and len(set(before.values())) == 1 and len(set(after.values())) == 3
+    check_summaries("training", tmp_path, *options)
 
 
 @pytest.mark.parametrize(
