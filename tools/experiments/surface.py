@@ -127,6 +127,8 @@ def judge(rows: list[Row]) -> list[Verdict]:
 
 def draw(rows: list[Row], figure: Figure) -> None:
     """The surfaces of the first run: above random directions, below the trajectory; a column for each sigma."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     setting = values(rows, "data", "model", "activation", "seed")[0]
     own = where(rows, **dict(zip(("data", "model", "activation", "seed"), setting, strict=True)))
     sigmas = values(own, "sigma")
@@ -140,27 +142,29 @@ def draw(rows: list[Row], figure: Figure) -> None:
             xs, ys = (sorted({r[k] for r in grid}) for k in ("x", "y"))
             z = np.log10(np.maximum(column(grid, "loss"), 1e-12)).reshape(len(ys), len(xs))
             filled = axis.contourf(xs, ys, z, levels=levels, cmap="viridis")
-            axis.contour(xs, ys, z, levels=levels[::3], colors="white", linewidths=0.4)
+            axis.contour(xs, ys, z, levels=levels[::3], colors="white", linewidths=0.4, linestyles="solid")
             name = f"sigma {sigma:g}" if sigma else "not teleported"
-            axis.set_title(f"{setting[1]}, {setting[0]}: {name}", size=9)
+            axis.set_title(f"{setting[1]}, {setting[2]}, {setting[0]}: {name}", size=9)
             if plane == RANDOM:
                 axis.plot(0, 0, "r+", label="the network")
                 axis.set_xlabel("random direction 1 (filter norms)", size=8)
                 axis.set_ylabel("random direction 2 (filter norms)", size=8)
             else:
                 _trajectory(axis, [r for r in where(own, plane=plane, sigma=sigma) if "epoch" in r])
-        figure.colorbar(filled, ax=list(line), label="training loss (log10 of cross-entropy)")
+        bar = figure.colorbar(filled, ax=list(line), label="training loss (log10 of cross-entropy)")
+        bar.locator, bar.formatter = MaxNLocator(8), StrMethodFormatter("{x:.2g}")
+        bar.update_ticks()
         line[0].legend(fontsize=7, loc="upper right")
 
 
 def _trajectory(axis: Any, path: list[Row]) -> None:
     """The weights after every epoch."""
     x, y = column(path, "x"), column(path, "y")
-    axis.plot(x, y, "-o", color="white", markersize=2.5, linewidth=1, label="an epoch each")
+    axis.plot(x, y, "-o", color="black", markersize=2.5, linewidth=1, label="its training, epoch by epoch")
     axis.plot(x[0], y[0], "s", color="C1", label="start")
     axis.plot(x[-1], y[-1], "r+", label="the network")
-    axis.set_xlabel(f"main direction 1 ({path[0]['first_share']:.0%} of the variance)", size=8)
-    axis.set_ylabel(f"main direction 2 ({path[0]['second_share']:.0%})", size=8)
+    axis.set_xlabel(f"main direction 1 (distance; {path[0]['first_share']:.0%} of the variance)", size=8)
+    axis.set_ylabel(f"main direction 2 (distance; {path[0]['second_share']:.0%})", size=8)
 
 
 EXPERIMENT = Experiment("surface", "Li et al., Figs. 5 and 9", grid, measure, judge, draw)
