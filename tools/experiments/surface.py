@@ -154,7 +154,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
         bar = figure.colorbar(filled, ax=list(line), label="training loss (log10 of cross-entropy)")
         bar.locator, bar.formatter = MaxNLocator(8), StrMethodFormatter("{x:.2g}")
         bar.update_ticks()
-        line[0].legend(fontsize=7, loc="upper right")
+    handles = {label: h for axis in axes[:, 0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=3, loc="outside upper center")
 
 
 def _trajectory(axis: Any, path: list[Row]) -> None:

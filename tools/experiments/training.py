@@ -161,13 +161,18 @@ def _faster(claim: str, statistic: str, gain: list[float]) -> Verdict:
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
-    """Accuracy curves as in Fig. 7, a panel for each learning rate and momentum: mean over seeds, standard error."""
+    """Accuracy curves as in Fig. 7, a panel for each setting: mean over seeds, standard error."""
     settings = values(rows, "momentum", "lr")
     groups = values(rows, "data", "model", "activation", "init")
-    figure.set_size_inches(max(6.0, 3.0 * len(settings)), 2.7 * len(groups) + 0.4)
-    axes = figure.subplots(len(groups), len(settings), squeeze=False, sharey=True)
-    for line, (name, model, activation, init) in zip(axes, groups, strict=True):
-        for axis, (momentum, lr) in zip(line, settings, strict=True):
+    columns = min(3, len(settings))
+    lines = -(-len(settings) // columns)
+    figure.set_size_inches(max(6.0, 3.0 * columns), 2.7 * lines * len(groups) + 0.6)
+    axes = figure.subplots(lines * len(groups), columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for group, (name, model, activation, init) in enumerate(groups):
+        for axis, (momentum, lr) in zip(axes[group * lines : (group + 1) * lines].flat, settings, strict=False):
+            axis.set_axis_on()
             own = where(rows, data=name, model=model, activation=activation, init=init, momentum=momentum, lr=lr)
             for color, method in enumerate(METHODS):
                 curve = where(own, method=method)
@@ -175,10 +180,12 @@ def draw(rows: list[Row], figure: Figure) -> None:
                     plot(axis, curve, LABELS[method], f"C{color}")
             axis.set_title(f"{model}, {activation}, init {init}, {name}\nlr {lr:g}, momentum {momentum:g}", size=8)
             axis.set_ylim(0, 1)
-        line[0].set_ylabel("test accuracy")
+            axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside upper center")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside upper center")
 
 
 def plot(axis: object, curve: list[Row], label: str, color: str) -> None:
