@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import fxteleport as ft
 from fxteleport.tools.cli import app
-from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, training
+from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, surface, training
 from fxteleport.tools.experiments.base import Options, Row
 from fxteleport.tools.experiments.statistics import bootstrap, spearman, trend
 from fxteleport.tools.paper import ALL, EXPERIMENTS, variants
@@ -220,6 +220,28 @@ def test_verdicts_say_what_does_not_hold() -> None:
         for c, d in ((0.1, 1e-3), (0.2, 1e-4))
     ]
     assert [v.holds for v in level_set.judge(level)] == [False, False]
+
+
+def bowl(sigma: float, seed: int, steepness: float) -> list[Row]:
+    """A surface whose loss rises from 0.1 on, and a trajectory whose plane holds 0.9 of it."""
+    setting = {"data": "d", "model": "m", "activation": "relu", "seed": seed, "sigma": sigma}
+    steps = [-0.2, -0.1, 0.0, 0.1, 0.2]
+    found: list[Row] = [
+        {"plane": surface.RANDOM, "x": x, "y": y, "loss": 0.1 + steepness * (x * x + y * y)}
+        for x in steps
+        for y in steps
+    ]
+    found.append({"plane": surface.TRAJECTORY, "epoch": 0, "x": 0, "y": 0, "first_share": 0.7, "second_share": 0.2})
+    return [setting | row for row in found]
+
+
+@pytest.mark.parametrize(("steeper", "holds"), [(1.0, [True, True, True]), (0.0, [False, False, True])])
+def test_a_surface_is_sharper_where_it_is_steeper(steeper: float, holds: list[bool]) -> None:
+    rows = [r for seed in range(3) for s in (0.0, 0.5, 0.9) for r in bowl(s, seed, 1.0 + steeper * s)]
+    assert [v.holds for v in surface.judge(rows)] == holds
+    one = surface.rise(bowl(0.9, 0, 1.0))
+    near = [(x, y) for x in (-2, -1, 0, 1, 2) for y in (-2, -1, 0, 1, 2) if 0 < x * x + y * y <= 6.25]
+    assert one == pytest.approx(np.mean([np.log(1 + (x * x + y * y) / 10) for x, y in near]))
 
 
 def curves(**accuracy: float) -> list[Row]:
