@@ -200,9 +200,25 @@ def test_contradictions_are_refused(settings: dict[str, Any], message: str) -> N
 
 
 def test_lightning() -> None:
+    """A Lightning trainer's own optimiser: its momentum moves along, its parameters stay, the function is kept."""
     lightning = pytest.importorskip("lightning.pytorch")
-    live = ft.Teleportable(network().float(), X.float())
-    start = live.cob.values.clone()
+    model = network()
+    live = ft.Teleportable(model, X)
+    seen: dict[str, Any] = {}
+
+    def facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        state = {n: optimizer.state[p]["momentum_buffer"].clone() for n, p in live.network.named_parameters()}
+        return {"state": state, "loss": float(loss(live).detach()), "parameters": [id(p) for p in live.parameters()]}
+
+    class Watched(ft.Teleport):
+        def __call__(self, count: int) -> ft.ChangeOfBasis | None:
+            if not self.due(count):
+                return super().__call__(count)
+            seen["before"] = facts(self.optimizer)
+            seen["scales"] = self.network.plan.scales(self.draw(count))
+            cob = super().__call__(count)
+            seen["after"] = facts(self.optimizer)
+            return cob
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -215,10 +231,17 @@ def test_lightning() -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9)
 
-    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X.float(), Y), batch_size=10)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=10)
+    teleport = Watched(live, at=[1], cob_range=0.9, landscape="inter")
     trainer = lightning.Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
-        enable_model_summary=False, callbacks=[ft.lightning_callback(ft.Teleport(live, at=[1]))],
+        enable_model_summary=False, callbacks=[ft.lightning_callback(teleport)],
     )  # fmt: skip
     trainer.fit(Module(), data)
-    assert not torch.equal(live.cob.values, start)
+    before, after = seen["before"], seen["after"]
+    assert not torch.equal(live.cob.values, live.plan.identity().values)
+    assert after["loss"] == pytest.approx(before["loss"], rel=1e-9) and after["parameters"] == before["parameters"]
+    for name, held in before["state"].items():
+        scale = seen["scales"].get(name, torch.ones(()))
+        assert torch.allclose(after["state"][name], held / scale, rtol=1e-12), name
+    assert float(loss(live).detach()) < after["loss"]  # the trainer still trains what is called

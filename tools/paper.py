@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,17 +27,18 @@ from fxteleport.tools.experiments import (
     midway,
     networks,
     report,
+    surface,
     training,
 )  # fmt: skip
 from fxteleport.tools.experiments.base import PRESETS, Experiment, Options, Verdict
-from fxteleport.tools.experiments.sweep import ENGINES, Sweep, sweep
+from fxteleport.tools.experiments.sweep import ENGINES, Sweep, gather, sweep
 from fxteleport.transport import STATES
 
 EXPERIMENTS = {
     e.name: e
     for e in (
-        feature_maps.EXPERIMENT, level_set.EXPERIMENT, micro.EXPERIMENT, flatness.EXPERIMENT, gradients.EXPERIMENT,
-        training.EXPERIMENT, training.PSEUDO, histogram.EXPERIMENT,
+        feature_maps.EXPERIMENT, level_set.EXPERIMENT, micro.EXPERIMENT, flatness.EXPERIMENT, surface.EXPERIMENT,
+        gradients.EXPERIMENT, training.EXPERIMENT, training.PSEUDO, histogram.EXPERIMENT,
     )
 }  # fmt: skip
 ALL = "all"
@@ -109,6 +110,9 @@ def paper(
     num_gpus_per_run: Annotated[
         float, typer.Option("--num-gpus-per-run", help="For --engine ray.", min=0, rich_help_panel=_SWEEP)
     ] = 0.0,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Run nothing: sum up what is there by now.", rich_help_panel=_SWEEP)
+    ] = False,
     json: cli.Json = None,
     seed: cli.Seed = 0,
 ) -> None:  # fmt: skip
@@ -132,10 +136,12 @@ def paper(
     facts = []
     for path, chosen, options in variants(experiment, asked):
         place = folder / path
-        done, verdicts = reproduce(chosen, options, place, jobs or os.cpu_count() or 1, engine, num_gpus_per_run)
+        means = None if summary else Means(jobs or os.cpu_count() or 1, engine, num_gpus_per_run)
+        done, verdicts = reproduce(chosen, options, place, means)
         show(out, chosen, place, done, verdicts)
         facts.append({
-            "experiment": chosen.name, "folder": str(place), "runs": done.total, "failed": len(done.failed),
+            "experiment": chosen.name, "folder": str(place), "runs": done.total, "done": done.done,
+            "failed": len(done.failed),
             "verdicts": [v.as_dict() for v in verdicts],
         })  # fmt: skip
     write_json(json, facts)
@@ -175,7 +181,7 @@ def variants(name: str, asked: Options) -> list[tuple[str, Experiment, Options]]
     if name != ALL:
         return [("", EXPERIMENTS[name], asked)]
     found = [(e.name, e, asked) for e in EXPERIMENTS.values()]
-    fewer: dict[str, Any] = {"lrs": asked.lrs or asked.pick((), (0.01, 0.001), ())}
+    fewer: dict[str, Any] = {"lrs": asked.lrs or asked.pick((), (0.01,), ())}
     activations = asked.activations or asked.pick(("tanh",), *[("leakyrelu", "tanh", "elu")] * 2)
     inits = asked.inits or asked.pick(("xavier",), *[("gaussian", "xavier")] * 2)
     found.append(("training-activations", training.EXPERIMENT, replace(asked, activations=activations, **fewer)))
@@ -184,18 +190,32 @@ def variants(name: str, asked: Options) -> list[tuple[str, Experiment, Options]]
     return found
 
 
+@dataclass(frozen=True)
+class Means:
+    """What runs a sweep: processes at a time, the engine that schedules them, and Ray's GPUs for each."""
+
+    jobs: int
+    engine: str
+    num_gpus: float
+
+
 def reproduce(
-    experiment: Experiment, options: Options, folder: Path, jobs: int, engine: str, num_gpus: float
+    experiment: Experiment, options: Options, folder: Path, means: Means | None
 ) -> tuple[Sweep, list[Verdict]]:
-    """Run what is missing and write the folder."""
+    """Run what is missing (nothing, without means) and write the folder."""
     runs = experiment.grid(options)
+    if means is None:
+        done = gather(experiment.name, runs, folder / "runs")
+        if not done.done and not done.failed:
+            raise InputError(f"there is nothing to sum up: no run of {experiment.name} has ended in '{folder}'")
+        return done, report.write_results(folder, experiment, done)
     for run in runs[:1]:  # a data set that is not there is told before the sweep
         data.load(run["data"], run["data_root"])
     folder.mkdir(parents=True, exist_ok=True)
     report.write_config(folder, experiment, options, runs)
     with progress(len(runs)) as step:
         done = sweep(
-            experiment.name, experiment.measure, runs, folder / "runs", jobs, engine, num_gpus,
+            experiment.name, experiment.measure, runs, folder / "runs", means.jobs, means.engine, means.num_gpus,
             lambda: step(experiment.name, 1),
         )  # fmt: skip
     return done, report.write_results(folder, experiment, done)
@@ -204,7 +224,8 @@ def reproduce(
 def show(out: Console, experiment: Experiment, folder: Path, done: Sweep, verdicts: list[Verdict]) -> None:
     """Print the verdicts."""
     failed = f", {len(done.failed)} failed" if done.failed else ""
-    out.print(Text(f"{experiment.name} ({experiment.figure}): {count(done.total, 'run')}{failed}", style="bold"))
+    part = "" if done.done + len(done.failed) == done.total else f"{done.done} of "
+    out.print(Text(f"{experiment.name} ({experiment.figure}): {part}{count(done.total, 'run')}{failed}", style="bold"))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -29,14 +29,17 @@ def grid(options: Options) -> list[Run]:
             "limit": options.pick(64, None, None), "size": options.pick(8, 16, 32), "landscape": "inter",
         }
         for model in options.models or options.pick(("resnet18",), ("resnet18",), ("resnet18",))
-        for activation in options.activations or ("relu", "tanh")
+        for activation in networks.activations(model, options.activations, ("relu", "tanh"))
         for sigma in options.sigmas or (0.9,)
         for seed in options.seeds(1, 2, 5)
     ]  # fmt: skip
 
 
 def measure(run: Run) -> list[Row]:
-    """Per feature map: how far it moved; and the pixels of a few of them, before and after."""
+    """How far the features of each layer moved; and the pixels of a few channels, before and after.
+
+    Features are what activation modules put out; in a network without any, every tensor that a teleportation scales.
+    """
     size = networks.image_size(run["model"], run["size"])
     images = data.load(run["data"], run["data_root"], size, run["limit"])
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
@@ -51,7 +54,8 @@ def measure(run: Run) -> list[Row]:
     with torch.no_grad():
         out, moved_out = before.run(x), after.run(x)
     rows: list[Row] = [{"kind": "output", "change": float((moved_out - out).norm() / out.norm()), **trained}]
-    names = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and _hidden(n, before, plan)]
+    hidden = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and bool(plan.map_of(n).factors)]
+    names = [n for n in hidden if n in before.activations] or hidden
     for depth, name in enumerate(names):
         a, b = before.seen[name], after.seen[name]
         rows.append({"kind": "feature", "layer": name, "depth": depth, "change": float((b - a).norm() / a.norm())})
@@ -59,11 +63,6 @@ def measure(run: Run) -> list[Row]:
     for name in [shown[i] for i in np.linspace(0, len(shown) - 1, min(_LAYERS, len(shown))).round().astype(int)]:
         rows += _pixels(name, before.seen[name][0], after.seen[name][0])
     return rows
-
-
-def _hidden(name: str, before: Recorder, plan: ft.Plan) -> bool:
-    """An activation whose CoB is not structurally 1."""
-    return name in before.activations and bool(plan.map_of(name).factors)
 
 
 class Recorder(fx.Interpreter):
@@ -125,18 +124,24 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.bar([r["layer"] for r in changes], column(changes, "change"))
         axes.set_ylabel("relative change of the features")
         return
-    model, activation, seed = values(pixels, "model", "activation", "seed")[0]
-    activations = [a for m, a in values(pixels, "model", "activation") if m == model]
-    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.4) * len(activations))
+    model, seed, sigma = values(pixels, "model", "seed", "sigma")[0]
+    rows = where(rows, model=model, seed=seed, sigma=sigma)
+    activations = values(where(rows, kind="pixel"), "activation")
+    figure.set_size_inches(2.0 * _CHANNELS, (1.05 * _LAYERS + 0.6) * len(activations))
     parts = figure.subfigures(len(activations), 1, squeeze=False)[:, 0]
     for part, activation in zip(parts, activations, strict=True):
-        own = where(pixels, model=model, activation=activation, seed=seed)
+        own = where(rows, kind="pixel", activation=activation)
         layers = list(dict.fromkeys(r["layer"] for r in own))
         widths = [*[1.0] * _CHANNELS, 0.2, *[1.0] * _CHANNELS]
         axes = part.subplots(len(layers), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
         for axis in axes[:, _CHANNELS]:
             axis.set_axis_off()
-        part.suptitle(f"{model}, {activation}: the same channels before (left) and after (right) teleportation", size=9)
+        (change,) = column(where(rows, kind="output", activation=activation), "change")
+        depths = {r["layer"]: r["depth"] + 1 for r in where(rows, kind="feature", activation=activation)}
+        part.suptitle(
+            f"{model}, {activation}: four channels of three layers before (left) and after (right) teleportation;\n"
+            f"the output changes by {change:.0e} of its size (red: positive, blue: negative; one scale a pair)", size=9
+        )  # fmt: skip
         for row, layer in zip(axes, layers, strict=True):
             for channel in range(_CHANNELS):
                 found = where(own, layer=layer, channel=channel)
@@ -146,7 +151,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
                     if found:
                         side = max(r["y"] for r in found) + 1
                         axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="coolwarm", **_range(found))
-            row[0].set_ylabel(layer, size=7)
+            row[0].set_ylabel(f"layer {depths[layer]} of {max(depths.values())}", size=8)
 
 
 def _range(found: list[Row]) -> dict[str, float]:

@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
             "epochs": epochs, "limit": options.pick(100, None, None), "lr": 0.01,
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", "vgg16_bn"))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for seed in options.seeds(1, 5, 5)
     ]  # fmt: skip
 
@@ -105,7 +105,7 @@ def judge(rows: list[Row]) -> list[Verdict]:
 def draw(rows: list[Row], figure: Figure) -> None:
     """Loss and accuracy along the line, a panel for each sigma, as in Fig. 5 (means over runs)."""
     models, sigmas = values(rows, "model", "activation"), values(rows, "sigma")
-    figure.set_size_inches(3.1 * len(sigmas), 2.9 * len(models))
+    figure.set_size_inches(3.1 * len(sigmas), 2.9 * len(models) + 0.3)
     axes = figure.subplots(len(models), len(sigmas), squeeze=False, sharey="row")
     for line, (model, activation) in zip(axes, models, strict=True):
         for axis, sigma in zip(line, sigmas, strict=True):
@@ -125,7 +125,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         line[0].set_ylabel("cross-entropy", color="C0")
         twin.set_ylabel("accuracy", color="C3")
         handles = line[0].get_legend_handles_labels()[0] + twin.get_legend_handles_labels()[0]
-        line[0].legend(handles=handles, fontsize=6, loc="center right")
+    figure.legend(handles=handles, fontsize=8, ncols=4, loc="outside upper center")
 
 
 EXPERIMENT = Experiment("flatness", "Figs. 5, 17", grid, measure, judge, draw)

@@ -38,7 +38,7 @@ def grid(options: Options) -> list[Run]:
         for name in sets
         for model in options.models
         or options.pick(("mlp",), ("mlp", "resnet18"), ("mlp", *networks.CONVOLUTIONAL))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for seed in options.seeds(1, 1, 1)
         for sigma in options.sigmas or options.pick((0.5, 0.9), _SIGMAS, _SIGMAS)
     ]  # fmt: skip
@@ -136,6 +136,8 @@ def judge(rows: list[Row]) -> list[Verdict]:
 
 def draw(rows: list[Row], figure: Figure) -> None:
     """Left: the change of the normalised gradient by sigma, as in Fig. 6. Right: the squared ratio and its theory."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     left, right = figure.subplots(1, 2)
     for name, model, activation in values(rows, "data", "model", "activation"):
         own = where(rows, data=name, model=model, activation=activation)
@@ -146,6 +148,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     left.set_yscale("log")
     left.set_xlabel("CoB-range sigma")
     left.set_ylabel("|change of gradient norm / weight norm|")
+    left.set_title("the normalised gradient changes more", size=10)
     left.legend()
     measured = [r for r in rows if "squared_ratio" in r]
     if measured:
@@ -156,8 +159,13 @@ def draw(rows: list[Row], figure: Figure) -> None:
     line = np.linspace(0, max(values(rows, "sigma")), 200)
     right.plot(line, [theory(s) for s in line], color="black", label="(3 + s²) / (3 (1 - s²))")
     right.set_yscale("log")
+    right.yaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 5, 7, 10, 20]))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_locator(NullLocator())
+    right.set_ylim(bottom=0.9)
     right.set_xlabel("CoB-range sigma")
     right.set_ylabel("mean squared ratio of gradients")
+    right.set_title("as Theorem 5.1 says", size=10)
     right.legend()
 
 

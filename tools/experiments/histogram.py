@@ -22,10 +22,11 @@ def grid(options: Options) -> list[Run]:
     """Default initialisation, one teleportation."""
     return [
         {
-            "data": options.data, "data_root": options.data_root, "model": model, "activation": "relu",
+            "data": options.data, "data_root": options.data_root, "model": model, "activation": activation,
             "init": init, "sigma": sigma, "landscape": "inter", "seed": seed,
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", *networks.CONVOLUTIONAL))
+        for activation in networks.activations(model, options.activations)
         for init in options.inits or ("default",)
         for sigma in options.sigmas or (0.9,)
         for seed in options.seeds(2, 10, 10)
@@ -72,14 +73,15 @@ def judge(rows: list[Row]) -> list[Verdict]:
 
 def draw(rows: list[Row], figure: Figure) -> None:
     """Both histograms, of the first run of each network."""
-    groups = values(rows, "model", "init", "sigma")
+    groups = values(rows, "model", "activation", "init", "sigma")
     figure.set_size_inches(4.5 * len(groups), 3.2)
-    for axis, (model, init, sigma) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
-        own = where(rows, model=model, init=init, sigma=sigma)
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, (model, activation, init, sigma) in zip(axes, groups, strict=True):
+        own = where(rows, model=model, activation=activation, init=init, sigma=sigma)
         bins = where(own, kind="bin", seed=values(own, "seed")[0])
         for name in ("before", "after"):
             axis.fill_between(column(bins, "weight"), column(bins, name), step="mid", alpha=0.5, label=name)
-        axis.set_title(f"{model}, init {init}, sigma {sigma:g}", size=9)
+        axis.set_title(f"{model}, {activation}, init {init}, sigma {sigma:g}", size=9)
         axis.set_xlabel("weight")
         axis.set_ylabel("density")
         axis.legend(title="teleportation")

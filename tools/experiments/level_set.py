@@ -24,7 +24,7 @@ def grid(options: Options) -> list[Run]:
             "epochs": options.epochs or options.pick(1, 10, 10), "limit": options.pick(100, None, None),
         }
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp",))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for sigma in options.sigmas or options.pick((0.9,), (0.1, 0.3, 0.5, 0.7, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9))
         for seed in options.seeds(1, 1, 1)
     ]  # fmt: skip
@@ -77,10 +77,12 @@ def draw(rows: list[Row], figure: Figure) -> None:
     for axis, found in ((left, ratio), (right, loss)):
         axis.boxplot(found, tick_labels=[f"{s:g}" for s in sigmas])
         axis.set_xlabel("CoB-range sigma")
+    left.set_title("the weights go far", size=10)
+    right.set_title(f"the loss (of {rows[0]['loss']:.2g}) stays", size=10)
     left.set_ylabel("mean |weight change| / mean |weight|")
     left.set_ylim(bottom=0)
     right.set_yscale("log")
-    right.axhline(1e-9, color="grey", linestyle="--", label="claimed bound")
+    right.axhline(1e-9, color="grey", linestyle="--", label="bound of the claim, 1e-9")
     right.set_ylabel("|loss difference|, float64 (0 drawn at 1e-18)")
     right.legend()
 

@@ -37,13 +37,14 @@ def grid(options: Options) -> list[Run]:
     sets = (options.data, "random") if options.preset != "paper" else ("cifar10", "cifar100", "random")
     return [
         {
-            "data": name, "data_root": options.data_root, "model": model, "activation": "relu", "sigma": sigma,
-            "batch": batch, "seed": seed, "size": options.pick(8, 8, 32) if model == "resnet18" else 32,
+            "data": name, "data_root": options.data_root, "model": model, "activation": activation,
+            "sigma": sigma, "batch": batch, "seed": seed, "size": options.pick(8, 8, 32) if model == "resnet18" else 32,
             "times": options.pick(5, 100 if model.startswith("mlp") else 25, 100),
         }
         for name in dict.fromkeys(sets)
         for model in options.models
         or options.pick(("mlp128",), ("mlp128", "resnet18"), ("mlp128", *networks.CONVOLUTIONAL))
+        for activation in networks.activations(model, options.activations)
         for batch in options.pick((8,), (8, 64), (8, 64))
         for sigma in options.sigmas or (0.001,)
         for seed in options.seeds(1, 1, 1)
@@ -55,7 +56,7 @@ def measure(run: Run) -> list[Row]:
     images = data.load(run["data"], run["data_root"], networks.image_size(run["model"], run["size"]))
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"]).double()
     network.train()
-    plan = ft.plan(network, images.x[:2].double(), mode="weights")
+    plan = ft.plan(network, images.x[:2].double())
     own = {n: p.detach() for n, p in network.named_parameters()}
     weights = _flat(own)
     rows: list[Row] = []
@@ -114,7 +115,7 @@ def judge(rows: list[Row]) -> list[Verdict]:
 
 def draw(rows: list[Row], figure: Figure) -> None:
     """Four histograms a setting, as in Fig. 4, and below the deviations from 90 degrees on a logarithmic scale."""
-    settings = values(rows, "data", "model", "batch")
+    settings = values(rows, "data", "model", "activation", "batch")
     columns = min(4, len(settings))
     lines = -(-len(settings) // columns)
     figure.set_size_inches(max(7.0, 3.2 * columns), 2.7 * lines + 2.4)
@@ -123,9 +124,9 @@ def draw(rows: list[Row], figure: Figure) -> None:
     axes = above.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(settings) :]:
         axis.set_axis_off()
-    for axis, (name, model, batch) in zip(axes.flat, settings, strict=False):
-        _histograms(axis, where(rows, data=name, model=model, batch=batch))
-        axis.set_title(f"{model}, {name}, batch {batch}", size=9)
+    for axis, (name, model, activation, batch) in zip(axes.flat, settings, strict=False):
+        _histograms(axis, where(rows, data=name, model=model, activation=activation, batch=batch))
+        axis.set_title(f"{model}, {activation}, {name}, batch {batch}", size=9)
     for axis in axes[:, 0]:
         axis.set_ylabel("teleportations")
     handles, labels = axes[0, 0].get_legend_handles_labels()

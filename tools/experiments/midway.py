@@ -5,6 +5,7 @@ The same training as E6; the optimiser's momentum moves along, unless asked to b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 _AFTER = 3  # epochs in which a jump would show
 _SIGMAS = (0.5, 0.7, 0.9)
+_KEY = ("data", "model", "activation", "init", "momentum", "lr", "seed")  # of runs to compare
 
 
 def grid(options: Options) -> list[Run]:
     """The training grid, teleported once at an epoch with each sigma, and not at all."""
     at = options.teleport_epoch or options.pick(1, 10, 50)
     runs = []
-    for run in training.grid(options):
+    for run in training.grid(replace(options, lrs=options.lrs or options.pick((), (0.01,), ()))):
         run["at"], run["epochs"] = [at], max(run["epochs"] if options.preset != "laptop" else 25, at + 1)
         if options.epochs:
             run["epochs"] = max(options.epochs, at + 1)
@@ -32,14 +34,12 @@ def grid(options: Options) -> list[Run]:
             runs.append(run | {"sigma": 0.0})
         else:
             runs += [run | {"sigma": sigma} for sigma in options.sigmas or options.pick((0.9,), _SIGMAS, _SIGMAS)]
-    found = {repr(sorted(r.items())): r for r in runs}
-    return [r for r in found.values() if options.preset != "laptop" or options.lrs or r["lr"] > 0.0001]
+    return list({repr(sorted(r.items())): r for r in runs}.values())
 
 
 def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
     """Mean accuracy in the epochs after teleporting, less that of the run that was not teleported."""
-    data, model, activation, init, momentum, lr, seed = key
-    own = where(rows, data=data, model=model, activation=activation, init=init, momentum=momentum, lr=lr, seed=seed)
+    own = where(rows, **dict(zip(_KEY, key, strict=True)))
     (at,) = own[0]["at"]
     parts = [
         np.mean([r["test_accuracy"] for r in where(own, sigma=s) if at < r["epoch"] <= at + _AFTER])
@@ -50,8 +50,9 @@ def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
 
 def judge(rows: list[Row]) -> list[Verdict]:
     """The jump at the largest sigma, and whether it grows with sigma."""
-    keys = values(rows, "data", "model", "activation", "init", "momentum", "lr", "seed")
-    sigmas = [s for s in values(rows, "sigma") if s]
+    whole = values(rows, "sigma")
+    keys = [k for k in values(rows, *_KEY) if values(where(rows, **dict(zip(_KEY, k, strict=True))), "sigma") == whole]
+    sigmas = [s for s in whole if s]
     table = [[gain(rows, key, s) for s in sigmas] for key in keys]
     found = []
     for i, sigma in enumerate(sigmas):
@@ -72,7 +73,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     settings = values(rows, "data", "model", "activation", "init", "momentum", "lr")
     columns = min(4, len(settings))
     lines = -(-len(settings) // columns)
-    figure.set_size_inches(3.4 * columns, 2.8 * lines)
+    figure.set_size_inches(max(6.0, 3.4 * columns), 2.8 * lines + 0.4)
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(settings) :]:
         axis.set_axis_off()
@@ -85,7 +86,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axis.set_title(f"{model}, {activation}, {data}\nlr {lr:g}, momentum {momentum:g}", size=8)
         axis.set_xlabel("epoch")
     axes[0, 0].set_ylabel("test accuracy")
-    axes[0, 0].legend(fontsize=7)
+    axes[0, 0].set_ylim(0, 1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside upper center")
 
 
 EXPERIMENT = Experiment("training-midway", "Figs. 12, 13", grid, training.measure, judge, draw)

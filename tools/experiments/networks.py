@@ -10,16 +10,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from fxteleport import zoo
 from fxteleport.errors import InputError
-from fxteleport.tools import models
-from fxteleport.tools.factory import from_factory
-from fxteleport.tools.models import Request, check_spec, seeded, split
+from fxteleport.tools.experiments import own
+from fxteleport.tools.models import Request, check_spec, seeded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "leakyrelu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "elu": nn.ELU,
@@ -44,7 +42,7 @@ def build(
         name: one of the table's, or a MODEL (timm name, torchvision/NAME, FILE.py:FACTORY).
         shape: channels, height and width of an image.
         classes: outputs; a MODEL keeps its own, if there are at least as many.
-        activation: one of `ACTIVATIONS`, put in the place of every ReLU.
+        activation: one of `ACTIVATIONS`, put in the place of every ReLU; "relu" and "own" leave a network as it is.
         init: torch's own ("default"), normal with deviation 0.05, or Xavier's uniform one; biases are then zero.
 
     Raises:
@@ -54,7 +52,7 @@ def build(
     check(activation, init)
     with seeded(seed):
         network = _build(name, shape, classes)
-        if activation != "relu" and not _replace(network, activation):
+        if activation not in ("relu", own.OWN) and not _replace(network, activation):
             raise InputError(f"'{name}' has no ReLU module to replace by {activation}")
         if init != "default":
             _initialise(network, init)
@@ -63,7 +61,7 @@ def build(
 
 def check(activation: str, init: str) -> None:
     """Raise InputError for an unknown activation or initialisation."""
-    if activation not in ACTIVATIONS:
+    if activation not in (*ACTIVATIONS, own.OWN):
         raise InputError(f"there is no activation '{activation}': choose one of {', '.join(ACTIVATIONS)}")
     if init not in INITS:
         raise InputError(f"there is no initialisation '{init}': choose one of {', '.join(INITS)}")
@@ -76,8 +74,15 @@ def check_name(name: str) -> None:
 
 
 def image_size(name: str, size: int | None = None) -> int | None:
-    """What images are resized to: convolutional networks need 32 x 32, an MLP takes what there is."""
-    return None if name in MLPS else size or 32
+    """What images are resized to: an MLP takes them as they are, the paper's others `size` (32), a MODEL its own."""
+    if name in MLPS:
+        return None
+    return size or 32 if name in CONVOLUTIONAL else own.image_size(name)
+
+
+def activations(name: str, asked: Sequence[str], usual: Sequence[str] = ("relu",)) -> Sequence[str]:
+    """What is asked for; else the usual for a network of the paper, and for a MODEL its own."""
+    return asked or (usual if name in MLPS or name in CONVOLUTIONAL else (own.OWN,))
 
 
 def _build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -91,10 +96,7 @@ def _build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     if name in CONVOLUTIONAL:
         return _convolutional(name, channels, classes)
     check_spec(name, Request())
-    path, factory = split(name)
-    if path is not None:
-        return from_factory(name, path, factory, shape, models.BATCH)[0]
-    return zoo.build(name, shape).model
+    return own.build(name, shape)
 
 
 def _convolutional(name: str, channels: int, classes: int) -> nn.Module:

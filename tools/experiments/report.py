@@ -51,7 +51,7 @@ def _versions() -> dict[str, str]:
 def write_results(folder: Path, experiment: Experiment, sweep: Sweep) -> list[Verdict]:
     """The measurements, the verdicts and the figure."""
     write_text(folder / "results.csv", tidy(sweep.rows))
-    verdicts = experiment.judge(sweep.rows) if sweep.rows else []
+    verdicts = [v for v in experiment.judge(sweep.rows) if v.n] if sweep.rows else []
     facts = {
         "experiment": experiment.name,
         "runs": {"total": sweep.total, "done": sweep.done, "failed": len(sweep.failed)},

@@ -1,18 +1,25 @@
 """Sweeps: independent runs, a result file each, written atomically; what is there is not run again.
 
 A run is plain data; its file is named by a hash of it. So a sweep that was killed goes on where it was, ends with the
-same results, and can be summarised at any time. A run that fails is tried once more, then recorded as failed.
+same results, and can be summarised at any time. A run that fails, or whose process dies, is tried once more, then
+recorded as failed. (Why pebble and not joblib: there one process that dies ends the sweep.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 from fxteleport import __version__
 from fxteleport.errors import CheckpointError, InputError
@@ -22,6 +29,7 @@ from fxteleport.tools.experiments.base import Row, Run, single_thread
 ENGINES = ("local", "ray")
 _TRIES = 2
 Measure = Callable[[Run], list[Row]]
+Found = dict[str, Any]  # what a result file holds: the run, and its rows or its error
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def sweep(
         measure: an importable function.
         folder: takes a file for each run.
         jobs: processes at a time.
-        engine: "local" (joblib), or "ray" (the extra `ray`).
+        engine: "local" (processes of this machine), or "ray" (the extra `ray`).
         num_gpus: of each run, for Ray.
         on_done: called after each run.
 
@@ -68,7 +76,8 @@ def sweep(
         else:
             waiting.append(run)
     engines = {"local": _local, "ray": _ray}
-    for _ in engines[engine](name, measure, waiting, folder, jobs, num_gpus):
+    for run, found in engines[engine](measure, waiting, jobs, num_gpus):
+        write_text(folder / file_name(name, run), json.dumps(found) + "\n")
         on_done()
     return gather(name, runs, folder)
 
@@ -94,20 +103,19 @@ def file_name(name: str, run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20] + ".json"
 
 
-def execute(name: str, measure: Measure, run: Run, folder: Path) -> None:
-    """One run, in whatever process: measure (twice, if the first time fails) and write the file."""
+def attempt(measure: Measure, run: Run) -> Found:
+    """One run, in whatever process: measure, and once more if that fails."""
     single_thread()
-    found: dict[str, Any] = {}
-    for attempt in range(_TRIES):
+    for tries in range(1, _TRIES + 1):
         try:
-            found = {"run": run, "rows": measure(run)}
-            break
+            start = time.process_time()
+            return {"run": run, "rows": measure(run), "cpu_seconds": time.process_time() - start}
         except InputError:
             raise
         except Exception as error:
-            found = {"run": run, "error": f"{type(error).__name__}: {error}", "tries": attempt + 1,
+            found = {"run": run, "error": f"{type(error).__name__}: {error}", "tries": tries,
                      "traceback": traceback.format_exc()}  # fmt: skip
-    write_text(folder / file_name(name, run), json.dumps(found) + "\n")
+    return found
 
 
 def _finished(path: Path) -> bool:
@@ -115,46 +123,71 @@ def _finished(path: Path) -> bool:
     return "rows" in _result(path)
 
 
-def _result(path: Path) -> dict[str, Any]:
+def _result(path: Path) -> Found:
     """What a result file holds; nothing where there is none, or none that `execute` wrote."""
     try:
-        found: dict[str, Any] = read_json(path)
+        found: Found = read_json(path)
     except CheckpointError:
         return {}
     rows = found.get("rows", [])
     return found if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else {}
 
 
-def _local(
-    name: str, measure: Measure, runs: Sequence[Run], folder: Path, jobs: int, num_gpus: float
-) -> Iterator[None]:
-    if jobs == 1 or len(runs) < 2:
-        for run in runs:
-            execute(name, measure, run, folder)
-            yield
+def _local(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:
+    """Processes of this machine; one that dies (out of memory, say) takes none of the others with it.
+
+    A single job is done by this process itself.
+    """
+    if jobs == 1:
+        yield from ((run, attempt(measure, run)) for run in runs)
         return
+    pool = ProcessPool(min(jobs, len(runs)), context=get_context("spawn"))
+
+    def start(run: Run) -> Any:
+        return pool.schedule(attempt, args=(measure, run))
+
     try:
-        from joblib import Parallel, delayed
-    except ImportError:
-        raise InputError('--jobs needs joblib: pip install "fxteleport[experiments]"') from None
-    work = (delayed(execute)(name, measure, run, folder) for run in runs)
-    yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+        running = {start(run): (run, 1) for run in runs}
+        while running:
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                run, tries = running.pop(task)
+                try:
+                    yield run, task.result()
+                except ProcessExpired as error:
+                    if tries < _TRIES:
+                        running[start(run)] = (run, tries + 1)
+                    else:
+                        yield run, _died(run, f"with status {error.exitcode}")
+    finally:
+        pool.stop()
+        pool.join()
 
 
-def _ray(name: str, measure: Measure, runs: Sequence[Run], folder: Path, jobs: int, num_gpus: float) -> Iterator[None]:
+def _ray(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:
+    """Ray: the cluster of RAY_ADDRESS, else one of this machine. Result files are written here, not by its workers."""
     try:
         import ray
     except ImportError:
         raise InputError('--engine ray needs Ray: pip install "fxteleport[ray]"') from None
     own = not ray.is_initialized()
     if own:
-        ray.init(num_cpus=jobs, log_to_driver=False, include_dashboard=False)
+        here: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": jobs, "include_dashboard": False}
+        ray.init(log_to_driver=False, **here)
+    gone = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     try:
-        remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=1)(execute)
-        waiting = [remote.remote(name, measure, run, folder.resolve()) for run in runs]
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            yield from ray.get(ready)
+        remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=_TRIES - 1)(attempt)
+        running = {remote.remote(measure, run): run for run in runs}
+        while running:
+            for task in ray.wait(list(running))[0]:
+                run = running.pop(task)
+                try:
+                    yield run, ray.get(task)
+                except gone as error:
+                    yield run, _died(run, f"({type(error).__name__})")
     finally:
         if own:
             ray.shutdown()
+
+
+def _died(run: Run, how: str) -> Found:
+    return {"run": run, "error": f"its process died {how}", "tries": _TRIES}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,7 @@ def grid(options: Options, methods: Sequence[str] = METHODS[:2]) -> list[Run]:
         }
         for name in sets
         for model in options.models or options.pick(("mlp128",), ("mlp",), ("mlp", *networks.CONVOLUTIONAL))
-        for activation in options.activations or ("relu",)
+        for activation in networks.activations(model, options.activations)
         for init in options.inits or ("default",)
         for momentum in options.pick((0.9,), (0.0, 0.9), (0.0, 0.9))
         for lr in options.lrs or options.pick((0.01,), (0.01, 0.001, 0.0001), (0.01, 0.001, 0.0001))
@@ -160,23 +161,31 @@ def _faster(claim: str, statistic: str, gain: list[float]) -> Verdict:
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
-    """Accuracy curves as in Fig. 7, a panel for each learning rate and momentum: mean over seeds, standard error."""
+    """Accuracy curves as in Fig. 7, a panel for each setting: mean over seeds, standard error."""
     settings = values(rows, "momentum", "lr")
     groups = values(rows, "data", "model", "activation", "init")
-    figure.set_size_inches(3.0 * len(settings), 2.6 * len(groups))
-    axes = figure.subplots(len(groups), len(settings), squeeze=False, sharey=True)
-    for line, (name, model, activation, init) in zip(axes, groups, strict=True):
-        for axis, (momentum, lr) in zip(line, settings, strict=True):
+    columns = min(3, len(settings))
+    lines = -(-len(settings) // columns)
+    figure.set_size_inches(max(6.0, 3.0 * columns), 2.7 * lines * len(groups) + 0.6)
+    axes = figure.subplots(lines * len(groups), columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for group, (name, model, activation, init) in enumerate(groups):
+        for axis, (momentum, lr) in zip(axes[group * lines : (group + 1) * lines].flat, settings, strict=False):
+            axis.set_axis_on()
             own = where(rows, data=name, model=model, activation=activation, init=init, momentum=momentum, lr=lr)
             for color, method in enumerate(METHODS):
                 curve = where(own, method=method)
                 if curve:
                     plot(axis, curve, LABELS[method], f"C{color}")
-            axis.set_title(f"lr {lr:g}, momentum {momentum:g}", size=9)
-        line[0].set_ylabel(f"{model}, {activation}\n{name}, init {init}\ntest accuracy", size=8)
+            axis.set_title(f"{model}, {activation}, init {init}, {name}\nlr {lr:g}, momentum {momentum:g}", size=8)
+            axis.set_ylim(0, 1)
+            axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside upper center")
 
 
 def plot(axis: object, curve: list[Row], label: str, color: str) -> None:
@@ -190,8 +199,8 @@ def plot(axis: object, curve: list[Row], label: str, color: str) -> None:
 
 
 def control_grid(options: Options) -> list[Run]:
-    """E9: with both controls; momentum only, in the laptop preset."""
-    runs = grid(options, METHODS)
+    """E9: with both controls; in the laptop preset with momentum only, and without the smallest learning rate."""
+    runs = grid(replace(options, lrs=options.lrs or options.pick((), (0.01, 0.001), ())), METHODS)
     return runs if options.preset == "paper" else [r for r in runs if r["momentum"]]
 
 

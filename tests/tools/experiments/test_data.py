@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import pickle
 import struct
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import fxteleport as ft
+from fxteleport.tools.cli import app
 from fxteleport.tools.experiments import data
 
 N = 20
@@ -67,6 +70,18 @@ def check_normalised(found: data.Data) -> None:
     assert torch.allclose(found.x.std((0, 2, 3)), torch.ones(found.x.shape[1]), atol=1e-3)
 
 
+def train_on(name: str, root: Path) -> None:
+    """The command reads the same files, and trains on them."""
+    options = ["training", "--preset", "smoke", "--runs", "1", "--jobs", "1", "--data", name, "--data-root", str(root)]
+    out = root.with_name(f"{root.name}-results")
+    done = CliRunner().invoke(app, ["paper", *options, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    with open(out / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["data"] for r in rows} == {name} and {r["epoch"] for r in rows} == {"0", "1", "2"}
+    assert len({r["test_loss"] for r in rows}) > 3
+
+
 def test_digits() -> None:
     pytest.importorskip("sklearn")
     found = data.load("digits")
@@ -76,9 +91,10 @@ def test_digits() -> None:
     assert data.load("digits", size=16, limit=50).x.shape == (50, 1, 16, 16)
 
 
-def test_random() -> None:
+def test_random(tmp_path: Path) -> None:
     found = data.load("random")
     assert found.shape == (3, 32, 32) and set(found.y.tolist()) == set(range(10))
+    train_on("random", tmp_path)
 
 
 def test_mnist(tmp_path: Path) -> None:
@@ -88,6 +104,7 @@ def test_mnist(tmp_path: Path) -> None:
     check_normalised(found)
     x = torch.from_numpy(images).float()
     assert torch.allclose(found.x[:, 0], (x - x.mean()) / x.std(), atol=1e-4)
+    train_on("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -96,6 +113,7 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) ->
     found = data.load(f"cifar{classes}", str(tmp_path))
     assert found.shape == (3, 32, 32) and len(found.test_x) == N
     check_normalised(found)
+    train_on(f"cifar{classes}", tmp_path)
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -110,6 +128,7 @@ def test_a_folder_of_images(tmp_path: Path, split: bool) -> None:
     found = data.load("folder", str(tmp_path))
     assert found.shape == (3, 32, 32) and found.classes == 2
     assert (len(found.x), len(found.test_x)) == ((10, 10) if split else (8, 2))
+    train_on("folder", tmp_path)
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import fxteleport as ft
 from fxteleport.tools.cli import app
-from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, training
+from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, surface, training
 from fxteleport.tools.experiments.base import Options, Row
 from fxteleport.tools.experiments.statistics import bootstrap, spearman, trend
 from fxteleport.tools.paper import ALL, EXPERIMENTS, variants
@@ -42,24 +42,29 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     assert len(rows) > 1 and {"data", "model", "seed"} <= rows[0].keys()
     assert json.loads((tmp_path / "config.json").read_text())["experiment"] == name
     assert (tmp_path / "figure.png").stat().st_size > 5000
+    check_summaries(name, tmp_path)
+
+
+def check_summaries(name: str, folder: Path, *options: object) -> None:
+    """Whichever run is missing, the others are summed up, and nothing is run."""
+    for path in sorted((folder / "runs").iterdir())[:4]:
+        text = path.read_text()
+        path.unlink()
+        left = len(list((folder / "runs").iterdir()))
+        done = call(name, "--preset", "smoke", *options, "-o", folder, "--summary", "--json", "-")
+        assert not path.exists()
+        if not left:
+            assert done.exit_code == 2 and "nothing to sum up" in done.stderr
+        else:
+            assert done.exit_code == 0, (done.output, done.exception)
+            (found,) = json.loads(done.stdout)
+            assert (found["done"], found["runs"]) == (left, left + 1)
+        path.write_text(text)
 
 
 def test_teleporting_midway(tmp_path: Path) -> None:
-    options = [
-        "--preset",
-        "smoke",
-        "--teleport-epoch",
-        1,
-        "--epochs",
-        3,
-        "--sigma",
-        0.5,
-        "--sigma",
-        0.9,
-        "-o",
-        tmp_path,
-    ]
-    done = call("training", *options, "--json", "-")
+    options = ["--teleport-epoch", 1, "--epochs", 3, "--sigma", 0.5, "--sigma", 0.9]
+    done = call("training", "--preset", "smoke", *options, "-o", tmp_path, "--json", "-")
     (found,) = json.loads(done.stdout)
     assert found["experiment"] == "training-midway" and len(found["verdicts"]) == 3
     with open(tmp_path / "results.csv") as file:
@@ -69,6 +74,7 @@ def test_teleporting_midway(tmp_path: Path) -> None:
         before = {r["sigma"]: r["test_loss"] for r in rows if r["epoch"] == "1" and r["seed"] == seed}
         after = {r["sigma"]: r["test_loss"] for r in rows if r["epoch"] == "2" and r["seed"] == seed}
         assert len(before) == 3 and len(set(before.values())) == 1 and len(set(after.values())) == 3
+    check_summaries("training", tmp_path, *options)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +95,34 @@ def test_all_stands_for_every_figure() -> None:
     assert all(len({json.dumps(r) for r in runs}) == len(runs) for runs in laptop.values())
 
 
-def test_a_network_of_your_own(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def net(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))\n"
+NET = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 5, 3), nn.GELU(), nn.Flatten(), nn.Linear(80, 10)
     )
-    model = f"{tmp_path / 'net.py'}:net"
-    done = call("level-set", "--preset", "smoke", "--model", model, "-o", tmp_path / "out")
+
+def example_inputs():
+    return torch.randn(2, 3, 8, 8)
+"""
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_network_of_your_own(name: str, tmp_path: Path) -> None:
+    """In colour, of a size of its own, with no ReLU: in every experiment, on grey images."""
+    (tmp_path / "net.py").write_text(NET)
+    done = call(name, "--preset", "smoke", "--model", f"{tmp_path / 'net.py'}:net", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["convnext_atto", "vit_tiny_patch16_224", "torchvision/alexnet", "resnet10t"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_any_model(name: str, model: str, tmp_path: Path) -> None:
+    done = call(name, "--preset", "smoke", "--runs", 1, "--model", model, "-o", tmp_path)
     assert done.exit_code == 0, done.output
 
 
@@ -193,6 +220,28 @@ def test_verdicts_say_what_does_not_hold() -> None:
         for c, d in ((0.1, 1e-3), (0.2, 1e-4))
     ]
     assert [v.holds for v in level_set.judge(level)] == [False, False]
+
+
+def bowl(sigma: float, seed: int, steepness: float) -> list[Row]:
+    """A surface whose loss rises from 0.1 on, and a trajectory whose plane holds 0.9 of it."""
+    setting = {"data": "d", "model": "m", "activation": "relu", "seed": seed, "sigma": sigma}
+    steps = [-0.2, -0.1, 0.0, 0.1, 0.2]
+    found: list[Row] = [
+        {"plane": surface.RANDOM, "x": x, "y": y, "loss": 0.1 + steepness * (x * x + y * y)}
+        for x in steps
+        for y in steps
+    ]
+    found.append({"plane": surface.TRAJECTORY, "epoch": 0, "x": 0, "y": 0, "first_share": 0.7, "second_share": 0.2})
+    return [setting | row for row in found]
+
+
+@pytest.mark.parametrize(("steeper", "holds"), [(1.0, [True, True, True]), (0.0, [False, False, True])])
+def test_a_surface_is_sharper_where_it_is_steeper(steeper: float, holds: list[bool]) -> None:
+    rows = [r for seed in range(3) for s in (0.0, 0.5, 0.9) for r in bowl(s, seed, 1.0 + steeper * s)]
+    assert [v.holds for v in surface.judge(rows)] == holds
+    one = surface.rise(bowl(0.9, 0, 1.0))
+    near = [(x, y) for x in (-2, -1, 0, 1, 2) for y in (-2, -1, 0, 1, 2) if 0 < x * x + y * y <= 6.25]
+    assert one == pytest.approx(np.mean([np.log(1 + (x * x + y * y) / 10) for x, y in near]))
 
 
 def curves(**accuracy: float) -> list[Row]:

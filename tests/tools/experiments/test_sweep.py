@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import fragile_runs
 import pytest
 from typer.testing import CliRunner
 
@@ -72,7 +73,6 @@ def test_a_crash_is_tried_twice_then_counted(tmp_path: Path) -> None:
 
 
 def test_several_processes_give_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("joblib")
     from fxteleport.tools.experiments import histogram
     from fxteleport.tools.experiments.base import Options
 
@@ -81,15 +81,37 @@ def test_several_processes_give_the_same(tmp_path: Path) -> None:
     assert sweep("t", histogram.measure, runs, tmp_path / "b", jobs=2) == alone
 
 
+RAY = pytest.param("ray", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("engine", ["local", RAY])
+def test_a_process_that_dies_takes_no_other_run_with_it(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run dies always, one only the first time: 2 tries for each."""
+    if engine == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.setenv("PYTHONPATH", str(Path(fragile_runs.__file__).parent))  # Ray's workers look nowhere else
+    runs: list[Run] = [{"x": x, "deaths": {1: 9, 2: 1}.get(x, 0), "marks": str(tmp_path)} for x in range(5)]
+    steps: list[int] = []
+    found = sweep(
+        "t", fragile_runs.measure, runs, tmp_path / "runs", jobs=2, engine=engine, on_done=lambda: steps.append(1)
+    )
+    assert [r["square"] for r in found.rows] == [0, 4, 9, 16] and found.done == 4 and len(steps) == 5
+    assert [f["run"]["x"] for f in found.failed] == [1] and "its process died" in found.failed[0]["error"]
+    assert {x: len(list(tmp_path.glob(f"{x}-*"))) for x in range(5)} == {0: 0, 1: 2, 2: 1, 3: 0, 4: 0}
+
+
 @pytest.mark.slow
 def test_ray_gives_the_same(tmp_path: Path) -> None:
+    """The whole command, its files byte for byte."""
     pytest.importorskip("ray")
-    from fxteleport.tools.experiments import histogram
-    from fxteleport.tools.experiments.base import Options
-
-    runs = histogram.grid(Options("smoke"))
-    alone = sweep("t", histogram.measure, runs, tmp_path / "a")
-    assert sweep("t", histogram.measure, runs, tmp_path / "b", jobs=1, engine="ray") == alone
+    for engine in ("local", "ray"):
+        options = ["histogram", "--preset", "smoke", "--jobs", "1", "--engine", engine, "-o", str(tmp_path / engine)]
+        done = CliRunner().invoke(app, ["paper", *options])
+        assert done.exit_code == 0, done.output
+    for name in ("config.json", "results.csv", "verdict.json", "figure.png"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
