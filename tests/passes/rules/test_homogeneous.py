@@ -80,7 +80,8 @@ def test_lengths(name: str, check_operation: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("count", [
-    lambda x: x.norm(0, 1), lambda x: torch.linalg.vector_norm(x, 0, 1), lambda x: torch.linalg.vector_norm(x, ord=0, dim=1),
+    lambda x: x.norm(0, 1), lambda x: torch.linalg.vector_norm(x, 0, 1),
+    lambda x: torch.linalg.vector_norm(x, ord=0, dim=1),
 ])  # fmt: skip
 def test_a_norm_that_counts_pins(count: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
     """p = 0 is the number of elements that are not zero."""
