@@ -201,7 +201,7 @@ SUMS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
     # x_ij = y_ik z_kj: z has one CoB for its channels, as columns
     "baddbmm": (lambda x, y, z: torch.baddbmm(*map(square_matrix, (x, y)), square_matrix(z).mT).mT, 8 + 1),
     "addbmm": (
-        lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], square_matrix(y), square_matrix(z))[None].expand(2, -1, -1).mT,
+        lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], square_matrix(y), square_matrix(z)).expand(2, -1, -1).mT,
         8 + 1,
     ),
     "addmm": (lambda x, y, z: torch.addmm(x.mean((0, 2, 3)), y.mean((2, 3)), square_matrix(z)[0]), 8 + 1),

@@ -65,7 +65,7 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "interpolate columns": (lambda x: F.interpolate(x.transpose(1, 2), scale_factor=2), 1),
     "fold": (lambda x: F.fold(F.unfold(x, 2), (4, 4), 2), 8),
     "fold of channels": (lambda x: F.fold(x.flatten(2)[:, :, :9], (4, 4), 2), 2),
-    "fold of positions": (lambda x: F.fold(x.flatten(2).mT[:, :, :4].repeat(1, 1, 1), (2, 8), (1, 4), stride=(1, 4)), None),
+    "fold of positions": (lambda x: F.fold(x.flatten(2).mT[:, :, :4], (2, 8), (1, 4), stride=(1, 4)), None),
 }  # fmt: skip
 
 
