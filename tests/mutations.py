@@ -340,6 +340,7 @@ def main() -> None:
     if given.list:
         print(*(f"{m.line}: {m.operator}: {m.name}" for m in found), sep="\n")
         return
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: a fork leaves its threads behind, and waits for them
     tests = dict.fromkeys([*(str(own_tests(m.file)) for m in found), *given.wider])
     sys.exit(pytest.main(["-s", "-W", "ignore", *tests], plugins=[Runner(found, record)]))
 

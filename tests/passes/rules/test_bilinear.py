@@ -201,7 +201,7 @@ SUMS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
     # x_ij = y_ik z_kj: z has one CoB for its channels, as columns
     "baddbmm": (lambda x, y, z: torch.baddbmm(*map(square_matrix, (x, y)), square_matrix(z).mT).mT, 8 + 1),
     "addbmm": (
-        lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], *map(square_matrix, (y, z)))[None].expand(2, -1, -1).mT,
+        lambda x, y, z: torch.addbmm(x.mean(0)[:, 0, :1], square_matrix(y), square_matrix(z)).expand(2, -1, -1).mT,
         8 + 1,
     ),
     "addmm": (lambda x, y, z: torch.addmm(x.mean((0, 2, 3)), y.mean((2, 3)), square_matrix(z)[0]), 8 + 1),
@@ -212,3 +212,44 @@ SUMS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
 def test_sums_of_products(name: str, check_operation: Callable[..., None]) -> None:
     operation, free = SUMS[name]
     check_operation(operation, full=free, weights=free, streams=3)
+
+
+VECTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "matrix by vector": lambda x, y: x.flatten(2) @ y.flatten(2)[0, :, 0].repeat(2),
+    "vector by matrix": lambda x, y: x.mean((0, 2, 3)) @ y.flatten(2),
+    "dot": lambda x, y: x.mean((0, 2, 3)).dot(y.mean((0, 2, 3))).expand(2),
+    "matrix by batch": lambda x, y: x.mean(0)[:, 0, :] @ y.permute(0, 2, 3, 1).flatten(1, 2).mT[:, :4, :4],
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(VECTORS[name], full=None, streams=2)
+
+
+def test_a_mask_of_activations_is_pinned(check_operation: Callable[..., None]) -> None:
+    def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(heads(q), heads(k), heads(v), mask.flatten(2)[:, :1, :, None])
+
+    check_operation(masked, full=16 + 7, weights=16 + 7, streams=4)
+
+
+def test_keys_that_differ_by_position(check_operation: Callable[..., None]) -> None:
+    """Channels are positions here: the product of queries and keys is 1 at every pair of them."""
+    check_operation(
+        lambda q, k, v: F.scaled_dot_product_attention(q.flatten(2), k.flatten(2), v.flatten(2)), full=1 + 1, streams=3
+    )
+
+
+def test_other_einsums_are_opaque(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.einsum("bchw,bdhw", x, y), full=0, streams=2, known=False)
+    check_operation(lambda x, y: torch.einsum("bccw,bdhw->bd", x[:, :4], y), full=None, streams=2, known=False)
+
+
+@pytest.mark.parametrize(
+    "operation", [lambda x, y: x.abs() ** y, lambda x, y: 2.0**x + y, lambda x, y: torch.pow(2.0, x) + y]
+)
+def test_exponents_are_pinned(
+    operation: Callable[[Tensor, Tensor], Tensor], check_operation: Callable[..., None]
+) -> None:
+    check_operation(operation, full=0, weights=0, streams=2, known=False)

@@ -52,3 +52,32 @@ def test_rounding_to_integers_pins(check_operation: Callable[..., None]) -> None
 def test_sums_of_integers_pin(operation: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
     """The terms are cast before they are added."""
     check_operation(lambda x: operation(x * 8).to(x.dtype), full=0, weights=0, known=False)
+
+
+POOLS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "avg_pool3d": (lambda x: F.avg_pool3d(x, (1, 2, 2)), 1),  # channels are positions
+    "avg_pool3d of channels": (lambda x: F.avg_pool3d(x[:, :, None], (1, 2, 2)), 8),
+    "avg_pool2d of channels": (lambda x: F.avg_pool2d(x.flatten(2)[:, None], 2), 1),
+    "max_pool3d": (lambda x: F.max_pool3d(x, (1, 2, 2)), 1),
+    "max_pool3d of channels": (lambda x: F.max_pool3d(x[:, :, None], (1, 2, 2)), 8),
+    "max_pool2d of channels": (lambda x: F.max_pool2d(x.flatten(2)[:, None], 2), 1),
+    "columns": (lambda x: F.max_pool2d(x.flatten(2).mT[:, None], (2, 1)), 1),
+    "interpolate columns": (lambda x: F.interpolate(x.transpose(1, 2), scale_factor=2), 1),
+    "fold": (lambda x: F.fold(F.unfold(x, 2), (4, 4), 2), 8),
+    "fold of channels": (lambda x: F.fold(x.flatten(2)[:, :, :9], (4, 4), 2), 2),
+    "fold of positions": (lambda x: F.fold(x.flatten(2).mT[:, :, :4], (2, 8), (1, 4), stride=(1, 4)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_pools_of_every_rank(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = POOLS[name]
+    check_operation(operation, full=free, weights=free)
+
+
+def test_where_to_sample_is_pinned(check_operation: Callable[..., None]) -> None:
+    def sampled(x: Tensor, y: Tensor) -> Tensor:
+        return F.grid_sample(x, y[:, :2].permute(0, 2, 3, 1), align_corners=False)
+
+    check_operation(sampled, full=8 + 6, weights=8 + 6, streams=2)
+    check_operation(lambda x, y: sampled(x.transpose(1, 2), y), full=1 + 6, weights=1 + 6, streams=2)

@@ -71,3 +71,31 @@ def test_broadcasting_joins_what_meets(check_operation: Callable[..., None]) -> 
 
 def test_a_tensor_condition_is_sound(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.where(x > 0, x, y), full=None, streams=2, known=False)
+
+
+def test_what_weighs_two_values_is_pinned(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y, z: x.lerp(y, z), full=8, weights=8, streams=3)
+
+
+def test_padded_streams_meet(check_operation: Callable[..., None]) -> None:
+    """Where one is a structural zero the sum has the other's CoB."""
+
+    def below(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 3))
+
+    def above(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0, 0, 0, 3, 0))
+
+    check_operation(lambda x, y: below(x) + above(y), full=11, weights=11, streams=2)
+    check_operation(lambda x, y: below(x * x.mean((2, 3), keepdim=True)) + above(y), full=11, streams=2)
+    check_operation(lambda x, y: below(x) + above(y * y.mean((2, 3), keepdim=True)), full=11, streams=2)
+    check_operation(lambda x, y: below(x.square()) + above(y.square()), full=11, streams=2)
+
+
+def test_sums_broadcast(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: (x.mean(0) + y).permute(0, 2, 3, 1), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: (y + x.mean(0)).permute(0, 2, 3, 1), full=8, weights=8, streams=2)
+
+
+def test_a_larger_of_two_by_max(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.max(x, y), full=8, weights=8, streams=2)

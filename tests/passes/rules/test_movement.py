@@ -132,3 +132,28 @@ def test_what_keeps_zero_asks_nothing_of_padding(name: str, check_operation: Cal
     """Padded channels fit every CoB, also behind a function that is 0 at 0, or along an axis that shares one."""
     operation, free = KEEPS_ZERO[name]
     check_operation(lambda x: operation(F.pad(x, (0, 0, 0, 0, 2, 3))), full=free)
+
+
+PICKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels": lambda x: x[:, (x[0, 0, 0] * 0).argsort()],
+    "channels behind an ellipsis": lambda x: x[..., (x[0, 0, 0] * 0).argsort(), :, :],
+    "positions behind an ellipsis": lambda x: x[..., (x[0, 0, 0] * 0).argsort()],
+    "with a new axis": lambda x: x[:, None, :, (x[0, 0, 0] * 0).argsort()],
+    "gather": lambda x: x.gather(1, (x[:, :3] * 0).long()),
+    "gather positions": lambda x: x.gather(3, (x[..., :3] * 0).long()),
+    "index_select": lambda x: x.index_select(-1, (x[0, 0, 0] * 0).argsort()),
+    "index_select channels": lambda x: x.index_select(dim=1, index=(x[0, 0, 0] * 0).argsort()),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_what_the_run_picks_shares_a_cob(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(PICKED[name], full=None, known=False)
+
+
+def test_parts_are_replaced(check_operation: Callable[..., None]) -> None:
+    at = torch.tensor([1, 5])
+    check_operation(lambda x, y: x.index_copy(1, at, y[:, :2]), full=16, streams=2)
+    check_operation(lambda x, y: torch.slice_scatter(x, y[:, :3], 1, 2, 5), full=16, streams=2)
+    check_operation(lambda x, y: torch.select_scatter(x, y[:, 0], 1, 2), full=16, streams=2)
+    check_operation(lambda x: x.data * 2, full=8, known=False)

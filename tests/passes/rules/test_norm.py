@@ -123,3 +123,31 @@ def test_batch_norm_without_a_gamma_passes_its_input_when_rescaled(
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(128, 3))
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert assert_exact(model, x, mode=mode, norm_stats="rescaled").num_free == 8
+
+
+def test_statistics_given_to_the_function(check_operation: Callable[..., None]) -> None:
+    """F.batch_norm with constants for statistics, and a gamma of its own."""
+
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+            self.register_buffer("running_mean", torch.randn(8))
+            self.register_buffer("running_var", torch.rand(8) + 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+    check_operation(Given(), full=None, norm=True, known=False)
+
+
+def test_a_norm_of_the_batch_with_a_gamma(check_operation: Callable[..., None]) -> None:
+    class Batch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+
+    check_operation(Batch(), full=16, weights=8, norm=True)

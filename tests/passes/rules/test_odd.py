@@ -53,3 +53,15 @@ def test_weights_mode_allows_signs_only() -> None:
 def test_hardtanh_that_is_not_symmetric_is_not_odd(check_operation: Callable[..., None]) -> None:
     check_operation(nn.Hardtanh(-0.3, 0.5), full=8, weights=0)
     check_operation(nn.Hardtanh(0.0, 0.5), full=8, weights=0)
+
+
+def test_activations_that_bound_are_pinned(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: x.clamp(min=y), full=8, weights=0, streams=2)
+
+
+def test_a_sign_needs_no_other_operation() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    plan = ft.plan(model, torch.randn(2, 3))
+    cob = plan.sample(seed=0)
+    cob.values[:] = -1
+    assert isinstance(plan.rewrite(cob).get_submodule("1"), nn.Tanh)

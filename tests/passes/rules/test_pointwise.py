@@ -53,8 +53,8 @@ def test_structural_zeros_are_settled(check_operation: Callable[..., None]) -> N
 
 
 @pytest.mark.parametrize(("operation", "free"), [
-    (nn.GLU(1), 8), (lambda x: F.glu(x, 2), 8), (lambda x: F.glu(x.mean((2, 3))), 8),
-    (lambda x: F.glu(x.flatten(2)), 8),
+    (nn.GLU(1), 8), (lambda x: F.glu(x, 2), 8),
+    (lambda x: F.glu(x.mean((2, 3))), 8), (lambda x: F.glu(x.flatten(2)), 8),
     (lambda x: F.glu(x * x.mean(1, keepdim=True), 1), 1), (lambda x: F.glu(x * x.roll(1, 1), 3), 8),
 ])  # fmt: skip
 def test_a_gate_sees_its_original_values(
