@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 import fxteleport as ft
+from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import original
 from fxteleport.tools.experiments import data, learning, networks
 from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
@@ -54,7 +55,7 @@ def measure(run: Run) -> list[Row]:
     with torch.no_grad():
         out, moved_out = before.run(x), after.run(x)
     rows: list[Row] = [{"kind": "output", "change": float((moved_out - out).norm() / out.norm()), **trained}]
-    hidden = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and bool(plan.map_of(n).factors)]
+    hidden = [n for n, v in before.seen.items() if n in after.seen and v.ndim >= 2 and _moves(plan, n)]
     names = [n for n in hidden if n in before.activations] or hidden
     for depth, name in enumerate(names):
         a, b = before.seen[name], after.seen[name]
@@ -63,6 +64,12 @@ def measure(run: Run) -> list[Row]:
     for name in [shown[i] for i in np.linspace(0, len(shown) - 1, min(_LAYERS, len(shown))).round().astype(int)]:
         rows += _pixels(name, before.seen[name][0], after.seen[name][0])
     return rows
+
+
+def _moves(plan: ft.Plan, name: str) -> bool:
+    """A tensor (and no parameter) that a group which is not pinned scales."""
+    found = plan.map_of(name)
+    return isinstance(found, CobMap) and any(plan.groups[u.group].kind != "pinned" for u in plan.uses(found))
 
 
 class Recorder(fx.Interpreter):
