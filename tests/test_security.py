@@ -363,7 +363,7 @@ def test_names_in_files_are_no_paths(tmp_path: Path) -> None:
     ft.save(folder / "net", plan.rewrite(plan.sample(seed=0)), spec)
     assert ft.load(folder / "net", MODEL)(X).shape == (4, 3)
     assert "/" not in sweep.file_name(spec, {"model": spec})
-    sweep.execute("../up", lambda run: [{"loss": 1.0}], {"model": spec}, folder)
+    sweep.sweep("../up", lambda run: [{"loss": 1.0}], [{"model": spec}], folder)
     assert {f.parent for f in tmp_path.rglob("*") if f.is_file()} == {folder}
 
 
