@@ -93,3 +93,8 @@ def test_a_parameter_that_is_an_output_is_pinned() -> None:
 def test_a_value_that_fills_is_pinned(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: x + torch.zeros_like(x).fill_(y.mean()), full=None, streams=2, known=False)
     check_operation(lambda x: x * torch.zeros_like(x).fill_(0.5), full=8, weights=8)
+
+
+def test_integers_made_from_nothing_pin_nothing(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: x.masked_fill(torch.zeros_like(x, dtype=torch.bool), 0.0), full=8, weights=8)
+    check_operation(lambda x: x + torch.zeros(8, 1, 1, dtype=torch.long), full=8, weights=8)
