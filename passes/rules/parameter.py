@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import named, rule
 
@@ -17,7 +17,7 @@ from fxteleport.passes.rules import named, rule
 @rule(*named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"))
 def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
-    return structural_zeros(call.value.ndim)
+    return structural_zeros(call.value.ndim) if carries(call.value) else IDENTITY
 
 
 @rule(*named("ones full rand randn randint arange linspace logspace eye tensor as_tensor scalar_tensor"))

@@ -93,3 +93,20 @@ def test_a_parameter_that_is_an_output_is_pinned() -> None:
 def test_a_value_that_fills_is_pinned(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: x + torch.zeros_like(x).fill_(y.mean()), full=None, streams=2, known=False)
     check_operation(lambda x: x * torch.zeros_like(x).fill_(0.5), full=8, weights=8)
+
+
+def test_integers_that_are_made_empty_pin_nothing() -> None:
+    """As a detector fills in its strides."""
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.layer(x)
+            return self.last(x), x.new_empty((), dtype=torch.int64).fill_(x.shape[-1])
+
+    plan = ft.plan(Counted(), torch.randn(3, 4))
+    assert not plan.opaque
+    assert plan.num_free == 6
