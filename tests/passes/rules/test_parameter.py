@@ -95,6 +95,22 @@ def test_a_value_that_fills_is_pinned(check_operation: Callable[..., None]) -> N
     check_operation(lambda x: x * torch.zeros_like(x).fill_(0.5), full=8, weights=8)
 
 
-def test_integers_made_from_nothing_pin_nothing(check_operation: Callable[..., None]) -> None:
+def test_a_mask_made_from_nothing_pins_nothing(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: x.masked_fill(torch.zeros_like(x, dtype=torch.bool), 0.0), full=8, weights=8)
-    check_operation(lambda x: x + torch.zeros(8, 1, 1, dtype=torch.long), full=8, weights=8)
+
+
+def test_integers_that_are_made_empty_pin_nothing() -> None:
+    """As a detector fills in its strides."""
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.layer(x)
+            return self.last(x), x.new_empty((), dtype=torch.int64).fill_(x.shape[-1])
+
+    plan = ft.plan(Counted(), torch.randn(3, 4))
+    assert not plan.opaque
+    assert plan.num_free == 6
