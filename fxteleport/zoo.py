@@ -146,7 +146,8 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
     )
     model = _first(make, [*attempts, {}])
     edge = getattr(model, "image_size", None)  # a vision transformer's own: without weights not that of its weights
-    shape = (*shape[:-2], edge, edge) if isinstance(edge, int) else shape
+    if input_size is None and isinstance(edge, int):
+        shape = (*shape[:-2], edge, edge)
     return Built(model, (shape,) * count)
 
 

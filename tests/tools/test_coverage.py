@@ -197,3 +197,11 @@ def test_the_smallest_of_each_family_is_exact(name: str) -> None:
     assert found.error is None
     assert found.exact, found
     assert found.captured
+
+
+def test_a_vision_transformer_of_torchvision_is_run_at_the_size_it_was_built_for() -> None:
+    """Not at that of its published weights; a size that was asked for is kept, whether it can take it or not."""
+    with torch.device("meta"):
+        assert zoo.build("torchvision/vit_h_14").shapes == ((3, 224, 224),)
+        assert zoo.build("torchvision/vit_b_16", (3, 112, 112)).shapes == ((3, 112, 112),)
+        assert zoo.build("torchvision/vit_b_16", (3, 96, 112)).shapes == ((3, 96, 112),)
