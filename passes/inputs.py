@@ -21,6 +21,8 @@ from fxteleport.passes.objects import is_spelt
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
+_SAID = 4
+
 
 def placeholders(
     tracer: Tracer, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -34,6 +36,13 @@ def placeholders(
     new_args = tuple(placeholder(tracer, name, value) for name, value in zip(names, args, strict=False))
     new_kwargs = {name: placeholder(tracer, name, value) for name, value in kwargs.items()}
     return new_args, new_kwargs
+
+
+def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The inputs' shapes and number formats, for a message: `(2, 5) float32`."""
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    words = [f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in tensors[:_SAID]]
+    return ", ".join(words + ["..."] * (len(tensors) > _SAID)) or "no tensor"
 
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import mark_aliases, remove_dead
-from fxteleport.passes.inputs import placeholders
+from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.proxy import Proxy
@@ -32,6 +32,7 @@ class Tracer(Recorder):
         super().__init__(model)
         self.model = model
         self.classes: dict[str, type] = {}
+        self.inputs = ""  # in words
         self.opaque: dict[str, str] = {}
         self.branches: dict[str, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
@@ -44,6 +45,7 @@ class Tracer(Recorder):
         """Record `model(*args, **kwargs)` in eval mode and tidy the graph."""
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.inputs = said(args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
         root = shadow(self, self.model, "", training=False)
         try:
@@ -52,7 +54,7 @@ class Tracer(Recorder):
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
-            raise CaptureError(f"the model does not run on these inputs: {inside}, {error}") from error.__cause__
+            raise self.refused(f"{inside}, {error}") from error.__cause__
         except RecursionError:
             raise
         except Exception as error:
@@ -75,7 +77,11 @@ class Tracer(Recorder):
         try:
             return self.call_leaf(WHOLE, args, kwargs)
         except evaluate.CannotRun as failed:
-            raise CaptureError(f"the model does not run on these inputs: {failed}") from error
+            raise self.refused(str(failed)) from error
+
+    def refused(self, why: str) -> CaptureError:
+        """The error for a model that fails on real data too."""
+        return CaptureError(f"the model does not run on these inputs ({self.inputs}): {why}")
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""

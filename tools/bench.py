@@ -52,7 +52,7 @@ def bench(
     Example: fxteleport bench resnet18 vit_tiny_patch16_224 --measure peers
     """
     options.one_of("--measure", measure, MEASURES)
-    wanted = options.request(seed=seed)
+    wanted = options.Source().request(seed)
     specs = list(FAMILIES) if measure == GROWTH else model or []
     if measure == GROWTH and model:
         raise InputError("--measure growth makes its own networks: name none")

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TextIO
 
 import typer
@@ -19,10 +18,8 @@ from fxteleport.tools import models, options
 from fxteleport.tools.against import check_against
 from fxteleport.tools.console import console, json_line, progress, write_json
 from fxteleport.tools.execution import Execution
-from fxteleport.tools.images import files
 from fxteleport.tools.jobs import Job, perform_all
 from fxteleport.tools.junit import junit as junit_xml
-from fxteleport.tools.options import Settings
 from fxteleport.tools.records import Outcome, Record
 from fxteleport.tools.report import Matrix, Table, summarize
 from fxteleport.tools.selection import select
@@ -30,84 +27,66 @@ from fxteleport.tools.selection import select
 
 def check(
     model: own.Specs = None,
-    family: own.Families = None,
-    against: own.Against = None,
-    seeds: own.Seeds = 1,
-    paranoid: own.Paranoid = False,
-    input_size: options.InputSize = None,
-    pretrained: options.Pretrained = False,
-    checkpoint: options.Checkpoint = None,
-    redraw: options.Redraw = None,
-    mode: options.Modes = "full",
-    norm_stats: options.AllNormStats = "fixed",
-    landscape: options.Landscape = "intra",
-    cob_range: options.CobRange = 0.5,
-    exact: options.Exact = False,
-    images: own.Images = None,
-    batch: own.Batch = None,
-    amp: own.Amp = False,
-    compile: own.Compile = False,
-    channels_last: own.ChannelsLast = False,
-    jobs: own.Jobs = 1,
-    json: options.Json = None,
-    jsonl: own.Jsonl = None,
-    junit: own.Junit = None,
-    seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    *,
+    which: own.Which,
+    source: options.Source,
+    law: options.Law,
+    mode: own.Modes = "full",
+    norm_stats: own.AllNormStats = "fixed",
+    how: own.How,
+    execution: Execution,
+    results: own.Results,
 ) -> None:
     """Check that teleportation keeps the function of networks, or that two networks have the same one.
 
     Example: fxteleport check resnet18 vit_tiny_patch16_224 --exact --mode all
     """
-    if json == "-" and jsonl == "-":
-        raise InputError("--json - and --jsonl - both want standard output: write one of them to a file")
-    out = console("-" if jsonl == "-" else json)
-    variants = Settings(landscape=landscape, cob_range=cob_range, exact=exact, seed=seed).variants(mode, norm_stats)
-    for file in (junit, None if jsonl in (None, "-") else Path(str(jsonl))):  # better said before the work than after
-        if file is not None and not file.parent.is_dir():
-            raise CheckpointError(f"cannot write '{file}': its folder does not exist")
-    wanted = options.request(input_size, pretrained, checkpoint, redraw, seed, device, dtype)
-    wanted = replace(wanted, batch=batch, images=images, channels_last=channels_last)
-    execution = Execution(amp, compile)
-    _fit_together(wanted, execution, against, paranoid)
-    if images is not None:
-        files(images, 1)
-    specs = select(model or (), family or ())
+    out = console(results.printed)
+    variants, seeds = law.variants(mode, norm_stats), range(law.seed, law.seed + which.seeds)
+    wanted = how.request(source.request(law.seed))
+    _fit_together(wanted, execution, which)
+    specs = select(model or (), which.family or ())
     for spec in specs:
         models.check_spec(spec, wanted)
-    if against is not None:
+    if which.against is not None:
         if len(specs) > 1:
             raise InputError(f"--against compares one network with another, and {len(specs)} are named")
-        check_against(against, wanted)
+        check_against(which.against, wanted)
         variants = variants[:1]
     todo = [
-        Job(spec, replace(wanted, seed=s), tuple(replace(v, seed=s) for v in variants), execution, against, paranoid)
+        Job(
+            spec,
+            replace(wanted, seed=s),
+            tuple(replace(v, seed=s) for v in variants),
+            execution,
+            which.against,
+            which.paranoid,
+        )
         for spec in specs
-        for s in range(seed, seed + seeds)
+        for s in seeds
     ]
     start = time.perf_counter()
-    several = len(variants) * seeds > 1
-    with _lines(jsonl) as write, progress(len(todo)) as step:
-        table = Matrix(out) if paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
-        outcomes = _sorted(_watched(todo, jobs, step, lambda o: (table.add(o), write(o[0]))))
+    several = len(variants) * len(seeds) > 1
+    with _lines(results.jsonl) as write, progress(len(todo)) as step:
+        table = Matrix(out) if which.paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
+        outcomes = _sorted(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
     table.close()
     records = [r for r, _ in outcomes]
     summarize(out, records, time.perf_counter() - start)
-    write_json(json, records)
-    if junit is not None:
-        write_text(junit, junit_xml(outcomes))
+    write_json(results.json, records)
+    if results.junit is not None:
+        write_text(results.junit, junit_xml(outcomes))
     if any("error" in r for r in records):  # what could not be run is wrong input, not a failed check
         raise typer.Exit(2)
     if not all(r["passed"] for r in records):
         raise typer.Exit(1)
 
 
-def _fit_together(wanted: models.Request, execution: Execution, against: str | None, paranoid: bool) -> None:
+def _fit_together(wanted: models.Request, execution: Execution, which: own.Which) -> None:
     """Raise InputError for options that do not."""
     if execution.amp and wanted.dtype != options.DTYPES["float32"]:
         raise InputError("--amp runs a float32 network in bfloat16 where that is safe: leave --dtype at float32")
-    if paranoid and (execution or against is not None):
+    if which.paranoid and (execution or which.against is not None):
         raise InputError("--paranoid goes with none of --amp, --compile and --against: call check twice")
 
 

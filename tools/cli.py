@@ -18,6 +18,7 @@ from fxteleport import __version__
 from fxteleport.errors import TeleportError
 from fxteleport.tools.bench import bench
 from fxteleport.tools.check import check
+from fxteleport.tools.command import register
 from fxteleport.tools.console import one_line
 from fxteleport.tools.coverage import coverage
 from fxteleport.tools.inspect import inspect
@@ -76,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (teleport, check, inspect, coverage, paper, bench):
-    app.command()(command)
+    register(app, command)
 
 
 @app.callback()

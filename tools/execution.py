@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.shadow import clone
+from fxteleport.tools.command import option
 from fxteleport.verify import difference, equal, evaluating, paired, precise
 
+_HOW = "How to run"
 _ROUNDINGS = 4
 _DRAWS = 2  # one run may be close to float64 by luck, so the original also runs with its parameters rounded otherwise
 
@@ -33,8 +35,12 @@ class Execution:
         compile: through `torch.compile`, with its `backend`.
     """
 
-    amp: bool = False
-    compile: bool = False
+    amp: Annotated[
+        bool, option("--amp", _HOW, "Also under autocast to bfloat16, within the original's own rounding.")
+    ] = False
+    compile: Annotated[
+        bool, option("--compile", _HOW, "Also through torch.compile, within the original's own rounding.")
+    ] = False
     backend: str = "inductor"
 
     def __bool__(self) -> bool:

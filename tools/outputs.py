@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from fxteleport.errors import CheckpointError, InputError
+from fxteleport.tools.command import option
 from fxteleport.tools.run import Run
+
+_PICTURE = "Pictures"
+Html = Annotated[Path | None, option("--html", _PICTURE, "Write one self-contained page for a browser.", "FILE")]
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What is written to files, or opened."""
 
-    html: Path | None
-    explorer: Path | None
-    explore: bool
-    plot: str | None
-    output: Path | None
-    image: Path | None
-    layers: tuple[str, ...]
+    html: Html = None
+    explorer: Annotated[
+        Path | None, option("--explorer", _PICTURE, "Write a graph for Google's Model Explorer.", "FILE")
+    ] = None
+    explore: Annotated[bool, option("--explore", _PICTURE, "Open the graph in Model Explorer.")] = False
+    plot: Annotated[
+        str | None, option("--plot", _PICTURE, "Draw before and after (with --output).", "weights|cob|ranges|features")
+    ] = None
+    output: Annotated[Path | None, option("--output", _PICTURE, "Where the plot goes: .png or .svg.", "FILE")] = None
+    image: Annotated[Path | None, option("--image", _PICTURE, "Image for --plot features.", "FILE")] = None
+    layer: Annotated[list[str] | None, option("--layer", _PICTURE, "Module to plot; may be repeated.", "NAME")] = None
 
     def __post_init__(self) -> None:
         if (self.plot is None) != (self.output is None):
@@ -33,7 +42,7 @@ class Outputs:
             raise InputError("--image is for --plot features")
         if self.image is not None and not self.image.is_file():
             raise InputError(f"there is no image '{self.image}'")
-        if self.layers and self.plot is None:
+        if self.layer and self.plot is None:
             raise InputError("--layer is for --plot")
         for path in (self.html, self.explorer):
             if path is not None and not path.parent.is_dir():
@@ -59,7 +68,7 @@ class Outputs:
         if self.plot is not None and self.output is not None:
             from fxteleport.tools.pictures import draw
 
-            draw(self.plot, done, self.output, self.image, self.layers)
+            draw(self.plot, done, self.output, self.image, tuple(self.layer or ()))
             yield self.output
 
     def open(self, done: Run) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 from fxteleport.cob import LANDSCAPES
 from fxteleport.errors import TeleportError
-from fxteleport.plan import plan
 from fxteleport.tools import models
 from fxteleport.tools.console import one_line
 from fxteleport.tools.determinism import deterministic
@@ -75,8 +74,7 @@ class Sheet:
     def __init__(self, spec: str, wanted: Request, settings: Settings, networks: dict[int, Loaded]) -> None:
         self.spec, self.wanted = spec, wanted
         self.first = next(iter(networks.values()))
-        args, kwargs = self.first.args, self.first.kwargs
-        self.plan = plan(self.first.model, *args, **kwargs, mode=settings.mode, norm_stats=settings.norm_stats)
+        self.plan = settings.plan(self.first)
         own = {n.batch: n for b, n in networks.items() if b in EVAL_BATCHES}  # a factory may bring inputs of its own
         self.on = [(n, False) for n in own.values()]
         if settings.norm_stats != "rescaled":
@@ -85,8 +83,7 @@ class Sheet:
 
     def cells(self, settings: Settings) -> Iterator[Outcome]:
         """One CoB, checked in eval and in train mode."""
-        cob = self.plan.sample(settings.cob_range, settings.landscape, settings.exact, settings.seed)
-        network = self.plan.rewrite(cob)
+        network = self.plan.rewrite(settings.sample(self.plan))
         for (loaded, training), known in zip(self.on, self.known, strict=True):
             facts = blank(self.spec, settings, self.wanted) | known | {"training": training}
             try:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from fxteleport.plan import Plan, plan
+from fxteleport.plan import Plan
 from fxteleport.tools.console import count
 from fxteleport.tools.models import Loaded
+from fxteleport.tools.options import Settings
 from fxteleport.tools.reading import Reading
 from fxteleport.tools.tree import Hanging, percent
 
@@ -69,7 +70,7 @@ def other_settings(found: Plan, loaded: Loaded) -> list[Setting]:
     rows = []
     for mode, norm_stats in pairs:
         same = (mode, norm_stats) == (found.mode, found.norm_stats)
-        other = found if same else plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norm_stats=norm_stats)
+        other = found if same else Settings(mode=mode, norm_stats=norm_stats).plan(loaded)
         if same or other.num_free > found.num_free:
             rows.append(Setting(mode, norm_stats, other.num_free, other.moved))
     return rows

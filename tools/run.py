@@ -10,7 +10,7 @@ from torch import nn
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import ModelError
 from fxteleport.passes.rewrite import TeleportedModule
-from fxteleport.plan import Plan, plan
+from fxteleport.plan import Plan
 from fxteleport.tools.determinism import deterministic
 from fxteleport.tools.execution import Executed, Execution, execute
 from fxteleport.tools.models import Loaded
@@ -56,8 +56,8 @@ def run(
         TeleportError: the plan or the law does not fit the model, or the model does not run.
     """
     step("planning")
-    found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=settings.mode, norm_stats=settings.norm_stats)
-    cob = found.sample(settings.cob_range, settings.landscape, settings.exact, settings.seed)
+    found = settings.plan(loaded)
+    cob = settings.sample(found)
     step("rewriting")
     network = found.rewrite(cob)
     step("verifying")

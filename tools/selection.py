@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 
+from fxteleport import zoo
 from fxteleport.errors import InputError, ModelError
 from fxteleport.tools.models import split
-from fxteleport.zoo import suggestion
 
 _TORCHVISION = "torchvision/"
 
@@ -38,8 +38,8 @@ def matching(pattern: str) -> list[str]:
     Raises:
         ModelError: there are none.
     """
-    names = _torchvision() if pattern.startswith(_TORCHVISION) else _timm()
-    found = [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+    library = zoo.LIBRARIES[pattern.startswith(_TORCHVISION)]
+    found = [n for n in zoo.names(library) if fnmatch.fnmatchcase(n, pattern)]
     if not found:
         raise ModelError(f"no model matches '{pattern}'")
     return found
@@ -51,32 +51,10 @@ def members(family: str) -> list[str]:
     Raises:
         ModelError: there is no such family.
     """
-    if family.startswith(_TORCHVISION):
-        from torchvision.models import get_model_builder
-
-        modules = {n: get_model_builder(n.removeprefix(_TORCHVISION)).__module__ for n in _torchvision()}
-        known = {_TORCHVISION + m.rpartition(".")[2] for m in modules.values()}
-        found = [n for n, m in modules.items() if _TORCHVISION + m.rpartition(".")[2] == family]
-    else:
-        import timm
-
-        known = set(timm.list_modules())
-        found = _timm(family) if family in known else []
+    ours = family.startswith(_TORCHVISION)
+    families = {n: _TORCHVISION * ours + zoo.family(n) for n in zoo.names(zoo.LIBRARIES[ours])}
+    found = [n for n, of in families.items() if of == family]
     if not found:
-        hint = suggestion(family, known) or ": a family is a module of timm.models, for example resnet"
+        hint = zoo.suggestion(family, set(families.values())) or ": a family is a module of timm.models, as resnet"
         raise ModelError(f"there is no family '{family}'{hint}")
     return found
-
-
-def _timm(module: str = "") -> list[str]:
-    import timm
-
-    return [str(n) for n in timm.list_models(module=module)]
-
-
-def _torchvision() -> list[str]:
-    """torchvision's networks, without the quantised ones and those that take lists of images."""
-    from torchvision.models import get_model_builder, list_models
-
-    kept = [n for n in list_models() if not n.startswith("quantized_")]
-    return [_TORCHVISION + n for n in kept if ".detection." not in get_model_builder(n).__module__]

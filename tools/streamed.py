@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fxteleport.errors import InputError
-from fxteleport.plan import plan
 from fxteleport.shards import read_layout
 from fxteleport.stream import stream
 from fxteleport.tools import models
@@ -25,7 +24,6 @@ def streamed(
     spec: str,
     settings: Settings,
     wanted: models.Request,
-    source: Path | None,
     output: Path | None,
     json: str | None,
 ) -> None:
@@ -37,13 +35,14 @@ def streamed(
         InputError: no checkpoint or no output is given.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
+    source = wanted.checkpoint
     if source is None or output is None:
         raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
     models.check_spec(spec, wanted)
     layout = read_layout(source)
     loaded = models.skeleton(spec, wanted)
-    found = plan(loaded.model, *loaded.args, mode="weights", norm_stats=settings.norm_stats, **loaded.kwargs)
-    cob = found.sample(settings.cob_range, settings.landscape, settings.exact, settings.seed)
+    found = settings.plan(loaded)
+    cob = settings.sample(found)
     basis = output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
     start = time.perf_counter()
     total = sum(e.size for e in layout.entries())

@@ -14,7 +14,9 @@ from rich.text import Text
 from fxteleport import checkpoint as files
 from fxteleport.errors import InputError
 from fxteleport.modules import Rescale, TeleportedActivation
+from fxteleport.plan import MODES
 from fxteleport.tools import models, options
+from fxteleport.tools.command import option
 from fxteleport.tools.console import console, count, progress, write_json
 from fxteleport.tools.options import Settings
 from fxteleport.tools.records import record, verdict
@@ -38,26 +40,23 @@ Stream = Annotated[
         " disk to disk, in mode weights. The model's weights are never built, and its function is not compared.",
     ),
 ]
+ModeOrNone = Annotated[
+    str | None,
+    option("--mode", options.COB, f"{options.MODE} Default: full; weights with --stream.", "|".join(MODES)),
+]
 _SHOWN = 5
 
 
 def teleport(
     model: options.Model,
     output: Output = None,
-    input_size: options.InputSize = None,
-    pretrained: options.Pretrained = False,
-    checkpoint: options.Checkpoint = None,
-    redraw: options.Redraw = None,
     stream: Stream = False,
-    mode: options.ModeOrNone = None,
+    *,
+    source: options.Source,
+    mode: ModeOrNone = None,
     norm_stats: options.NormStats = "fixed",
-    landscape: options.Landscape = "intra",
-    cob_range: options.CobRange = 0.5,
-    exact: options.Exact = False,
+    law: options.Law,
     json: options.Json = None,
-    seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
 ) -> None:
     """Teleport a network, check that it still computes the same function, and write it.
 
@@ -66,16 +65,16 @@ def teleport(
     With --stream: fxteleport teleport big.py:net --checkpoint shards --stream --output moved
     """
     out = console(json)
+    settings = law.settings(mode or ("weights" if stream else "full"), norm_stats)
     if stream:
-        of_the_run = {"--pretrained": pretrained, "--redraw": redraw is not None, "--mode full": mode == "full"}
-        of_the_run |= {"--device": device != "cpu", "--dtype": dtype != "float32"}
-        for option in (name for name, given in of_the_run.items() if given):
-            raise InputError(f"{option} does not go with --stream, which scales a checkpoint as it is")
-        settings = Settings("weights", norm_stats, landscape, cob_range, exact, seed)
-        streamed(out, model, settings, options.request(input_size, seed=seed), checkpoint, output, json)
+        of_the_run = {"--pretrained": source.pretrained, "--redraw": source.redraw is not None}
+        of_the_run |= {"--mode full": mode == "full", "--device": source.device != "cpu"}
+        of_the_run |= {"--dtype": source.dtype != "float32"}
+        for name in (name for name, given in of_the_run.items() if given):
+            raise InputError(f"{name} does not go with --stream, which scales a checkpoint as it is")
+        streamed(out, model, settings, source.request(law.seed), output, json)
         return
-    settings = Settings(mode or "full", norm_stats, landscape, cob_range, exact, seed)
-    wanted = options.request(input_size, pretrained, checkpoint, redraw, seed, device, dtype)
+    wanted = source.request(law.seed)
     if output is not None:
         files.paths(output)
     with progress(total=4) as step:

@@ -111,7 +111,7 @@ class TreeView:
         if group.kind != "pinned":
             return full_words(group)
         first = self.reasons.setdefault(short_reason(group.why), group.id)
-        return full_words(group) if first == group.id else f"{size_words(group)} as #{first}"
+        return full_words(group) if first == group.id else f"{size_words(group)} like #{first}"
 
     def _body(self, row: Row) -> list[Hanging]:
         """The lines under a module's head: parameters, then what its nodes do."""

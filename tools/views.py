@@ -86,7 +86,7 @@ class View:
     def diff(self, settings: Settings, done: Run | None) -> Iterator[RenderableType]:
         """What a teleportation changes."""
         found = self.reading.plan
-        cob = found.sample(settings.cob_range, settings.landscape, settings.exact, settings.seed)
+        cob = settings.sample(found)
         network = done.network if done is not None else found.rewrite(cob)
         nodes, tensors = list(node_changes(self.reading, network)), list(tensor_changes(found, cob, network))
         self.data["diff"] = described.changes(nodes, tensors)

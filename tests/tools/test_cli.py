@@ -129,7 +129,7 @@ def test_check_runs_nothing_for_an_unknown_name(tmp_path: Path) -> None:
         (["{file}:nothing", "--input-size", "3"], "not an nn.Module"),
         (["{file}:quantised", "--input-size", "3"], "quantised"),
         (["torchvision/quantized_resnet18"], "quantised"),
-        (["test_resnet", "--input-size", "5"], "does not run on these inputs"),
+        (["test_resnet", "--input-size", "5"], "does not run on these inputs ((2, 5) float32): in the"),
         (["test_resnet", "--input-size", "3,x,4"], "--input-size takes positive numbers"),
         (["test_resnet", "--input-size", "3,0,4"], "--input-size takes positive numbers"),
         ([*SMALL, "--cob-range", "1.5"], "0 <= cob_range < 1"),

@@ -27,6 +27,7 @@ def test_families() -> None:
     found = select([], ["torchvision/resnet"])
     assert "torchvision/resnet18" in found and "torchvision/wide_resnet50_2" in found
     assert not any("quantized" in n or "rcnn" in n for n in found)
+    assert select([], ["torchvision/detection.ssd"]) == ["torchvision/ssd300_vgg16"]
 
 
 def test_the_order_of_the_call_and_each_once() -> None:

@@ -1,0 +1,66 @@
+"""Command: a function on the command line; a dataclass among its parameters stands for one option a field.
+
+So options that belong together are declared, checked and passed on together, once for all commands that have them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+
+def option(name: str, panel: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    """An option in a panel of the help."""
+    return typer.Option(name, rich_help_panel=panel, help=text, metavar=metavar, **more)
+
+
+class Command(TyperCommand):
+    """A command whose help says no type where an option takes no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        found = super().get_params(ctx)
+        for each in found:
+            if getattr(each, "is_flag", False) and each.metavar is None:
+                each.metavar = ""
+        return found
+
+
+def register(app: typer.Typer, function: Callable[..., None]) -> None:
+    """Make a function a command."""
+    app.command(cls=Command)(expanded(function))
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with every dataclass among its parameters replaced by the fields that are options."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parts = {name: list(_options(kind)) for name, kind in groups.items()}
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        made = {n: kind(**{p.name: given.pop(p.name) for p in parts[n]}) for n, kind in groups.items()}
+        function(**given, **made)
+
+    found: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        plain = parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY)
+        found += parts.get(parameter.name, [plain])
+    run.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in found}
+    return run
+
+
+def _options(kind: Any) -> Iterator[inspect.Parameter]:
+    """The fields of a dataclass that are declared as options."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        if get_origin(hints[field.name]) is Annotated:
+            yield inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
