@@ -28,12 +28,21 @@ def console(json_path: str | None = None) -> Console:
     if json_path not in (None, "-") and not Path(str(json_path)).parent.is_dir():
         raise CheckpointError(f"cannot write '{json_path}': its folder does not exist")
     out = Console(highlight=False, markup=False, emoji=False, quiet=json_path == "-")
-    return out if out.is_terminal else Console(**_PLAIN, quiet=json_path == "-")
+    return out if out.is_terminal else _Piped(**_PLAIN, quiet=json_path == "-")
 
 
 _PLAIN: dict[str, Any] = {
     "width": WIDTH, "highlight": False, "markup": False, "emoji": False, "force_terminal": False, "no_color": True,
 }  # fmt: skip
+
+
+class _Piped(Console):
+    """Without the spaces at the ends of lines, which tables pad with."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as held:
+            super().print(*objects, **options)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
 
 
 @contextlib.contextmanager

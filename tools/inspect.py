@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import typer
+from rich.console import Group
 from rich.text import Text
 
 from fxteleport.tools import inspect_options as own
@@ -16,7 +17,7 @@ from fxteleport.tools.reading import Reading
 from fxteleport.tools.records import verdict
 from fxteleport.tools.rows import module_rows
 from fxteleport.tools.run import Run, run
-from fxteleport.tools.views import View, emit
+from fxteleport.tools.views import View
 
 
 def inspect(
@@ -51,18 +52,18 @@ def inspect(
     data = {} if json is None else described(loaded, reading, row)
     views = View(reading, loaded, row, look.limit, data)
     if look.group is not None:
-        emit(out, views.group(look.group))
+        out.print(Group(*views.group(look.group)))
     if look.node is not None:
-        emit(out, views.node(look.node))
+        out.print(Group(*views.node(look.node)))
     if look.pinned:
-        emit(out, views.pinned())
+        out.print(Group(*views.pinned()))
     if look.diff:
-        emit(out, views.diff(settings, done))
+        out.print(Group(*views.diff(settings, done)))
     if not (look.any or outputs.any):
-        emit(out, views.tree(look.every, look.depth))
+        out.print(Group(*views.tree(look.every, look.depth)))
     if done is not None:
         data["check"] = checked(done.report)
-        emit(out, iter([Text(f"{'same function' if done.report.passed else 'FAILED'}: {verdict(done.report)}")]))
+        out.print(Text(f"{'same function' if done.report.passed else 'FAILED'}: {verdict(done.report)}"))
         for path in outputs.make(done):
             out.print(Text(f"written: {path}"), soft_wrap=True)
     write_json(json, data)

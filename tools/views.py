@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from fxteleport.tools import described, models
@@ -91,16 +91,3 @@ class View:
         nodes, tensors = list(node_changes(self.reading, network)), list(tensor_changes(found, cob, network))
         self.data["diff"] = described.changes(nodes, tensors)
         yield from diff_tables(nodes, tensors, self.limit)
-
-
-def emit(out: Console, parts: Iterator[RenderableType]) -> None:
-    """Print without spaces at the ends of lines, which tables pad with."""
-    if out.is_terminal:
-        for part in parts:
-            out.print(part)
-        return
-    for part in parts:
-        with out.capture() as held:
-            out.print(part)
-        for line in held.get().splitlines():
-            out.print(Text(line.rstrip()), soft_wrap=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner, Result
 
 import fxteleport as ft
@@ -20,6 +23,8 @@ RECORD = (
     " first_difference num_free moved opaque specialized nodes parameters seconds tolerance rounding execution against"
     " batch training channels_last images device_name"
 ).split()
+COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+DOCUMENTS = "".join(p.read_text() for p in (Path(__file__).parents[2] / "docs").glob("*.md"))
 FACTORY = """
 import torch
 from torch import nn
@@ -49,6 +54,21 @@ def file(tmp_path: Path) -> Path:
 def fits(text: str) -> bool:
     """80 columns and no control characters."""
     return all(len(line) <= 80 and line.isprintable() for line in text.splitlines())
+
+
+# -- the documents ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_documents_name_every_option(name: str) -> None:
+    options = [o for p in COMMANDS[name].params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+    assert options and [o for o in options if o not in DOCUMENTS] == []
+
+
+def test_the_documents_name_every_key() -> None:
+    done = call("teleport", *SMALL, "--json", "-")
+    keys = set(json.loads(done.stdout))
+    assert set(RECORD) < keys and [k for k in sorted(keys) if not re.search(rf"\b{k}\b", DOCUMENTS)] == []
 
 
 # -- teleport --------------------------------------------------------------------------------------------
