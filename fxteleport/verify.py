@@ -22,6 +22,7 @@ from fxteleport.errors import InputError
 from fxteleport.passes.call import carries
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import original
+from fxteleport.passes.rules import named
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.source import written
 
@@ -271,8 +272,14 @@ def _fresh(x: Any) -> Any:
     return {k: _fresh(v) for k, v in x.items()} if isinstance(x, immutable_dict) else x
 
 
+_UNFILLED = frozenset(named("empty empty_like new_empty empty_strided new_empty_strided"))
+
+
 class _Stepper:
-    """Runs a graph node by node, and forgets values that are no longer needed."""
+    """Runs a graph node by node, and forgets values that are no longer needed.
+
+    Memory that holds no value yet holds zeros: whatever else is in it would differ between two networks.
+    """
 
     def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
         self.run = _Interpreter(module)
@@ -282,6 +289,8 @@ class _Stepper:
 
     def step(self, node: fx.Node) -> Any:
         value = self.run.env[node] = self.run.run_node(node)
+        if node.target in _UNFILLED:
+            value.zero_()
         for done in self.run.user_to_last_uses.get(node, []):
             self.run.env.pop(done, None)
         return value

@@ -21,7 +21,7 @@ from fxteleport.passes.call import Call, Operand, Wrap, carries
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.inputs import GUARDS
-from fxteleport.passes.leaves import hooked
+from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import Rule, lookup
@@ -141,8 +141,9 @@ class Interpreter:
                     return self.give_up(node, "it has forward hooks, which may change its values")
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
             operands = _operands((args, kwargs))
-            if module is None and operands and not any(map(self._moves, operands)):
-                return _map_like(value)  # constants in, constants out
+            constant = operands and not any(map(self._moves, operands))
+            if constant and (module is None or not is_stateful(module)):
+                return _map_like(value)
             call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
@@ -150,7 +151,8 @@ class Interpreter:
             self.rules[node.name] = found.name
             for operand in operands:
                 operand.seen = False
-            result = found.fn(call, *self.arguments(call, found))
+            positional, named = self.arguments(call, found)
+            result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
             if any(x.factors and not carries(v) for v, x in _pairs(value, result)):
@@ -165,8 +167,11 @@ class Interpreter:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
 
-    def arguments(self, call: Call, rule: Rule) -> list[Any]:
-        """The call's arguments in the order of the rule's parameters; a module's settings by their names."""
+    def arguments(self, call: Call, rule: Rule) -> tuple[list[Any], dict[str, Any]]:
+        """The call's arguments in the order of the rule's parameters; a module's settings by their names.
+
+        Those that the rule does not name come by keyword, where it takes any.
+        """
         given, kwargs = call.args, dict(call.kwargs)
         out: list[Any] = []
         for i, (name, default) in enumerate(rule.parameters):
@@ -184,10 +189,10 @@ class Interpreter:
             else:
                 raise Decline(f"its argument '{name}' is missing")
         known = {name for name, _ in rule.parameters}
-        unknown = [k for k in kwargs if k not in known] if not rule.open else []
-        if len(given) > len(rule.parameters) or unknown:
-            raise Decline(f"its rule does not know the arguments {unknown or list(given[len(rule.parameters) :])}")
-        return out
+        unnamed = {k: v for k, v in kwargs.items() if k not in known}
+        if len(given) > len(rule.parameters) or (unnamed and not rule.open):
+            raise Decline(f"its rule does not know the arguments {[*unnamed, *given[len(rule.parameters) :]]}")
+        return out, unnamed
 
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""

@@ -30,7 +30,12 @@ def is_compiled(module: nn.Module) -> bool:
 
 def is_mode_dependent(module: nn.Module) -> bool:
     """A module without tensors or parts whose forward reads `self.training` (drop path and its like)."""
-    return not (module._modules or module._parameters or module._buffers) and reads_training(type(module))
+    return not is_stateful(module) and reads_training(type(module))
+
+
+def is_stateful(module: nn.Module) -> bool:
+    """A module with tensors or parts of its own."""
+    return bool(module._modules or module._parameters or module._buffers)
 
 
 def reads_training(cls: type[nn.Module]) -> bool:

@@ -52,10 +52,10 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
 
 
 @rule(*named("var"))
-def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any) -> CobMap:
+def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
-    return dropped(cob, axes, keepdim or call.value.ndim == input.rank) ** 2
+    return dropped(cob, axes, call.value.ndim == input.rank) ** 2
 
 
 @rule(*named("addcmul"))

@@ -34,15 +34,15 @@ def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobM
 
 
 def axes_of(dim: Any, rank: int) -> list[int]:
-    """The axes that a `dim` argument names; None names all."""
-    if dim is None or dim == ():
+    """The axes that a `dim` argument names; None and an empty list name all."""
+    if dim is None or dim in ((), []):
         return list(range(rank))
     return [d % rank for d in ([dim] if isinstance(dim, int) else dim)] if rank else []
 
 
 def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
     """The map without axes that have size 1 in it."""
-    if keepdim or not axes:
+    if keepdim:
         return cob
     return cob.each(lambda s: s.squeeze(tuple(axes)))
 

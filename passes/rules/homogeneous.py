@@ -94,10 +94,8 @@ def vector_norm(
 
 
 @rule(*named("std"))
-def deviation(
-    call: Call, input: Operand, dim: Any = None, *rest: Any, keepdim: bool = False, **settings: Any
-) -> CobMap:
-    return vector_norm(call, input, dim=dim, keepdim=keepdim or call.value.ndim == input.rank)  # type: ignore[no-any-return]
+def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
+    return vector_norm(call, input, dim=dim, keepdim=call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
 
 @rule(*named("max min"))

@@ -7,6 +7,7 @@ with zeros brings in structural zeros, which any CoB fits.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
 
     `writes` is set for operations that write into their input, which stride 0 forbids.
     """
-    slots = together([o.map for o in operands]) or [([None] * len(operands), 1)]
+    slots = together([o.map for o in operands])
     leaves: list[list[tuple[Tensor, int]]] = []
     spec: Any = None
     zeros = False
@@ -40,7 +41,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
         leaves = leaves or [[] for _ in results]
         for factors, result in zip(leaves, results, strict=True):
             small = compress(result)
-            if small.numel() > 1 or bool((small != ONE).any()):  # any CoB fits a tensor without elements
+            if bool((small != ONE).any()):
                 factors.append((small, exponent))
                 zeros = zeros or bool((small == ANY).any())
     return pytree.tree_unflatten([CobMap(tuple(f), zeros) for f in leaves], spec)
@@ -90,9 +91,12 @@ def picked(call: Call, input: Operand, indices: Sequence[Operand], *rest: Any, *
     """Positions that the run picks: one CoB for all that it may pick from, and then any of them stands for it."""
     if any(i.value.dtype in (torch.bool, torch.uint8) or i.value.is_floating_point() for i in indices):
         call.decline("it depends on an index or a value that is not known before the run")
-    given = settings.get("dim", rest[0] if len(rest) == 2 else None)  # of index_select, gather, take_along_dim
-    axes = _indexed(rest[0], input.rank) if given is None else [int(given)]
-    cob = call.constant(input.map, [a % input.rank for a in axes], "the run decides which of these positions is taken")
+    if call.node.target is operator.getitem:
+        axes = _indexed(rest[0], input.rank)
+    else:  # index_select, gather, take_along_dim: along a dimension, or of all elements
+        given = [x % input.rank for x in (settings.get("dim"), *rest) if isinstance(x, int)]
+        axes = given or list(range(input.rank))
+    cob = call.constant(input.map, axes, "the run decides which of these positions is taken")
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
     return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros})))

@@ -47,14 +47,14 @@ def batch_norm(
     call: Call, input: Operand, running_mean: Operand | None, running_var: Operand | None,
     weight: Operand | None = None, bias: Operand | None = None, training: bool = False, *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
-    tracked = running_mean is not None and running_var is not None and not training
+    tracked = running_mean is not None and not training
     rank = input.rank
     if not tracked and call.module is None:
         # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
         # keeps what it is divided by as small as its channels.
         unscaled(call, input, [axis for axis in range(rank) if axis != 1])
         return on_axis(affine(call, weight, bias), 1, rank)
-    if call.norm_stats == "wrapped" and call.full:
+    if call.norm_stats == "wrapped":
         unscaled(call, input)
     elif call.norm_stats == "rescaled" and tracked:
         into = channel(call, input, 1)
@@ -108,4 +108,4 @@ def normalize(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap
 def weight_norm(call: Call, v: Operand, g: Operand, dim: int = 0) -> CobMap:
     """g v / |v|: the direction is normalised, so it stays; the length takes the CoB."""
     call.require(v, IDENTITY, "its length is divided away, and computed over several neurons")
-    return g.map.aligned(v.rank)
+    return g.map

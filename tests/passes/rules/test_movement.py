@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxteleport as ft
 from fxteleport.passes.proxy import setitem
 
 INDEX = torch.tensor([3, 0, 5])
@@ -134,21 +135,61 @@ def test_what_keeps_zero_asks_nothing_of_padding(name: str, check_operation: Cal
     check_operation(lambda x: operation(F.pad(x, (0, 0, 0, 0, 2, 3))), full=free)
 
 
-PICKED: dict[str, Callable[[Tensor], Tensor]] = {
-    "channels": lambda x: x[:, (x[0, 0, 0] * 0).argsort()],
-    "channels behind an ellipsis": lambda x: x[..., (x[0, 0, 0] * 0).argsort(), :, :],
-    "positions behind an ellipsis": lambda x: x[..., (x[0, 0, 0] * 0).argsort()],
-    "with a new axis": lambda x: x[:, None, :, (x[0, 0, 0] * 0).argsort()],
-    "gather": lambda x: x.gather(1, (x[:, :3] * 0).long()),
-    "gather positions": lambda x: x.gather(3, (x[..., :3] * 0).long()),
-    "index_select": lambda x: x.index_select(-1, (x[0, 0, 0] * 0).argsort()),
-    "index_select channels": lambda x: x.index_select(dim=1, index=(x[0, 0, 0] * 0).argsort()),
+# name -> what is picked from x by y's values, and how many values stay free: of x (8, or 1 for all that may be picked)
+# and of y (8 without the channels that are read)
+PICKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "channels": (lambda x, y: x[:, y[0, 0, 0].argsort()], 1 + 7),
+    "channels behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort(), :, :], 1 + 7),
+    "positions behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort()], 8 + 7),
+    "behind an ellipsis and a new axis": (lambda x, y: x[..., None, y[0, 0, 0].argsort()], 8 + 7),
+    "with a new axis": (lambda x, y: x[:, None, :, y[0, 0, 0].argsort()], 8 + 7),
+    "two indices": (lambda x, y: x[:, y[0, 0, 0].argsort(), :, y[0, 1, 0].argsort()], 1 + 6),
+    "gather": (lambda x, y: x.gather(1, y[:, :3].argsort(1)), 1 + 5),
+    "gather positions": (lambda x, y: x.gather(3, y[:, :3].argsort(3)), 8 + 5),
+    "index_select": (lambda x, y: x.index_select(-1, y[0, 0, 0].argsort()), 8 + 7),
+    "index_select channels": (lambda x, y: x.index_select(dim=1, index=y[0, 0, 0].argsort()), 1 + 7),
+    "take_along_dim": (lambda x, y: torch.take_along_dim(x, y[:, :1].argsort(3), 3), 8 + 7),
+    "take_along_dim of all": (lambda x, y: torch.take_along_dim(x, y[:, 0].flatten().argsort()).view(2, -1), 1 + 7),
 }
 
 
 @pytest.mark.parametrize("name", PICKED)
 def test_what_the_run_picks_shares_a_cob(name: str, check_operation: Callable[..., None]) -> None:
-    check_operation(PICKED[name], full=None, known=False)
+    operation, free = PICKED[name]
+    check_operation(operation, full=free, weights=free, streams=2)
+
+
+def test_what_has_no_cob_moves(assert_exact: Callable[..., ft.Plan]) -> None:
+    """An input of the network is moved as anything else, and zeros beside it keep the CoB free."""
+
+    class Inputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(2, 4)
+            self.head = nn.Linear(20, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = x.split(3, 1)
+            padded, whole = F.pad(x, (3, 3)).split(6, 1)
+            scalars = torch.stack([x.sum(), x.mean()])
+            parts = [self.a(first), self.a(second), self.b(padded), self.c(whole), self.d(scalars)[None].tile(2, 1)]
+            return self.head(torch.cat(parts, 1))
+
+    plan = assert_exact(Inputs(), torch.randn(2, 6))
+    assert plan.num_free == 16 and not plan.opaque
+
+
+def test_padding_in_a_part(check_operation: Callable[..., None]) -> None:
+    """Zeros in one of several parts."""
+    check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 4, 0)).split(4, 1)], full=8)
+    check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 0, 4)).split(4, 1)], full=8)
+
+
+def test_an_attribute_that_is_not_known_pins(check_operation: Callable[..., None]) -> None:
+    def part(x: Tensor) -> Tensor:
+        return x.to(torch.complex64 if x.dtype == torch.float32 else torch.complex128).real
+
+    check_operation(part, full=0, weights=0, known=False)
 
 
 def test_parts_are_replaced(check_operation: Callable[..., None]) -> None:
