@@ -151,7 +151,7 @@ def check_operation() -> Callable[..., None]:
             if expected is not None and norm_stats == "fixed":
                 found = plan.num_free
                 assert found == expected, f"{mode}: {found} free values, expected {expected}: {plan.groups}"
-            if known and mode == "full":
+            if known:
                 assert not plan.opaque, plan.opaque
         wide = Probe(operation, x, streams).double().eval()
         ft.randomize(wide)

@@ -177,6 +177,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
             for at, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if not isinstance(node, ast.AST) or isinstance(node, (ast.arguments, ast.JoinedStr, ast.Assert)):
                     continue
+                if isinstance(node, ast.keyword) and node.arg == "strict":  # an assertion, too
+                    continue
                 small = isinstance(node, (ast.Constant, ast.UnaryOp)) and isinstance(holder, (ast.expr, ast.slice))
                 for operator, new in changes(node, returns, identity) if returns is not None else ():
                     before = _line(holder if small else node)

@@ -90,7 +90,7 @@ def power(call: Call, input: Any, exponent: Any) -> CobMap:
 
     if not isinstance(input, Operand) or isinstance(exponent, Operand) or call.node.target == "__rpow__":
         call.decline("an exponent has no CoB")
-    if float(exponent).is_integer() and exponent != 0:
+    if float(exponent).is_integer():
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
     return teleported(call, input)
 
@@ -99,7 +99,7 @@ def contracted(call: Call, cobs: Sequence[CobMap], axis: int, why: str) -> CobMa
     """The map of a sum of products over an axis: their product, required constant along it; the axis is gone."""
     total = IDENTITY
     for cob in cobs:
-        total = total * cob.settled()
+        total = total * cob.settled()  # with zeros there would be an equation a term, not an axis
     total = call.constant(total, [axis], why)
     return total.each(lambda s: s.squeeze(axis))
 
@@ -111,7 +111,7 @@ def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
         input, mat2 = mat2, input
     vector_a, vector_b = input.rank == 1, mat2.rank == 1
     rank = max(input.rank + vector_a, mat2.rank + vector_b)
-    a = input.map.each(lambda s: s[None] if vector_a else s).aligned(rank)
+    a = input.map.aligned(rank)
     b = mat2.map.each(lambda s: s[:, None] if vector_b else s).aligned(rank)
     a = a.each(lambda s: s.unsqueeze(-1))  # [..., n, k, 1]
     b = b.each(lambda s: s.unsqueeze(-3))  # [..., 1, k, m]

@@ -47,16 +47,9 @@ def batch_norm(
     call: Call, input: Operand, running_mean: Operand | None, running_var: Operand | None,
     weight: Operand | None = None, bias: Operand | None = None, training: bool = False, *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
-    tracked = running_mean is not None and not training
-    rank = input.rank
-    if not tracked and call.module is None:
-        # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
-        # keeps what it is divided by as small as its channels.
-        unscaled(call, input, [axis for axis in range(rank) if axis != 1])
-        return on_axis(affine(call, weight, bias), 1, rank)
-    if call.norm_stats == "wrapped":
-        unscaled(call, input)
-    elif call.norm_stats == "rescaled" and tracked:
+    tracked, rank = running_mean is not None and not training, input.rank
+    call.require(running_var, IDENTITY, "a running variance stays")
+    if tracked and call.norm_stats == "rescaled":
         into = channel(call, input, 1)
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again
@@ -66,6 +59,13 @@ def batch_norm(
         call.require(weight, out / into, "gamma * out / in")
         call.require(bias, out, "bias * out")
         return on_axis(out, 1, rank)
+    call.require(running_mean, IDENTITY, "a running mean stays")
+    if not tracked and call.module is None:
+        # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
+        # keeps what it is divided by as small as its channels.
+        unscaled(call, input, [axis for axis in range(rank) if axis != 1])
+    elif call.norm_stats == "wrapped":
+        unscaled(call, input)
     else:
         call.pin(input.map, "batch norm's running statistics are fixed (norm_stats='rescaled' frees it)")
     return on_axis(affine(call, weight, bias), 1, rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,8 +45,28 @@ def test_mixing_channels(operation: Callable[[Tensor], Tensor], check_operation:
     check_operation(flat, full=1, weights=1)
 
 
+@pytest.mark.parametrize("dim", [(), []], ids=str)
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "amax", "norm"])
+def test_no_axes_are_all(name: str, dim: Any, check_operation: Callable[..., None]) -> None:
+    """As None; for `var` and `norm` in torch too."""
+
+    def flat(x: Tensor) -> Tensor:
+        found = torch.linalg.vector_norm(x, dim=dim) if name == "norm" else getattr(x, name)(dim)
+        return found.expand(x.shape[0])
+
+    check_operation(flat, full=1)
+
+
+def test_a_type_alone_is_taken(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: x.type_as(y), full=16, weights=16, streams=2)
+
+
+def test_complex_numbers_pass(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: x.to(torch.complex64 if x.dtype == torch.float32 else torch.complex128).abs(), full=8)
+
+
 def test_rounding_to_integers_pins(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x: (x * 8).long().to(x.dtype), full=0, weights=0, known=False)
+    check_operation(lambda x: (x * 8).long().to(x.dtype), full=0, weights=0)
 
 
 @pytest.mark.parametrize("operation", [lambda x: x.sum(2, dtype=torch.long), lambda x: x.cumsum(1, dtype=torch.int32)])

@@ -141,6 +141,45 @@ def test_statistics_given_to_the_function(check_operation: Callable[..., None]) 
     check_operation(Given(), full=None, norm=True, known=False)
 
 
+def test_a_bias_alone(check_operation: Callable[..., None]) -> None:
+    """Without a gamma a norm's output has the CoB 1, and what is added to it too."""
+
+    def normed(x: Tensor, y: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), (8,), None, y.mean((0, 2, 3)))
+
+    check_operation(normed, full=8, weights=0, streams=2)
+
+
+class Stats(nn.Module):
+    """F.batch_norm with buffers and a bias."""
+
+    def __init__(self, training: bool, scale: bool) -> None:
+        super().__init__()
+        self.batch, self.bias = training, nn.Parameter(torch.randn(8))
+        self.weight = nn.Parameter(torch.randn(8)) if scale else None
+        self.register_buffer("mean", torch.randn(8))
+        self.register_buffer("var", torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = (self.mean.clone(), self.var.clone()) if self.batch else (self.mean, self.var)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training=self.batch)
+
+
+@pytest.mark.parametrize(("training", "scale", "norm_stats", "free"), [
+    (False, True, "fixed", 8), (False, True, "rescaled", 16), (False, True, "wrapped", 16),
+    (False, False, "fixed", 0), (False, False, "rescaled", 8), (False, False, "wrapped", 8),
+    (True, True, "fixed", 16), (True, True, "rescaled", 16), (True, False, "rescaled", 8),
+])  # fmt: skip
+def test_batch_norm_as_a_function(
+    training: bool, scale: bool, norm_stats: str, free: int, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """Without a gamma the output keeps the CoB of the input (rescaled), or has none (wrapped); its own statistics."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Stats(training, scale), nn.Flatten(), nn.Linear(128, 3))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    plan = assert_exact(model, x, norm_stats=norm_stats, at_least=free)
+    assert plan.num_free == free and not plan.opaque
+
+
 def test_a_norm_of_the_batch_with_a_gamma(check_operation: Callable[..., None]) -> None:
     class Batch(nn.Module):
         def __init__(self) -> None:

@@ -53,6 +53,7 @@ def test_weights_mode_allows_signs_only() -> None:
 def test_hardtanh_that_is_not_symmetric_is_not_odd(check_operation: Callable[..., None]) -> None:
     check_operation(nn.Hardtanh(-0.3, 0.5), full=8, weights=0)
     check_operation(nn.Hardtanh(0.0, 0.5), full=8, weights=0)
+    check_operation(lambda x: x + F.hardtanh(x, -0.0, 0.0), full=8, weights=8)  # zero is odd
 
 
 def test_activations_that_bound_are_pinned(check_operation: Callable[..., None]) -> None:

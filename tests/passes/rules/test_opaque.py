@@ -40,6 +40,39 @@ def test_sound(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(PINNING[name], full=None, known=False)
 
 
+REASONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "the quotient is rounded": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+    "an exponent has no CoB": lambda x, y: (x.abs() + 1) ** y,
+    "an exponent has no CoB ": lambda x, y: torch.pow(2.0, x) * y,
+    "an exponent has no CoB  ": lambda x, y: x.__rpow__(2.0) * y,
+    "its bounds have more elements than its input": lambda x, y: x[:, :1].clamp(max=y),
+    "another tensor shapes this activation": lambda x, y: torch.xlogy(x.abs(), y.abs() + 1),
+    "another tensor shapes this activation ": lambda x, y: torch.xlogy(x.abs(), other=y.abs() + 1),
+    "its condition is not one boolean tensor": lambda x, y: torch.where(x > 0, y > 0, x),
+    "this einsum has no output, or repeats an index in one operand": lambda x, y: torch.einsum("bcii->bc", x) * y.sum(),
+    "this einsum has no output": lambda x, y: torch.einsum("bchw,bchw", x, y).expand(2),
+    "it counts what is not zero": lambda x, y: torch.linalg.vector_norm(x, 0, 1) * y[:, 0],
+    "the attribute 'real' is not known": lambda x, y: x.to(torch.complex64).real + y,
+    "'softmax' depends on its scale": lambda x, y: torch.softmax(input=x, dim=1) * y,
+    "it reads the same bytes as another type": lambda x, y: x.view(torch.int32).clamp(0, 1) * y,
+}
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_what_pins_says_why(why: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return REASONS[why](self.a(x), self.b(x))
+
+    plan = ft.plan(Two(), torch.randn(2, 3, 4, 4))
+    said = [o.why for o in plan.opaque] + [g.why for g in plan.groups]
+    assert any(why.strip() in s for s in said), said
+
+
 def test_an_unknown_operation_is_reported_with_its_reason() -> None:
     class Unknown(nn.Module):
         def __init__(self) -> None:
@@ -70,4 +103,5 @@ def test_recurrent_layers_pin_all_around_them(build: type[nn.Module], assert_exa
 
     plan = assert_exact(Recurrent(), torch.randn(2, 4, 3))
     assert plan.num_free == 7
+    assert [o.why for o in plan.opaque] == ["'rnn': a recurrent layer's gates are not looked into"]
     assert not any(name.startswith("rnn.") for name in plan.scales(plan.sample(0.9, seed=0)))

@@ -91,7 +91,8 @@ def test_a_parameter_that_is_an_output_is_pinned() -> None:
 
 
 def test_a_value_that_fills_is_pinned(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: x + torch.zeros_like(x).fill_(y.mean()), full=None, streams=2, known=False)
+    check_operation(lambda x, y: x + torch.zeros_like(x).fill_(y.mean()), full=0, streams=2)
+    check_operation(lambda x, y: x * torch.empty_like(x).fill_(y.mean()), full=8, streams=2)
     check_operation(lambda x: x * torch.zeros_like(x).fill_(0.5), full=8, weights=8)
 
 
