@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -62,9 +62,18 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    state = Interpreter(captured, mode == "full", norm_stats)
+    state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(_unsaved(captured), IDENTITY))
     state.run(captured.graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
+
+
+def _unsaved(captured: Captured) -> Iterator[str]:
+    """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
+    for path, module in captured.model.named_modules():
+        for name in module._non_persistent_buffers_set:
+            whole = f"{path}.{name}" if path else name
+            if whole in captured.canonical:
+                yield captured.canonical[whole]
 
 
 @dataclass

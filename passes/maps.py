@@ -59,6 +59,10 @@ class CobMap:
         """The map of the tensor seen with more leading axes (broadcasting)."""
         return self.each(lambda s: s[(None,) * (rank - s.ndim)] if s.ndim < rank else s)
 
+    def seen(self, rank: int) -> CobMap:
+        """The map without leading axes, along which it does not vary."""
+        return self.each(lambda s: s.view(s.shape[s.ndim - rank :]) if s.ndim > rank else s)
+
     def varies(self, axis: int) -> bool:
         """True if the map may differ along an axis."""
         return any(s.size(axis) > 1 for s, _ in self.factors)

@@ -71,7 +71,7 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
     added = matmul(call, mat1, mat2)
     if mat1.rank > rank:  # addbmm sums over the batch
         added = call.constant(added, [0], "this axis is contracted").each(lambda s: s.squeeze(0))
-    return merged(call, input.map.aligned(rank), added.aligned(rank), "they are added")
+    return merged(call, input.map.aligned(rank), added, "they are added")
 
 
 @rule(*named("reciprocal"))
@@ -110,7 +110,7 @@ def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
     if call.node.target == "__rmatmul__":
         input, mat2 = mat2, input
     vector_a, vector_b = input.rank == 1, mat2.rank == 1
-    rank = max(input.rank + vector_a, mat2.rank + vector_b)
+    rank = max(input.rank, mat2.rank, 2)
     a = input.map.aligned(rank)
     b = mat2.map.each(lambda s: s[:, None] if vector_b else s).aligned(rank)
     a = a.each(lambda s: s.unsqueeze(-1))  # [..., n, k, 1]

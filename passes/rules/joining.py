@@ -29,8 +29,8 @@ def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> 
     for operand in tensors:
         if result is None:
             result = operand.map.aligned(rank)
-        elif operand.is_unbound and operand.rank == rank:
-            call.require(operand, result, why)
+        elif operand.is_unbound and not any(map(result.varies, range(rank - operand.rank))):
+            call.require(operand, result.seen(operand.rank), why)
         else:
             result = merged(call, result, operand.map.aligned(rank), why)
     assert result is not None

@@ -54,6 +54,8 @@ CONTRACTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "matmul": (lambda x, y: torch.matmul(x.flatten(2).transpose(1, 2), y.flatten(2)), 8 + 1),
     "bmm": (lambda x, y: torch.bmm(x.flatten(2).transpose(1, 2), y.flatten(2)), 8 + 1),
     "einsum": (lambda x, y: torch.einsum("bchw,bdhw->bcd", x, y), 16),
+    "einsum of a list": (lambda x, y: torch.einsum("bchw,bdhw->bcd", [x, y]), 16),
+    "einsum broadcasting": (lambda x, y: torch.einsum("...hw,...hw->...hw", x, y.mean(0)), 16),
     "einsum ellipsis": (lambda x, y: torch.einsum("bc...,bd...->b...cd", x, y), 16),
     "outer": (lambda x, y: x.mean((2, 3))[:, :, None] * y.mean((2, 3))[:, None], 16),
 }
@@ -80,6 +82,23 @@ def test_attention(check_operation: Callable[..., None]) -> None:
         lambda q, k, v: F.scaled_dot_product_attention(heads(q), heads(k), heads(v), is_causal=True, scale=0.1),
         full=16, weights=16, streams=3,
     )  # fmt: skip
+
+
+def test_sums_of_products_along_channels(check_operation: Callable[..., None]) -> None:
+    """Rows are channels here; `addbmm` adds up matrices, here one a channel."""
+    weights = torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def rows(x: Tensor) -> Tensor:
+        return x[0].flatten(1)
+
+    def addmm(x: Tensor, y: Tensor) -> Tensor:
+        return torch.addmm(rows(x), rows(y), weights[0].to(x.dtype)).expand(2, -1, -1)
+
+    def addbmm(x: Tensor, y: Tensor) -> Tensor:
+        return torch.addbmm(x.mean(1).flatten(1), y.flatten(2).transpose(0, 1), weights.to(x.dtype))
+
+    check_operation(addmm, full=8, weights=8, streams=2)
+    check_operation(addbmm, full=1, weights=1, streams=2)
 
 
 def test_attention_masks(check_operation: Callable[..., None]) -> None:
@@ -110,21 +129,40 @@ def test_rounded_division_pins(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.div(x, y, rounding_mode="floor"), full=0, weights=0, streams=2, known=False)
 
 
-def test_heads_that_share_keys_and_values(assert_exact: Callable[..., ft.Plan]) -> None:
-    """4 query heads on 2 of keys and values, 3 dimensions each: q = 1 / k for 2 x 3 values, and v for 2 x 3."""
+def test_positions_of_attention_are_met_by_all_others(check_operation: Callable[..., None]) -> None:
+    """Channels as positions: each query meets each key, so all share one CoB, and so do the values."""
+
+    def tokens(x: Tensor) -> Tensor:
+        return x.flatten(2)[:, None]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(tokens(q), tokens(k), tokens(v))
+
+    check_operation(attend, full=2, weights=2, streams=3)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_heads_that_share_keys_and_values(shared: bool, assert_exact: Callable[..., ft.Plan]) -> None:
+    """4 query heads on 2 of keys and values, 3 dimensions each: q = 1 / k for 2 x 3 values, and v for 2 x 3.
+
+    If the two are copies of one, for 3 values.
+    """
 
     class Grouped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.q, self.k, self.v, self.o = nn.Linear(8, 12), nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(12, 3)
+            width = 3 if shared else 6
+            self.q, self.k = nn.Linear(8, 12), nn.Linear(8, width)
+            self.v, self.o = nn.Linear(8, width), nn.Linear(12, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             q, k, v = (f(x).unflatten(-1, (-1, 3)).transpose(1, 2) for f in (self.q, self.k, self.v))
+            k, v = k.expand(-1, 2, -1, -1), v.expand(-1, 2, -1, -1)
             x = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             return self.o(x.transpose(1, 2).flatten(2))
 
-    plan = assert_exact(Grouped(), torch.randn(2, 5, 8))
-    assert plan.num_free == 6 + 6
+    plan = assert_exact(Grouped(), torch.randn(3, 7, 8))
+    assert plan.num_free == (3 + 3 if shared else 6 + 6)
     assert not plan.opaque
 
 

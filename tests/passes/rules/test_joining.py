@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MASK = torch.arange(16).view(4, 4) % 3 == 0
 JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -90,6 +90,32 @@ def test_padded_streams_meet(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: below(x * x.mean((2, 3), keepdim=True)) + above(y), full=11, streams=2)
     check_operation(lambda x, y: below(x) + above(y * y.mean((2, 3), keepdim=True)), full=11, streams=2)
     check_operation(lambda x, y: below(x.square()) + above(y.square()), full=11, streams=2)
+
+
+def test_padded_products_meet(check_operation: Callable[..., None]) -> None:
+    """x * z = y where both are there: on 5 of 11 channels."""
+
+    def padded(x: Tensor, below: int, above: int) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0, 0, 0, above, below))
+
+    check_operation(lambda x, y, z: padded(x * z, 3, 0) + padded(y, 0, 3), full=24 - 5, weights=24 - 5, streams=3)
+    check_operation(lambda x, y, z: padded(y, 0, 3) + padded(x * z, 3, 0), full=24 - 5, weights=24 - 5, streams=3)
+    check_operation(lambda x, y: torch.cos(padded(x, 3, 0) + padded(y, 3, 0)), full=8, weights=0, streams=2)
+    check_operation(lambda x, y: padded(x, 3, 0) ** 1 + padded(y, 0, 3), full=11, weights=11, streams=2)
+
+
+def test_a_parameter_takes_the_map_of_what_it_is_added_to(check_operation: Callable[..., None]) -> None:
+    """Also of axes that vary together, and on either side."""
+
+    class Plus(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(2, 4, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bias + x.view(2, 2, 4, 16)
+
+    check_operation(Plus(), full=8, weights=8)
 
 
 def test_sums_broadcast(check_operation: Callable[..., None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,16 +63,36 @@ def test_an_unused_parameter_stays_as_it_is() -> None:
     assert torch.equal(network.get_parameter("extra"), model.extra)
 
 
-def test_buffers_are_constants(check_operation: Callable[..., None]) -> None:
-    class Buffer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("shift", torch.randn(8, 1, 1))
+class Shifted(nn.Module):
+    """A buffer that is added, or that scales."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.shift
+    def __init__(self, shape: tuple[int, ...], persistent: bool, scales: bool) -> None:
+        super().__init__()
+        self.stem, self.head, self.scales = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), scales
+        self.register_buffer("shift", torch.randn(shape), persistent=persistent)
 
-    check_operation(Buffer(), full=0, weights=0)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.relu(x * self.shift if self.scales else x + self.shift))
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1, 1)])
+@pytest.mark.parametrize(("persistent", "scales", "moves"), [(True, False, True), (False, False, False),
+                                                             (True, True, False), (False, True, False)])  # fmt: skip
+def test_a_buffer_takes_a_cob_where_a_checkpoint_carries_it(
+    shape: tuple[int, ...], persistent: bool, scales: bool, moves: bool, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """And is a constant otherwise: the state dict alone gives the function back."""
+    model, x = ft.randomize(Shifted(shape, persistent, scales).eval()), torch.randn(2, 3, 4, 4)
+    plan = assert_exact(model, x, mode="weights", at_least=0)
+    assert plan.num_free == (8 if moves or scales else 0)
+    cob = plan.sample(0.9, "positive", exact=True, seed=0)
+    assert ("shift" in plan.scales(cob)) == moves
+    expected = model(x)
+    twin = Shifted(shape, persistent, scales).eval()
+    twin.shift.copy_(model.shift)  # what a constructor makes
+    twin.load_state_dict(plan.rewrite(cob).state_dict())
+    assert torch.equal(twin(x), expected)
 
 
 def test_a_parameter_that_is_an_output_is_pinned() -> None:

@@ -170,6 +170,37 @@ def test_multihead_attention(settings: dict[str, bool | int]) -> None:
         assert report.passed, report.first_difference
 
 
+def test_a_mask_of_attention_is_pinned(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.mask, self.out = nn.Linear(4, 8), nn.Linear(4, 5), nn.Linear(8, 3)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, mask = self.x(x), self.mask(x)[0]
+            return self.out(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0])
+
+    plan = assert_exact(Masked(), torch.randn(2, 5, 4))
+    assert plan.num_free == 8 * 4 and not plan.opaque
+
+
+def test_attention_gives_its_weights(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.out, self.seen = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(5, 3)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.x(x)
+            x, weights = self.attention(x, x, x)
+            return self.out(x) + self.seen(weights)
+
+    plan = assert_exact(Weights(), torch.randn(2, 5, 4))
+    assert plan.num_free == 8 * 4 and not plan.opaque
+
+
 @pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped matrix product")
 def test_experts_share_what_goes_in_and_out(assert_exact: Callable[..., ft.Plan]) -> None:
     class Experts(nn.Module):
@@ -185,3 +216,18 @@ def test_experts_share_what_goes_in_and_out(assert_exact: Callable[..., ft.Plan]
     plan = assert_exact(Experts().bfloat16(), torch.randn(8, 6).bfloat16(), offs)
     assert plan.num_free == 8 + 16
     assert not plan.opaque
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped matrix product")
+def test_other_grouped_products_stay(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Batches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out, self.last = nn.Linear(6, 8), nn.Linear(16, 4), nn.Linear(4, 3)
+            self.experts = nn.Parameter(torch.randn(3, 8, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.out(F.grouped_mm(self.stem(x), self.experts)))
+
+    plan = assert_exact(Batches().bfloat16(), torch.randn(3, 8, 6).bfloat16())
+    assert plan.num_free == 4 and "rows in groups" in plan.opaque[0].why
