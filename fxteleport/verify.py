@@ -8,6 +8,7 @@ further from the exact result than the original's own rounding explains.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -384,8 +385,10 @@ def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
 
 
 def _number(x: Tensor, at: int) -> float:
-    value = x.reshape(-1)[at]
-    return float(value.real if value.is_complex() else value)
+    flat = x.reshape(-1)
+    if at >= len(flat):  # the two differ in shape
+        return math.nan
+    return float(flat[at].real if x.is_complex() else flat[at])
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:

@@ -322,15 +322,14 @@ class Interpreter:
         return IDENTITY
 
     def mark(self) -> tuple[int, ...]:
-        s = self.system
-        return len(s.equations), len(s.positive), len(s.unit), len(self.bound), len(self.opaque)
+        return *self.system.mark(), len(self.bound), len(self.opaque)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        s = self.system
-        del s.equations[mark[0] :], s.positive[mark[1] :], s.unit[mark[2] :], self.opaque[mark[4] :]
-        for name in self.bound[mark[3] :]:
+        *system, bound, opaque = mark
+        self.system.undo(system)
+        for name in self.bound[bound:]:
             self.tensors.pop(name, None)
-        del self.bound[mark[3] :]
+        del self.bound[bound:], self.opaque[opaque:]
 
 
 _ABSENT = object()

@@ -64,6 +64,16 @@ class System:
         self.count += symbols.numel()
         return symbols
 
+    def mark(self) -> tuple[int, ...]:
+        """How much there is, for `undo`."""
+        return self.count, len(self.vectors), len(self.equations), len(self.positive), len(self.unit)
+
+    def undo(self, mark: Sequence[int]) -> None:
+        """Forget what was made since."""
+        self.count, *lengths = mark
+        for held, length in zip((self.vectors, self.equations, self.positive, self.unit), lengths, strict=True):
+            del held[length:]  # type: ignore[attr-defined]
+
     # -- equations -------------------------------------------------------------------------------------
 
     def same(self, a: CobMap, b: CobMap, origin: Origin) -> None:

@@ -89,10 +89,11 @@ def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
 
 def picked(call: Call, input: Operand, indices: Sequence[Operand], *rest: Any, **settings: Any) -> CobMap:
     """Positions that the run picks: one CoB for all that it may pick from, and then any of them stands for it."""
-    if any(i.value.dtype in (torch.bool, torch.uint8) or i.value.is_floating_point() for i in indices):
-        call.decline("it depends on an index or a value that is not known before the run")
+    if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
+        call.decline("it is picked by a mask that is not known before the run")
     if call.node.target is operator.getitem:
-        axes = _indexed(rest[0], input.rank)
+        (index,) = rest
+        axes = _indexed(index, input.rank)
     else:  # index_select, gather, take_along_dim: along a dimension, or of all elements
         given = [x % input.rank for x in (settings.get("dim"), *rest) if isinstance(x, int)]
         axes = given or list(range(input.rank))

@@ -25,7 +25,7 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     for operand in pytree.tree_leaves((args, settings)):
         if isinstance(operand, Operand):
             call.pin(operand.map, f"'{name_of(call)}' depends on its scale")
-    return pytree.tree_map(lambda _: IDENTITY, call.value)
+    return IDENTITY
 
 
 @rule(nn.RNNBase, nn.RNNCellBase)

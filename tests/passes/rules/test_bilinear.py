@@ -100,6 +100,11 @@ def test_sums_of_products_along_channels(check_operation: Callable[..., None]) -
     check_operation(addmm, full=8, weights=8, streams=2)
     check_operation(addbmm, full=1, weights=1, streams=2)
 
+    def addbmm_of_rows(x: Tensor, y: Tensor) -> Tensor:  # y's channels are columns of what is added up
+        return torch.addbmm(x.mean((0, 2, 3)), weights[:2, :2].to(x.dtype), y.flatten(2).mT)
+
+    check_operation(addbmm_of_rows, full=8, weights=8, streams=2)
+
 
 def test_attention_masks(check_operation: Callable[..., None]) -> None:
     mask = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))

@@ -141,12 +141,13 @@ PICKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "channels": (lambda x, y: x[:, y[0, 0, 0].argsort()], 1 + 7),
     "channels behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort(), :, :], 1 + 7),
     "positions behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort()], 8 + 7),
-    "behind an ellipsis and a new axis": (lambda x, y: x[..., None, y[0, 0, 0].argsort()], 8 + 7),
+    "behind an ellipsis and a new axis": (lambda x, y: x.permute(0, 2, 3, 1)[..., None, y[0, 0, 0].argsort()], 1 + 7),
     "with a new axis": (lambda x, y: x[:, None, :, y[0, 0, 0].argsort()], 8 + 7),
     "two indices": (lambda x, y: x[:, y[0, 0, 0].argsort(), :, y[0, 1, 0].argsort()], 1 + 6),
     "gather": (lambda x, y: x.gather(1, y[:, :3].argsort(1)), 1 + 5),
     "gather positions": (lambda x, y: x.gather(3, y[:, :3].argsort(3)), 8 + 5),
     "index_select": (lambda x, y: x.index_select(-1, y[0, 0, 0].argsort()), 8 + 7),
+    "index_select channels from behind": (lambda x, y: x.index_select(-3, y[0, 0, 0].argsort()), 1 + 7),
     "index_select channels": (lambda x, y: x.index_select(dim=1, index=y[0, 0, 0].argsort()), 1 + 7),
     "take_along_dim": (lambda x, y: torch.take_along_dim(x, y[:, :1].argsort(3), 3), 8 + 7),
     "take_along_dim of all": (lambda x, y: torch.take_along_dim(x, y[:, 0].flatten().argsort()).view(2, -1), 1 + 7),
@@ -157,6 +158,10 @@ PICKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
 def test_what_the_run_picks_shares_a_cob(name: str, check_operation: Callable[..., None]) -> None:
     operation, free = PICKED[name]
     check_operation(operation, full=free, weights=free, streams=2)
+
+
+def test_what_a_mask_picks_is_pinned(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: x[y > 0].sum().expand(2), full=0, weights=0, streams=2, known=False)
 
 
 def test_what_has_no_cob_moves(assert_exact: Callable[..., ft.Plan]) -> None:
@@ -183,6 +188,16 @@ def test_padding_in_a_part(check_operation: Callable[..., None]) -> None:
     """Zeros in one of several parts."""
     check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 4, 0)).split(4, 1)], full=8)
     check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 0, 4)).split(4, 1)], full=8)
+
+    def first(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cos(F.pad(x, (0, 0, 0, 0, 4, 0)).split(6, 1)[0]) + y[:, :6]
+
+    check_operation(first, full=8 + 8 - 4 - 2, streams=2)  # 1 is added to four of y's channels, x to two
+
+
+def test_what_moves_beside_constants(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: torch.stack([x, torch.ones_like(x)], 2), full=8, weights=8)
+    check_operation(lambda x: torch.stack([x.sum(), x.new_ones(())]).expand(2, -1), full=1, weights=1)
 
 
 def test_an_attribute_that_is_not_known_pins(check_operation: Callable[..., None]) -> None:

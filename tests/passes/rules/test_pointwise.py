@@ -51,9 +51,16 @@ def test_structural_zeros_are_settled(check_operation: Callable[..., None]) -> N
     """cos(0) is 1: what is padded is no longer zero."""
     check_operation(lambda x: torch.cos(F.pad(x, (0, 0, 0, 0, 1, 1))), full=8, weights=0)
 
+    def ten(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:, 3:5]], 1)
+
+    # x_3 is met by y_4, and so on; what is beside padding is pinned: y_0 and y_4
+    check_operation(lambda x, y: torch.cos(F.pad(x, (0, 0, 0, 0, 1, 1))) + ten(y), full=None, streams=2)
+
 
 @pytest.mark.parametrize(("operation", "free"), [
     (nn.GLU(1), 8), (lambda x: F.glu(x, 2), 8),
+    (lambda x: F.glu(x[:, :2], 1), 8),
     (lambda x: F.glu(x.mean((2, 3))), 8), (lambda x: F.glu(x.flatten(2)), 8),
     (lambda x: F.glu(x * x.mean(1, keepdim=True), 1), 1), (lambda x: F.glu(x * x.roll(1, 1), 3), 8),
 ])  # fmt: skip
