@@ -88,7 +88,7 @@ def square(call: Call, input: Operand) -> CobMap:
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
     from fxteleport.passes.rules.pointwise import teleported
 
-    if not isinstance(input, Operand) or isinstance(exponent, Operand) or call.node.target == "__rpow__":
+    if isinstance(exponent, Operand) or call.node.target == "__rpow__":
         call.decline("an exponent has no CoB")
     if float(exponent).is_integer():
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
@@ -121,8 +121,7 @@ def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
 
 
 @rule(*named("einsum"))
-def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
-    tensors: list[Operand] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)
+def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
     left, _, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     repeated = any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation
@@ -168,8 +167,11 @@ def attention(
         call.pin(attn_mask.map, "it is added to the attention logits")
 
     def served(operand: Operand) -> CobMap:
-        group = query.shape[-3] // operand.shape[-3] if enable_gqa else 1
-        return operand.map.settled().each(lambda s: s.repeat_interleave(group, -3) if group > 1 < s.size(-3) else s)
+        cob = operand.map.settled()
+        if not enable_gqa:
+            return cob
+        group = query.shape[-3] // operand.shape[-3]
+        return cob.each(lambda s: s.repeat_interleave(group, -3) if s.size(-3) > 1 else s)
 
     q = query.map.settled().each(lambda s: s.unsqueeze(-2))  # [..., l, 1, e]
     k = served(key).each(lambda s: s.unsqueeze(-3))  # [..., 1, s, e]

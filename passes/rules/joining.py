@@ -46,9 +46,10 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
         whole = [cob.each(lambda s: _first(s, still)) for cob in whole]
     if whole:  # go on with the smaller description
         return min(whole, key=lambda cob: sum(s.numel() for s, _ in cob.factors))
-    if len(a.factors) == len(b.factors) == 1 and a.factors[0][1] == b.factors[0][1]:
-        (x, exponent), (y, _) = a.factors[0], b.factors[0]
-        return CobMap(((x.where(x != ANY, y), exponent),), zeros=True)
+    if len(a.factors) == len(b.factors) == 1:
+        ((x, exponent),), ((y, other),) = a.factors, b.factors
+        if exponent == other:
+            return CobMap(((x.where(x != ANY, y), exponent),), zeros=True)
     result = call.fresh(tuple(call.value.shape), why)
     call.same(result, a, why)
     call.same(result, b, why)
@@ -71,7 +72,7 @@ def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> 
 def where(call: Call, *operands: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
     boolean = [isinstance(o, Operand) and not o.value.is_floating_point() for o in operands]
-    if boolean.count(True) != 1 or len(operands) != 3:
+    if boolean.count(True) != 1:
         call.decline("its condition is not one boolean tensor")
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
 

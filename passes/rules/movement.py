@@ -21,11 +21,8 @@ from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
 
 
-def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
-    """The maps of the results: the operation runs once for each factor of the operands' maps.
-
-    `writes` is set for operations that write into their input, which stride 0 forbids.
-    """
+def moved(call: Call, operands: Sequence[Operand]) -> Any:
+    """The maps of the results: the operation runs once for each factor of the operands' maps."""
     slots = together([o.map for o in operands])
     leaves: list[list[tuple[Tensor, int]]] = []
     spec: Any = None
@@ -35,8 +32,6 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
         for operand, column in zip(operands, columns, strict=True):
             held = torch.full((1,) * operand.rank, ONE) if column is None else column
             symbols[operand] = held.expand(tuple(operand.shape))
-            if writes:
-                symbols[operand] = symbols[operand].clone(memory_format=torch.contiguous_format)
         results, spec = pytree.tree_flatten(call.rerun(symbols))
         leaves = leaves or [[] for _ in results]
         for factors, result in zip(leaves, results, strict=True):
@@ -162,11 +157,11 @@ def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: 
 def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
     """`x[index] = value`: zero is a structural zero, another constant has the CoB 1."""
     if isinstance(value, Operand):
-        return moved(call, [input, value], writes=True)
+        return moved(call, [input, value])
     if value != 0:
         call.pin(input.map, "a constant other than zero is written into it")
         return IDENTITY
-    return moved(call, [input], writes=True)
+    return moved(call, [input])
 
 
 @rule(*named("slice_scatter select_scatter"))

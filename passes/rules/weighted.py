@@ -156,7 +156,7 @@ def multihead_attention(
     hidden = [k**-1, k, v]
     if in_proj_weight is not None:
         first = inputs[0]
-        for other in inputs[1:]:
+        for other in inputs:
             call.same(first, other, "one weight projects the query, the key and the value")
         rows = stacked(hidden, n)
         call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")
@@ -171,8 +171,7 @@ def multihead_attention(
     call.require(call.state.tensor(path + "weight"), on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
     if path + "bias" in call.state.captured.metas:
         call.require(call.state.tensor(path + "bias"), out, "bias * out")
-    weights = IDENTITY if call.value[1] is not None else None
-    return [on_axis(out, -1, call.value[0].ndim), weights]
+    return [on_axis(out, -1, call.value[0].ndim), IDENTITY]
 
 
 def stacked(vectors: list[CobMap], n: int) -> CobMap:

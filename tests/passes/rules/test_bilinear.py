@@ -105,6 +105,11 @@ def test_sums_of_products_along_channels(check_operation: Callable[..., None]) -
 
     check_operation(addbmm_of_rows, full=8, weights=8, streams=2)
 
+    def added_up(x: Tensor) -> Tensor:
+        return torch.addbmm(x.new_zeros(2, 16), x.flatten(2).transpose(0, 1), weights.to(x.dtype))
+
+    check_operation(added_up, full=1, weights=1)
+
 
 def test_attention_masks(check_operation: Callable[..., None]) -> None:
     mask = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
@@ -144,6 +149,13 @@ def test_positions_of_attention_are_met_by_all_others(check_operation: Callable[
         return F.scaled_dot_product_attention(tokens(q), tokens(k), tokens(v))
 
     check_operation(attend, full=2, weights=2, streams=3)
+
+
+def test_keys_and_values_without_a_batch(check_operation: Callable[..., None]) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(heads(q), heads(k)[0], heads(v)[0]).transpose(1, 2)
+
+    check_operation(attend, full=16, weights=16, streams=3)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -103,19 +103,25 @@ def test_padded_products_meet(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.cos(padded(x, 3, 0) + padded(y, 3, 0)), full=8, weights=0, streams=2)
     check_operation(lambda x, y: padded(x, 3, 0) ** 1 + padded(y, 0, 3), full=11, weights=11, streams=2)
 
+    def both(x: Tensor, y: Tensor, z: Tensor) -> Tensor:  # 1 is added to three of z's channels
+        return torch.cos(padded(x, 3, 0) + padded(y, 3, 0)) + padded(z, 0, 3)
+
+    check_operation(both, full=3 + 5, streams=3)
+
 
 def test_a_parameter_takes_the_map_of_what_it_is_added_to(check_operation: Callable[..., None]) -> None:
     """Also of axes that vary together, and on either side."""
 
     class Plus(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, shape: tuple[int, ...], seen: tuple[int, ...]) -> None:
             super().__init__()
-            self.bias = nn.Parameter(torch.randn(2, 4, 1))
+            self.bias, self.seen = nn.Parameter(torch.randn(shape)), seen
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.bias + x.view(2, 2, 4, 16)
+            return self.bias + x.view(2, *self.seen)
 
-    check_operation(Plus(), full=8, weights=8)
+    check_operation(Plus((2, 4, 1), (2, 4, 16)), full=8, weights=8)
+    check_operation(Plus((4, 4), (8, 4, 4)), full=1, weights=1)  # it has no axis for channels
 
 
 def test_sums_broadcast(check_operation: Callable[..., None]) -> None:

@@ -44,7 +44,7 @@ REASONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "the quotient is rounded": lambda x, y: torch.div(x, y, rounding_mode="floor"),
     "an exponent has no CoB": lambda x, y: (x.abs() + 1) ** y,
     "an exponent has no CoB ": lambda x, y: torch.pow(2.0, x) * y,
-    "an exponent has no CoB  ": lambda x, y: x.__rpow__(2.0) * y,
+    "an exponent has no CoB  ": lambda x, y: torch.Tensor.__rpow__(x, 2.0) * y,
     "its bounds have more elements than its input": lambda x, y: x[:, :1].clamp(max=y),
     "another tensor shapes this activation": lambda x, y: torch.xlogy(x.abs(), y.abs() + 1),
     "another tensor shapes this activation ": lambda x, y: torch.xlogy(x.abs(), other=y.abs() + 1),
