@@ -5,7 +5,8 @@
 A mutant is the source of one file with one node of its syntax tree changed: a constraint dropped, a ratio the other
 way round, an axis shifted, a sign or a bias left out (`changes` has them all). A process forked from one that has
 collected the tests gives the function its changed code, and runs those that reach it, the file's own before others,
-until one fails. Each result is a line of the record; what was noticed is not run again.
+until one fails. Each result is a line of the record; what was noticed is not run again. What no test can notice, since
+the rule means the same, is in equivalent_mutants.json with its reason, and left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import pytest
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parent.parent
+EQUIVALENT = ROOT / "tests" / "equivalent_mutants.json"
 _SECONDS = 120  # for one test
 _OMITTED = frozenset({"annotation", "returns", "decorator_list", "type_comment"})
 _PARTS = ("all", "sign", "magnitude")
@@ -162,8 +164,14 @@ def _with_argument(node: ast.Call, at: int, value: ast.expr) -> Any:
     return _with(node, args=[*node.args[:at], value, *node.args[at + 1 :]])
 
 
+def equivalents() -> dict[str, str]:
+    """Names of mutants that mean the same as what they change, with the reason."""
+    table: dict[str, list[str]] = json.loads(EQUIVALENT.read_text())
+    return {name: why for why, names in table.items() for name in names}
+
+
 def mutants(path: Path) -> Iterator[Mutant]:
-    """Every mutant of a file."""
+    """Every mutant of a file, also those that mean the same."""
     text = path.read_text()
     tree = ast.parse(text)
     identity = "IDENTITY" if "IDENTITY" in text else "CobMap()"
@@ -337,7 +345,7 @@ def main() -> None:
     given = parser.parse_args()
     record = Path(given.record)
     lines = record.read_text().splitlines() if record.exists() else []
-    done = {line["name"] for line in map(json.loads, lines) if line["by"]}
+    done = {line["name"] for line in map(json.loads, lines) if line["by"]} | equivalents().keys()
     found = [m for f in given.files for m in mutants(Path(f).resolve()) if given.only in m.name and m.name not in done]
     if given.list:
         print(*(f"{m.line}: {m.operator}: {m.name}" for m in found), sep="\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import ROOT, mutants
+from mutations import ROOT, equivalents, mutants
 
 
 def test_every_factor_has_a_mutant() -> None:
@@ -20,6 +20,11 @@ def test_every_factor_has_a_mutant() -> None:
     } <= changes
     changes = {m.name.partition(": ")[2] for m in mutants(ROOT / "passes/rules/homogeneous.py")}
     assert "call.wrap(before, after, 'sign') -> pass" in changes  # a missing sign
+
+
+def test_what_is_called_equivalent_is_there() -> None:
+    files = {name.partition(":")[0] for name in equivalents()}
+    assert equivalents().keys() <= {m.name for file in files for m in mutants(ROOT / file)}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fxteleport as ft
+
 MASK = torch.arange(16).view(4, 4) % 3 == 0
 JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": lambda x, y: x + y,
@@ -107,6 +109,24 @@ def test_padded_products_meet(check_operation: Callable[..., None]) -> None:
         return torch.cos(padded(x, 3, 0) + padded(y, 3, 0)) + padded(z, 0, 3)
 
     check_operation(both, full=3 + 5, streams=3)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_sum_is_described_by_what_both_terms_vary_along(flipped: bool) -> None:
+    """Rows are x's channels and columns y's: the sum has one CoB, and its map one symbol."""
+
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.y, self.head = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows, columns = self.x(x)[:, :, None].expand(-1, -1, 8), self.y(x)[:, None, :].expand(-1, 8, -1)
+            return self.head(columns + rows if flipped else rows + columns)
+
+    plan = ft.plan(Crossed(), torch.randn(2, 3))
+    (total,) = (n for n in plan.captured.graph.nodes if n.name.startswith("add"))
+    assert plan.num_free == 1 and [s.numel() for s, _ in plan.constrained.maps[total].factors] == [1]
 
 
 def test_a_parameter_takes_the_map_of_what_it_is_added_to(check_operation: Callable[..., None]) -> None:
