@@ -31,7 +31,7 @@ from fxteleport.tools.memory import free_memory, limit_memory
 from fxteleport.tools.survey import COLUMNS, Row, Terms, count_parameters, survey
 
 _PANEL = "Coverage"
-_LARGE = 40  # a network is large if so many bytes a parameter are more than a worker may use
+_LARGE = 16  # a network is large if so many bytes a parameter (13.5 at the peak) are more than a worker may use
 Filter = Annotated[str, typer.Option("--filter", rich_help_panel=_PANEL, help="Names by a pattern, as 'resnet*'.")]
 Family = Annotated[
     str | None, typer.Option("--family", rich_help_panel=_PANEL, help="One family, as vision_transformer.")
