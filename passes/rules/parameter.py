@@ -1,7 +1,8 @@
 """Parameters and constants.
 
 A parameter that the graph reads (`get_attr`: a position embedding, a class token, a layer scale, a bias table)
-has a map of its own; the interpreter makes it at its first use. Tensors made from nothing are constants, with
+has a map of its own; the interpreter makes it at its first use. A buffer that the state dict has takes the map of what
+it is added to; any other is a constant. Tensors made from nothing are constants, with
 the CoB 1, or structural zeros.
 """
 

@@ -176,14 +176,16 @@ def test_explore_opens_the_viewer(viewer: None, browser: Any) -> None:
 @pytest.mark.parametrize("family", timm.list_modules())
 def test_every_family_loads(server: str, browser: Any, tmp_path: Path, family: str) -> None:
     """The smallest network of each family (a module of timm)."""
-    done = run(load(smallest_of(family), Request(batch=1)), Settings())
+    name, size = smallest_of(family)
+    done = run(load(name, Request(batch=1, input_size=size)), Settings())
     graph, *overlays = map(str, write_explorer(done, tmp_path / "net.json"))
     shown = {"models": [{"url": graph}], "nodeData": overlays, "nodeDataTargets": [""] * len(overlays)}
     draws(browser, f"{server}/?data={quote(json.dumps(shown))}", len(done.network.graph.nodes), tmp_path)
 
 
-def smallest_of(family: str) -> str:
-    """The name of the network with the fewest parameters, as the coverage survey found them."""
+def smallest_of(family: str) -> tuple[str, tuple[int, ...]]:
+    """The name of the network with the fewest parameters and the size of its input, as in the coverage survey."""
     with (Path(__file__).parents[2] / "docs" / "coverage.csv").open(newline="") as table:
-        sizes = {row["model"]: float(row["parameters"] or "inf") for row in csv.DictReader(table)}
-    return min(timm.list_models(module=family), key=sizes.__getitem__)
+        rows = {row["model"]: row for row in csv.DictReader(table)}
+    found = min((rows[name] for name in timm.list_models(module=family)), key=lambda row: int(row["parameters"]))
+    return found["model"], tuple(int(n) for n in found["size"].split("x"))

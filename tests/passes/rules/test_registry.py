@@ -113,3 +113,26 @@ def test_every_rule_is_documented_by_its_family() -> None:
     for found in {r.name: r for r in RULES.values()}.values():
         module = __import__(found.fn.__module__, fromlist=["x"])
         assert module.__doc__
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_that_declines_leaves_nothing_behind() -> None:
+    """Free values that it made, and constraints."""
+
+    @rule(torch.special.bessel_j0)
+    def bessel(call: Any, input: Any) -> Any:
+        out = call.fresh(input.shape)
+        call.same(out, input.map, "for now")
+        call.decline("it changed its mind")
+
+    class Bessel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.special.bessel_j0(self.a(x)))
+
+    plan = ft.plan(Bessel(), torch.randn(2, 3))
+    assert plan.num_free == 0
+    assert [o.why for o in plan.opaque] == ["'bessel_j0': it changed its mind"]
