@@ -135,4 +135,4 @@ def test_a_rule_that_declines_leaves_nothing_behind() -> None:
 
     plan = ft.plan(Bessel(), torch.randn(2, 3))
     assert plan.num_free == 0
-    assert [o.why for o in plan.opaque] == ["'bessel_j0': it changed its mind"]
+    assert [o.why for o in plan.opaque] == ["'special_bessel_j0': it changed its mind"]
