@@ -70,7 +70,7 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
 def _unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
     for path, module in captured.model.named_modules():
-        for name in module._non_persistent_buffers_set:
+        for name in getattr(module, "_non_persistent_buffers_set", ()):
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
                 yield captured.canonical[whole]
