@@ -31,7 +31,8 @@ from fxteleport.tools.memory import free_memory, limit_memory
 from fxteleport.tools.survey import COLUMNS, Row, Terms, count_parameters, survey
 
 _PANEL = "Coverage"
-_LARGE = 16  # a network is large if so many bytes a parameter (13.5 at the peak) are more than a worker may use
+_PEAK = 16  # bytes a parameter that a check may take: 13.5 were measured
+_GOOD_PART = 0.4  # of a worker's memory
 Filter = Annotated[str, typer.Option("--filter", rich_help_panel=_PANEL, help="Names by a pattern, as 'resnet*'.")]
 Family = Annotated[
     str | None, typer.Option("--family", rich_help_panel=_PANEL, help="One family, as vision_transformer.")
@@ -154,19 +155,22 @@ def parameters(name: str) -> int:
 def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) -> Iterator[Row]:
     """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so.
 
-    Smallest first: much is known early, and what may fail comes last. Networks that take a good part of the memory come
-    one at a time, with all of it and all cores, and a new worker for each.
+    Smallest first: much is known early, and what may fail comes last. Networks that take a good part of a worker's
+    memory get a new worker each, since none gives all of it back; those that take more come one at a time, with all of
+    it and all cores.
     """
     cores = os.cpu_count() or 1
     shared = replace(terms, memory=min(terms.memory, 0.9 * free_memory() / workers))
-    with _pool(workers, max(1, cores // workers), shared, 0) as pool:
+    threads = max(1, cores // workers)
+    with _pool(workers, threads, shared, 0) as pool:
         sizes = dict(zip(names, pool.map(parameters, names, chunksize=32).result(), strict=True))
-        small = [n for n in sorted(names, key=lambda n: sizes[n]) if sizes[n] * _LARGE < shared.memory]
-        yield from _rows(pool, small, shared, time_limit)
-    large = sorted(set(names) - set(small), key=lambda n: sizes[n])
+        shares = {n: sizes[n] * _PEAK / shared.memory for n in sorted(names, key=lambda n: sizes[n])}
+        yield from _rows(pool, [n for n, share in shares.items() if share < _GOOD_PART], shared, time_limit)
+    with _pool(workers, threads, shared, 1) as pool:
+        yield from _rows(pool, [n for n, share in shares.items() if _GOOD_PART <= share < 1], shared, time_limit)
     whole = replace(terms, memory=min(terms.memory, 0.9 * free_memory()))
     with _pool(1, cores, whole, 1) as pool:
-        yield from _rows(pool, large, whole, time_limit)
+        yield from _rows(pool, [n for n, share in shares.items() if share >= 1], whole, time_limit)
 
 
 def _pool(workers: int, threads: int, terms: Terms, max_tasks: int) -> Any:

@@ -38,8 +38,9 @@ def free_memory() -> float:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for an error that says that memory did not suffice: torch raises several."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+    """True for an error that says that memory did not suffice: torch raises several, oneDNN says no more than that."""
+    said = ("allocate memory", "out of memory", "could not create a primitive")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _resident(field: str) -> int:
