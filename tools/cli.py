@@ -6,6 +6,7 @@ Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wron
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -90,7 +91,8 @@ def _options(
 
 
 def main() -> None:
-    """The entry point: quiet libraries, and characters that any terminal can show."""
+    """The entry point: quiet libraries, characters that any terminal can show, and no workers left behind by a kill."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,25 @@ def test_check_runs_nothing_for_an_unknown_name(tmp_path: Path) -> None:
     done = call("check", *SMALL, "no_such_model", "--json", tmp_path / "x.json")
     assert done.exit_code == 2 and done.stdout == ""
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_a_command_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
+    rows, deadline = tmp_path / "rows.csv", time.monotonic() + 60
+    command = [sys.executable, "-m", "fxteleport", "coverage", "--filter", "resnet*", "--output", str(rows)]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as running:
+        while time.monotonic() < deadline and not (rows.exists() and rows.read_text().count("\n") > 1):
+            time.sleep(0.1)
+        running.terminate()
+        assert running.wait(60) == 143
+    for _ in range(100):
+        try:
+            os.killpg(running.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(running.pid, 9)
+    pytest.fail("its workers still run")
 
 
 # -- wrong calls and inputs ------------------------------------------------------------------------------
