@@ -290,7 +290,7 @@ class _Stepper:
 
     def step(self, node: fx.Node) -> Any:
         value = self.run.env[node] = self.run.run_node(node)
-        if node.target in _UNFILLED:
+        if node.op in ("call_function", "call_method") and node.target in _UNFILLED:  # a module may have such a name
             value.zero_()
         for done in self.run.user_to_last_uses.get(node, []):
             self.run.env.pop(done, None)

@@ -59,7 +59,7 @@ class CobMap:
         """The map of the tensor seen with more leading axes (broadcasting)."""
         return self.each(lambda s: s[(None,) * (rank - s.ndim)] if s.ndim < rank else s)
 
-    def seen(self, rank: int) -> CobMap:
+    def trimmed(self, rank: int) -> CobMap:
         """The map without leading axes, along which it does not vary."""
         return self.each(lambda s: s.view(s.shape[s.ndim - rank :]) if s.ndim > rank else s)
 

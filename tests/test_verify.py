@@ -299,3 +299,16 @@ def test_memory_without_values_is_not_compared() -> None:
             report = ft.verify(model, plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0)), x)
             assert report.passed and report.bitwise_equal, report.first_difference
     assert plan.num_free == 4 and not plan.opaque
+
+
+def test_a_module_that_is_called_like_empty_memory_is_compared() -> None:
+    model = nn.Sequential()
+    model.add_module("new_empty", nn.Linear(3, 4))
+    model.add_module("last", nn.Linear(4, 2))
+    x = torch.randn(2, 3)
+    plan = ft.plan(ft.randomize(model), x)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    with torch.no_grad():
+        network.get_parameter("new_empty.weight")[0, 0] *= 1.5
+    report = ft.verify(model, network, x)
+    assert not report.passed and report.first_difference is not None and report.first_difference.node == "new_empty"
