@@ -108,6 +108,14 @@ class Call:
         """New neurons: a free CoB for each position of `shape`."""
         return single(self.state.system.fresh(shape, self.origin(why)))
 
+    def filled(self, a: CobMap, why: str) -> CobMap:
+        """The map with a CoB of its own for each structural zero, where something else than zero will be."""
+        if not a.zeros:
+            return a
+        whole = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), why)
+        self.same(whole, a, why)
+        return whole
+
     def require(self, operand: Operand | None, cob: CobMap, why: str) -> None:
         """This operand must have this CoB: decides an unbound parameter's, constrains any other."""
         if operand is None:
@@ -115,7 +123,7 @@ class Call:
         cob = cob.aligned(operand.rank)
         operand.seen = True
         if operand.is_unbound and _fits(cob, operand.shape):
-            self.state.bind(operand.name, cob)
+            self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
             return
         if operand.name is not None and not operand.is_unbound:
             why = f"the weight '{operand.name}' has one scale for all its uses"

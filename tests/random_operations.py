@@ -364,6 +364,8 @@ _PRODUCT = "a parameter that is used freely has one factor an axis"
 _COMPARED = "a comparison pins, though one with 0 needs the sign only"
 _CROSS = "one weight that projects queries and keys needs one CoB for both inputs"
 _DIRECTION = "the direction of a weight norm keeps its scale, though its length is divided away"
+_MASK = "the values of a mask are not looked at: all that it chooses from share a CoB"
+_ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
 OPERATIONS: dict[str, Operation] = {
@@ -458,7 +460,7 @@ OPERATIONS: dict[str, Operation] = {
     "add": binary(lambda x, y: x + y, broadcast),
     "sub": binary(lambda x, y: x - y, broadcast),
     "add constant": pointwise(lambda x: x + 0.5, keeps=""),
-    "where": Operation(chosen, alike, arity=2),
+    "where": Operation(chosen, alike, arity=2, gives_up=_MASK),
     "where compared": binary(lambda x, y: torch.where(x > 0, y, 0.0), gives_up=_COMPARED),
     "masked_fill": Operation(masked, floats),
     "lerp": binary(lambda x, y: torch.lerp(x, y, 0.25)),
@@ -536,7 +538,7 @@ OPERATIONS: dict[str, Operation] = {
     "class token": Operation(
         lambda pick, x: Own(lambda x, w: torch.cat([w.expand(x.shape[0], -1, -1), x], 1), 1, 1, x.shape[-1]), tokens
     ),
-    "zeros": pointwise(lambda x: torch.cat([x, torch.zeros_like(x[:, :1])], 1), keeps=""),
+    "zeros": pointwise(lambda x: torch.cat([x, torch.zeros_like(x[:, :1])], 1), keeps="", gives_up=_ZEROS),
     "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps=""),
     "full": pointwise(lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps=""),
     "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps=""),

@@ -7,12 +7,14 @@ log-scales a (of x), b (of w) and c (of y) if, for all x and w,
 
 which is one linear equation for every element of y and every sample (x, w). Inputs and outputs of the network have
 log-scale 0. The dimension of what solves all of them is the number of free CoB values. Elements without any effect
-(a weight that meets only padding, a value that is always zero) have no equation, and are not counted.
+(a weight that meets only padding, a value that is always zero or that a mask hides) have no equation, and are not
+counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +30,14 @@ _CLEAR = 1e-6  # relative size of one that is none; between them a rank is not c
 
 class Unclear(Exception):
     """A rank is not clear in float64."""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """What keeps one element of a step's output: unknowns [n, m], the last of each being its own, and coefficients."""
+
+    unknowns: Tensor
+    coefficients: Tensor
 
 
 class Unknowns:
@@ -52,7 +62,7 @@ def dimension(script: Script, mode: str, norm_stats: str) -> int:
     scales = [torch.full(x.shape, -1) for x in inputs]
     alive = [torch.ones(x.shape, dtype=torch.bool) for x in inputs]
     tensors: dict[int, Tensor] = {}
-    rows: list[tuple[Tensor, Tensor]] = []
+    rows: list[Equation] = []
     for step, call in zip(script.steps, network.calls, strict=True):
         operands = list(dict.fromkeys(step.operands))
         held = movable(call, norm_stats)
@@ -67,18 +77,18 @@ def dimension(script: Script, mode: str, norm_stats: str) -> int:
         after = torch.cat([s.flatten() for s in scales[-len(made) :]])
         seen = (out != 0).any(0)
         alive += [m.view(v.shape) for m, v in zip(seen.split([v.numel() for v in made]), made, strict=True)]
-        kind = exempt(step.operation, call, mode, norm_stats)
+        first = next(i for i, other in enumerate(network.calls) if other is call)  # a layer may run again
+        kind = exempt(script.steps[first].operation, call, mode, norm_stats)
         if kind == "itself":
             before = scales[operands[0]].flatten()
-            rows.append(
-                (torch.stack([before, after], 1)[seen], torch.tensor([[1.0, -1.0]]).double().expand(int(seen.sum()), 2))
-            )
+            same = torch.tensor([[1.0, -1.0]]).double()
+            rows += [Equation(pair[None], same) for pair in torch.stack([before, after], 1)[seen]]
             continue
         columns = [scales[i].flatten() for i in operands] + [tensors[id(t)].flatten() for t in held.values()]
         skip = len(operands) if kind == "input" else 0
         effects = [j * x.flatten(1)[:, None] for j, x in zip(jacobians[skip:], given[skip:], strict=True)]
         rows += equations(effects, columns[skip:], out, after)
-    return nullity(rows, unknowns.count)
+    return nullity(seen_outside(rows, unknowns.count), unknowns.count)
 
 
 def exempt(name: str, call: nn.Module, mode: str, norm_stats: str) -> str:
@@ -156,8 +166,8 @@ def differentiated(run: Callable[..., Tensor], points: list[Tensor]) -> list[Ten
         return [torch.stack(js) for js in zip(*each, strict=True)]
 
 
-def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each output element, an orthonormal basis of its equations: (unknowns, coefficients)."""
+def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[Equation]:
+    """For each output element, an orthonormal basis of its equations."""
     joint = torch.cat([*effects, -out[:, :, None]], 2).transpose(0, 1)  # [out, samples, unknowns]
     found = []
     for element, rows in enumerate(joint):
@@ -169,8 +179,20 @@ def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: 
         rows = rows[:, used]
         _, size, basis = torch.linalg.svd(rows, full_matrices=False)
         basis = basis[: rank(size)]
-        found.append((numbers[used].expand(len(basis), -1), basis))
+        found.append(Equation(numbers[used].expand(len(basis), -1), basis))
     return found
+
+
+def seen_outside(equations: list[Equation], count: int) -> list[Equation]:
+    """The equations of elements that reach an output of the network: what a mask or a zero hides keeps nothing."""
+    reached = torch.zeros(count + 1, dtype=torch.bool)
+    reached[-1] = True  # an output's log-scale is known
+    kept = []
+    for equation in reversed(equations):
+        if bool(reached[equation.unknowns[0, -1]]):
+            reached[equation.unknowns] = True
+            kept.append(equation)
+    return kept
 
 
 def rank(size: Tensor) -> int:
@@ -185,15 +207,15 @@ def rank(size: Tensor) -> int:
     return int((relative >= _CLEAR).sum())
 
 
-def nullity(rows: list[tuple[Tensor, Tensor]], count: int) -> int:
+def nullity(rows: list[Equation], count: int) -> int:
     """The dimension of the solutions, over unknowns that occur in an equation."""
-    height = sum(len(numbers) for numbers, _ in rows)
+    height = sum(len(equation.unknowns) for equation in rows)
     matrix = torch.zeros(height, count + 1, dtype=torch.float64)  # the last column is for what is known
     at = 0
-    for numbers, coefficients in rows:
-        lines = torch.arange(at, at + len(numbers))[:, None].expand_as(numbers)
-        matrix.index_put_((lines, numbers), coefficients, accumulate=True)
-        at += len(numbers)
+    for equation in rows:
+        lines = torch.arange(at, at + len(equation.unknowns))[:, None].expand_as(equation.unknowns)
+        matrix.index_put_((lines, equation.unknowns), equation.coefficients, accumulate=True)
+        at += len(equation.unknowns)
     matrix = matrix[:, :-1]
     matrix = matrix[:, (matrix != 0).any(0)]
     if not matrix.numel():

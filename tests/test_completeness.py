@@ -77,9 +77,19 @@ LINEAR = ("Linear", (0,), (3, 0))  # four outputs, with a bias
 # What the rules give up: mode, steps, free values found, free values there.
 GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]], int, int]] = {
     "windows of a pool": ("full", [LINEAR, ("AvgPool1d", (1,), (0, 0, 1, 0)), ("head", (2,), ())], 1, 2),
-    "positions that a stride leaves out": ("full", [LINEAR, ("bare Conv1d", (1,), ()), ("head", (2,), ())], 2, 4),
+    "positions that nothing ties": ("full", [LINEAR, ("bare Conv1d", (1,), (0, 1, 1)), ("head", (2,), ())], 2, 5),
     "a product of axes": ("full", [LINEAR, ("mul parameter", (1,), (0, 1, 0, 1)), ("head", (2,), ())], 10, 16),
-    "a sign": ("full", [LINEAR, LINEAR, ("where compared", (1, 2), ()), ("head", (3,), ())], 4, 8),
+    "a sign": ("full", [LINEAR, LINEAR, ("where compared", (1, 2), ()), ("head", (3,), ()), ("head", (1,), ())], 4, 8),
+    "a mask": ("full", [LINEAR, ("reciprocal", (1,), ()), ("where", (1, 2), ()), ("head", (3,), ())], 0, 4),
+    "zeros that are contracted": (
+        "full",
+        [
+            *(LINEAR, ("square", (1,), ()), ("Linear", (1,), (3, 0)), ("zeros", (2,), ())),
+            *(("matmul transposed", (3, 4), ()), ("head", (5,), ())),
+        ],
+        2,
+        5,
+    ),
     "cross attention": ("full", [LINEAR, LINEAR, ("cross MultiheadAttention", (1, 2), ()), ("head", (3,), ())], 16, 20),
     "a length": ("weights", [LINEAR, ("normalize", (1,), ()), ("head", (2,), ())], 0, 1),
 }

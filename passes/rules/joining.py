@@ -30,6 +30,7 @@ def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> 
         if result is None:
             result = operand.map.aligned(rank)
         elif operand.is_unbound and not any(map(result.varies, range(rank - operand.rank))):
+            result = call.filled(result, why)
             call.require(operand, result.trimmed(operand.rank), why)
         else:
             result = merged(call, result, operand.map.aligned(rank), why)

@@ -54,7 +54,7 @@ def batch_norm(
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again
             call.require(bias, into, "bias * in")
-            return on_axis(into, 1, rank)
+            return on_axis(into.settled(), 1, rank)
         out = call.fresh(weight.shape)
         call.require(weight, out / into, "gamma * out / in")
         call.require(bias, out, "bias * out")

@@ -151,3 +151,19 @@ def test_sums_broadcast(check_operation: Callable[..., None]) -> None:
 
 def test_a_larger_of_two_by_max(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.max(x, y), full=8, weights=8, streams=2)
+
+
+@pytest.mark.parametrize(("shape", "free"), [((8, 5, 4), 16), ((5, 1), 9)])
+def test_a_parameter_fills_zeros(shape: tuple[int, ...], free: int, check_operation: Callable[..., None]) -> None:
+    """Zeros fit any CoB, but what is added to them does not: it has the one that the next layer expects."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.mixed = nn.Parameter(torch.randn(shape)), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([x, torch.zeros_like(x[:, :, :1])], 2) + self.places
+            return self.mixed(x)[:, :, :4]
+
+    check_operation(Placed(), full=free, weights=free)

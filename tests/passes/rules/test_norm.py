@@ -190,3 +190,18 @@ def test_a_norm_of_the_batch_with_a_gamma(check_operation: Callable[..., None]) 
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
 
     check_operation(Batch(), full=16, weights=8, norm=True)
+
+
+def test_a_batch_norm_of_zeros(check_operation: Callable[..., None]) -> None:
+    """They are no longer zero behind it."""
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(16, affine=False)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            first, second = self.norm(torch.cat([x, torch.zeros_like(x)], 1)).chunk(2, 1)
+            return first + (second + y)
+
+    check_operation(Normalised(), full=None, weights=None, streams=2, norm=True)

@@ -231,3 +231,16 @@ def test_other_grouped_products_stay(assert_exact: Callable[..., ft.Plan]) -> No
 
     plan = assert_exact(Batches().bfloat16(), torch.randn(3, 8, 6).bfloat16())
     assert plan.num_free == 4 and "rows in groups" in plan.opaque[0].why
+
+
+def test_a_weight_that_meets_zeros_may_meet_others_next(check_operation: Callable[..., None]) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixed = nn.Conv2d(16, 8, 1)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            first = self.mixed(torch.cat([x, torch.zeros_like(x)], 1))
+            return first + self.mixed(torch.cat([x, y], 1))
+
+    check_operation(Twice(), full=16, weights=16, streams=2)  # y has the CoB 1
