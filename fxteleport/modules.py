@@ -52,7 +52,9 @@ class TeleportedActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as of `f`."""
         y: Tensor = self.f(scaled(x, self.inverse))
-        return (y * self.tau).to(y.dtype)
+        if y.requires_grad or self.f._forward_hooks or 0 in y.stride() or torch.compiler.is_compiling():
+            return (y * self.tau).to(y.dtype)
+        return y.mul_(self.tau)  # no one else sees it, so without gradients its memory can be used again
 
     def extra_repr(self) -> str:
         return described(self.tau)

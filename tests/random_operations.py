@@ -334,6 +334,11 @@ def zoomed(x: Tensor) -> Tensor:
     return F.grid_sample(x, grid)
 
 
+def zero_padded(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    axis = pick(1, -1)
+    return lambda x: torch.cat([x, torch.zeros_like(x.narrow(axis, 0, 1))], axis)
+
+
 def masked(pick: Any, x: Tensor) -> nn.Module:
     mask = torch.arange(x.shape[-1]) % 2 == pick(1, 0)
     return Buffered(lambda x, mask: x.masked_fill(mask, 0.0), mask)
@@ -538,7 +543,7 @@ OPERATIONS: dict[str, Operation] = {
     "class token": Operation(
         lambda pick, x: Own(lambda x, w: torch.cat([w.expand(x.shape[0], -1, -1), x], 1), 1, 1, x.shape[-1]), tokens
     ),
-    "zeros": pointwise(lambda x: torch.cat([x, torch.zeros_like(x[:, :1])], 1), keeps="", gives_up=_ZEROS),
+    "zeros": Operation(zero_padded, floats, gives_up=_ZEROS),
     "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps=""),
     "full": pointwise(lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps=""),
     "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps=""),

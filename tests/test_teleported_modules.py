@@ -50,6 +50,26 @@ def test_the_magnitude_is_enough_for_an_odd_function(x: Tensor) -> None:
     assert torch.equal(TeleportedActivation(nn.Tanh(), TAU.abs())(x * TAU), x.tanh() * TAU)
 
 
+@pytest.mark.parametrize(
+    "f", [nn.GELU(), nn.Sigmoid(), nn.Identity(), Operation("expand", 3, 4), Operation("view", 3, 4)], ids=repr
+)
+def test_without_gradients_it_is_the_same(f: nn.Module, x: Tensor) -> None:
+    """Memory is used again there: that of nobody else."""
+    for given in (x, x[:1].expand(3, -1), x.bfloat16()):
+        before, module = given.clone(), TeleportedActivation(f, TAU)
+        expected = module(given.detach().requires_grad_())
+        with torch.no_grad():
+            assert torch.equal(module(given), expected)
+        assert torch.equal(given, before)
+
+
+def test_a_hook_on_the_activation_keeps_what_it_saw(x: Tensor) -> None:
+    module, seen = TeleportedActivation(nn.GELU(), TAU), []
+    module.f.register_forward_hook(lambda f, inputs, output: seen.append(output))
+    module(x)
+    assert torch.equal(seen[0], F.gelu(x / TAU))
+
+
 def test_rescale(x: Tensor) -> None:
     assert torch.equal(Rescale(TAU.reciprocal())(x * TAU), x)
 
