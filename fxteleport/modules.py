@@ -113,7 +113,7 @@ def _is_slice(x: Tensor) -> bool:
         if stride < end:
             return False
         gaps = gaps or stride > end
-        end = stride * size
+        end += stride * (size - 1)
     return gaps
 
 
