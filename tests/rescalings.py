@@ -39,6 +39,12 @@ class Equation:
     unknowns: Tensor
     coefficients: Tensor
 
+    def reading(self, others: Tensor) -> Equation:
+        """The same equation, which has others in it, times zero."""
+        unknowns = torch.cat([others.expand(len(self.unknowns), -1), self.unknowns], 1)
+        zeros = self.coefficients.new_zeros(len(unknowns), len(others))
+        return Equation(unknowns, torch.cat([zeros, self.coefficients], 1))
+
 
 class Unknowns:
     """The numbers of the unknown log-scales: one an element, -1 where it is known to be 0."""
@@ -52,8 +58,11 @@ class Unknowns:
         return numbers
 
 
-def dimension(script: Script, mode: str, norm_stats: str) -> int:
-    """The dimension of the space of function-preserving rescalings of a network in float64."""
+def dimension(script: Script, mode: str, norm_stats: str, silent: bool = False) -> int:
+    """The dimension of the space of function-preserving rescalings of a network in float64.
+
+    `silent` counts the elements of parameters, too, that have no effect at all.
+    """
     network, inputs = script.make()
     with torch.no_grad():
         values = network.values(inputs)
@@ -87,8 +96,17 @@ def dimension(script: Script, mode: str, norm_stats: str) -> int:
         columns = [scales[i].flatten() for i in operands] + [tensors[id(t)].flatten() for t in held.values()]
         skip = len(operands) if kind == "input" else 0
         effects = [j * x.flatten(1)[:, None] for j, x in zip(jacobians[skip:], given[skip:], strict=True)]
-        rows += equations(effects, columns[skip:], out, after)
-    return nullity(seen_outside(rows, unknowns.count), unknowns.count)
+        found = equations(effects, columns[skip:], out, after)
+        if skip:  # it says nothing about its input, but makes it count
+            read = torch.cat([(j != 0).any(0) for j in jacobians[:skip]], 1)
+            found = {i: e.reading(torch.cat(columns[:skip])[read[i]]) for i, e in found.items()}
+        rows += found.values()
+    rows = seen_outside(rows, unknowns.count)
+    found = nullity(rows, unknowns.count)
+    if silent:
+        there = {int(i) for e in rows for i in e.unknowns[:, e.coefficients.any(0)].unique()}
+        found += sum(int(i) not in there for numbers in tensors.values() for i in numbers.flatten())
+    return found
 
 
 def exempt(name: str, call: nn.Module, mode: str, norm_stats: str) -> str:
@@ -166,10 +184,10 @@ def differentiated(run: Callable[..., Tensor], points: list[Tensor]) -> list[Ten
         return [torch.stack(js) for js in zip(*each, strict=True)]
 
 
-def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[Equation]:
-    """For each output element, an orthonormal basis of its equations."""
+def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> dict[int, Equation]:
+    """For each output element that has any, an orthonormal basis of its equations."""
     joint = torch.cat([*effects, -out[:, :, None]], 2).transpose(0, 1)  # [out, samples, unknowns]
-    found = []
+    found = {}
     for element, rows in enumerate(joint):
         numbers = torch.cat([*columns, after[element : element + 1]])
         rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
@@ -179,7 +197,7 @@ def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: 
         rows = rows[:, used]
         _, size, basis = torch.linalg.svd(rows, full_matrices=False)
         basis = basis[: rank(size)]
-        found.append(Equation(numbers[used].expand(len(basis), -1), basis))
+        found[element] = Equation(numbers[used].expand(len(basis), -1), basis)
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -33,30 +31,35 @@ def small(names: list[str]) -> st.SearchStrategy[Script]:
     return scripts(names=names, most=8, size=32, dtypes=[torch.float64])
 
 
-def compare(script: Script, same: Callable[[int, int], bool]) -> None:
-    """Hold the solver's number against the brute-force one in every mode."""
+def compare(script: Script, equal: bool) -> None:
+    """Hold the solver's number against the brute-force one in every mode: equal, or not more.
+
+    What has no effect may have any scale. The solver counts it where a parameter meets zeros only.
+    """
     normed = any("BatchNorm" in step.operation for step in script.steps)
     for mode, norm_stats in MODES:
         if norm_stats != "fixed" and not normed:
             continue
         found = magnitudes(script, mode, norm_stats)
         try:
-            there = dimension(script, mode, norm_stats)
+            there = dimension(script, mode, norm_stats, silent=not equal)
         except Unclear:
             assume(False)
-        assert same(found, there), f"{mode} {norm_stats}: the solver finds {found} free values of {there}"
+        assert found == there if equal else found <= there, (
+            f"{mode} {norm_stats}: the solver finds {found} free values of {there}"
+        )
 
 
 @settings(max_examples=40)
 @given(small(COMPLETE))
 def test_neither_too_much_nor_too_little_is_pinned(script: Script) -> None:
-    compare(script, lambda found, there: found == there)
+    compare(script, equal=True)
 
 
 @settings(max_examples=20)
 @given(small(PLAIN))
 def test_never_too_little_is_pinned(script: Script) -> None:
-    compare(script, lambda found, there: found <= there)
+    compare(script, equal=False)
 
 
 @pytest.mark.slow
@@ -67,7 +70,7 @@ def test_many(names: list[str], shard: int) -> None:
     @settings(max_examples=PER_SHARD, derandomize=False)
     @given(small(names))
     def run(script: Script) -> None:
-        compare(script, lambda found, there: found == there if names is COMPLETE else found <= there)
+        compare(script, equal=names is COMPLETE)
 
     run()
 
