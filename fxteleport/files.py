@@ -71,7 +71,7 @@ def read_pickled(path: str | Path) -> Any:
     Raises:
         CheckpointError: it is corrupt, holds anything else, or is older than torch 1.6.
     """
-    if not zipfile.is_zipfile(path):
+    if not _is_archive(path):
         raise CheckpointError(
             f"'{path}' is corrupt, or no archive of torch 1.6 or newer: load it where you trust it, and save its state"
             " dict again"
@@ -85,6 +85,13 @@ def read_pickled(path: str | Path) -> Any:
         raise
     except Exception:  # pickle, zip and torch each raise their own
         raise CheckpointError(f"'{path}' is corrupt, or holds more than tensors (then save its state dict)") from None
+
+
+def _is_archive(path: str | Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # some corrupt ones it does not answer for
+        return False
 
 
 def read_json(path: str | Path) -> dict[str, object]:

@@ -284,6 +284,18 @@ def test_malicious_safetensors(name: str, tmp_path: Path) -> None:
             reader(file)
 
 
+def test_an_archive_over_several_disks(tmp_path: Path) -> None:
+    """`zipfile.is_zipfile` raises there instead of answering."""
+    file = tmp_path / "x.pt"
+    torch.save({"0.weight": torch.zeros(8, 6)}, file)
+    data = bytearray(file.read_bytes())
+    locator = data.rindex(b"PK\x06\x07")
+    data[locator + 16] = 3
+    file.write_bytes(data)
+    with pytest.raises(ft.CheckpointError, match="corrupt"):
+        read_pickled(file)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     valid_files(tmp_path)
