@@ -169,7 +169,8 @@ def convolution(spatial: int, transposed: bool = False, bare: bool = False) -> C
     def make(pick: Any, x: Tensor) -> nn.Module:
         channels = x.shape[1]
         groups, bias = pick(*divisors(channels)), not bare or pick(True, False)
-        kernel = pick(*(k for k in (1, 2, 3) if bare or k <= min(x.shape[2:])))
+        cut = transposed and not bare  # its padding cuts away what one of two taps would meet of two positions
+        kernel = pick(*(k for k in (1, 2, 3) if bare or k + (cut and k == 2) <= min(x.shape[2:])))
         settings = {"groups": groups, "bias": bias, "stride": 2 if bare else 1, "padding": kernel // 2}
         made: nn.Module = layer(channels, groups * pick(1, 2), kernel, **settings)
         return made
