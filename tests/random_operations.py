@@ -370,7 +370,7 @@ _PRODUCT = "a parameter that is used freely has one factor an axis"
 _COMPARED = "a comparison pins, though one with 0 needs the sign only"
 _CROSS = "one weight that projects queries and keys needs one CoB for both inputs"
 _DIRECTION = "the direction of a weight norm keeps its scale, though its length is divided away"
-_MASK = "the values of a mask are not looked at: all that it chooses from share a CoB"
+_MASK = "the values of a mask are not looked at: what it chooses from shares a CoB, also where it hides"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
@@ -468,7 +468,7 @@ OPERATIONS: dict[str, Operation] = {
     "add constant": pointwise(lambda x: x + 0.5, keeps=""),
     "where": Operation(chosen, alike, arity=2, gives_up=_MASK),
     "where compared": binary(lambda x, y: torch.where(x > 0, y, 0.0), gives_up=_COMPARED),
-    "masked_fill": Operation(masked, floats),
+    "masked_fill": Operation(masked, floats, gives_up=_MASK),
     "lerp": binary(lambda x, y: torch.lerp(x, y, 0.25)),
     # movement
     "reshape": Operation(reshaped, floats),

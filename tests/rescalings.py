@@ -7,8 +7,7 @@ log-scales a (of x), b (of w) and c (of y) if, for all x and w,
 
 which is one linear equation for every element of y and every sample (x, w). Inputs and outputs of the network have
 log-scale 0. The dimension of what solves all of them is the number of free CoB values. Elements without any effect
-(a weight that meets only padding, a value that is always zero or that a mask hides) have no equation, and are not
-counted.
+(a weight that meets only padding, a value that is always zero) have no equation, and are not counted.
 """
 
 from __future__ import annotations
@@ -34,16 +33,10 @@ class Unclear(Exception):
 
 @dataclass(frozen=True)
 class Equation:
-    """What keeps one element of a step's output: unknowns [n, m], the last of each being its own, and coefficients."""
+    """What keeps one element of a step's output: unknowns [n, m], and their coefficients."""
 
     unknowns: Tensor
     coefficients: Tensor
-
-    def reading(self, others: Tensor) -> Equation:
-        """The same equation, which has others in it, times zero."""
-        unknowns = torch.cat([others.expand(len(self.unknowns), -1), self.unknowns], 1)
-        zeros = self.coefficients.new_zeros(len(unknowns), len(others))
-        return Equation(unknowns, torch.cat([zeros, self.coefficients], 1))
 
 
 class Unknowns:
@@ -96,12 +89,7 @@ def dimension(script: Script, mode: str, norm_stats: str, silent: bool = False) 
         columns = [scales[i].flatten() for i in operands] + [tensors[id(t)].flatten() for t in held.values()]
         skip = len(operands) if kind == "input" else 0
         effects = [j * x.flatten(1)[:, None] for j, x in zip(jacobians[skip:], given[skip:], strict=True)]
-        found = equations(effects, columns[skip:], out, after)
-        if skip:  # it says nothing about its input, but makes it count
-            read = torch.cat([(j != 0).any(0) for j in jacobians[:skip]], 1)
-            found = {i: e.reading(torch.cat(columns[:skip])[read[i]]) for i, e in found.items()}
-        rows += found.values()
-    rows = seen_outside(rows, unknowns.count)
+        rows += equations(effects, columns[skip:], out, after)
     found = nullity(rows, unknowns.count)
     if silent:
         there = {int(i) for e in rows for i in e.unknowns[:, e.coefficients.any(0)].unique()}
@@ -184,10 +172,10 @@ def differentiated(run: Callable[..., Tensor], points: list[Tensor]) -> list[Ten
         return [torch.stack(js) for js in zip(*each, strict=True)]
 
 
-def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> dict[int, Equation]:
-    """For each output element that has any, an orthonormal basis of its equations."""
+def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[Equation]:
+    """For each output element, an orthonormal basis of its equations."""
     joint = torch.cat([*effects, -out[:, :, None]], 2).transpose(0, 1)  # [out, samples, unknowns]
-    found = {}
+    found = []
     for element, rows in enumerate(joint):
         numbers = torch.cat([*columns, after[element : element + 1]])
         rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
@@ -197,20 +185,8 @@ def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: 
         rows = rows[:, used]
         _, size, basis = torch.linalg.svd(rows, full_matrices=False)
         basis = basis[: rank(size)]
-        found[element] = Equation(numbers[used].expand(len(basis), -1), basis)
+        found.append(Equation(numbers[used].expand(len(basis), -1), basis))
     return found
-
-
-def seen_outside(equations: list[Equation], count: int) -> list[Equation]:
-    """The equations of elements that reach an output of the network: what a mask or a zero hides keeps nothing."""
-    reached = torch.zeros(count + 1, dtype=torch.bool)
-    reached[-1] = True  # an output's log-scale is known
-    kept = []
-    for equation in reversed(equations):
-        if bool(reached[equation.unknowns[0, -1]]):
-            reached[equation.unknowns] = True
-            kept.append(equation)
-    return kept
 
 
 def rank(size: Tensor) -> int:
