@@ -493,12 +493,16 @@ OPERATIONS: dict[str, Operation] = {
     "BatchNorm1d": Operation(norm(nn.BatchNorm1d), lambda x: floats(x) and x.ndim <= 3, keeps="input"),
     "BatchNorm2d": Operation(norm(nn.BatchNorm2d), images, keeps="input"),
     "LayerNorm": Operation(
-        lambda pick, x: nn.LayerNorm(x.shape[-1], eps=0.1, elementwise_affine=pick(True, False)), floats, keeps="input"
+        lambda pick, x: nn.LayerNorm(x.shape[-1], eps=0.1, elementwise_affine=pick(True, False)),
+        lambda x: floats(x) and x.shape[-1] > 1,
+        keeps="input",
     ),
     "RMSNorm": Operation(lambda pick, x: nn.RMSNorm(x.shape[-1], eps=0.1), floats, keeps="input"),
     "GroupNorm": Operation(
-        lambda pick, x: nn.GroupNorm(pick(*divisors(x.shape[1])), x.shape[1], eps=0.1, affine=pick(True, False)),
-        lambda x: floats(x) and x.ndim > 2,
+        lambda pick, x: nn.GroupNorm(
+            pick(*(d for d in divisors(x.shape[1]) if x[0].numel() > d)), x.shape[1], eps=0.1, affine=pick(True, False)
+        ),
+        lambda x: floats(x) and x.ndim > 2 and x[0].numel() > 1,  # one value alone is normalised to 0
         keeps="input",
     ),
     "InstanceNorm2d": Operation(
