@@ -371,6 +371,7 @@ _COMPARED = "a comparison pins, though one with 0 needs the sign only"
 _CROSS = "one weight that projects queries and keys needs one CoB for both inputs"
 _DIRECTION = "the direction of a weight norm keeps its scale, though its length is divided away"
 _MASK = "the values of a mask are not looked at: what it chooses from shares a CoB, also where it hides"
+_ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
@@ -401,7 +402,7 @@ OPERATIONS: dict[str, Operation] = {
         arity=2,
         gives_up=_CROSS,
     ),
-    "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats),
+    "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats, gives_up=_ROWS),
     "again": Operation(again, floats),
     "tied": Operation(tied, floats),
     # bilinear
