@@ -103,13 +103,16 @@ class System:
             self.add([symbols, first], (1, -1), origin)
             return CobMap((*kept, (first, exponent)))
         shape = torch.broadcast_shapes(*(s.shape for s, _ in touched))
-        rest = self.fresh([1 if i in over else n for i, n in enumerate(shape)], origin)
-        self.require_one(CobMap((*touched, (rest, -1)), a.zeros), origin)
+        narrow = [1 if i in over else n for i, n in enumerate(shape)]
         if a.zeros:  # a position where everything is zero stays zero
             zero = torch.stack([(s == ANY).expand(shape) for s, _ in touched]).any(0)
             for axis in sorted(over):
                 zero = zero.all(axis, keepdim=True)
-            rest = torch.where(zero, ANY, rest)
+            rest = torch.full(narrow, ANY)
+            rest[~zero] = self.fresh([int((~zero).sum())], origin)
+        else:
+            rest = self.fresh(narrow, origin)
+        self.require_one(CobMap((*touched, (rest, -1)), a.zeros), origin)
         return CobMap((*kept, (rest, 1)), a.zeros)
 
     def require_one(self, a: CobMap, origin: Origin) -> None:

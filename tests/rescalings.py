@@ -22,7 +22,7 @@ from random_operations import OPERATIONS
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-_SPARE = 100  # samples beyond the number of unknowns of a step
+_SPARE = 250  # samples beyond the number of unknowns of a step: some must be in each part of a clamp
 _ZERO = 1e-9  # relative size of a singular value that is rounding
 _CLEAR = 1e-6  # relative size of one that is none; between them a rank is not clear
 

@@ -244,3 +244,16 @@ def test_a_weight_that_meets_zeros_may_meet_others_next(check_operation: Callabl
             return first + self.mixed(torch.cat([x, y], 1))
 
     check_operation(Twice(), full=16, weights=16, streams=2)  # y has the CoB 1
+
+
+def test_weights_of_zeros_are_not_counted(check_operation: Callable[..., None]) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixed = nn.Conv2d(16, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([x, torch.zeros_like(x)], 1)
+            return self.mixed(torch.cat([x, torch.zeros_like(x[:, :, :1])], 2))[:, :, :4]
+
+    check_operation(Padded(), full=16, weights=16)
