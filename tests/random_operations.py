@@ -227,7 +227,6 @@ def rearranged(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
         lambda x: x.repeat(*(2 if i == axis else 1 for i in range(x.ndim))),
         lambda x: x.repeat_interleave(2, axis),
         lambda x: x.unfold(axis, 1, 1).squeeze(-1),
-        lambda x: x.tril(),
         lambda x: torch.diagonal(x, 0, -2, -1)[:, None],
     )
 
@@ -480,11 +479,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "part": Operation(part, floats),
     "rearrange": Operation(rearranged, floats),
-    "pad": Operation(padded, floats),
-    "ZeroPad2d": Operation(lambda pick, x: nn.ZeroPad2d(1), images),
+    "tril": Operation(lambda pick, x: lambda x: x.tril(), floats, gives_up=_ZEROS),
+    "pad": Operation(padded, floats, gives_up=_ZEROS),
+    "ZeroPad2d": Operation(lambda pick, x: nn.ZeroPad2d(1), images, gives_up=_ZEROS),
     "ReflectionPad1d": Operation(lambda pick, x: nn.ReflectionPad1d((1, 0)), lambda x: tokens(x) and x.shape[-1] > 1),
     "pixel_shuffle": Operation(lambda pick, x: nn.PixelShuffle(2), lambda x: images(x) and x.shape[1] % 4 == 0),
-    "unfold": Operation(lambda pick, x: nn.Unfold(2, padding=1), images),
+    "unfold": Operation(lambda pick, x: nn.Unfold(2, padding=1), images, gives_up=_ZEROS),
     "cat": Operation(joined, but_one_axis, arity=2),
     "stack": binary(lambda x, y: torch.stack([x, y], 1), lambda x, y: alike(x, y) and x.ndim < 5),
     "write": Operation(written, alike, arity=2),
