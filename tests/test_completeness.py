@@ -83,6 +83,12 @@ GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]
     "positions that nothing ties": ("full", [LINEAR, ("bare Conv1d", (1,), (0, 1, 1)), ("head", (2,), ())], 2, 5),
     "a product of axes": ("full", [LINEAR, ("mul parameter", (1,), (0, 1, 0, 1)), ("head", (2,), ())], 10, 16),
     "a sign": ("full", [LINEAR, LINEAR, ("where compared", (1, 2), ()), ("head", (3,), ()), ("head", (1,), ())], 4, 8),
+    "positions that a linear without bias keeps apart": (
+        "full",
+        [LINEAR, ("class token", (1,), ()), ("silu", (2,), ()), ("Linear", (3,), (0, 1)), ("head", (4,), ())],
+        6,
+        7,
+    ),
     "rows of an embedding": ("full", [("Conv1d", (0,), (0, 0, 1)), ("Embedding", (1,), ()), ("head", (2,), ())], 1, 2),
     "a mask": ("full", [LINEAR, ("reciprocal", (1,), ()), ("where", (1, 2), ()), ("head", (3,), ())], 0, 4),
     "zeros that are contracted": (
