@@ -32,8 +32,8 @@ class Unclear(Exception):
 
 
 @dataclass(frozen=True)
-class Equation:
-    """What keeps one element of a step's output: unknowns [n, m], and their coefficients."""
+class Equations:
+    """Equations of a step: unknowns [n, m], and their coefficients [n, m]."""
 
     unknowns: Tensor
     coefficients: Tensor
@@ -64,7 +64,7 @@ def dimension(script: Script, mode: str, norm_stats: str, silent: bool = False) 
     scales = [torch.full(x.shape, -1) for x in inputs]
     alive = [torch.ones(x.shape, dtype=torch.bool) for x in inputs]
     tensors: dict[int, Tensor] = {}
-    rows: list[Equation] = []
+    rows: list[Equations] = []
     for step, call in zip(script.steps, network.calls, strict=True):
         operands = list(dict.fromkeys(step.operands))
         held = movable(call, norm_stats)
@@ -83,8 +83,8 @@ def dimension(script: Script, mode: str, norm_stats: str, silent: bool = False) 
         kind = exempt(script.steps[first].operation, call, mode, norm_stats)
         if kind == "itself":
             before = scales[operands[0]].flatten()
-            same = torch.tensor([[1.0, -1.0]]).double()
-            rows += [Equation(pair[None], same) for pair in torch.stack([before, after], 1)[seen]]
+            pairs = torch.stack([before, after], 1)[seen]
+            rows.append(Equations(pairs, torch.tensor([[1.0, -1.0]]).double().expand(len(pairs), 2)))
             continue
         columns = [scales[i].flatten() for i in operands] + [tensors[id(t)].flatten() for t in held.values()]
         skip = len(operands) if kind == "input" else 0
@@ -172,7 +172,7 @@ def differentiated(run: Callable[..., Tensor], points: list[Tensor]) -> list[Ten
         return [torch.stack(js) for js in zip(*each, strict=True)]
 
 
-def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[Equation]:
+def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: Tensor) -> list[Equations]:
     """For each output element, an orthonormal basis of its equations."""
     joint = torch.cat([*effects, -out[:, :, None]], 2).transpose(0, 1)  # [out, samples, unknowns]
     found = []
@@ -185,7 +185,7 @@ def equations(effects: list[Tensor], columns: list[Tensor], out: Tensor, after: 
         rows = rows[:, used]
         _, size, basis = torch.linalg.svd(rows, full_matrices=False)
         basis = basis[: rank(size)]
-        found.append(Equation(numbers[used].expand(len(basis), -1), basis))
+        found.append(Equations(numbers[used].expand(len(basis), -1), basis))
     return found
 
 
@@ -201,7 +201,7 @@ def rank(size: Tensor) -> int:
     return int((relative >= _CLEAR).sum())
 
 
-def nullity(rows: list[Equation], count: int) -> int:
+def nullity(rows: list[Equations], count: int) -> int:
     """The dimension of the solutions, over unknowns that occur in an equation."""
     height = sum(len(equation.unknowns) for equation in rows)
     matrix = torch.zeros(height, count + 1, dtype=torch.float64)  # the last column is for what is known
