@@ -180,7 +180,7 @@ class Call:
             fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
             return fn(*args, **kwargs)
 
-        return on_symbols(run, *(symbols[o] for o in operands))
+        return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
 
 
 def _fits(cob: CobMap, shape: Sequence[int]) -> bool:

@@ -162,10 +162,7 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterable[tuple[list[int],
 
 
 def on_symbols(fn: Callable[[Tensor], Tensor], *symbols: Tensor) -> Tensor:
-    """Run a movement on integers; where that fails, on float64, exact below 2**53.
-
-    Some know floating point only, and writing fails where symbols are expanded, which copies are not.
-    """
+    """Run a movement on integers; where that fails, since some know floating point only, on float64 (below 2**53)."""
     try:
         return fn(*symbols)
     except (RuntimeError, NotImplementedError, TypeError):

@@ -21,8 +21,11 @@ from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
 
 
-def moved(call: Call, operands: Sequence[Operand]) -> Any:
-    """The maps of the results: the operation runs once for each factor of the operands' maps."""
+def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
+    """The maps of the results: the operation runs once for each factor of the operands' maps.
+
+    One that `writes` in place gets copies: factors are shared by other values, and expanded ones by positions.
+    """
     slots = together([o.map for o in operands])
     leaves: list[list[tuple[Tensor, int]]] = []
     spec: Any = None
@@ -31,7 +34,8 @@ def moved(call: Call, operands: Sequence[Operand]) -> Any:
         symbols = {}
         for operand, column in zip(operands, columns, strict=True):
             held = torch.full((1,) * operand.rank, ONE) if column is None else column
-            symbols[operand] = held.expand(tuple(operand.shape))
+            held = held.expand(tuple(operand.shape))
+            symbols[operand] = held.clone(memory_format=torch.contiguous_format) if writes else held
         results, spec = pytree.tree_flatten(call.rerun(symbols))
         leaves = leaves or [[] for _ in results]
         for factors, result in zip(leaves, results, strict=True):
@@ -157,11 +161,11 @@ def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: 
 def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
     """`x[index] = value`: zero is a structural zero, another constant has the CoB 1."""
     if isinstance(value, Operand):
-        return moved(call, [input, value])
+        return moved(call, [input, value], writes=True)
     if value != 0:
         call.pin(input.map, "a constant other than zero is written into it")
         return IDENTITY
-    return moved(call, [input])
+    return moved(call, [input], writes=True)
 
 
 @rule(*named("slice_scatter select_scatter"))
@@ -171,7 +175,7 @@ def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: 
 
 @rule(*named("index_copy"))
 def copied(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
-    return moved(call, [input, source])
+    return moved(call, [input, source], writes=True)
 
 
 @rule(getattr)

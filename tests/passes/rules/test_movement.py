@@ -213,3 +213,22 @@ def test_parts_are_replaced(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.slice_scatter(x, y[:, :3], 1, 2, 5), full=16, streams=2)
     check_operation(lambda x, y: torch.select_scatter(x, y[:, 0], 1, 2), full=16, streams=2)
     check_operation(lambda x: x.data * 2, full=8, known=False)
+
+
+def test_writing_leaves_the_maps_of_others(check_operation: Callable[..., None]) -> None:
+    """Copies share one map until something is written into one of them, in one place or in all of them."""
+
+    def in_one_place(x: Tensor, y: Tensor) -> Tensor:
+        changed = x.clone()
+        changed[0, :, 0, 0] = y[0, :, 0, 0]
+        return torch.cat([changed, x], 1)
+
+    check_operation(in_one_place, full=8, weights=8, streams=2)
+
+    def of_full_size(x: Tensor, y: Tensor) -> Tensor:
+        vector, other = x.mean((0, 2, 3)), y.mean((0, 2, 3))
+        changed = vector.clone()
+        changed[:4] = other[4:]
+        return x * torch.cat([vector, changed])[4:12, None, None]
+
+    check_operation(of_full_size, full=16, weights=16, streams=2)
