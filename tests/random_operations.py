@@ -363,7 +363,7 @@ class LookedUp(nn.Module):
 
 # Documented freedom that is given up (docs/reliability.md).
 _POOLS = "the CoB is constant over all positions, also where windows keep them apart"
-_TAPS = "the CoB is constant over all positions, also where no bias ties them, or where a tap meets one of them only"
+_TAPS = "the CoB is constant over all positions, also where no bias ties them, a tap meets one, or two inputs cancel"
 _POWER = "a power law with a broken exponent is wrapped like any activation, or pinned"
 _PRODUCT = "a parameter that is used freely has one factor an axis"
 _COMPARED = "a comparison pins, though one with 0 needs the sign only"
@@ -376,7 +376,10 @@ _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common sca
 
 OPERATIONS: dict[str, Operation] = {
     # weighted
-    "Linear": Operation(lambda pick, x: nn.Linear(x.shape[-1], pick(2, 1, 3, 4), bias=pick(True, False)), floats),
+    "Linear": Operation(lambda pick, x: nn.Linear(x.shape[-1], pick(2, 1, 3, 4)), floats),
+    "bare Linear": Operation(
+        lambda pick, x: nn.Linear(x.shape[-1], pick(2, 1, 3, 4), bias=False), floats, gives_up=_TAPS
+    ),
     "Conv1d": Operation(convolution(1), tokens),
     "Conv2d": Operation(convolution(2), images),
     "ConvTranspose1d": Operation(convolution(1, transposed=True), tokens),
@@ -390,9 +393,11 @@ OPERATIONS: dict[str, Operation] = {
         gives_up=_DIRECTION,
         plain=False,
     ),
-    "Bilinear": Operation(lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], pick(2, 3)), paired, arity=2),
-    "bare Bilinear": Operation(
-        lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], 2, bias=False), paired, arity=2, gives_up=_TAPS
+    "Bilinear": Operation(
+        lambda pick, x, y: nn.Bilinear(x.shape[-1], y.shape[-1], pick(2, 3), bias=pick(True, False)),
+        paired,
+        arity=2,
+        gives_up=_TAPS,
     ),
     "MultiheadAttention": Operation(lambda pick, x: multihead(pick, x, x), lambda x: tokens(x) and x.shape[1] >= 2),
     "cross MultiheadAttention": Operation(

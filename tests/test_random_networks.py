@@ -110,7 +110,7 @@ def smallest(name: str) -> Script:
     """Two stems, an operation and a head: every operation picks its first option."""
     for shape, before in itertools.product([(2, 4, 4, 4), (2, 4, 4), (2, 4)], [(), ("softplus",)]):
         script, values = Script(torch.float32, (shape,)), [torch.zeros(shape)]
-        for step in [Step("Linear", (0,), (3, 0)), Step("Linear", (0,), (3, 0)), *(Step(n, (1,), ()) for n in before)]:
+        for step in [Step("Linear", (0,), (3,)), Step("Linear", (0,), (3,)), *(Step(n, (1,), ()) for n in before)]:
             script, values = (grown(script, step) or (script, values))[:2]
         for operands in fitting(name, values):
             more = grown(script, Step(name, operands, ())) if 0 not in operands else None
