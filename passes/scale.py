@@ -130,7 +130,7 @@ class Group:
         first, *more = self.rounds
         torch.index_select(there, 0, first, out=self.numbers)
         for places in more:
-            self.numbers[: len(places)].mul_(there[places])
+            self.numbers[: len(places)].mul_(there.index_select(0, places))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ FORMS: dict[str, tuple[tuple[int, ...], list[tuple[int, ...]]]] = {
     "a grouped convolution and one kernel": ((6, 3, 2, 2), [(6, 3, 1, 1), (1, 1, 2, 2)]),
     "rows": ((6, 4), [(6, 1)]),
     "columns": ((6, 4), [(1, 4)]),
+    "columns that fit no cache": ((3, 5001), [(1, 5001)]),
+    "rows and columns that fit no cache": ((3, 2, 5001), [(3, 1, 1), (1, 2, 5001)]),
     "every element": ((6, 4), [(6, 4)]),
     "a vector": ((5,), [(5,)]),
     "one number for all": ((6, 4), [(1, 1)]),
@@ -79,7 +81,7 @@ def test_what_it_does_not_take() -> None:
 def test_many_matrices(threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_RUN", 500)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    shapes = ((30, 40), (1000, 7), (2, 3000), (1, 1), (0, 4), (4, 0), (17, 31))
+    shapes = ((30, 40), (1000, 7), (2, 3000), (3, 5001), (1, 1), (0, 4), (4, 0), (17, 31))
     pairs = [drawn(n, m, dtype) for n, m in shapes]
     expected = [weight * factors[0] * factors[1] for weight, factors in pairs]
     fused_of(*pairs).scale_()
