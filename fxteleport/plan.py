@@ -26,6 +26,7 @@ from fxteleport.held import Held, require_structure, structure
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
+from fxteleport.passes import fused
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
@@ -270,7 +271,7 @@ class Plan:
                 f"this plan has {self.num_free} free CoB values, got a tensor of shape {tuple(values.shape)}"
             )
         plain = values.cpu().numpy()
-        if (plain > self._lowest).all() and (plain < np.inf).all() and plain.all():
+        if (plain > self.solution.lowest).all() and (plain < np.inf).all() and plain.all():
             return
         bad = ~torch.isfinite(values) | (values == 0)
         if bool(bad.any()):
@@ -282,12 +283,6 @@ class Plan:
             at = int(wrong.nonzero()[0])
             law = "positive" if int(allows[at]) == POSITIVE else "1 or -1"
             raise CobError(f"CoB value {at} is {float(values[at])}, but mode='{self.mode}' needs it to be {law}")
-
-    @functools.cached_property
-    def _lowest(self) -> Any:
-        """What free values lie above; nothing does for a unit, so that those are looked at closely."""
-        allows = self.solution.allows
-        return np.where(allows == POSITIVE, 0.0, np.where(allows == UNIT, np.inf, -np.inf))
 
     def tau(self, cob: ChangeOfBasis) -> Tensor:
         """The CoB of every symbol, float64; differentiable in `cob.values`."""
@@ -341,8 +336,7 @@ class Plan:
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
-        self.check(cob)
-        numbers = self.solution.numbers(cob.values.detach())
+        numbers = self._numbers(cob)
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
             put_back(target)
@@ -355,6 +349,16 @@ class Plan:
             self._prepared = held, self._prepare(held)
         self._prepared[1].scale_(numbers)
         return target
+
+    def _numbers(self, cob: ChangeOfBasis) -> Tensor:
+        """The numbers of a valid CoB, in one compiled pass where that can be; `check` says what is wrong."""
+        values = cob.values.detach()
+        if cob.fingerprint == self.fingerprint and values.shape == (self.num_free,) and not len(self.solution.many):
+            found = fused.numbers(values, self.solution.lowest)
+            if found is not None:
+                return found
+        self.check(cob)
+        return self.solution.numbers(values)
 
     def _prepare(self, held: Held) -> Prepared:
         """What a model holds on this device, with its factors."""

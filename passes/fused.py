@@ -114,14 +114,49 @@ class Kernel:
 
 
 @functools.cache
-def kernels() -> dict[torch.dtype, Kernel]:
-    """The kernel for each number type; none where there is no numba, or no folder that it may keep its code in."""
+def compiled() -> Any:
+    """The module of compiled code; None where there is no numba, or no folder that it may keep its code in."""
     try:
-        from fxteleport.passes import kernel as k
+        from fxteleport.passes import kernel
     except (ImportError, RuntimeError):
+        return None
+    return kernel
+
+
+@functools.cache
+def kernels() -> dict[torch.dtype, Kernel]:
+    """The kernel for each number type."""
+    k = compiled()
+    if k is None:
         return {}
     return {
         torch.float32: Kernel(k.float32, k.team_float32),
         torch.float64: Kernel(k.float64, k.team_float64),
         torch.bfloat16: Kernel(k.bfloat16, k.team_bfloat16),
     }
+
+
+def numbers(values: Tensor, lowest: Any) -> Tensor | None:
+    """Values, 1, and their inverses (float64 [2 * len(values) + 2]); None where a value is not allowed.
+
+    Allowed are finite ones above their `lowest` but 0. Without numba, and of values that are not on the CPU, None too.
+    """
+    code = compiled() if values.is_cpu and values.is_contiguous() and values.dtype == torch.float64 else None
+    if code is None:
+        return None
+    found = torch.empty(2 * len(values) + 2, dtype=torch.float64)
+    return found if code.numbers(values.numpy(), lowest, found.numpy()) else None
+
+
+def look_up(numbers: Tensor, rounds: Sequence[Tensor], found: Tensor) -> None:
+    """Put the numbers at places into the first of `found`; those of later rounds are multiplied to them."""
+    code = compiled() if numbers.is_cpu and found.is_cpu else None
+    if code is not None:
+        for i, places in enumerate(rounds):
+            code.look_up(numbers.numpy(), places.numpy(), found.numpy(), i > 0)
+        return
+    there = numbers.to(dtype=found.dtype, device=found.device)
+    first, *more = rounds
+    torch.index_select(there, 0, first, out=found)
+    for places in more:
+        found[: len(places)].mul_(there.index_select(0, places))

@@ -1,7 +1,10 @@
 """The kernel of `fused.py`, compiled by numba: importing this module needs it.
 
-It is handed addresses, one call for many matrices: a call from Python for each costs more than a small matrix, and
-threads would wait for each other between them. A *table* has a line for each matrix: its address, n, m, and the
+What comes before the kernel, finding its numbers, is compiled too: after weights have filled the caches, each function
+of a library that runs has to be read from memory first, so that few small ones take half the time.
+
+The kernel is handed addresses, one call for many matrices: a call from Python for each costs more than a small matrix,
+and threads would wait for each other between them. A *table* has a line for each matrix: its address, n, m, and the
 addresses of its [n] and [m] factors, 0 for none.
 """
 
@@ -13,7 +16,6 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import carray
 
@@ -49,9 +51,9 @@ def _prefetch(context: Any, address: Any) -> Any:
 
     def build(target: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        prefetch = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        call = cgutils.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0")
-        builder.call(call, [builder.inttoptr(args[0], byte), number(0), number(2), number(1)])  # to read, L2, data
+        takes = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], takes)
+        builder.call(prefetch, [builder.inttoptr(args[0], byte), number(0), number(2), number(1)])  # to read, L2, data
         return target.get_dummy_value()
 
     return types.void(types.int64), build
@@ -65,7 +67,7 @@ _fetch: Any = intrinsic(_prefetch)
 # processor sees that the weights are one run of memory, and fetches ahead; beyond, it has to be told.
 _FIT = 12 << 10  # bytes of columns
 _PIECE = 2 << 10  # bytes of a row between fetches
-_AHEAD = 8 << 10  # bytes
+_AHEAD = 16 << 10  # bytes
 _LINE = 64  # bytes that come with a fetch
 
 
@@ -163,6 +165,33 @@ def bfloat16(table: Any) -> None:
             carray(_to_float32(rows), (n if rows else 0,), np.float32),
             carray(_to_float32(columns), (m if columns else 0,), np.float32),
         )
+
+
+@numba.njit(["boolean(float64[::1], float64[::1], float64[::1])"], nogil=True, cache=True, error_model="numpy")
+def numbers(values: Any, lowest: Any, found: Any) -> bool:
+    """Fill in values, 1 and their inverses; false where a value is not finite, 0, or not above its lowest."""
+    n = len(values)
+    allowed = True
+    for i in range(n):
+        value = values[i]
+        allowed &= (value > lowest[i]) & (value < np.inf) & (value != 0)
+        found[i] = value
+        found[n + 1 + i] = 1 / value
+    found[n] = found[2 * n + 1] = 1
+    return allowed
+
+
+@numba.njit(
+    ["void(float64[::1], int64[::1], float32[::1], boolean)", "void(float64[::1], int64[::1], float64[::1], boolean)"],
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)  # fmt: skip
+def look_up(numbers: Any, places: Any, found: Any, times: bool) -> None:
+    """Put the numbers at some places into the first of `found`, or multiply those by them."""
+    number = found.dtype.type
+    for i in range(len(places)):
+        found[i] = found[i] * number(numbers[places[i]]) if times else number(numbers[places[i]])
 
 
 # What each thread of an OpenMP team runs, `void f(int64 *job)`: the kernel, on the thread's own lines of the table.

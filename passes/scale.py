@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxteleport.passes.fused import Fused, matrix
+from fxteleport.passes.fused import Fused, look_up, matrix
 from fxteleport.passes.maps import ONE, CobMap
 
 _BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
@@ -124,14 +124,6 @@ class Group:
                 self.blocks.append(pair[0])
                 self.factors.append(pair[1])
 
-    def look_up(self, numbers: Tensor) -> None:
-        """Find the numbers of all factors."""
-        there = numbers.to(dtype=self.numbers.dtype, device=self.numbers.device)
-        first, *more = self.rounds
-        torch.index_select(there, 0, first, out=self.numbers)
-        for places in more:
-            self.numbers[: len(places)].mul_(there.index_select(0, places))
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -143,7 +135,7 @@ class Prepared:
     def scale_(self, numbers: Tensor) -> None:
         """Look the numbers up and multiply."""
         for group in self.groups:
-            group.look_up(numbers)
+            look_up(numbers, group.rounds, group.numbers)
             group.fused.scale_()
             if group.numbers.is_cpu and group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls

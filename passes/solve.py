@@ -71,6 +71,11 @@ class Solution:
         place[self.many] = np.arange(self.num_free + 1, self.half)
         return torch.from_numpy(place)
 
+    @functools.cached_property
+    def lowest(self) -> Array:
+        """What free values lie above, float64; nothing does for a unit, so that those are looked at closely."""
+        return np.where(self.allows == POSITIVE, 0.0, np.where(self.allows == UNIT, np.inf, -np.inf))
+
     @property
     def half(self) -> int:
         """How many distinct values there are; the inverses come behind them."""

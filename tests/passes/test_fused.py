@@ -159,8 +159,41 @@ def test_without_torchs_threads_torch_multiplies(monkeypatch: pytest.MonkeyPatch
 def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fxteleport.passes.kernel", None)
     monkeypatch.delattr("fxteleport.passes.kernel", raising=False)
-    monkeypatch.setattr(fused, "kernels", fused.kernels.__wrapped__)
+    for cached in ("compiled", "kernels"):
+        monkeypatch.setattr(fused, cached, getattr(fused, cached).__wrapped__)
     assert matrix(*drawn(6, 4)) is None
+    assert fused.numbers(torch.ones(3, dtype=torch.float64), np.zeros(3)) is None
+
+
+def test_numbers_are_values_and_their_inverses() -> None:
+    values = torch.tensor([2.0, -0.5, 1e-308, 3.0], dtype=torch.float64)
+    found = fused.numbers(values, np.array([0, -np.inf, 0, 0]))
+    distinct = torch.cat([values, torch.ones(1)])
+    assert found is not None
+    assert torch.equal(found, torch.cat([distinct, distinct.reciprocal()]))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_allowed(value: float) -> None:
+    values = torch.tensor([1.0, value, 1.0], dtype=torch.float64)
+    assert fused.numbers(values, np.zeros(3)) is None
+    assert (fused.numbers(values, np.full(3, -np.inf)) is None) == (value != -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_looking_numbers_up(dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled and by torch, to the bit: later rounds are multiplied to the first numbers of the earlier ones."""
+    there = torch.randn(50, dtype=torch.float64)
+    rounds = [torch.randint(50, (30 - 10 * i,)) for i in range(count)]
+    expected = there[rounds[0]].to(dtype)
+    for places in rounds[1:]:
+        expected[: len(places)] *= there[places].to(dtype)
+    for code in (fused.compiled(), None):
+        monkeypatch.setattr(fused, "compiled", lambda code=code: code)
+        found = torch.empty(30, dtype=dtype)
+        fused.look_up(there, rounds, found)
+        assert torch.equal(found, expected)
 
 
 def test_bfloat16_is_rounded_as_torch_does() -> None:
