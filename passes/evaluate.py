@@ -74,7 +74,11 @@ def run(
         if kwargs.get("device") is not None:
             kwargs["device"] = here
     try:
-        return fn(*args, **kwargs), Trust.KNOWN
+        value = fn(*args, **kwargs)
+        copies = zip(leaves_of((args, kwargs)), leaves, strict=False) if mixed else ()
+        if any(a is not b and isinstance(a, Tensor) and a._version for a, b in copies):
+            raise DataDependent("what depends on an input is written into a tensor made from none: use new_zeros of one")
+        return value, Trust.KNOWN
     except (DataDependent, RecursionError):
         raise
     except Exception as error:
