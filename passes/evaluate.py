@@ -77,7 +77,7 @@ def run(
         value = fn(*args, **kwargs)
         copies = zip(leaves_of((args, kwargs)), leaves, strict=False) if mixed else ()
         if any(a is not b and isinstance(a, Tensor) and a._version for a, b in copies):
-            raise DataDependent("what depends on an input is written into a tensor made from none: use new_zeros of one")
+            raise DataDependent("what depends on an input is written into one made from none: use its new_zeros")
         return value, Trust.KNOWN
     except (DataDependent, RecursionError):
         raise
