@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, fx
 
+from fxteleport.passes.evaluate import Trust, memory_of
+
 
 def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:
     """Mark tensors that are seen through another view after being written in place."""
@@ -22,6 +24,30 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
         if after or writer.meta["val"] is not written:
             for node in kin:
                 node.meta["aliased"] = True
+
+
+def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:
+    """Mark known values as guessed that are written to: only what comes out last is as it was when it was read.
+
+    A buffer that is written to is state, which the next run finds changed: nothing that is made from it is known.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    last = {_storage(t): order[writer] for writer, t in mutations if writer in order}
+    if not last:
+        return
+    writers = {writer for writer, _ in mutations}
+    state: set[fx.Node] = set()
+    for node in order:
+        value = node.meta.get("val")
+        memory = memory_of(value) if isinstance(value, Tensor) and not value.is_meta else set()
+        written = max((last[m] for m in memory if m in last), default=-1)
+        if not state.isdisjoint(node.all_input_nodes) or (node.op == "get_attr" and written >= 0):
+            state.add(node)
+            node.meta["trust"] = Trust.GUESS
+        elif written >= 0:
+            readers = (user for user in node.users if user not in writers or user.args[:1] != (node,))
+            if any(order[user] < written for user in readers):
+                node.meta["trust"] = Trust.GUESS
 
 
 def remove_dead(graph: fx.Graph) -> None:

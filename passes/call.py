@@ -38,6 +38,13 @@ def carries(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Unknown:
+    """A number that the run finds out; `value` is what the example inputs gave, on which nothing may rest."""
+
+    value: int | float
+
+
 class Operand:
     """A tensor argument of a call: its meta (or real integer) value and its map."""
 
@@ -160,14 +167,23 @@ class Call:
         """This form of the call is not known to the rule."""
         raise Decline(why)
 
-    def rerun(self, symbols: dict[Operand, Tensor]) -> Any:
-        """The operation itself, on symbols in place of operands; other tensors must be known integers."""
+    def rerun(self, symbols: dict[Operand, Tensor], guessing: bool = False) -> Any:
+        """The operation itself, on symbols in place of operands; other tensors must be known integers.
+
+        `guessing` takes a number that the run finds out for what it was in the example.
+        """
         operands = list(symbols)
 
         def run(*given: Tensor) -> Any:
             table = dict(zip(operands, given, strict=True))
 
             def put(x: Any) -> Any:
+                if isinstance(x, slice):
+                    return slice(put(x.start), put(x.stop), put(x.step))
+                if isinstance(x, Unknown):
+                    if not guessing:
+                        raise Decline("it depends on a number that is not known before the run")
+                    return x.value
                 if not isinstance(x, Operand):
                     return x
                 if x in table:

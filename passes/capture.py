@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.evaluate import WrittenConstant
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.tracer import Tracer
@@ -67,9 +68,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """
     try:
         reject_unsupported(model)
-        tracer = Tracer(model)
         with torch.no_grad(), aware_of_proxies():
-            tracer.trace(args, kwargs or {})
+            tracer = _traced(model, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
@@ -88,6 +88,17 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
     )
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
+    """A tracer that has run; where a tensor which forward makes is written to, one that records how it is made."""
+    tracer = Tracer(model)
+    try:
+        tracer.trace(args, kwargs)
+    except WrittenConstant:
+        tracer = Tracer(model, makes_all=True)
+        tracer.trace(args, kwargs)
+    return tracer
 
 
 def reject_unsupported(model: Any) -> None:

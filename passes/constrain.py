@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, fx
 
 from fxteleport.errors import Decline
-from fxteleport.passes.call import Call, Operand, Wrap, carries
+from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.inputs import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import Rule, lookup
 from fxteleport.passes.system import Origin, System
@@ -106,6 +106,8 @@ class Interpreter:
         if node.op == "get_attr":
             if node.target in self.captured.metas and carries(value):
                 return _Ref(node.target)
+            if isinstance(value, Tensor) and carries(value) and not value.any():
+                return structural_zeros(value.ndim)  # the first state of a recurrent network, say
             return IDENTITY if isinstance(value, Tensor) else None
         if node.target in GUARDS:
             return None
@@ -140,6 +142,8 @@ class Interpreter:
         module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None
         mark = self.mark()
         try:
+            if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
+                return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
             if module is not None:
                 path = str(node.target)
                 if path in self.captured.branches:
@@ -251,7 +255,7 @@ class Interpreter:
     def convert(self, x: Any) -> Any:
         """A node's argument structure: operands for tensors, plain values for the rest."""
         if isinstance(x, fx.Node):
-            return self._view(x.meta.get("val"), self.maps.get(x))
+            return self._view(x.meta.get("val"), self.maps.get(x), "trust" in x.meta)
         kind = type(x)
         if kind is slice:
             return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
@@ -261,16 +265,17 @@ class Interpreter:
             return tuple(map(self.convert, x)) if isinstance(x, tuple) else [self.convert(v) for v in x]
         return x
 
-    def _view(self, value: Any, cob: Any) -> Any:
+    def _view(self, value: Any, cob: Any, guessed: bool) -> Any:
+        """A value with its map as a rule sees it; of one that is guessed, neither numbers nor indices are known."""
         if isinstance(value, Tensor):
             if isinstance(cob, _Ref):
                 return self.tensor(cob.name)
-            return Operand(value, cob if cob is not None else IDENTITY)
+            return Operand(value.to("meta") if guessed else value, cob if cob is not None else IDENTITY)
         if isinstance(value, (tuple, list)):
-            return [self._view(v, None if cob is None else cob[i]) for i, v in enumerate(value)]
+            return [self._view(v, None if cob is None else cob[i], guessed) for i, v in enumerate(value)]
         if isinstance(value, dict):
-            return {k: self._view(v, None if cob is None else cob[k]) for k, v in value.items()}
-        return value
+            return {k: self._view(v, None if cob is None else cob[k], guessed) for k, v in value.items()}
+        return Unknown(value) if guessed and isinstance(value, (int, float)) else value
 
     def _moves(self, operand: Operand) -> bool:
         return operand.is_unbound or bool(operand.map.factors)

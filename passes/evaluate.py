@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.leaves import hooked
 
@@ -26,6 +28,7 @@ META = torch.device("meta")
 CPU = torch.device("cpu")
 # Moving a tensor to a device means nothing to a meta tensor.
 _DEVICE_METHODS = frozenset({"cpu", "cuda", "xpu", "mps"})
+_SURE = frozenset({"_operator", "math", "builtins"})  # where functions are that draw no random numbers
 
 
 class CannotRun(Exception):
@@ -34,6 +37,10 @@ class CannotRun(Exception):
 
 class DataDependent(Exception):
     """Python needs to know what depends on the data: the code cannot be a graph."""
+
+
+class WrittenConstant(Exception):
+    """A tensor that was made from no input, and taken for a constant, is written to: making it must be recorded."""
 
 
 class Trust(enum.IntEnum):
@@ -66,6 +73,7 @@ def run(
     if on_meta and op == "call_method" and target in _DEVICE_METHODS:
         return args[0], Trust.KNOWN
     mixed = on_meta and not all(t.is_meta for t in tensors)
+    state = None if on_meta or getattr(target, "__module__", None) in _SURE else torch.get_rng_state()
     devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs
     here = META if on_meta else CPU
     given = (args, kwargs)
@@ -77,9 +85,13 @@ def run(
         value = fn(*args, **kwargs)
         copies = zip(leaves_of((args, kwargs)), leaves, strict=False) if mixed else ()
         if any(a is not b and isinstance(a, Tensor) and a._version for a, b in copies):
-            raise DataDependent("what depends on an input is written into one made from none: use its new_zeros")
+            raise WrittenConstant("what depends on an input is written into a tensor made from none")
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
+            value = _undrawn(value, tensors, state)
+        if any(hasattr(t, "_example") for t in tensors):
+            _remember(value, fn, given)
         return value, Trust.KNOWN
-    except (DataDependent, RecursionError):
+    except (DataDependent, WrittenConstant, RecursionError):
         raise
     except Exception as error:
         if mixed:  # a real index may be what decides the shape
@@ -88,6 +100,14 @@ def run(
             except Exception:
                 pass
         return run_for_real(real or fn, given, error)
+
+
+def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
+    """The result of a call that drew random numbers, which the next run draws anew: its values are not known."""
+    torch.set_rng_state(state)
+    if any(x is t for x in leaves_of(value) for t in tensors):
+        raise WrittenConstant("random numbers are written into a tensor made from no input")
+    return pytree.tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, value)
 
 
 _LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
@@ -126,8 +146,22 @@ def _placed(x: Any, device: torch.device) -> Any:
     if isinstance(x, torch.device):
         return device
     if isinstance(x, Tensor) and x.device != device:
-        return x.to(device)
+        if device is not META:
+            return x.to(device)
+        if x not in _stand_ins:
+            _stand_ins[x] = x.to(META)
+        return _stand_ins[x]
     return x
+
+
+# A constant meets what depends on an input as one and the same meta tensor, so that writes into its views are noticed.
+_stand_ins = WeakIdKeyDictionary()
+
+
+def memory_of(tensor: Tensor) -> set[int]:
+    """The memory that a tensor, and its stand-in on the meta device, lie in."""
+    both = (tensor, _stand_ins.get(tensor))
+    return {t.untyped_storage()._cdata for t in both if t is not None}
 
 
 def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
@@ -139,7 +173,8 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
     Raises:
         CannotRun: it fails on both, or a meta-device module has no real weights to run with.
     """
-    results = []
+    results: list[Any] = []
+    written: dict[int, Tensor] = {}
     for fill in (torch.randn, torch.zeros):
         with contextlib.suppress(Exception):
             args, kwargs = pytree.tree_map(functools.partial(made_up, fill), arguments)
@@ -148,6 +183,12 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
             for (given, _), now in zip(containers(arguments), before, strict=True):
                 if changed(*now):
                     given.clear()
+            leaves = zip(leaves_of(arguments), leaves_of((args, kwargs)), strict=False)
+            written |= {id(x): x for x, made in leaves if isinstance(x, Tensor) and made._version}
+    for tensor in written.values():
+        if not tensor.is_meta:
+            raise WrittenConstant("what cannot run on tensors without values writes into a tensor made from no input")
+        increment_version(tensor)
     if not results:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
@@ -162,12 +203,24 @@ def stand_in(example: Tensor) -> Tensor:
     return meta
 
 
+def _remember(value: Any, fn: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
+    """What comes out of integers alone remembers what its examples give: lengths and indices must still fit."""
+    tensors = [x for x in leaves_of(arguments) if isinstance(x, Tensor)]
+    if not isinstance(value, Tensor) or value.is_floating_point() or any(t.is_floating_point() for t in tensors):
+        return
+    with contextlib.suppress(Exception):
+        args, kwargs = pytree.tree_map(functools.partial(made_up, torch.zeros), arguments)
+        value._example = fn(*args, **kwargs)  # type: ignore[attr-defined]
+
+
 def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
-    """A real CPU tensor in place of a meta one: filled, or (without fractions) its example, or zeros."""
+    """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
     if isinstance(x, PackedSequence):  # no structure to pytree
         return PackedSequence(*(made_up(fill, part) for part in x))
-    if not isinstance(x, Tensor) or not x.is_meta:
+    if not isinstance(x, Tensor):
         return x
+    if not x.is_meta:
+        return x.detach().clone()
     if not x.is_floating_point():
         example: Tensor | None = getattr(x, "_example", None)
         return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()

@@ -7,7 +7,7 @@ An argument structure becomes one with nodes in place of proxies. A parameter, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -35,7 +35,7 @@ class Lowering(Decisions):
         self.added: dict[str, nn.Module | Tensor] = {}
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
-        self._keep: list[Any] = []  # objects whose id is in use above
+        self._keep: list[Tensor] = []  # those whose id is in use above
         first: dict[int, str] = {}
         for name, tensor in named_tensors(model):
             own = self.canonical[name] = first.setdefault(id(tensor), name)
@@ -100,6 +100,7 @@ class Lowering(Decisions):
         if found is None:
             node = self.graph.get_attr(name) if not self.added else self.graph.create_node("get_attr", name)
             value = self.metas[name]
+            value = value if value.is_meta else value.clone()  # forward may write to it
             node.meta.update(val=value, path=name.rpartition(".")[0], source=calling_line())
             found = self._attributes[name] = self.handle(node, value)
         return found
@@ -107,16 +108,21 @@ class Lowering(Decisions):
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
         found = self._constants.get(id(tensor))
-        if found is None:
+        if found is None or not torch.equal(found._value, tensor):  # it was written to since its last use
             if tensor.is_meta:
                 raise RuntimeError("a tensor computed outside the trace reached it")
             name = f"_tensor_constant{sum(isinstance(v, Tensor) for v in self.added.values())}"
-            self.added[name] = tensor.detach()
+            value = self.added[name] = tensor.detach().clone()
             node = self.graph.create_node("get_attr", name)
-            node.meta.update(val=tensor.detach(), path="")
+            node.meta.update(val=value, path="")
             self._keep.append(tensor)
-            found = self._constants[id(tensor)] = self.handle(node, tensor.detach())
+            found = self._constants[id(tensor)] = self.handle(node, value)
         return found
+
+    def are_constants(self, handles: Sequence[Proxy]) -> bool:
+        """True where one of them shares memory with a constant."""
+        memory = {h._value.untyped_storage()._cdata for h in handles} if self._keep else set()
+        return any(not memory.isdisjoint(evaluate.memory_of(t)) for t in self._keep) if memory else False
 
     def free_path(self, wanted: str) -> str:
         """A dotted name that nothing has yet."""

@@ -123,7 +123,7 @@ def _form(x: Any, tensors: list[Tensor]) -> Any:
     """All of an argument structure that the form of a result may depend on; its tensors are appended to `tensors`."""
     kind = type(x)
     if kind is Tensor or kind is nn.Parameter:
-        if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex:
+        if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex or hasattr(x, "_example"):
             raise _Unlike
         tensors.append(x)
         return x.shape, x.stride(), x.dtype

@@ -2,8 +2,8 @@
 
 `isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
 take such an answer for leave to read a tensor's memory. Functions that make tensors from sizes do not look for
-`__torch_function__` among their arguments: they are recorded when one of those is a proxy. Everything else, other
-threads' calls included, passes through.
+`__torch_function__` among their arguments: they are recorded when one of those is a proxy, when the tensor is of random
+numbers, and when the tracer records all that are made. Everything else, other threads' calls included, passes through.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fxteleport.passes import proxy
 
+if TYPE_CHECKING:
+    from fxteleport.passes.tracer import Tracer
+
 _CREATION = (
     "arange as_tensor empty eye full linspace logspace ones rand randint randn randperm scalar_tensor tensor"
     " tril_indices triu_indices zeros hann_window hamming_window complex polar"
 ).split()
+CREATION = frozenset(getattr(torch, name) for name in _CREATION)
+_RANDOM = frozenset({"rand", "randint", "randn", "randperm"})  # another result each run, whatever the arguments
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
@@ -37,7 +42,7 @@ def aware_of_proxies() -> Iterator[None]:
         if _depth == 1:
             _patch(builtins, "isinstance", _isinstance(builtins.isinstance))
             for name in _CREATION:
-                _patch(torch, name, _recording(getattr(torch, name)))
+                _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
             for name in ("finfo", "iinfo"):
                 _patch(torch, name, _known(getattr(torch, name)))
     try:
@@ -69,13 +74,36 @@ def _isinstance(plain: Any) -> Any:
 _PROXIES = frozenset({proxy.TensorProxy, proxy.NumberProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
 
 
-def _recording(fn: Any) -> Any:
-    """A function that makes tensors, recorded where an argument is a proxy."""
+class _Running(threading.local):
+    """The tracer on whose proxies this thread runs a model; None while it evaluates a call, or traces nothing."""
+
+    tracer: Tracer | None = None
+
+
+running = _Running()
+
+
+@contextmanager
+def run_by(tracer: Tracer | None) -> Iterator[None]:
+    """What makes tensors in this thread asks this tracer whether to record it."""
+    before, running.tracer = running.tracer, tracer
+    try:
+        yield
+    finally:
+        running.tracer = before
+
+
+def _recording(fn: Any, random: bool) -> Any:
+    """A function that makes tensors, recorded where an argument is a proxy, or where each run must make its own."""
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        tracer = proxy.find_tracer((args, kwargs))
-        return fn(*args, **kwargs) if tracer is None else tracer.record("call_function", fn, args, kwargs)
+        tracer = running.tracer
+        if tracer is None or not (random or tracer.makes_all):
+            tracer = proxy.find_tracer((args, kwargs))
+        if tracer is None:
+            return fn(*args, **kwargs)
+        return tracer.record("call_function", fn, args, kwargs)
 
     return wrapper
 

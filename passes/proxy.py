@@ -102,6 +102,11 @@ class TensorProxy(NumericProxy):
 
     __slots__ = ()
 
+    def __bool__(self) -> bool:
+        if self._value.is_meta:
+            return super().__bool__()
+        return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
+
     def __getitem__(self, index: Any) -> Any:
         return self._tracer.record("call_function", operator.getitem, (self, index), {})
 

@@ -19,6 +19,7 @@ from fxteleport.passes.decisions import trust_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.lowering import Lowering
 from fxteleport.passes.memo import Memo
+from fxteleport.passes.patches import CREATION, running
 from fxteleport.passes.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.source import calling_line
 from fxteleport.passes.traced import path_of
@@ -31,10 +32,16 @@ _SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch
 
 
 class Recorder(Lowering):
-    """A graph under construction, call by call."""
+    """A graph under construction, call by call.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        makes_all: tensors that `forward` makes from no input are made by nodes, and may be written to: what they hold,
+            if it is floating point, is not known. Otherwise they are constants.
+    """
+
+    def __init__(self, model: nn.Module, makes_all: bool = False) -> None:
         super().__init__(model)
+        self.makes_all = makes_all
         self.device = torch.device("cpu")
         self.memo = Memo()
         self._autocast = _autocast()
@@ -48,7 +55,8 @@ class Recorder(Lowering):
         def run(*values: Any) -> Any:
             if target is getattr and values[0][1] == "device":
                 return self.device, Trust.KNOWN  # meta tensors stand for ones over there
-            return self.memo.run(op, target, *values)
+            value, trust = self.memo.run(op, target, *values)
+            return evaluate.to_meta(value) if self.makes_all and target in CREATION else value, trust
 
         what = f"'{getattr(target, '__name__', target)}'"
         value, mutated, trust = self.observe(run, what, args, kwargs)
@@ -61,7 +69,7 @@ class Recorder(Lowering):
             if isinstance(value, bool):
                 if trust:
                     raise evaluate.DataDependent(f"{what} depends on the data")
-                if not any(isinstance(h._value, Tensor) for h in _handles((args, kwargs))):
+                if not any(isinstance(h._value, Tensor) and h._value.is_meta for h in _handles((args, kwargs))):
                     self.decided(self.append(op, target, args, kwargs, value), value)
             return value
         return self.append(op, target, args, kwargs, value, mutated, trust)
@@ -72,16 +80,28 @@ class Recorder(Lowering):
         """The value of a call, the handles of the arguments that it wrote into, and what the value is worth."""
         handles: list[Proxy] = []
         lent: list[tuple[Any, Any]] = []
-        given = _opened(args, handles, lent), _opened(kwargs, handles, lent)
+        constants: list[Tensor] = []
+        given = _opened(args, handles, lent, constants), _opened(kwargs, handles, lent, constants)
         versions = [(h, h._value._version) for h in handles if type(h) is TensorProxy]
+        fixed = [t._version for t in constants]
         before = [now.copy() for _, now in lent]
+        tracer, running.tracer = running.tracer, None
         try:
             value, trust = run(*given)
+            mutated: list[Proxy] = [h for h, version in versions if h._value._version != version]
+            if fixed != [t._version for t in constants] or self.are_constants(mutated):
+                raise evaluate.WrittenConstant("it writes into a tensor made from no input")
         except evaluate.CannotRun as error:
             raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
+        except evaluate.WrittenConstant as error:
+            if self.makes_all:  # not one that a function made which can be recorded
+                raise evaluate.DataDependent(f"{what}: {error}, which the graph does not make") from None
+            raise
+        finally:
+            running.tracer = tracer
         self._written = [mine for (mine, now), held in zip(lent, before, strict=True) if evaluate.changed(now, held)]
         trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in handles)])
-        return value, [h for h, version in versions if h._value._version != version], trust
+        return value, mutated, trust
 
     def append(
         self,
@@ -116,7 +136,7 @@ class Recorder(Lowering):
     def forget(self, containers: list[Any]) -> None:
         """A call wrote into lists or dictionaries of Python's, which no node stands for: no one may read them again."""
         gone = self.graph.placeholder("gone")
-        handle = self.handle(gone, torch.empty((), device=evaluate.META))
+        handle = self.handle(gone, _GONE)
         self.graph.erase_node(gone)
         for container in containers:
             for key in container if isinstance(container, dict) else range(len(container)):
@@ -140,6 +160,9 @@ class Recorder(Lowering):
         self._mutations = [m for m in self._mutations if m[0] in alive]
 
 
+_GONE = torch.empty((), device=evaluate.META)
+
+
 def _autocast() -> list[Any]:
     """Which devices' operations are cast, and to what."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
@@ -149,30 +172,32 @@ def _autocast() -> list[Any]:
 def _handles(x: Any) -> list[Proxy]:
     """The proxies in an argument structure."""
     found: list[Proxy] = []
-    _opened(x, found, [])
+    _opened(x, found, [], [])
     return found
 
 
-def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]]) -> Any:
+def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]], constants: list[Tensor]) -> Any:
     """The values behind an argument structure (`proxy.plain`); its proxies are appended to `handles`.
 
     Its lists and dictionaries are appended to `lent`, each with the one that a call gets in its place. What a proxy
-    stands for is none of them: the emitted network hands on the object itself.
+    stands for is none of them: the emitted network hands on the object itself. Tensors are appended to `constants`.
     """
     if is_proxy(x):
         handles.append(x)
         return x._value
     kind = type(x)
     if kind is tuple:
-        return tuple([_opened(v, handles, lent) for v in x])
+        return tuple([_opened(v, handles, lent, constants) for v in x])
     if kind is list:
-        lent.append((x, made := [_opened(v, handles, lent) for v in x]))
+        lent.append((x, made := [_opened(v, handles, lent, constants) for v in x]))
         return made
     if issubclass(kind, dict):
-        lent.append((x, table := kind((k, _opened(v, handles, lent)) for k, v in x.items())))
+        lent.append((x, table := kind((k, _opened(v, handles, lent, constants)) for k, v in x.items())))
         return table
     if proxy.is_named_tuple(kind):
-        return kind(*[_opened(v, handles, lent) for v in x])
+        return kind(*[_opened(v, handles, lent, constants) for v in x])
     if kind is slice:
-        return slice(*[_opened(v, handles, lent) for v in (x.start, x.stop, x.step)])
+        return slice(*[_opened(v, handles, lent, constants) for v in (x.start, x.stop, x.step)])
+    if issubclass(kind, Tensor) and not x.is_inference():
+        constants.append(x)
     return x

@@ -13,23 +13,26 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
-from fxteleport.passes.aliases import mark_aliases, remove_dead
+from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.patches import run_by
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
+# Errors that keeping the module whole in which they arise does not mend.
+_NOT_HERE = (evaluate.CannotRun, evaluate.WrittenConstant, RecursionError)
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
 class Tracer(Recorder):
     """Runs a model's `forward` on proxies and records what it calls. Used once."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, makes_all: bool = False) -> None:
+        super().__init__(model, makes_all)
         self.model = model
         self.classes: dict[str, type] = {}
         self.inputs = ""  # in words
@@ -42,20 +45,26 @@ class Tracer(Recorder):
     # -- the run ---------------------------------------------------------------------------------------
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `model(*args, **kwargs)` in eval mode and tidy the graph."""
+        """Record `model(*args, **kwargs)` in eval mode and tidy the graph.
+
+        Raises:
+            CaptureError: the model does not run on these inputs.
+            WrittenConstant: `forward` writes to a tensor that it makes; another tracer, which `makes_all`, is needed.
+        """
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.inputs = said(args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
         root = shadow(self, self.model, "", training=False)
         try:
-            out = root(*args, **kwargs)
+            with run_by(self):
+                out = root(*args, **kwargs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
             raise self.refused(f"{inside}, {error}") from error.__cause__
-        except RecursionError:
+        except (evaluate.WrittenConstant, RecursionError):
             raise
         except Exception as error:
             out = self.whole(error, args, kwargs)
@@ -65,6 +74,7 @@ class Tracer(Recorder):
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
+        forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
 
     def whole(self, error: Exception, args: Any, kwargs: Any) -> Any:
@@ -73,7 +83,7 @@ class Tracer(Recorder):
         self.rollback(inputs[-1] if inputs else None, 0)
         self.stack.clear()
         self.opaque[WHOLE] = reason = f"{type(error).__name__}: {_first_line(error)}"
-        warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=4)
+        warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
         try:
             return self.call_leaf(WHOLE, args, kwargs)
         except evaluate.CannotRun as failed:
@@ -121,7 +131,7 @@ class Tracer(Recorder):
         before = evaluate.containers((args, kwargs))
         try:
             out = forward(*args, **kwargs)
-        except (evaluate.CannotRun, RecursionError):
+        except _NOT_HERE:
             raise
         except Exception as error:
             if not path:
@@ -180,7 +190,7 @@ class Tracer(Recorder):
         before = evaluate.containers((args, kwargs))
         try:
             return fn(module, *args, **kwargs)
-        except (evaluate.CannotRun, RecursionError):
+        except _NOT_HERE:
             raise
         except Exception as error:
             if proxy.find_tracer((args, kwargs)) is None:
@@ -220,11 +230,14 @@ class Tracer(Recorder):
         """Trace a mode-dependent module by itself in both modes: its CoB must be right in both."""
         graphs = []
         for training in (False, True):
-            sub = Tracer(real)
+            sub = Tracer(real, self.makes_all)
             sub.device, sub.memo = self.device, self.memo
             try:
                 new_args, new_kwargs = placeholders(sub, real, proxy.plain(args), proxy.plain(kwargs))
-                out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
+                with run_by(sub):
+                    out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
+            except evaluate.WrittenConstant:
+                raise
             except Exception as error:
                 self.opaque[path] = f"in {'train' if training else 'eval'} mode: {_first_line(error)}"
                 return

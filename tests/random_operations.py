@@ -374,6 +374,34 @@ _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
+def into_zeros(x: Tensor) -> Tensor:
+    made = torch.zeros(x.shape[0], x.shape[1] + 1, *(int(n) for n in x.shape[2:]), dtype=x.dtype)
+    made[:, 1:] = x
+    return made
+
+
+def summed_up(x: Tensor) -> Tensor:
+    total = torch.zeros(tuple(int(n) for n in x.shape), dtype=x.dtype)
+    for _ in range(2):
+        total += x
+    return total
+
+
+def twice_indexed(x: Tensor) -> Tensor:
+    index = torch.arange(int(x.shape[1]))
+    once = x[:, index]
+    index += 1
+    index %= x.shape[1]
+    return once + x[:, index]
+
+
+def twice_scaled(x: Tensor) -> Tensor:
+    constant = torch.ones(int(x.shape[-1]), dtype=x.dtype)
+    once = x * constant
+    constant += 1
+    return once + x * constant
+
+
 OPERATIONS: dict[str, Operation] = {
     # weighted
     "Linear": Operation(lambda pick, x: nn.Linear(x.shape[-1], pick(2, 1, 3, 4)), floats),
@@ -558,6 +586,11 @@ OPERATIONS: dict[str, Operation] = {
     "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps=""),
     "full": pointwise(lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps=""),
     "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps=""),
+    # made by the network itself, and written to
+    "written zeros": Operation(lambda pick, x: into_zeros, floats, gives_up=_ZEROS, plain=False),
+    "growing sum": Operation(lambda pick, x: summed_up, floats, plain=False),
+    "moving index": Operation(lambda pick, x: twice_indexed, floats, plain=False),
+    "growing constant": Operation(lambda pick, x: twice_scaled, floats, plain=False),
     # in place
     "relu_": Operation(lambda pick, x: pick(nn.ReLU(inplace=True), torch.relu_), floats, plain=False),
     "mul_": Operation(lambda pick, x: lambda x: x.mul_(0.5), floats, plain=False),

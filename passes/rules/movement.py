@@ -7,6 +7,7 @@ with zeros brings in structural zeros, which any CoB fits.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.call import Call, Operand, Unknown
 from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
@@ -52,7 +53,13 @@ def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
     old, new = tuple(input.shape), tuple(call.value.shape)
-    return input.map.each(lambda s: reshape(s, old, new))
+    cob = input.map
+    if any(isinstance(x, Unknown) for x in pytree.tree_leaves((rest, settings))):
+        sizes = pytree.tree_leaves(rest)
+        ends = zip(reversed(old), reversed(new), reversed(sizes), strict=False)
+        same = list(itertools.takewhile(lambda end: end[0] == end[1] == end[2], ends)) if len(sizes) == len(new) else []
+        cob = call.constant(cob, range(input.rank - len(same)), "the run decides how these axes are cut")
+    return cob.each(lambda s: reshape(s, old, new))
 
 
 @rule(*named("expand expand_as broadcast_to"))
@@ -82,12 +89,23 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.Unfold,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
-    unknown = [x for x in pytree.tree_leaves((rest, settings)) if isinstance(x, Operand) and x.value.is_meta]
+    unknown = [x for x in _leaves((rest, settings)) if isinstance(x, Unknown) or _is_unknown(x)]
     return picked(call, input, unknown, *rest, **settings) if unknown else moved(call, [input])
 
 
-def picked(call: Call, input: Operand, indices: Sequence[Operand], *rest: Any, **settings: Any) -> CobMap:
+def _is_unknown(x: Any) -> bool:
+    return isinstance(x, Operand) and x.value.is_meta
+
+
+def _leaves(x: Any) -> list[Any]:
+    """The leaves of an argument structure, those of slices too."""
+    leaves = pytree.tree_leaves(x)
+    return [y for leaf in leaves for y in ((leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else (leaf,))]
+
+
+def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *rest: Any, **settings: Any) -> Any:
     """Positions that the run picks: one CoB for all that it may pick from, and then any of them stands for it."""
+    indices = [x for x in unknown if isinstance(x, Operand)]
     if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
         call.decline("it is picked by a mask that is not known before the run")
     if call.node.target is operator.getitem:
@@ -95,20 +113,23 @@ def picked(call: Call, input: Operand, indices: Sequence[Operand], *rest: Any, *
         axes = _indexed(index, input.rank)
     else:  # index_select, gather, take_along_dim: along a dimension, or of all elements
         given = [x % input.rank for x in (settings.get("dim"), *rest) if isinstance(x, int)]
-        axes = given or list(range(input.rank))
+        by_index = given and len(indices) == len(unknown) and isinstance(call.value, Tensor)
+        axes = given if by_index else list(range(input.rank))
     cob = call.constant(input.map, axes, "the run decides which of these positions is taken")
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
-    return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros})))
+    if not isinstance(call.value, Tensor):  # parts, whose sizes the run decides
+        return pytree.tree_map(lambda part: cob.each(lambda s: s.reshape((1,) * part.ndim)), call.value)
+    return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
 
 
 def _indexed(index: Any, rank: int) -> list[int]:
-    """The axes that `x[index]` reads through tensors."""
+    """The axes that `x[index]` reads where the run finds out: through tensors and numbers."""
     items = index if isinstance(index, tuple) else (index,)
     named = sum(item is not None and item is not ... for item in items)
     axes, axis = [], 0
     for item in items:
-        if isinstance(item, Operand):
+        if any(isinstance(x, (Operand, Unknown)) for x in _leaves(item)):
             axes.append(axis)
         axis += rank - named if item is ... else item is not None
     return axes

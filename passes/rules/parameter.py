@@ -21,7 +21,10 @@ def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
     return structural_zeros(call.value.ndim) if carries(call.value) else IDENTITY
 
 
-@rule(*named("ones full rand randn randint arange linspace logspace eye tensor as_tensor scalar_tensor"))
+@rule(
+    *named("ones full rand randn randint randperm arange linspace logspace eye tensor as_tensor scalar_tensor"),
+    *named("tril_indices triu_indices hann_window hamming_window"),
+)
 def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
     return IDENTITY
 

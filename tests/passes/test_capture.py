@@ -779,23 +779,3 @@ def test_parts_extend_a_list(x: Tensor) -> None:
     assert not plan.opaque
     assert plan.num_free == 4
     assert ft.verify(model, plan.rewrite(plan.sample(exact=True, seed=0)), x).bitwise_equal
-
-
-@pytest.mark.parametrize("maker", ["zeros", "empty", "ones"])
-@pytest.mark.parametrize("symbolic", [True, False])
-def test_a_write_into_a_tensor_made_from_no_input_is_not_lost(maker: str, symbolic: bool) -> None:
-    class Written(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(3, 4), nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            held = getattr(torch, maker)(x.shape[0] if symbolic else 2, 8)
-            held[:, 4:] = self.a(x)
-            held[:, :4] = 1.0
-            return self.b(held)
-
-    model, x = Written().eval(), torch.randn(2, 3)
-    with pytest.warns(ft.OpaqueModuleWarning, match="written into one made from none"):
-        plan = ft.plan(model, x)
-    assert torch.equal(plan.rewrite(plan.sample(exact=True, seed=0))(x), model(x))
