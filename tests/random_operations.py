@@ -374,6 +374,7 @@ _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
+
 def into_zeros(x: Tensor) -> Tensor:
     made = torch.zeros(x.shape[0], x.shape[1] + 1, *(int(n) for n in x.shape[2:]), dtype=x.dtype)
     made[:, 1:] = x
