@@ -129,7 +129,7 @@ class Call:
             return
         cob = cob.aligned(operand.rank)
         operand.seen = True
-        if operand.is_unbound and _fits(cob, operand.shape):
+        if operand.is_unbound and fits(cob, operand.shape):
             self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
             return
         if operand.name is not None and not operand.is_unbound:
@@ -199,6 +199,7 @@ class Call:
         return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
 
 
-def _fits(cob: CobMap, shape: Sequence[int]) -> bool:
+def fits(cob: CobMap, shape: Sequence[int]) -> bool:
+    """True for a map that can be the map of a tensor of this shape."""
     return all(s.ndim == len(shape) and all(a in (1, b) for a, b in zip(s.shape, shape, strict=True))
                for s, _ in cob.factors)  # fmt: skip

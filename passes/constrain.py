@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from fxteleport.errors import Decline
-from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries
+from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.inputs import GUARDS
@@ -168,8 +168,11 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            if any(x.factors and not carries(v) for v, x in _pairs(value, result)):
-                raise Decline("its result is of a type without fractions")
+            for part, cob in _pairs(value, result):
+                if cob.factors and not carries(part):
+                    raise Decline("its result is of a type without fractions")
+                if cob.factors and not fits(cob, part.shape):
+                    raise Decline("its rule does not know this form of the call")
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -193,8 +196,8 @@ class Interpreter:
                 given = given[:i]
             elif i < len(given):
                 out.append(given[i])
-            elif name in kwargs:
-                out.append(kwargs.pop(name))
+            elif (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in kwargs), None)) is not None:
+                out.append(kwargs.pop(alias))
             elif call.module is not None and (value := getattr(call.module, name, _ABSENT)) is not _ABSENT:
                 out.append(self.tensor(f"{call.node.target}.{name}") if isinstance(value, Tensor) else value)
             elif default is not rule.REQUIRED:
@@ -338,6 +341,8 @@ class Interpreter:
 
 
 _ABSENT = object()
+# Names that torch takes for arguments beside its own, as numpy has them.
+_ALIASES = {"dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1"), "other": ("x2",)}
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 

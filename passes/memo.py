@@ -1,9 +1,9 @@
 """Memo: the same operation on tensors of the same form gives tensors of the same form.
 
 torch runs many operations on meta tensors in Python (a batch norm takes a millisecond), and a deep network repeats its
-layers. So each form of call is evaluated once; its equals get new tensors of the form that came out, or, where it gave
-back one of its arguments (an operation in place, a dropout that rests), that argument. Any other call is evaluated
-each time: one on real tensors, whose values may decide, and one that gives a view.
+layers. So each form of call is evaluated once; its equals get what came out in that form: new tensors, views of an
+argument, an argument itself (an operation in place, a dropout that rests), or a plain value such as a shape. Any other
+call is evaluated each time, above all one on real tensors, whose values may decide.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Memo:
     """Evaluates calls, each form of call once."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, _New | _Given] = {}
+        self._known: dict[Any, _Form] = {}
 
     def run(
         self,
@@ -47,9 +47,9 @@ class Memo:
             return known.again(tensors), Trust.KNOWN
         versions = [t._version for t in tensors]
         value, trust = evaluate.run(op, target, args, kwargs, real)
-        if trust is Trust.KNOWN and tensors:
+        if trust is Trust.KNOWN:
             written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
-            learned = _Given.learn(value, tensors, written) or _New.learn(value, tensors, written)
+            learned = next((f for kind in _KINDS if (f := kind.learn(value, tensors, written)) is not None), None)
             if learned is not None:
                 self._known[key] = learned
         return value, trust
@@ -99,6 +99,57 @@ class _Given:
         if self.written:
             increment_version(tensors[self.number])
         return tensors[self.number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """A result that is a view of an argument, or a tuple or a list of them."""
+
+    number: int
+    kind: type
+    forms: list[tuple[Sequence[int], Sequence[int], int]]
+
+    @classmethod
+    def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _Views | None:
+        parts = value if type(value) in (tuple, list) else [value]
+        if written or not parts or not all(type(t) is Tensor and t.is_meta for t in parts):
+            return None
+        memory = parts[0].untyped_storage()._cdata
+        viewed = [i for i, t in enumerate(tensors) if t.untyped_storage()._cdata == memory]
+        if len(viewed) != 1 or _storages(parts) != {memory} or any(t.dtype != tensors[viewed[0]].dtype for t in parts):
+            return None
+        start = tensors[viewed[0]].storage_offset()
+        return cls(viewed[0], type(value), [(t.shape, t.stride(), t.storage_offset() - start) for t in parts])
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        return True
+
+    def again(self, tensors: Sequence[Tensor]) -> Any:
+        viewed = tensors[self.number]
+        start = viewed.storage_offset()
+        parts = [viewed.as_strided(shape, stride, start + offset) for shape, stride, offset in self.forms]
+        return parts[0] if self.kind is Tensor else self.kind(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A result without a tensor: a shape, a size, a type."""
+
+    value: Any
+
+    @classmethod
+    def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _Value | None:
+        return cls(value) if type(value) in _PLAIN and not written else None
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        return True
+
+    def again(self, tensors: Sequence[Tensor]) -> Any:
+        return self.value
+
+
+_Form = _New | _Given | _Views | _Value
+_KINDS = (_Value, _Given, _New, _Views)
 
 
 def _like(known: Tensor) -> Tensor:

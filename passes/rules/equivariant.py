@@ -34,8 +34,8 @@ def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobM
 
 
 def axes_of(dim: Any, rank: int) -> list[int]:
-    """The axes that a `dim` argument names; None and an empty list name all."""
-    if dim is None or dim in ((), []):
+    """The axes that a `dim` argument names; None and an empty list name all, and so does `unbiased` in its place."""
+    if dim is None or isinstance(dim, bool) or dim in ((), []):
         return list(range(rank))
     return [d % rank for d in ([dim] if isinstance(dim, int) else dim)] if rank else []
 

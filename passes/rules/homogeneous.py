@@ -6,13 +6,14 @@ requires a positive one. Those that pick one of several positions need the map c
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import CobMap
+from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import joined
@@ -90,7 +91,14 @@ def vector_norm(
         call.decline("it counts what is not zero")
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
-    return signed(call, cob, dropped(cob, axes, keepdim))
+    after = dropped(cob, axes, keepdim)
+    if call.kwargs.get("ord", p) in (None, 1, 2, math.inf, -math.inf, "fro"):
+        return signed(call, cob, after)
+    if not call.full:  # homogeneous but for the rounding of its root, which a power of two does not keep
+        call.pin(cob, "its root would be rounded another way")
+        return IDENTITY
+    call.wrap(cob, after)
+    return after
 
 
 @rule(*named("std"))

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rules import RULES, Rule
 
 
 class Between(nn.Module):
@@ -131,6 +134,19 @@ def test_values_that_a_rule_overlooks_pin() -> None:
     plan = ft.plan(Slope(), torch.randn(2, 3))
     assert plan.num_free == 0
     assert "another tensor shapes" in plan.opaque[0].why
+
+
+def test_a_map_that_does_not_fit_the_result_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a rule that does not know an argument which is new in torch."""
+
+    def forgetful(call: Call, input: Operand, **settings: Any) -> CobMap:
+        return input.map
+
+    rule = Rule("forgetful", forgetful, (("input", Rule.REQUIRED),), open=True)
+    monkeypatch.setitem(RULES, torch.movedim, rule)
+    plan = ft.plan(Between(lambda x, net: torch.movedim(net.first(x), source=0, destination=1).mT), torch.randn(2, 3))
+    assert plan.num_free == 5
+    assert [o.why for o in plan.opaque] == ["'movedim': its rule does not know this form of the call"]
 
 
 def test_wrong_inputs_name_the_module() -> None:

@@ -74,6 +74,50 @@ def test_results_are_new_tensors() -> None:
     assert len({t.untyped_storage()._cdata for t in (x, a, b)}) == 3
 
 
+VIEWS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "transposed": (torch.t, ()),
+    "split": (torch.split, (2,)),
+    "unbound": (torch.unbind, (1,)),
+    "slice": (operator.getitem, ((slice(1, 3), ...),)),
+    "joined": (torch.flatten, ()),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_share_the_memory_of_their_own_source(name: str, counted: list[str]) -> None:
+    target, rest = VIEWS[name]
+    memo = Memo()
+    for row in range(2):
+        x = empty(2, 4, 3)[row]
+        value, trust = memo.run("call_function", target, (x, *rest), {})
+        assert trust is Trust.KNOWN
+        fresh = target(x, *rest)
+        assert form(value) == form(fresh)
+        parts, others = ((value,), (fresh,)) if isinstance(value, Tensor) else (value, fresh)
+        assert type(value) is type(fresh)
+        assert [t.storage_offset() for t in parts] == [t.storage_offset() for t in others]
+        parts[0].add_(1)
+        assert x._version == 1
+    assert len(counted) == 1
+
+
+def test_facts_are_remembered(counted: list[str]) -> None:
+    memo = Memo()
+    for _ in range(2):
+        assert memo.run("call_method", "size", (empty(2, 3),), {})[0] == torch.Size((2, 3))
+        assert memo.run("call_function", operator.mul, (2, 3), {})[0] == 6
+        assert memo.run("call_function", operator.mul, (2, 3.0), {})[0] == 6.0
+    assert len(counted) == 3
+
+
+def test_a_copy_and_a_view_are_kept_apart() -> None:
+    """`reshape` gives either, as the layout of its input has it."""
+    memo = Memo()
+    for x in (empty(2, 3), empty(3, 2).t(), empty(2, 3), empty(3, 2).t()):
+        value, _ = memo.run("call_method", "reshape", (x, (6,)), {})
+        assert (value.untyped_storage()._cdata == x.untyped_storage()._cdata) is x.is_contiguous()
+
+
 def test_in_place_operations_write_each_time(counted: list[str]) -> None:
     memo = Memo()
     for _ in range(2):
@@ -127,8 +171,7 @@ def test_layers_of_other_settings_are_kept_apart(counted: list[str]) -> None:
 @pytest.mark.parametrize(
     ("target", "given"),
     [
-        (torch.t, lambda: (empty(2, 3),)),  # a view: it must share its source's memory
-        (torch.split, lambda: (empty(4, 3), 2)),
+        (torch.view_as_real, lambda: (empty(2, dtype=torch.complex64),)),
         (torch.add, lambda: (torch.ones(2), 1)),  # real: values are kept
         (torch.nonzero, lambda: (empty(2, 3),)),  # depends on the data: a guess
         (torch.sgn, lambda: (empty(2, dtype=torch.complex64),)),

@@ -57,6 +57,17 @@ def test_no_axes_are_all(name: str, dim: Any, check_operation: Callable[..., Non
     check_operation(flat, full=1)
 
 
+@pytest.mark.parametrize("name", ["var", "std"])
+def test_the_correction_in_the_place_of_the_axes(name: str, check_operation: Callable[..., None]) -> None:
+    """`x.var(False)` is over all axes."""
+    check_operation(lambda x: getattr(x, name)(False).expand(x.shape[0]), full=1)
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "amax", "std"])
+def test_arguments_named_as_in_numpy(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: getattr(torch, name)(x, axis=(2, 3), keepdims=True), full=8)
+
+
 def test_a_type_alone_is_taken(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: x.type_as(y), full=16, weights=16, streams=2)
 

@@ -79,6 +79,17 @@ def test_lengths(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(operation, full=free, weights=free)
 
 
+@pytest.mark.parametrize(
+    "length",
+    [lambda x: x.norm(3, (2, 3)), lambda x: torch.linalg.vector_norm(x, ord=4, dim=(2, 3)), lambda x: x.norm(0.5, 3)],
+)
+def test_other_roots_are_wrapped_or_pinned(
+    length: Callable[[Tensor], Tensor], check_operation: Callable[..., None]
+) -> None:
+    """A power of two within a cube root or a fourth root comes out with another rounding."""
+    check_operation(length, full=8, weights=0)
+
+
 @pytest.mark.parametrize("count", [
     lambda x: x.norm(0, 1), lambda x: torch.linalg.vector_norm(x, 0, 1),
     lambda x: torch.linalg.vector_norm(x, ord=0, dim=1),
