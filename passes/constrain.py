@@ -106,7 +106,7 @@ class Interpreter:
         if node.op == "get_attr":
             if node.target in self.captured.metas and carries(value):
                 return _Ref(node.target)
-            if isinstance(value, Tensor) and carries(value) and not value.any():
+            if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
                 return structural_zeros(value.ndim)  # the first state of a recurrent network, say
             return IDENTITY if isinstance(value, Tensor) else None
         if node.target in GUARDS:

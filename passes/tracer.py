@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
+from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
@@ -54,6 +57,7 @@ class Tracer(Recorder):
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.inputs = said(args, kwargs)
+        given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
         root = shadow(self, self.model, "", training=False)
         try:
@@ -63,11 +67,12 @@ class Tracer(Recorder):
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
-            raise self.refused(f"{inside}, {error}") from error.__cause__
+            out = self.whole(error, f"{inside}, {error}", given, args, kwargs)
+            lowered = self.lower(out)
         except (evaluate.WrittenConstant, RecursionError):
             raise
         except Exception as error:
-            out = self.whole(error, args, kwargs)
+            out = self.whole(error, "", given, args, kwargs)
             lowered = self.lower(out)
         names = reassigned(root)
         self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names} if names else {}
@@ -77,17 +82,30 @@ class Tracer(Recorder):
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
 
-    def whole(self, error: Exception, args: Any, kwargs: Any) -> Any:
-        """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free."""
+    def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
+        """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
+
+        Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
+        """
         inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
         self.rollback(inputs[-1] if inputs else None, 0)
         self.stack.clear()
+        try:
+            out = self.call_leaf(WHOLE, args, kwargs)
+        except evaluate.CannotRun:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    value = self.run_leaf(
+                        WHOLE, *pytree.tree_map(functools.partial(evaluate.made_up, torch.zeros), given)
+                    )
+            except Exception as itself:
+                cause = error.__cause__ if where else error
+                raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
+            value = pytree.tree_map(evaluate.to_meta, value)
+            out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
         self.opaque[WHOLE] = reason = f"{type(error).__name__}: {_first_line(error)}"
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
-        try:
-            return self.call_leaf(WHOLE, args, kwargs)
-        except evaluate.CannotRun as failed:
-            raise self.refused(str(failed)) from error
+        return out
 
     def refused(self, why: str) -> CaptureError:
         """The error for a model that fails on real data too."""
@@ -210,10 +228,12 @@ class Tracer(Recorder):
         """
         owner = path_of(module)
         path = self.free_path(f"{owner}.{fn.__name__}")
-        leaf = Helper(self.twin(owner), fn)
-        value, mutated, trust = self.observe(
-            lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs
-        )
+        twin = self.twin(owner)
+        leaf = Helper(twin, fn)
+        with Unread(twin):
+            value, mutated, trust = self.observe(
+                lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs
+            )
         self.added[path] = self.twins[path] = leaf
         self.opaque[path] = why
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
@@ -224,7 +244,8 @@ class Tracer(Recorder):
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = pytree.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
-        return clone(real, lambda name, tensor: tensor, training=False)(*args, **kwargs)
+        own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
+        return own(*args, **kwargs)
 
     def trace_branches(self, path: str, real: nn.Module, args: Any, kwargs: Any) -> None:
         """Trace a mode-dependent module by itself in both modes: its CoB must be right in both."""
@@ -256,6 +277,22 @@ class Helper(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         owner, fn = self._held
         return fn(owner, *args, **kwargs)
+
+
+class Unread(TorchFunctionMode):
+    """Raises CannotRun where a module's own tensors take part; their sizes and types may be asked for."""
+
+    _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._tensors = {id(t) for _, t in named_tensors(module)}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in self._FACTS and any(id(x) in self._tensors for x in evaluate.leaves_of((args, kwargs))):
+            raise evaluate.CannotRun("it reads the weights of its module")
+        return func(*args, **kwargs)
 
 
 def _first_line(error: BaseException) -> str:

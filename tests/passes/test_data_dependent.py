@@ -182,3 +182,62 @@ def test_a_size_that_python_took_out_is_insisted_on() -> None:
         assert torch.equal(network(x), model(x))
     with pytest.raises(ValueError, match="=8, got 9: capture it again"):
         network(torch.zeros(1, 1, 8, 9))
+
+
+class Weighs(nn.Module):
+    """It runs on positive numbers only that are not all zero: on nothing that planning makes up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("runs", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        if not (x > 0).all():
+            raise ValueError("positive numbers are needed")
+        return self.b(self.a(x).relu())
+
+
+def test_a_model_that_runs_on_its_inputs_alone_is_kept_whole() -> None:
+    model, x = Weighs().eval(), torch.rand(2, 4) + 1
+    drawn = torch.get_rng_state()
+    with pytest.warns(ft.OpaqueModuleWarning, match="the model is kept whole"):
+        plan = ft.plan(model, x)
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert model.runs == 0
+    assert plan.num_free == 0
+    assert len(plan.opaque) == 1
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(x), model(x))
+
+
+def test_a_model_that_does_not_run_on_its_inputs_is_refused() -> None:
+    with pytest.raises(ft.CaptureError, match="positive numbers are needed"):
+        ft.plan(Weighs().eval(), -torch.ones(2, 4))
+
+
+class Settles(nn.Module):
+    """A method that torch cannot record, and that reads the weights of its module."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.reads = nn.Linear(4, 6), nn.Linear(6, 3), reads
+
+    def settled(self, x: Tensor) -> Tensor:
+        x = x.to(self.a.weight.dtype)
+        return torch.Tensor.abs(self.a(x) if self.reads else x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.settled(x) if self.reads else self.a(self.settled(x)))
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_method_that_reads_weights_keeps_its_module_whole(reads: bool) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4), Settles(reads)).eval(), torch.randn(2, 4)
+    plan = ft.plan(model, x)
+    assert [o.node for o in plan.opaque] == (["_3"] if reads else ["_3_settled"])
+    assert plan.num_free == (5 if reads else 11)
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(x), model(x))
