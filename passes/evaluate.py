@@ -74,7 +74,7 @@ def run(
         return args[0], Trust.KNOWN
     mixed = on_meta and not all(t.is_meta for t in tensors)
     state = None if on_meta or getattr(target, "__module__", None) in _SURE else torch.get_rng_state()
-    devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs
+    devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs or target == "type"
     here = META if on_meta else CPU
     given = (args, kwargs)
     if mixed or devices:
@@ -145,6 +145,8 @@ def normalised(norm: nn.modules.batchnorm._BatchNorm, input: Any) -> Any:
 def _placed(x: Any, device: torch.device) -> Any:
     if isinstance(x, torch.device):
         return device
+    if isinstance(x, str) and x.startswith("torch.") and x.endswith("Tensor"):  # the type of a tensor on a device
+        return f"torch.{'meta.' if device is META else ''}{x.rpartition('.')[2]}"
     if isinstance(x, Tensor) and x.device != device:
         if device is not META:
             return x.to(device)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
 _SYMBOLIC_PROPERTIES = frozenset({"shape", "dtype", "device"})
+_PLACES = frozenset({"is_meta", "is_cpu", "is_cuda", "is_xpu", "is_mps"})
+_TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
 class Proxy:
@@ -34,6 +37,14 @@ class Proxy:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"
+
+    def __format__(self, spec: str) -> str:
+        """Of a size or a setting, the text that Python would see: code builds messages and names of it."""
+        known = isinstance(self._value, _TEXTUAL) and "trust" not in self._node.meta
+        return format(self._value if known else repr(self), spec)
+
+    def __str__(self) -> str:
+        return format(self)
 
     def __copy__(self) -> Proxy:
         return self
@@ -48,6 +59,8 @@ class Proxy:
                 return value
             if name in _RANK:
                 return lambda: self._value.dim()
+            if name in _PLACES:
+                return name == f"is_{self._tracer.device.type}"  # a meta tensor stands for one over there
         if callable(value):
             return Method(self, name)
         if isinstance(value, Tensor) or name in _SYMBOLIC_PROPERTIES or not isinstance(self._value, Tensor):
@@ -143,6 +156,9 @@ class NumberProxy(NumericProxy):
 
     def __trunc__(self) -> Any:
         return self._tracer.record("call_function", math.trunc, (self,), {})
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
 
     def __round__(self, digits: int | None = None) -> Any:
         return self._tracer.record("call_function", round, (self, digits), {})
@@ -263,6 +279,15 @@ def make(node: fx.Node, tracer: Tracer, value: Any) -> Proxy:
     if isinstance(value, dict):
         return DictProxy(node, tracer, value)
     return ObjectProxy(node, tracer, value)
+
+
+# What code takes apart by its structure: a proxy's type is none of those that pytree knows.
+pytree.register_pytree_node(
+    SequenceProxy, lambda x: (list(x), list if isinstance(x._value, list) else tuple), lambda parts, kind: kind(parts)
+)
+pytree.register_pytree_node(
+    DictProxy, lambda x: (x.values(), x.keys()), lambda values, keys: dict(zip(keys, values, strict=True))
+)
 
 
 def is_proxy(x: object) -> bool:

@@ -56,6 +56,8 @@ class Recorder(Lowering):
             if target is getattr and values[0][1] == "device":
                 return self.device, Trust.KNOWN  # meta tensors stand for ones over there
             value, trust = self.memo.run(op, target, *values)
+            if target == "type" and isinstance(value, str):
+                value = value.replace("meta.", "" if self.device.type == "cpu" else f"{self.device.type}.")
             return evaluate.to_meta(value) if self.makes_all and target in CREATION else value, trust
 
         what = f"'{getattr(target, '__name__', target)}'"
