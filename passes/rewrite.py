@@ -137,8 +137,9 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
                 inside = (*inside, path + ".")
             else:  # the rest of a batch norm subclass (its activation) is made of nodes of their own
                 twin.__dict__["_modules"] = {}
-        elif id(module) in made:
+        elif id(module) in made:  # under another name, with all that it holds
             twin = made[id(module)]
+            inside = (*inside, path + ".")
         else:
             twin = nn.Module()
             for name, parameter in module._parameters.items():

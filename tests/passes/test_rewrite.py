@@ -193,3 +193,36 @@ def test_a_name_that_no_code_can_be_written_for_is_an_error() -> None:
     model.add_module("c", nn.Linear(4, 2))
     with pytest.raises(ft.ModelError, match="rename"):
         ft.teleport(model, torch.randn(2, 3), seed=0)
+
+
+class Loops(nn.Module):
+    """It cannot be traced, and it calls the parts of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.layers[0](x)
+        return self.layers[1](first) if first.sum() > -1e9 else first
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loops, self.norm = Loops(), nn.LayerNorm(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.loops(x))
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_a_part_kept_whole_under_two_names(assert_exact: Callable[..., ft.Plan]) -> None:
+    """The second name is that of the same module, with all that it holds."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), Block())
+    model.again = model[3]
+    plan = assert_exact(model, torch.randn(2, 4))
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert network.get_submodule("again") is network.get_submodule("3")
+    assert isinstance(network.get_submodule("again.loops.layers"), nn.ModuleList)
+    assert list(network.state_dict()) == list(model.state_dict())
