@@ -45,9 +45,9 @@ class Memo:
             return evaluate.run(op, target, args, kwargs, real)
         if known is not None and known.holds(tensors):
             return known.again(tensors), Trust.KNOWN
-        versions = [t._version for t in tensors]
+        versions, forms = [t._version for t in tensors], [(t.shape, t.stride()) for t in tensors]
         value, trust = evaluate.run(op, target, args, kwargs, real)
-        if trust is Trust.KNOWN:
+        if trust is Trust.KNOWN and forms == [(t.shape, t.stride()) for t in tensors]:
             written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
             learned = next((f for kind in _KINDS if (f := kind.learn(value, tensors, written)) is not None), None)
             if learned is not None:
@@ -59,7 +59,8 @@ class Memo:
 class _New:
     """A result that is a tensor, or a tuple or a list of tensors, which share no memory with any other."""
 
-    value: Any
+    kind: type
+    forms: list[tuple[Sequence[int], Sequence[int], torch.dtype]]
 
     @classmethod
     def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _New | None:
@@ -67,13 +68,16 @@ class _New:
         if written or not all(type(t) is Tensor and t.is_meta and t.layout is torch.strided for t in parts):
             return None
         made = _storages(parts)
-        return cls(value) if len(made) == len(parts) and made.isdisjoint(_storages(tensors)) else None
+        if len(made) != len(parts) or not made.isdisjoint(_storages(tensors)):
+            return None
+        return cls(type(value), [(t.shape, t.stride(), t.dtype) for t in parts])
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         return True
 
     def again(self, tensors: Sequence[Tensor]) -> Any:
-        return _like(self.value) if type(self.value) is Tensor else type(self.value)(map(_like, self.value))
+        parts = [torch.empty_strided(shape, stride, dtype=dtype, device=META) for shape, stride, dtype in self.forms]
+        return parts[0] if self.kind is Tensor else self.kind(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +154,6 @@ class _Value:
 
 _Form = _New | _Given | _Views | _Value
 _KINDS = (_Value, _Given, _New, _Views)
-
-
-def _like(known: Tensor) -> Tensor:
-    return torch.empty_strided(known.shape, known.stride(), dtype=known.dtype, device=META)
 
 
 def _storages(tensors: Sequence[Tensor]) -> set[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import trust_of
@@ -84,13 +85,13 @@ class Recorder(Lowering):
         lent: list[tuple[Any, Any]] = []
         constants: list[Tensor] = []
         given = _opened(args, handles, lent, constants), _opened(kwargs, handles, lent, constants)
-        versions = [(h, h._value._version) for h in handles if type(h) is TensorProxy]
+        versions = [(h, h._value._version, _form(h._value)) for h in handles if type(h) is TensorProxy]
         fixed = [t._version for t in constants]
         before = [now.copy() for _, now in lent]
         tracer, running.tracer = running.tracer, None
         try:
             value, trust = run(*given)
-            mutated: list[Proxy] = [h for h, version in versions if h._value._version != version]
+            mutated: list[Proxy] = [h for h, version, _ in versions if h._value._version != version]
             if fixed != [t._version for t in constants] or self.are_constants(mutated):
                 raise evaluate.WrittenConstant("it writes into a tensor made from no input")
         except evaluate.CannotRun as error:
@@ -101,9 +102,19 @@ class Recorder(Lowering):
             raise
         finally:
             running.tracer = tracer
+        for handle, _, form in versions if mutated else ():
+            if _form(handle._value) != form:
+                self.keep_as_it_was(handle._value, form)
         self._written = [mine for (mine, now), held in zip(lent, before, strict=True) if evaluate.changed(now, held)]
         trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in handles)])
         return value, mutated, trust
+
+    def keep_as_it_was(self, value: Tensor, form: Any) -> None:
+        """A call gave a tensor another shape in place: the nodes so far hold it as it was, on the same memory."""
+        before = value.as_strided(*form)
+        for node in self.graph.nodes:
+            if any(x is value for x in evaluate.leaves_of(node.meta.get("val"))):
+                node.meta["val"] = pytree.tree_map(lambda x: before if x is value else x, node.meta["val"])
 
     def append(
         self,
@@ -151,7 +162,7 @@ class Recorder(Lowering):
             container.extend(held) if isinstance(held, list) else container.update(held)
         while len(self._moved) > moved:
             handle, node = self._moved.pop()
-            handle._node = node
+            handle._node, handle._value = node, node.meta["val"]
         for node in reversed(self.graph.nodes):
             if node is mark:
                 break
@@ -163,6 +174,10 @@ class Recorder(Lowering):
 
 
 _GONE = torch.empty((), device=evaluate.META)
+
+
+def _form(x: Tensor) -> Any:
+    return (x.shape, x.stride(), x.storage_offset()) if x.layout is torch.strided else None
 
 
 def _autocast() -> list[Any]:

@@ -312,3 +312,32 @@ def test_a_module_that_is_called_like_empty_memory_is_compared() -> None:
         network.get_parameter("new_empty.weight")[0, 0] *= 1.5
     report = ft.verify(model, network, x)
     assert not report.passed and report.first_difference is not None and report.first_difference.node == "new_empty"
+
+
+class Noisy(nn.Module):
+    """It draws in eval mode: a mask, and numbers that are written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        noise = torch.zeros_like(hidden).uniform_(0.5, 1.5)
+        return self.b(hidden * (torch.rand_like(hidden) > 0.2) * noise)
+
+
+def test_two_networks_draw_the_same_random_numbers() -> None:
+    model, x = ft.randomize(Noisy().eval()), torch.randn(5, 4)
+    plan = ft.plan(model, x)
+    network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
+    state = torch.get_rng_state()
+    assert ft.verify(model, network, x).bitwise_equal
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        network.get_parameter("b.bias").add_(1e-6)
+    assert not ft.verify(model, network, x).passed
+    broken = plan.rewrite(plan.sample(0.9, seed=0))  # no powers of two: nothing but the last bits may differ
+    with torch.no_grad():
+        broken.get_parameter("b.bias").add_(1e-3)
+    assert not ft.verify(model, broken, x).passed

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.errors import InputError
 from fxteleport.passes.shadow import clone
 from fxteleport.tools.command import option
-from fxteleport.verify import difference, equal, evaluating, paired, precise
+from fxteleport.verify import Draws, difference, equal, evaluating, paired, precise
 
 _HOW = "How to run"
 _ROUNDINGS = 4
@@ -78,18 +79,30 @@ class Executed:
 
 @torch.no_grad()
 def execute(model: nn.Module, network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> Executed:
-    """Compare the outputs of two networks in eval mode, run as `execution` says."""
+    """Compare the outputs of two networks in eval mode, run as `execution` says.
+
+    Raises:
+        InputError: the model draws random numbers, others in float64: its rounding cannot be measured.
+    """
     start = time.perf_counter()
-    with evaluating(model), evaluating(network):
-        reference = precise(model, args, kwargs)
-        expected, actual = (_run(net, execution, args, kwargs) for net in (model, network))
+    draws = Draws(network)
+    with evaluating(model), evaluating(network), draws.kept():
+        reference, expected = draws.same(
+            lambda: precise(model, args, kwargs), lambda: _run(model, execution, args, kwargs)
+        )
+        if draws.drawn:
+            raise InputError(
+                "the model draws random numbers in eval mode, so its rounding under"
+                f" {execution} cannot be measured: compare it eagerly, in its own number format"
+            )
+        actual = _run(network, execution, args, kwargs)
         eager = Execution(amp=execution.amp)
         unit = max((_unit(x) for x, _ in paired(expected, expected)), default=0.0)
         eps = float(torch.finfo(torch.bfloat16).eps) if execution.amp else 2 * unit
-        draws = [expected] + [_run(_shaken(model, eps, n), eager, args, kwargs) for n in range(_DRAWS)]
+        shaken = [expected] + [_run(_shaken(model, eps, n), eager, args, kwargs) for n in range(_DRAWS)]
     pairs = paired(expected, actual)
     found = [difference(a, b) for a, b in pairs]
-    original, teleported = max(deviation(reference, d) for d in draws), deviation(reference, actual)
+    original, teleported = max(deviation(reference, d) for d in shaken), deviation(reference, actual)
     limit = _ROUNDINGS * max(original, unit)
     return Executed(
         str(execution),

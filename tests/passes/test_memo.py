@@ -197,3 +197,12 @@ def test_a_guess_stays_a_guess() -> None:
     memo = Memo()
     trusts = [memo.run("call_function", torch.nonzero, (empty(2, 3),), {})[1] for _ in range(2)]
     assert trusts == [Trust.GUESS, Trust.GUESS]
+
+
+def test_what_gives_its_argument_another_shape_is_evaluated_each_time() -> None:
+    memo = Memo()
+    for _ in range(2):
+        made, _ = memo.run("call_function", torch.exp, (empty(2, 3),), {})
+        value, _ = memo.run("call_method", "unsqueeze_", (made, 1), {})
+        assert value is made
+        assert value.shape == (2, 1, 3)

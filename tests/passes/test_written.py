@@ -362,3 +362,50 @@ def test_a_length_from_the_data_leaves_the_channels_free() -> None:
     network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
     for k in (2, 1, 3):
         assert torch.equal(network(x, torch.tensor([k])), model(x, torch.tensor([k])))
+
+
+# -- shapes that change in place --------------------------------------------------------------------------------------
+
+
+def _unsqueezed(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([(a * 1).unsqueeze_(1), (b * 1).unsqueeze_(1)], 1).sum(1)
+
+
+def _turned(a: Tensor, b: Tensor) -> Tensor:
+    product = a * b
+    positive = product.relu()
+    product.t_()
+    return product.t() + positive
+
+
+def _squeezed(a: Tensor, b: Tensor) -> Tensor:
+    first, second = (a * 1)[None], (b * 1)[None]
+    first.squeeze_(0)
+    second.squeeze_(0)
+    return first * second
+
+
+def _resized(a: Tensor, b: Tensor) -> Tensor:
+    both = torch.cat([a, b], 1)
+    return both.resize_(3, 2, 8).sum(1)
+
+
+def _half(a: Tensor, b: Tensor) -> Tensor:  # what is written in place and read through another view is pinned
+    parts = list((a * b).chunk(2, 1))
+    parts[0].unsqueeze_(0)
+    return torch.cat([parts[0][0], parts[1]], 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "free"), [(_unsqueezed, 8), (_turned, 16), (_squeezed, 16), (_resized, 0), (_half, 8)]
+)
+def test_a_shape_changed_in_place(
+    program: Callable[[Tensor, Tensor], Tensor], free: int, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """The nodes before it keep the shape that they had."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.c(program(net.a(x), net.b(net.a(x).tanh())))
+
+    plan = assert_exact(Net(run), torch.randn(3, 6), at_least=0)
+    assert plan.num_free == free

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.tools.execution import Execution, deviation, execute
@@ -110,3 +110,16 @@ def test_compiled(loaded: Loaded, tmp_path: Path) -> None:
     assert executed is not None and executed.passed and executed.max_rel < 1e-5
     both = compare(loaded, moved(loaded), Execution(compile=True, amp=True))[1]
     assert both is not None and both.passed and both.how == "autocast to bfloat16 and compiled"
+
+
+def test_a_model_that_draws_is_refused() -> None:
+    """In float64 it draws other numbers: its rounding cannot be told from its noise."""
+
+    class Noisy(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) * torch.rand_like(input[:, :1])
+
+    model, x = Noisy(4, 3).eval(), torch.randn(5, 4)
+    network = ft.teleport(model, x, seed=0)
+    with pytest.raises(ft.InputError, match="draws random numbers"):
+        execute(model, network, Execution(amp=True), (x,), {})

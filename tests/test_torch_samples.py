@@ -1,0 +1,30 @@
+"""Every form of call in torch's own tables of operations and layers, in a process of its own: they change torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("expecttest", reason="torch's own tables need the package expecttest")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        pytest.param(["--every", "8", "--most", "1"], 300, id="some"),
+        pytest.param(["--most", "20"], 10_000, id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_every_form_of_call(arguments: list[str], least: int) -> None:
+    script = Path(__file__).with_name("torch_samples.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    equal = re.search(r"'equal': (\d+)", done.stdout)
+    assert equal is not None
+    assert int(equal[1]) > least, done.stdout

@@ -1,0 +1,201 @@
+"""torch's own samples of its operations and layers, as a test of every form of call: `python tests/torch_samples.py`.
+
+torch tests itself on a table of operations (`op_db`) and one of layers (`module_db`), each with samples of arguments
+that nobody chose with teleportation in mind: keywords, scalars, broadcasts, negative axes, other layouts. Each
+tensor of fractions in a sample becomes the output of a linear layer of its own, every element with a CoB of its own;
+the operation runs as a function, as a method and in place; a linear head reads what comes out. The network that a plan
+emits under powers of two with signs must give the same bits, in both modes, at every node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import fxteleport as ft
+
+LARGEST = 4000  # elements in a sample
+
+
+class Sample(NamedTuple):
+    """A call: the operation (a function or a module), and its arguments."""
+
+    name: str
+    operation: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Unfit(Exception):
+    """A sample that says nothing: why."""
+
+
+class Probe(nn.Module):
+    """linear layers -> the call -> a linear head."""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__()
+        self.operation = sample.operation
+        leaves, self.structure = pytree.tree_flatten((sample.args, sample.kwargs))
+        self.leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+        self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if _moves(x)})
+        self.head: nn.Module = nn.Identity()
+
+    def results(self, z: Tensor) -> list[Tensor]:
+        leaves = [self.stems[str(i)](z).reshape(x.shape) if _moves(x) else x for i, x in enumerate(self.leaves)]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        return [x for x in pytree.tree_leaves(self.operation(*args, **kwargs)) if isinstance(x, Tensor)]
+
+    def forward(self, z: Tensor) -> list[Tensor]:
+        results = self.results(z)
+        real = [x.reshape(-1) for x in results if x.dtype == torch.float32]
+        return [*([self.head(torch.cat(real))] if real else []), *(x for x in results if x.dtype != torch.float32)]
+
+
+def _moves(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype == torch.float32 and x.layout == torch.strided and x.numel() > 0
+
+
+def _stem(x: Tensor) -> nn.Linear:
+    """A layer that gives the sample's values, nearly: some operations take no others."""
+    stem = nn.Linear(4, x.numel())
+    with torch.no_grad():
+        stem.weight.mul_(1e-3)
+        stem.bias.copy_(x.reshape(-1))
+    return stem
+
+
+@torch.no_grad()
+def check(sample: Sample, mode: str) -> str:
+    """'equal' or 'different', and the node.
+
+    Raises:
+        Unfit: the sample has nothing that could move, is large, does not run, or gives something else each time.
+    """
+    torch.manual_seed(0)
+    model, z = Probe(sample).eval(), torch.randn(4)
+    width = sum(stem.out_features for stem in model.stems.values())
+    if not 0 < width <= LARGEST:
+        raise Unfit("nothing can move" if width == 0 else "large")
+    try:
+        size = sum(x.numel() for x in _seeded(model.results, z) if x.dtype == torch.float32)
+        model.head = nn.Linear(size, 3) if size else model.head
+        before, again = _seeded(model, z), _seeded(model, z)
+    except Exception as error:
+        raise Unfit("does not run") from error
+    if not _same(before, again):
+        raise Unfit("another result each time")
+    plan = ft.plan(model, z, mode=mode)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+    if not _same(before, _seeded(network, z)):
+        return "different"
+    report = ft.verify(model, network, z)
+    return "equal" if report.first_difference is None else f"different at {report.first_difference}"
+
+
+def _seeded(fn: Callable[..., Any], *args: Any) -> Any:
+    torch.manual_seed(5)
+    return fn(*args)
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(map(_equal, a, b))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
+        return False
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    if a.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    return torch.equal(a.nan_to_num(7e30), b.nan_to_num(7e30)) and torch.equal(a.isnan(), b.isnan())
+
+
+# -- torch's tables ------------------------------------------------------------------------------------------------
+
+
+def operations(every: int, most: int) -> Iterator[Sample]:
+    """Samples of each `every`th operation, `most` of each, in all its variants."""
+    from torch.testing._internal import common_methods_invocations as table
+
+    for module in list(sys.modules.values()):  # the wrappers of random operations, which seed inside
+        if getattr(module, "wrapper_set_seed", None) is not None:
+            module.wrapper_set_seed = lambda fn, *args, **kwargs: fn(*args, **kwargs)  # type: ignore[attr-defined]
+    for op in table.op_db[::every]:
+        if torch.float32 not in op.dtypes or "empty" in op.name:  # whatever is in that memory differs each time
+            continue
+        torch.manual_seed(0)
+        samples = list(op.sample_inputs("cpu", torch.float32, requires_grad=False))
+        for s in samples[:: -(-len(samples) // most) or 1]:
+            for kind in ("", "method", "in place"):
+                variant = {"": op.op, "method": op.method_variant, "in place": op.inplace_variant}[kind]
+                if variant is not None:
+                    yield Sample(f"{op.full_name} {kind}".strip(), _called(variant, kind), (s.input, *s.args), s.kwargs)
+
+
+def _called(variant: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    name = getattr(variant, "__name__", "")
+    if not kind or not hasattr(Tensor, name):
+        return lambda *args, **kwargs: variant(*args, **kwargs)
+    if kind == "method":
+        return lambda x, *args, **kwargs: getattr(x, name)(*args, **kwargs)
+    return lambda x, *args, **kwargs: getattr(x * 1, name)(*args, **kwargs)  # not on the memory of a layer's output
+
+
+def layers(every: int, most: int) -> Iterator[Sample]:
+    """Samples of each `every`th layer, `most` of each, with parameters drawn anew."""
+    from torch.testing._internal.common_modules import module_db
+
+    for info in module_db[::every]:
+        torch.manual_seed(0)
+        given = {"device": "cpu", "dtype": torch.float32, "requires_grad": False, "training": False}
+        samples = [s for s in info.module_inputs_func(info, **given) if s.forward_input is not None]
+        for s in samples[:: -(-len(samples) // most) or 1]:
+            layer = info.module_cls(*s.constructor_input.args, **s.constructor_input.kwargs)
+            if not any(map(nn.parameter.is_lazy, layer.parameters())):
+                yield Sample(info.name, ft.randomize(layer), tuple(s.forward_input.args), s.forward_input.kwargs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="each so many'th operation and layer")
+    parser.add_argument("--most", type=int, default=20, help="samples of each")
+    parser.add_argument("--record", type=Path, help="write one JSON line a sample")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    seen: collections.Counter[str] = collections.Counter()
+    names: set[str] = set()
+    for table in (operations, layers):
+        for sample in table(chosen.every, chosen.most):
+            for mode in ("full", "weights"):
+                try:
+                    result = check(sample, mode)
+                except Unfit as unfit:
+                    result = f"unfit: {unfit}"
+                except Exception as error:
+                    result = f"error: {type(error).__name__}: {error}"[:200]
+                kind = result.split(" at ")[0].split(": ")[0]
+                seen[kind] += 1
+                names |= {sample.name} if kind == "equal" else set()
+                if chosen.record:
+                    with chosen.record.open("a") as file:
+                        file.write(json.dumps({"name": sample.name, "mode": mode, "result": result}) + "\n")
+                if kind not in ("equal", "unfit"):
+                    print(f"{sample.name} ({mode}): {result}: {str((sample.args, sample.kwargs))[:200]}")
+    print(f"{dict(seen)}, {len(names)} operations, variants and layers")
+    return 1 if set(seen) - {"equal", "unfit"} else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
