@@ -351,7 +351,7 @@ def paired(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]]:
 def _flat(x: Any) -> list[Tensor]:
     """Tensors in a structure of tuples, lists, dicts and data classes."""
     if isinstance(x, Tensor):
-        return [x] if carries(x) else []
+        return [_dense(x)] if carries(x) else []
     if isinstance(x, dict):
         return [t for v in x.values() for t in _flat(v)]
     if isinstance(x, (list, tuple)):
@@ -364,13 +364,18 @@ def _flat(x: Any) -> list[Tensor]:
 def _leaves(a: Any, b: Any, cob: Any) -> list[tuple[Tensor, Tensor, CobMap | None]]:
     """The tensors of one node with their maps."""
     if isinstance(a, Tensor):
-        return [(a, b, cob if isinstance(cob, CobMap) else None)] if isinstance(b, Tensor) and carries(a) else []
+        cob = cob if isinstance(cob, CobMap) else None
+        return [(_dense(a), _dense(b), cob)] if isinstance(b, Tensor) and carries(a) else []
     if isinstance(a, (list, tuple)):
         maps = cob if isinstance(cob, (list, tuple)) else [None] * len(a)
         return [leaf for x, y, m in zip(a, b, maps, strict=False) for leaf in _leaves(x, y, m)]
     if isinstance(a, dict):
         return [leaf for k in a for leaf in _leaves(a[k], b[k], None if cob is None else cob.get(k))]
     return []
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if x.is_meta or x.layout is torch.strided else x.to_dense()
 
 
 def _own_rounding(model: nn.Module, expected: Any, inputs: Any, keyword_inputs: Any) -> float:

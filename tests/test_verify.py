@@ -341,3 +341,23 @@ def test_two_networks_draw_the_same_random_numbers() -> None:
     with torch.no_grad():
         broken.get_parameter("b.bias").add_(1e-3)
     assert not ft.verify(model, broken, x).passed
+
+
+def test_sparse_tensors_are_compared() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.mixing = torch.randn(5, 5).relu().to_sparse_csr()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mixed = self.b(self.mixing @ self.a(x))
+            return mixed, mixed.to_sparse()
+
+    model, x = ft.randomize(Sparse().eval()), torch.randn(5, 4)
+    plan = ft.plan(model, x)
+    network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
+    assert ft.verify(model, network, x).bitwise_equal
+    with torch.no_grad():
+        network.get_parameter("b.bias").add_(1e-6)
+    assert not ft.verify(model, network, x).passed
