@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
-from fxteleport.passes.evaluate import WrittenConstant
+from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.tracer import Tracer
@@ -91,14 +91,20 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
-    """A tracer that has run; where a tensor which forward makes is written to, one that records how it is made."""
-    tracer = Tracer(model)
-    try:
-        tracer.trace(args, kwargs)
-    except WrittenConstant:
-        tracer = Tracer(model, makes_all=True)
-        tracer.trace(args, kwargs)
-    return tracer
+    """A tracer that has run, with the settings that the model turns out to need."""
+    makes_all = hashes = False
+    while True:
+        tracer = Tracer(model, makes_all, hashes)
+        try:
+            tracer.trace(args, kwargs)
+        except WrittenConstant:
+            makes_all = True
+        except HashedSize:
+            hashes = True
+        else:
+            return tracer
+        finally:
+            tracer.finished = True
 
 
 def reject_unsupported(model: Any) -> None:

@@ -11,18 +11,27 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate
+from fxteleport.passes.checks import must_be
 from fxteleport.passes.evaluate import Trust
-from fxteleport.passes.inputs import expect, expect_length, guard
+from fxteleport.passes.inputs import expect, expect_length, guard, insist
 from fxteleport.passes.proxy import Proxy
+from fxteleport.passes.source import calling_frame, calling_line, written
 from fxteleport.passes.traced import path_of
 
 T = TypeVar("T")
 
 
 class Decisions:
-    """The graph under construction, and what is specialised in it."""
+    """The graph under construction, and what is specialised in it.
 
-    def __init__(self) -> None:
+    Attributes:
+        hashes: a size may be hashed; it is a number then.
+        finished: the trace is over. A proxy that Python still holds is its value.
+    """
+
+    def __init__(self, hashes: bool = False) -> None:
+        self.hashes = hashes
+        self.finished = False
         self.graph = fx.Graph()
         self.specialized: list[str] = []
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
@@ -40,8 +49,33 @@ class Decisions:
         self.specialize(handle, value)
         guard(self.graph, expect, handle._node, value, what)
 
+    def checked(self, handle: Proxy) -> bool:
+        """Python branches on what depends on the data: if one way does nothing but raise, on the other way.
+
+        Raises:
+            DataDependent: both ways go on.
+        """
+        frame = calling_frame()
+        verdict = None if frame is None else must_be(frame)
+        if verdict is None:
+            raise evaluate.DataDependent(f"'{handle._node.name}' decides a branch, and depends on the data")
+        guard(self.graph, insist, handle._node, verdict, written(calling_line()))
+        return verdict
+
+    def hashed(self, handle: Proxy) -> int:
+        """Python looks a size up in a table.
+
+        Raises:
+            Unhashable: this trace keeps sizes symbolic.
+        """
+        if not (self.hashes or self.finished):
+            raise evaluate.Unhashable(f"'{handle._node.name}' is a size, which this trace does not fix")
+        return hash(self.forced(handle, handle._value))
+
     def forced(self, handle: Proxy, value: T) -> T:
         """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
+        if self.finished:
+            return value
         if not _guarded(handle):
             what = f"{handle._node.name} in {self.where()}"
             self.specialize(handle, value)
@@ -54,7 +88,7 @@ class Decisions:
         Raises:
             DataDependent: the value is a guess.
         """
-        if trust_of(handle):
+        if trust_of(handle) and not self.finished:
             raise evaluate.DataDependent(f"the value of '{handle._node.name}' depends on the data")
         return handle._value
 
@@ -67,6 +101,8 @@ class Decisions:
             DataDependent: the length was seen to depend on the data.
         """
         value = handle._value
+        if self.finished:
+            return value
         if trust_of(handle) is Trust.RAGGED:
             raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
         if trust_of(handle) and not _guarded(handle):

@@ -39,8 +39,20 @@ class DataDependent(Exception):
     """Python needs to know what depends on the data: the code cannot be a graph."""
 
 
-class WrittenConstant(Exception):
+class Again(Exception):
+    """This trace cannot record what the code does; another one can, with another setting (`Recorder`)."""
+
+
+class WrittenConstant(Again):
     """A tensor that was made from no input, and taken for a constant, is written to: making it must be recorded."""
+
+
+class HashedSize(Again):
+    """Python looks a size up in a table: it must be a number."""
+
+
+class Unhashable(TypeError):
+    """A size was hashed. Code that remembers results by sizes (einops) takes this for leave to go without."""
 
 
 class Trust(enum.IntEnum):

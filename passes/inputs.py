@@ -86,7 +86,13 @@ def expect_length(value: Any, length: int) -> None:
         raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
 
 
-GUARDS = frozenset({expect, expect_length})
+def insist(condition: Any, value: bool, where: str) -> None:
+    """A check of the model's own."""
+    if bool(condition) is not value:
+        raise ValueError(f"the model's own check fails, at {where}")
+
+
+GUARDS = frozenset({expect, expect_length, insist})
 
 
 def _opened(handle: Any) -> Any:

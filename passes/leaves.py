@@ -11,6 +11,8 @@ from torch import nn
 def is_leaf(module: nn.Module) -> bool:
     """torch's own layers (not its containers), and those that nothing but a hook sets apart from one."""
     cls = type(module)
+    if "forward" in vars(module):  # it is one no longer
+        return False
     if not cls.__module__.startswith("torch.nn.modules."):
         return hooked(module) and not module._modules
     if cls.__module__ == "torch.nn.modules.container":

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Lowering(Decisions):
     """A graph under construction, with the tensors and objects that it refers to by name."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, hashes: bool = False) -> None:
+        super().__init__(hashes)
         self.metas: dict[str, Tensor] = {}
         self.canonical: dict[str, str] = {}
         self.twins: dict[str, nn.Module] = {}
@@ -36,9 +36,9 @@ class Lowering(Decisions):
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Tensor] = []  # those whose id is in use above
-        first: dict[int, str] = {}
+        self._own: dict[int, str] = {}  # the model's tensors, by id
         for name, tensor in named_tensors(model):
-            own = self.canonical[name] = first.setdefault(id(tensor), name)
+            own = self.canonical[name] = self._own.setdefault(id(tensor), name)
             self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
 
     def handle(self, node: fx.Node, value: Any) -> Proxy:
@@ -51,6 +51,8 @@ class Lowering(Decisions):
             if x._node._erased:
                 raise RuntimeError("a value of a part that could not be traced is still in use")
             return x._node
+        if proxy.is_left(x):
+            x = x._value
         kind = type(x)
         if kind is tuple or kind is list:
             return kind(map(self.lower, x))
@@ -107,6 +109,8 @@ class Lowering(Decisions):
 
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
+        if id(tensor) in self._own:  # one of the model's after all, that a closure holds
+            return self.attribute(self._own[id(tensor)])
         found = self._constants.get(id(tensor))
         if found is None or not torch.equal(found._value, tensor):  # it was written to since its last use
             if tensor.is_meta:

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -73,7 +74,8 @@ class Proxy:
     ) -> Any:
         kwargs = kwargs or {}
         tracer = find_tracer((args, kwargs))
-        assert tracer is not None, f"{func} was called on a proxy, yet none is among its arguments"
+        if tracer is None:
+            return past(func, args, kwargs)
         if torch.overrides.is_tensor_method_or_property(func):
             name = func.__name__
             if name == "__get__":  # a property such as Tensor.T
@@ -117,7 +119,7 @@ class TensorProxy(NumericProxy):
 
     def __bool__(self) -> bool:
         if self._value.is_meta:
-            return super().__bool__()
+            return self._tracer.checked(self)
         return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
 
     def __getitem__(self, index: Any) -> Any:
@@ -146,7 +148,7 @@ class NumberProxy(NumericProxy):
         return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
 
     def __hash__(self) -> int:
-        return hash(self._tracer.forced(self, self._value))
+        return self._tracer.hashed(self)
 
     def __ceil__(self) -> Any:
         return self._tracer.record("call_function", math.ceil, (self,), {})
@@ -156,6 +158,10 @@ class NumberProxy(NumericProxy):
 
     def __trunc__(self) -> Any:
         return self._tracer.record("call_function", math.trunc, (self,), {})
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy's functions: `np.sqrt(x.shape[-1])`."""
+        return np.asarray(self._tracer.forced(self, self._value), dtype=dtype)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -205,7 +211,7 @@ class SequenceProxy(Proxy):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self._tracer.specialize(self, self._value))
+        return self._tracer.hashed(self)
 
 
 class DictProxy(Proxy):
@@ -291,8 +297,13 @@ pytree.register_pytree_node(
 
 
 def is_proxy(x: object) -> bool:
-    """True for a proxy; `isinstance` cannot tell, since a proxy claims the class of its value."""
-    return issubclass(type(x), Proxy)
+    """True for a proxy of a trace under way; `isinstance` cannot tell, since a proxy claims the class of its value."""
+    return issubclass(type(x), Proxy) and not x._tracer.finished  # type: ignore[attr-defined]
+
+
+def is_left(x: object) -> bool:
+    """True for a proxy that has outlived its trace, in a global table, say: it is its value."""
+    return issubclass(type(x), Proxy) and x._tracer.finished  # type: ignore[attr-defined,no-any-return]
 
 
 def is_named_tuple(kind: type) -> bool:
@@ -302,7 +313,7 @@ def is_named_tuple(kind: type) -> bool:
 
 def plain(x: Any) -> Any:
     """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
-    if is_proxy(x):
+    if issubclass(type(x), Proxy):
         return x._value
     kind = type(x)
     if kind is tuple or kind is list:
@@ -314,6 +325,18 @@ def plain(x: Any) -> Any:
     if kind is slice:
         return slice(plain(x.start), plain(x.stop), plain(x.step))
     return x
+
+
+def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call on proxies that have outlived their trace: sizes are numbers.
+
+    Raises:
+        RuntimeError: one of them stands for a tensor, which has no values.
+    """
+    args, kwargs = plain(args), plain(kwargs)
+    if any(isinstance(x, Tensor) and x.is_meta for x in pytree.tree_leaves((args, kwargs))):
+        raise RuntimeError("a tensor is left over from planning this model: its forward keeps tensors in a global")
+    return fn(*args, **kwargs)
 
 
 def find_tracer(x: Any) -> Tracer | None:

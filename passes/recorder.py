@@ -40,8 +40,8 @@ class Recorder(Lowering):
             if it is floating point, is not known. Otherwise they are constants.
     """
 
-    def __init__(self, model: nn.Module, makes_all: bool = False) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
+        super().__init__(model, hashes)
         self.makes_all = makes_all
         self.device = torch.device("cpu")
         self.memo = Memo()
@@ -52,6 +52,8 @@ class Recorder(Lowering):
 
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
+        if self.finished:
+            return self.after(op, target, args, kwargs)
 
         def run(*values: Any) -> Any:
             if target is getattr and values[0][1] == "device":
@@ -71,11 +73,18 @@ class Recorder(Lowering):
         if not mutated and isinstance(value, (bool, str, type(None))):
             if isinstance(value, bool):
                 if trust:
-                    raise evaluate.DataDependent(f"{what} depends on the data")
+                    return self.checked(self.append(op, target, args, kwargs, value, mutated, trust))
                 if not any(isinstance(h._value, Tensor) and h._value.is_meta for h in _handles((args, kwargs))):
                     self.decided(self.append(op, target, args, kwargs, value), value)
             return value
         return self.append(op, target, args, kwargs, value, mutated, trust)
+
+    def after(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of a proxy that has outlived this trace, in another trace or in none."""
+        tracer = proxy.find_tracer((args, kwargs))
+        if tracer is not None:
+            return tracer.record(op, target, args, kwargs)
+        return proxy.past(evaluate.call_of(op, target), args, kwargs)
 
     def observe(
         self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -202,6 +211,8 @@ def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]], constants
     if is_proxy(x):
         handles.append(x)
         return x._value
+    if proxy.is_left(x):
+        x = x._value
     kind = type(x)
     if kind is tuple:
         return tuple([_opened(v, handles, lent, constants) for v in x])

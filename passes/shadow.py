@@ -8,6 +8,8 @@ bookkeeping of each module (a few microseconds) and no tensor, so nothing that `
 
 from __future__ import annotations
 
+import collections
+import copy
 import functools
 import types
 from collections.abc import Callable
@@ -60,8 +62,9 @@ def clone(
     return twins[id(module)]
 
 
-_BOOKKEEPING = frozenset({"_parameters", "_buffers", "_modules"})
-_REFERRING = frozenset({list, tuple, dict, types.MethodType, functools.partial})
+_BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+_TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
+_REFERRING = frozenset({list, tuple, set, collections.deque, types.MethodType, functools.partial}) | _TABLES
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
@@ -75,8 +78,12 @@ def _relink(value: Any, twins: dict[int, Any]) -> Any:
     if kind is functools.partial:
         keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
         return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
-    if kind is dict:
-        return {k: _relink(v, twins) for k, v in value.items()}
+    if kind in _TABLES:
+        made = copy.copy(value)
+        made.update({k: _relink(v, twins) for k, v in value.items()})
+        return made
+    if kind is set or kind is collections.deque:
+        return copy.copy(value)
     if kind is list or kind is tuple:
         return kind(value if _PLAIN.issuperset(map(type, value)) else [_relink(v, twins) for v in value])
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -21,6 +22,12 @@ _foreign: dict[str, bool] = {}
 
 def calling_line() -> Line | None:
     """The line of the model's code that is running; torch's own line where nothing but its containers is."""
+    frame = calling_frame()
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+def calling_frame() -> FrameType | None:
+    """The frame of that line."""
     frame = sys._getframe(1)
     nearest = None
     while True:
@@ -30,11 +37,11 @@ def calling_line() -> Line | None:
         if foreign is None:
             foreign = _foreign[file] = not file.startswith(_OWN)
         if foreign:
-            return file, frame.f_lineno
+            return frame
         if nearest is None and not file.startswith(_OWN[0]):
             nearest = frame
         if file == _END or frame.f_back is None:
-            return None if nearest is None else (nearest.f_code.co_filename, nearest.f_lineno)
+            return nearest
         frame = frame.f_back
 
 

@@ -32,16 +32,14 @@ def path_of(module: nn.Module) -> str:
     return str(module.__dict__["_path"])
 
 
-def reassigned(root: nn.Module) -> frozenset[str]:
-    """The parameters and buffers, by dotted name, in whose place forward has put another tensor."""
-    found: set[str] = set()
-    for module in root.modules():
-        path = module.__dict__.get("_path")
-        tables: tuple[dict[str, Any], ...] = () if path is None else (module._parameters, module._buffers)
-        for table in tables:
-            names = [n for n in table if not isinstance(dict.__getitem__(table, n), (_Lazy, type(None)))]
-            found |= {f"{path}.{name}" if path else name for name in names}
-    return frozenset(found)
+def reassigned(module: nn.Module) -> dict[str, Any]:
+    """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
+    path = module.__dict__.get("_path")
+    if path is None:
+        return {}
+    tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    found = [(name, dict.__getitem__(table, name)) for table in tables for name in table]
+    return {f"{path}.{name}" if path else name: x for name, x in found if not isinstance(x, (_Lazy, type(None)))}
 
 
 class _Lazy:

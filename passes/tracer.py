@@ -27,15 +27,15 @@ from fxteleport.passes.shadow import clone
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
 # Errors that keeping the module whole in which they arise does not mend.
-_NOT_HERE = (evaluate.CannotRun, evaluate.WrittenConstant, RecursionError)
+_NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
 class Tracer(Recorder):
     """Runs a model's `forward` on proxies and records what it calls. Used once."""
 
-    def __init__(self, model: nn.Module, makes_all: bool = False) -> None:
-        super().__init__(model, makes_all)
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
+        super().__init__(model, makes_all, hashes)
         self.model = model
         self.classes: dict[str, type] = {}
         self.inputs = ""  # in words
@@ -52,7 +52,7 @@ class Tracer(Recorder):
 
         Raises:
             CaptureError: the model does not run on these inputs.
-            WrittenConstant: `forward` writes to a tensor that it makes; another tracer, which `makes_all`, is needed.
+            Again: another tracer is needed, which `makes_all` or `hashes`.
         """
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
@@ -63,18 +63,21 @@ class Tracer(Recorder):
         try:
             with run_by(self):
                 out = root(*args, **kwargs)
+            for module in root.modules():
+                self.reject_state(module)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
             inside = f"in the forward of '{where}'" if where else "in its forward"
             out = self.whole(error, f"{inside}, {error}", given, args, kwargs)
             lowered = self.lower(out)
-        except (evaluate.WrittenConstant, RecursionError):
+        except (evaluate.Again, RecursionError):
             raise
         except Exception as error:
+            again(error)
             out = self.whole(error, "", given, args, kwargs)
             lowered = self.lower(out)
-        names = reassigned(root)
+        names = {name for module in root.modules() for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names} if names else {}
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
@@ -149,9 +152,11 @@ class Tracer(Recorder):
         before = evaluate.containers((args, kwargs))
         try:
             out = forward(*args, **kwargs)
+            self.reject_state(module)
         except _NOT_HERE:
             raise
         except Exception as error:
+            again(error)
             if not path:
                 raise
             self.rollback(mark, moved, before)
@@ -160,6 +165,19 @@ class Tracer(Recorder):
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
+
+    def reject_state(self, module: nn.Module) -> None:
+        """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
+
+        Raises:
+            DataDependent: the module has such a buffer.
+        """
+        for name, now in reassigned(module).items():
+            before = self._attributes.get(self.canonical.get(name, name))
+            if before is not None and proxy.plain(now) is not before._value:
+                raise evaluate.DataDependent(
+                    f"its forward puts another tensor in the place of '{name}', which it reads"
+                )
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
@@ -211,6 +229,7 @@ class Tracer(Recorder):
         except _NOT_HERE:
             raise
         except Exception as error:
+            again(error)
             if proxy.find_tracer((args, kwargs)) is None:
                 raise
             del self.stack[depth:]
@@ -251,18 +270,20 @@ class Tracer(Recorder):
         """Trace a mode-dependent module by itself in both modes: its CoB must be right in both."""
         graphs = []
         for training in (False, True):
-            sub = Tracer(real, self.makes_all)
+            sub = Tracer(real, self.makes_all, self.hashes)
             sub.device, sub.memo = self.device, self.memo
             try:
                 new_args, new_kwargs = placeholders(sub, real, proxy.plain(args), proxy.plain(kwargs))
                 with run_by(sub):
                     out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
-            except evaluate.WrittenConstant:
+            except evaluate.Again:
                 raise
             except Exception as error:
+                again(error)
                 self.opaque[path] = f"in {'train' if training else 'eval'} mode: {_first_line(error)}"
                 return
             sub.graph.output(sub.lower(out))
+            sub.finished = True
             graphs.append(sub.graph)
         self.branches[path] = tuple(graphs)
 
@@ -293,6 +314,15 @@ class Unread(TorchFunctionMode):
         if func not in self._FACTS and any(id(x) in self._tensors for x in evaluate.leaves_of((args, kwargs))):
             raise evaluate.CannotRun("it reads the weights of its module")
         return func(*args, **kwargs)
+
+
+def again(error: BaseException) -> None:
+    """Raise HashedSize where an error comes of a size that was hashed: then sizes must be."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, evaluate.Unhashable):
+            raise evaluate.HashedSize(str(cause)) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def _first_line(error: BaseException) -> str:

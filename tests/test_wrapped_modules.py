@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -283,3 +284,17 @@ def test_what_has_no_values_to_draw() -> None:
         made = mlp()
     with pytest.raises(ft.ModelError, match="build the model outside"):
         ft.randomize(made)
+
+
+@pytest.mark.parametrize("way", ["function", "partial"])
+def test_a_layer_with_another_forward(way: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    """It is no layer of torch's any more: what it does is traced, the weights in its closure are its own."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 3))
+    layer = model[2]
+    if way == "function":
+        layer.forward = lambda x: F.linear(x * 2, layer.weight, layer.bias).relu()
+    else:
+        layer.forward = functools.partial(F.linear, weight=layer.weight, bias=layer.bias)
+    plan = assert_exact(model, torch.randn(2, 4), randomize=False)
+    assert plan.num_free == 11
+    assert not plan.opaque

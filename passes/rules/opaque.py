@@ -14,8 +14,8 @@ from fxteleport.passes.rules import named, rule
 
 @rule(
     *named(
-        "softmax log_softmax softmin gumbel_softmax eq ne lt le gt ge argmax argmin topk sort argsort isnan isinf"
-        " isfinite nonzero multinomial bincount histc searchsorted bucketize cross_entropy nll_loss"
+        "softmax log_softmax softmin gumbel_softmax eq ne lt le gt ge argmax argmin topk sort argsort"
+        " nonzero multinomial bincount histc searchsorted bucketize cross_entropy nll_loss"
         " logsumexp logical_not logical_and logical_or logical_xor floordiv floor_divide mod fmod remainder"
         " all any isclose"
     ),
@@ -25,6 +25,12 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     for operand in pytree.tree_leaves((args, settings)):
         if isinstance(operand, Operand):
             call.pin(operand.map, f"'{name_of(call)}' depends on its scale")
+    return IDENTITY
+
+
+@rule(*named("isnan isinf isfinite"))
+def invariant(call: Call, input: Operand) -> Any:
+    input.seen = True  # and left alone: no scale makes a number of what is none
     return IDENTITY
 
 

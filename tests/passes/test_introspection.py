@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ PROGRAMS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "columns by number": (lambda h: torch.cat([h[:, i : i + 1] for i in range(h.shape[1])], 1), 8),
     "from the end": (lambda h: h[:, -h.shape[1] :], 8),
     "arithmetic": (lambda h: h * divmod(h.shape[1], 3)[1] * round(h.shape[1] / 3) * (h.shape[1] >> 1), 8),
+    "functions of numpy": (lambda h: h / np.sqrt(h.shape[1]) * float(np.array(h.shape).sum() * np.prod(h.shape)), 8),
     "functions of numbers": (lambda h: h * math.sqrt(h.shape[1]) * max(h.shape) / sum(h.shape), 8),
     "cast by the name of a type": (lambda h: h.double().type(h.type()), 8),
     "cast by a written name": (lambda h: h.double().type("torch.FloatTensor"), 8),

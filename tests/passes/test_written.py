@@ -233,6 +233,36 @@ def test_exact_on_every_run(name: str, mode: str) -> None:
     assert ft.verify(model, plan.rewrite(cob), x).bitwise_equal
 
 
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_a_buffer_that_is_read_and_replaced_keeps_its_module_whole() -> None:
+    class Averages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+            return x - self.mean
+
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), Averages()).eval(), torch.randn(3, 6)
+    plan = ft.plan(model, x)
+    assert plan.num_free == 8
+    assert "puts another tensor in the place of '3.mean'" in plan.opaque[0].why
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for _ in range(3):
+        assert torch.equal(network(x), model(x))
+
+
+def test_a_buffer_that_is_moved_is_no_state() -> None:
+    def moved(net: Net, x: Tensor) -> Tensor:
+        net.scale = net.scale.to(x.device, x.dtype)
+        return net.c(net.a(x) * net.scale)
+
+    plan = ft.plan(Net(moved).eval(), torch.randn(3, 6))
+    assert plan.num_free == 8
+    assert not plan.opaque
+
+
 def test_a_branch_on_state_is_refused_where_it_would_turn() -> None:
     def first_time(net: Net, x: Tensor) -> Tensor:
         hidden = net.a(x)
