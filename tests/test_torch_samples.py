@@ -17,7 +17,10 @@ pytest.importorskip("expecttest", reason="torch's own tables need the package ex
     ("arguments", "least"),
     [
         pytest.param(["--every", "8", "--most", "1"], 300, id="some"),
-        pytest.param(["--most", "20"], 10_000, id="all", marks=pytest.mark.slow),
+        *(
+            pytest.param(["--most", "20", "--dtype", dtype], 10_000, id=f"all {dtype}", marks=pytest.mark.slow)
+            for dtype in ("float32", "float64", "bfloat16")
+        ),
     ],
 )
 def test_every_form_of_call(arguments: list[str], least: int) -> None:

@@ -28,12 +28,13 @@ LARGEST = 4000  # elements in a sample
 
 
 class Sample(NamedTuple):
-    """A call: the operation (a function or a module), and its arguments."""
+    """A call: the operation (a function or a module), its arguments, and the number format of what can move."""
 
     name: str
     operation: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    dtype: torch.dtype = torch.float32
 
 
 class Unfit(Exception):
@@ -45,30 +46,29 @@ class Probe(nn.Module):
 
     def __init__(self, sample: Sample) -> None:
         super().__init__()
-        self.operation = sample.operation
+        self.operation, self.dtype = sample.operation, sample.dtype
         leaves, self.structure = pytree.tree_flatten((sample.args, sample.kwargs))
         self.leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-        self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if _moves(x)})
+        self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if self.moves(x)})
         self.head: nn.Module = nn.Identity()
 
     def results(self, z: Tensor) -> list[Tensor]:
-        leaves = [self.stems[str(i)](z).reshape(x.shape) if _moves(x) else x for i, x in enumerate(self.leaves)]
+        leaves = [self.stems[str(i)](z).reshape(x.shape) if self.moves(x) else x for i, x in enumerate(self.leaves)]
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
         return [x for x in pytree.tree_leaves(self.operation(*args, **kwargs)) if isinstance(x, Tensor)]
 
     def forward(self, z: Tensor) -> list[Tensor]:
         results = self.results(z)
-        real = [x.reshape(-1) for x in results if x.dtype == torch.float32]
-        return [*([self.head(torch.cat(real))] if real else []), *(x for x in results if x.dtype != torch.float32)]
+        real = [x.reshape(-1) for x in results if x.dtype == self.dtype]
+        return [*([self.head(torch.cat(real))] if real else []), *(x for x in results if x.dtype != self.dtype)]
 
-
-def _moves(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dtype == torch.float32 and x.layout == torch.strided and x.numel() > 0
+    def moves(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.dtype == self.dtype and x.layout == torch.strided and x.numel() > 0
 
 
 def _stem(x: Tensor) -> nn.Linear:
     """A layer that gives the sample's values, nearly: some operations take no others."""
-    stem = nn.Linear(4, x.numel())
+    stem = nn.Linear(4, x.numel(), dtype=x.dtype)
     with torch.no_grad():
         stem.weight.mul_(1e-3)
         stem.bias.copy_(x.reshape(-1))
@@ -83,13 +83,13 @@ def check(sample: Sample, mode: str) -> str:
         Unfit: the sample has nothing that could move, is large, does not run, or gives something else each time.
     """
     torch.manual_seed(0)
-    model, z = Probe(sample).eval(), torch.randn(4)
+    model, z = Probe(sample).eval(), torch.randn(4, dtype=sample.dtype)
     width = sum(stem.out_features for stem in model.stems.values())
     if not 0 < width <= LARGEST:
         raise Unfit("nothing can move" if width == 0 else "large")
     try:
-        size = sum(x.numel() for x in _seeded(model.results, z) if x.dtype == torch.float32)
-        model.head = nn.Linear(size, 3) if size else model.head
+        size = sum(x.numel() for x in _seeded(model.results, z) if x.dtype == sample.dtype)
+        model.head = nn.Linear(size, 3, dtype=sample.dtype) if size else model.head
         before, again = _seeded(model, z), _seeded(model, z)
     except Exception as error:
         raise Unfit("does not run") from error
@@ -125,7 +125,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 # -- torch's tables ------------------------------------------------------------------------------------------------
 
 
-def operations(every: int, most: int) -> Iterator[Sample]:
+def operations(every: int, most: int, dtype: torch.dtype) -> Iterator[Sample]:
     """Samples of each `every`th operation, `most` of each, in all its variants."""
     from torch.testing._internal import common_methods_invocations as table
 
@@ -133,15 +133,17 @@ def operations(every: int, most: int) -> Iterator[Sample]:
         if getattr(module, "wrapper_set_seed", None) is not None:
             module.wrapper_set_seed = lambda fn, *args, **kwargs: fn(*args, **kwargs)  # type: ignore[attr-defined]
     for op in table.op_db[::every]:
-        if torch.float32 not in op.dtypes or "empty" in op.name:  # whatever is in that memory differs each time
+        if dtype not in op.dtypes or "empty" in op.name:  # whatever is in that memory differs each time
             continue
         torch.manual_seed(0)
-        samples = list(op.sample_inputs("cpu", torch.float32, requires_grad=False))
+        samples = list(op.sample_inputs("cpu", dtype, requires_grad=False))
         for s in samples[:: -(-len(samples) // most) or 1]:
             for kind in ("", "method", "in place"):
                 variant = {"": op.op, "method": op.method_variant, "in place": op.inplace_variant}[kind]
                 if variant is not None:
-                    yield Sample(f"{op.full_name} {kind}".strip(), _called(variant, kind), (s.input, *s.args), s.kwargs)
+                    yield Sample(
+                        f"{op.full_name} {kind}".strip(), _called(variant, kind), (s.input, *s.args), s.kwargs, dtype
+                    )
 
 
 def _called(variant: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -153,31 +155,33 @@ def _called(variant: Callable[..., Any], kind: str) -> Callable[..., Any]:
     return lambda x, *args, **kwargs: getattr(x * 1, name)(*args, **kwargs)  # not on the memory of a layer's output
 
 
-def layers(every: int, most: int) -> Iterator[Sample]:
+def layers(every: int, most: int, dtype: torch.dtype) -> Iterator[Sample]:
     """Samples of each `every`th layer, `most` of each, with parameters drawn anew."""
     from torch.testing._internal.common_modules import module_db
 
     for info in module_db[::every]:
         torch.manual_seed(0)
-        given = {"device": "cpu", "dtype": torch.float32, "requires_grad": False, "training": False}
+        given = {"device": "cpu", "dtype": dtype, "requires_grad": False, "training": False}
         samples = [s for s in info.module_inputs_func(info, **given) if s.forward_input is not None]
         for s in samples[:: -(-len(samples) // most) or 1]:
             layer = info.module_cls(*s.constructor_input.args, **s.constructor_input.kwargs)
             if not any(map(nn.parameter.is_lazy, layer.parameters())):
-                yield Sample(info.name, ft.randomize(layer), tuple(s.forward_input.args), s.forward_input.kwargs)
+                layer = ft.randomize(layer.to(dtype))
+                yield Sample(info.name, layer, tuple(s.forward_input.args), s.forward_input.kwargs, dtype)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="each so many'th operation and layer")
     parser.add_argument("--most", type=int, default=20, help="samples of each")
+    parser.add_argument("--dtype", default="float32", help="the number format of what can move")
     parser.add_argument("--record", type=Path, help="write one JSON line a sample")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     seen: collections.Counter[str] = collections.Counter()
     names: set[str] = set()
     for table in (operations, layers):
-        for sample in table(chosen.every, chosen.most):
+        for sample in table(chosen.every, chosen.most, getattr(torch, chosen.dtype)):
             for mode in ("full", "weights"):
                 try:
                     result = check(sample, mode)
