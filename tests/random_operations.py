@@ -372,7 +372,30 @@ _DIRECTION = "the direction of a weight norm keeps its scale, though its length 
 _MASK = "the values of a mask are not looked at: what it chooses from shares a CoB, also where it hides"
 _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
+_INDEX = "an index that scatters is not looked at: all positions that it may pick share a CoB"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
+
+
+def index_added(pick: Any, x: Tensor, y: Tensor) -> Any:
+    axis = pick(1, -1)
+    return lambda x, y: x.index_add(axis, torch.tensor([0]), y.narrow(axis, 0, 1))
+
+
+def gathered(reduce: str) -> Any:
+    """A reduction of messages, each along an edge of a ring."""
+
+    def reduced(pick: Any, x: Tensor, y: Tensor) -> Any:
+        axis = pick(1, -1)
+
+        def fn(x: Tensor, y: Tensor) -> Tensor:
+            shape = [1] * x.ndim
+            shape[axis] = x.shape[axis]
+            ring = torch.arange(int(x.shape[axis])).roll(1).view(shape).expand(x.shape)
+            return x.scatter_add(axis, ring, y) if reduce == "add" else x.scatter_reduce(axis, ring, y, reduce)
+
+        return fn
+
+    return reduced
 
 
 def into_zeros(x: Tensor) -> Tensor:
@@ -524,6 +547,12 @@ OPERATIONS: dict[str, Operation] = {
     "write": Operation(written, alike, arity=2),
     "slice_scatter": binary(lambda x, y: torch.slice_scatter(x, y[:, :1], 1, 0, 1)),
     "index_copy": binary(lambda x, y: x.index_copy(1, torch.tensor([0]), y[:, :1])),
+    "scatter": binary(lambda x, y: x.scatter(1, torch.zeros_like(y[:, :1], dtype=torch.long), y), gives_up=_INDEX),
+    "index_fill": Operation(lambda pick, x: lambda x: x.index_fill(1, torch.tensor([0]), 0.0), floats, gives_up=_ZEROS),
+    "index_add": Operation(index_added, alike, arity=2, gives_up=_INDEX),
+    "scatter_add": Operation(gathered("add"), alike, arity=2, gives_up=_INDEX),
+    "scatter_reduce": Operation(gathered("mean"), alike, arity=2, gives_up=_INDEX),
+    "index_reduce": binary(lambda x, y: x.index_reduce(1, torch.tensor([0]), y[:, :1], "amax"), plain=False),
     # norm
     "BatchNorm1d": Operation(norm(nn.BatchNorm1d), lambda x: floats(x) and x.ndim <= 3, keeps="input"),
     "BatchNorm2d": Operation(norm(nn.BatchNorm2d), images, keeps="input"),
@@ -587,6 +616,7 @@ OPERATIONS: dict[str, Operation] = {
     "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps=""),
     "full": pointwise(lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps=""),
     "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps=""),
+    "isfinite": pointwise(lambda x: torch.where(x.isfinite(), x, 0.0), keeps=""),
     # made by the network itself, and written to
     "written zeros": Operation(lambda pick, x: into_zeros, floats, gives_up=_ZEROS, plain=False),
     "growing sum": Operation(lambda pick, x: summed_up, floats, plain=False),

@@ -102,6 +102,12 @@ GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]
         5,
     ),
     "cross attention": ("full", [LINEAR, LINEAR, ("cross MultiheadAttention", (1, 2), ()), ("head", (3,), ())], 16, 20),
+    "positions that an index picks": (
+        "full",
+        [LINEAR, LINEAR, ("index_add", (1, 2), (1,)), ("head", (3,), ()), ("head", (2,), ())],
+        4,
+        7,
+    ),
     "a length": ("weights", [LINEAR, ("normalize", (1,), ()), ("head", (2,), ())], 0, 1),
 }
 

@@ -106,6 +106,7 @@ from fxteleport.passes.rules import (  # noqa: E402  the registry fills itself
     opaque,
     parameter,
     pointwise,
+    scattering,
     weighted,
 )
 
@@ -125,5 +126,6 @@ __all__ = [
     "parameter",
     "pointwise",
     "rule",
+    "scattering",
     "weighted",
 ]  # fmt: skip

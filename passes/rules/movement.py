@@ -194,11 +194,6 @@ def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: 
     return moved(call, [input, src])
 
 
-@rule(*named("index_copy"))
-def copied(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
-    return moved(call, [input, source], writes=True)
-
-
 @rule(getattr)
 def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("data",):

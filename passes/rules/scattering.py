@@ -1,0 +1,83 @@
+"""Scattering: values that are put, or added, where an index along an axis points (the messages of graph networks).
+
+The run picks the positions: all along the axis share one CoB, and the values that go there have it, too. Zeros to begin
+with fit any. An index that is known, by which values only move, is followed exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.joining import joined, merged
+from fxteleport.passes.rules.movement import moved
+
+
+@rule(*named("index_add"))
+def index_add(call: Call, input: Operand, dim: int, index: Operand, source: Operand, alpha: Any = 1) -> CobMap:
+    return spread(call, input, dim, source)
+
+
+@rule(*named("scatter_add"))
+def scatter_add(call: Call, input: Operand, dim: int, index: Operand, src: Operand) -> CobMap:
+    return spread(call, input, dim, src)
+
+
+@rule(*named("scatter_reduce"))
+def scatter_reduce(
+    call: Call, input: Operand, dim: int, index: Operand, src: Operand, reduce: str, include_self: bool = True
+) -> CobMap:
+    return reduced(call, input, dim, src, reduce)
+
+
+@rule(*named("index_reduce"))
+def index_reduce(
+    call: Call, input: Operand, dim: int, index: Operand, source: Operand, reduce: str, include_self: bool = True
+) -> CobMap:
+    return reduced(call, input, dim, source, reduce)
+
+
+def reduced(call: Call, input: Operand, dim: int, source: Operand, reduce: str) -> CobMap:
+    if reduce == "prod":
+        call.decline("values are multiplied where an index points")
+    cob = spread(call, input, dim, source)
+    if reduce in ("amax", "amin"):
+        call.positive(cob, "a negative CoB would take the smallest for the largest")
+    return cob
+
+
+@rule(*named("index_copy"))
+def index_copy(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
+    return put(call, input, dim, index, source)
+
+
+@rule(*named("scatter"))
+def scatter(
+    call: Call, input: Operand, dim: int, index: Operand, src: Any = None, value: Any = None, reduce: Any = None
+) -> Any:
+    if reduce == "multiply":
+        call.decline("values are multiplied where an index points")
+    if not isinstance(src, Operand):
+        return joined(call, [input, value if src is None else src], "a constant is put into it")
+    return put(call, input, dim, index, src) if reduce is None else spread(call, input, dim, src)
+
+
+@rule(*named("index_fill"))
+def index_fill(call: Call, input: Operand, dim: int, index: Operand, value: Any) -> CobMap:
+    return joined(call, [input, value], "a constant is put into it")
+
+
+def put(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
+    return spread(call, input, dim, source) if index.value.is_meta else moved(call, [input, source], writes=True)
+
+
+def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
+    """The one map of a tensor and of what goes to positions along an axis of it that are not known."""
+    axis = dim % max(input.rank, 1)
+    if [n for i, n in enumerate(source.shape) if i != axis] != [n for i, n in enumerate(input.shape) if i != axis]:
+        call.decline("what an index scatters is of another size than the positions that it goes to")
+    why = "an index decides which of these positions it goes to"
+    held, sent = (call.constant(operand.map, [axis], why) for operand in (input, source))
+    return merged(call, held, sent, why)
