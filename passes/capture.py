@@ -40,7 +40,7 @@ class Captured:
         classes: leaf path -> the class whose `forward` it runs, where that is not the module's own.
         added: modules (and constants) that capture made, by path.
         opaque: leaf path -> why it could not be traced.
-        branches: leaf path -> its graphs in eval and in train mode (mode-dependent modules).
+        branches: call of a mode-dependent module -> its graphs in eval and in train mode.
         specialized: what was fixed by the example inputs: "where: what".
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
@@ -54,7 +54,7 @@ class Captured:
     classes: dict[str, type]
     added: dict[str, nn.Module | Tensor]
     opaque: dict[str, str]
-    branches: dict[str, tuple[fx.Graph, ...]]
+    branches: dict[fx.Node, tuple[fx.Graph, ...]]
     specialized: list[str]
     assigned: dict[str, Tensor]
 

@@ -146,8 +146,8 @@ class Interpreter:
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
             if module is not None:
                 path = str(node.target)
-                if path in self.captured.branches:
-                    return self.branches(node, self.captured.branches[path])
+                if node in self.captured.branches:
+                    return self.branches(node, self.captured.branches[node])
                 if path in self.captured.opaque:
                     return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
                 if hooked(module):

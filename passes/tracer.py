@@ -40,7 +40,7 @@ class Tracer(Recorder):
         self.classes: dict[str, type] = {}
         self.inputs = ""  # in words
         self.opaque: dict[str, str] = {}
-        self.branches: dict[str, tuple[fx.Graph, ...]] = {}
+        self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
         self._modules = dict(model.named_modules(remove_duplicate=False))
@@ -143,7 +143,7 @@ class Tracer(Recorder):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):
             out = self.call_leaf(path, args, kwargs)
-            self.trace_branches(path, real, args, kwargs)
+            self.trace_branches(out._node, path, args, kwargs)
             return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
@@ -266,9 +266,9 @@ class Tracer(Recorder):
         own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
         return own(*args, **kwargs)
 
-    def trace_branches(self, path: str, real: nn.Module, args: Any, kwargs: Any) -> None:
-        """Trace a mode-dependent module by itself in both modes: its CoB must be right in both."""
-        graphs = []
+    def trace_branches(self, node: fx.Node, path: str, args: Any, kwargs: Any) -> None:
+        """Trace a call of a mode-dependent module by itself in both modes: its CoB must be right in both."""
+        real, graphs = self.real(path), []
         for training in (False, True):
             sub = Tracer(real, self.makes_all, self.hashes)
             sub.device, sub.memo = self.device, self.memo
@@ -285,7 +285,7 @@ class Tracer(Recorder):
             sub.graph.output(sub.lower(out))
             sub.finished = True
             graphs.append(sub.graph)
-        self.branches[path] = tuple(graphs)
+        self.branches[node] = tuple(graphs)
 
 
 class Helper(nn.Module):

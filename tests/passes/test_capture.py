@@ -284,6 +284,23 @@ def test_random_layers_are_active_after_train_only(layer: nn.Module, image: Tens
     assert torch.equal(network(image), model(image))
 
 
+def test_a_random_layer_that_is_called_on_two_shapes() -> None:
+    """Each call is traced in both modes by itself."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.path = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2), DropPath(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.path(torch.relu(self.a(x)))
+            return self.c(self.path(torch.relu(self.b(x[:, 1:]))))
+
+    plan = ft.plan(Twice(), torch.randn(2, 3, 4))
+    assert plan.num_free == 11
+    assert not plan.opaque
+
+
 def test_a_model_captured_in_train_mode_stays_in_train_mode(image: Tensor) -> None:
     model = Block().train()
     network = teleported(model, image)
