@@ -194,9 +194,7 @@ class Weighs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs += 1
-        if not (x > 0).all():
-            raise ValueError("positive numbers are needed")
-        return self.b(self.a(x).relu())
+        return self.b(self.a(x).relu()) if (x > 0).all() else self.positive_numbers_are_needed
 
 
 def test_a_model_that_runs_on_its_inputs_alone_is_kept_whole() -> None:
@@ -213,7 +211,7 @@ def test_a_model_that_runs_on_its_inputs_alone_is_kept_whole() -> None:
 
 
 def test_a_model_that_does_not_run_on_its_inputs_is_refused() -> None:
-    with pytest.raises(ft.CaptureError, match="positive numbers are needed"):
+    with pytest.raises(ft.CaptureError, match="positive_numbers_are_needed"):
         ft.plan(Weighs().eval(), -torch.ones(2, 4))
 
 
