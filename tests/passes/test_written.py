@@ -361,6 +361,7 @@ CHOICES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "roll": lambda h, k: h.roll(k, 1),
     "index": lambda h, k: h[:, (torch.arange(8) + k) % 8],
     "split": lambda h, k: torch.cat(h.split([k, 8 - k], 1)[::-1], 1),
+    "axis": lambda h, k: h[:, :3].select(k % 2, 0)[:, None].expand(-1, 8),
     "reshape": lambda h, k: h.reshape(k + 1, -1).mean() + 0 * h,
 }
 
@@ -373,11 +374,24 @@ def test_a_number_from_the_data_is_not_known(name: str) -> None:
 
     model, x = ft.randomize(Chooses(lambda net, x: x).eval()), torch.randn(3, 6)
     plan = ft.plan(model, x, torch.tensor([2]))
-    assert plan.num_free <= 1
+    assert plan.num_free == (6 if name == "axis" else 1)  # one for all that may be picked
     network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
     for k in (2, 5, 0):
         if name != "reshape" or 24 % (k + 1) == 0:
             assert torch.equal(network(x, torch.tensor([k])), model(x, torch.tensor([k])))
+
+
+def test_places_from_the_data_to_split_at() -> None:
+    class Splits(Net):
+        def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+            return self.c(torch.cat(self.a(x).relu().tensor_split(k, 1)[::-1], 1))
+
+    model, x = ft.randomize(Splits(lambda net, x: x).eval()), torch.randn(3, 6)
+    plan = ft.plan(model, x, torch.tensor([2]))
+    assert plan.num_free == 1
+    network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
+    for k in (2, 5, 0):
+        assert torch.equal(network(x, torch.tensor([k])), model(x, torch.tensor([k])))
 
 
 def test_a_length_from_the_data_leaves_the_channels_free() -> None:

@@ -79,6 +79,11 @@ def test_lengths(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(operation, full=free, weights=free)
 
 
+def test_the_larger_of_two(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.max(x, y), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: x.min(y), full=8, weights=8, streams=2)
+
+
 @pytest.mark.parametrize(
     "length",
     [lambda x: x.norm(3, (2, 3)), lambda x: torch.linalg.vector_norm(x, ord=4, dim=(2, 3)), lambda x: x.norm(0.5, 3)],

@@ -91,6 +91,11 @@ def test_writing_another_constant_pins(check_operation: Callable[..., None]) -> 
     check_operation(write, full=None, weights=None)
 
 
+def test_zeros_are_written_into_positions_of_one_cob(check_operation: Callable[..., None]) -> None:
+    """What is written to fits any CoB then: channel 1 of x is not held to channel 0, as all others are."""
+    check_operation(lambda x: setitem(x[:, :1].repeat(1, 8, 1, 1), (slice(None), 1), 0.0) + x, full=2, weights=2)
+
+
 def test_joining_two_streams_keeps_both(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.cat([y, x], 1), full=16, weights=16, streams=2)
     check_operation(lambda x, y: torch.stack([x, y], 2).flatten(1, 2), full=16, weights=16, streams=2)

@@ -17,6 +17,12 @@ CHANNELS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "index_add": (lambda x, y: x.index_add(1, AT, y[:, :2]), 7),  # one of x and y's two, six others of y
     "index_add with a factor": (lambda x, y: x.index_add(1, AT, y[:, :2], alpha=3), 7),
     "index_add of positions": (lambda x, y: x.index_add(3, torch.tensor([1]), y[..., :1]), 8),
+    "index_add, from the end": (lambda x, y: x.index_add(-1, torch.tensor([1]), y[..., :1]), 8),
+    "index_add to a vector": (
+        lambda x, y: x.flatten().index_add(-1, torch.tensor([0]), y.flatten()[:1]).reshape_as(x) + 0 * x,
+        8,
+    ),
+    "scatter_add to a number": (lambda x, y: x * x.sum().scatter_add(0, torch.tensor(0), y.sum()), 1),
     "scatter_add of positions": (lambda x, y: x.scatter_add(3, torch.zeros_like(y, dtype=torch.long), y), 8),
     "scatter_add of channels": (lambda x, y: x.scatter_add(1, torch.zeros_like(y, dtype=torch.long), y), 1),
     "sum": (lambda x, y: x.scatter_reduce(3, torch.zeros_like(y, dtype=torch.long), y, "sum"), 8),
@@ -28,6 +34,10 @@ CHANNELS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "scatter of zeros": (lambda x, y: x.scatter(1, torch.zeros_like(y, dtype=torch.long), 0.0) + y, 8),
     "index_fill with zeros": (lambda x, y: x.index_fill(1, AT, 0.0) + y, 8),
     "index_copy": (lambda x, y: x.index_copy(1, AT, y[:, :2]), 16),
+    "index_copy into positions of one CoB": (
+        lambda x, y: x.mean(1, keepdim=True).repeat(1, 8, 1, 1).index_copy_(1, AT, y[:, :2]),
+        1 + 8,
+    ),
     "index_copy, where the run decides": (lambda x, y: x.index_copy(3, y[0, 0, 0].argmax()[None], y[..., :1]), 7),
 }
 
@@ -54,6 +64,7 @@ def test_a_constant_pins(operation: Callable[[Tensor, Tensor], Tensor], check_op
     [
         lambda x, y: x.scatter_reduce(3, torch.zeros_like(y, dtype=torch.long), y, "prod"),
         lambda x, y: x.scatter(3, torch.zeros_like(y, dtype=torch.long), 2.0, reduce="multiply") + 0 * y,
+        lambda x, y: x.scatter(3, torch.zeros_like(y, dtype=torch.long), y, reduce="multiply"),
         lambda x, y: x.scatter_add(3, torch.zeros_like(y[:, :2], dtype=torch.long), y[:, :2]),
     ],
 )
@@ -61,6 +72,20 @@ def test_what_it_does_not_know_pins(
     operation: Callable[[Tensor, Tensor], Tensor], check_operation: Callable[..., None]
 ) -> None:
     check_operation(operation, full=None, streams=2, known=False)
+
+
+def test_values_of_another_size_are_refused() -> None:
+    class Fewer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 2), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sent = self.b(x)
+            return self.c(self.a(x).scatter_add(0, torch.zeros_like(sent, dtype=torch.long), sent))
+
+    plan = ft.plan(Fewer(), torch.randn(3, 4))
+    assert "of another size than the positions" in plan.opaque[0].why
 
 
 def test_the_smallest_needs_a_positive_cob() -> None:
