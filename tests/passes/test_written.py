@@ -453,3 +453,18 @@ def test_a_shape_changed_in_place(
 
     plan = assert_exact(Net(run), torch.randn(3, 6), at_least=0)
     assert plan.num_free == free
+
+
+def test_a_mask_from_the_data_pins_what_it_picks_from() -> None:
+    class Masked(Net):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+            return self.c(self.a(x)[:, mask].repeat(1, 2))
+
+    model, x = ft.randomize(Masked(lambda net, x: x).eval()), torch.randn(3, 6)
+    mask = torch.arange(8) % 2 == 0
+    plan = ft.plan(model, x, mask)
+    assert plan.num_free == 0
+    assert plan.opaque[0].why == "'getitem': it is picked by a mask that is not known before the run"
+    network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
+    for each in (mask, ~mask):
+        assert torch.equal(network(x, each), model(x, each))
