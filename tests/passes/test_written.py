@@ -462,15 +462,15 @@ def test_zeros_written_into_a_batch_of_one() -> None:
 
     def written(net: Net, x: Tensor) -> Tensor:
         hidden = net.a(x)
-        copy = hidden * 1
+        copy = hidden.clone()
         copy[:, 1] = 0.0
-        return net.c(copy) + net.c(hidden * hidden)
+        return net.c(copy) + net.c(hidden + net.b(torch.tanh(hidden)))
 
     model, x = ft.randomize(Net(written).eval()), torch.randn(1, 6)
     plan = ft.plan(model, x)
     network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
     assert ft.verify(model, network, x).bitwise_equal
-    assert plan.num_free == 1  # a value and its square go through one weight, but where zeros were written
+    assert plan.num_free == 7  # zeros that are contracted have the CoB 1
 
 
 def test_a_mask_from_the_data_pins_what_it_picks_from() -> None:
