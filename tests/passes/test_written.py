@@ -473,6 +473,20 @@ def test_zeros_written_into_a_batch_of_one() -> None:
     assert plan.num_free == 7  # zeros that are contracted have the CoB 1
 
 
+def test_values_put_into_a_batch_of_one() -> None:
+    def put(net: Net, x: Tensor) -> Tensor:
+        hidden = net.a(x)
+        added = hidden + net.b(torch.tanh(hidden))
+        copy = hidden.clone().index_copy_(1, torch.tensor([1]), added[:, :1])
+        return net.c(copy) + net.wide(torch.cat([added, added], 1))
+
+    model, x = ft.randomize(Net(put).eval()), torch.randn(1, 6)
+    plan = ft.plan(model, x)
+    network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
+    assert ft.verify(model, network, x).bitwise_equal
+    assert plan.num_free == 8
+
+
 def test_a_mask_from_the_data_pins_what_it_picks_from() -> None:
     class Masked(Net):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
