@@ -547,7 +547,9 @@ OPERATIONS: dict[str, Operation] = {
     "write": Operation(written, alike, arity=2),
     "slice_scatter": binary(lambda x, y: torch.slice_scatter(x, y[:, :1], 1, 0, 1)),
     "index_copy": binary(lambda x, y: x.index_copy(1, torch.tensor([0]), y[:, :1])),
-    "scatter": binary(lambda x, y: x.scatter(1, torch.zeros_like(y[:, :1], dtype=torch.long), y), gives_up=_INDEX),
+    "scatter": binary(
+        lambda x, y: x.scatter(1, torch.zeros_like(y[:, :1], dtype=torch.long), y[:, :1]), gives_up=_INDEX
+    ),
     "index_fill": Operation(lambda pick, x: lambda x: x.index_fill(1, torch.tensor([0]), 0.0), floats, gives_up=_ZEROS),
     "index_add": Operation(index_added, alike, arity=2, gives_up=_INDEX),
     "scatter_add": Operation(gathered("add"), alike, arity=2, gives_up=_INDEX),
