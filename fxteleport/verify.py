@@ -166,7 +166,7 @@ class Draws:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        found = {t.get_device() for _, t in named_tensors(network) if t.is_cuda}
+        found = {t.get_device() for _, t in named_tensors(dict(network.named_modules())) if t.is_cuda}
         self.devices = sorted(found)
         self.drawn = False
 

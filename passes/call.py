@@ -201,5 +201,9 @@ class Call:
 
 def fits(cob: CobMap, shape: Sequence[int]) -> bool:
     """True for a map that can be the map of a tensor of this shape."""
-    return all(s.ndim == len(shape) and all(a in (1, b) for a, b in zip(s.shape, shape, strict=True))
-               for s, _ in cob.factors)  # fmt: skip
+    whole = tuple(shape)
+    for symbols, _ in cob.factors:
+        own = symbols.shape
+        if own != whole and (len(own) != len(whole) or any(a not in (1, b) for a, b in zip(own, whole, strict=True))):
+            return False
+    return True

@@ -34,6 +34,7 @@ class Captured:
     Attributes:
         graph: the nodes; a parameter or a buffer is a `get_attr` node, or belongs to a `call_module` node.
         model: the captured model (referred to, never changed).
+        parts: the model's modules by path, a shared one under each of its paths.
         metas: every parameter and buffer of the model by name, as meta tensors (small integer ones are real).
         canonical: name -> the first name of the same tensor, so that tied weights are one.
         modules: the leaf modules by path, as meta twins; for looking up their settings.
@@ -48,6 +49,7 @@ class Captured:
 
     graph: fx.Graph
     model: nn.Module
+    parts: dict[str, nn.Module]
     metas: dict[str, Tensor]
     canonical: dict[str, str]
     modules: dict[str, nn.Module]
@@ -78,6 +80,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     return Captured(
         tracer.graph,
         model,
+        tracer.parts,
         tracer.metas,
         tracer.canonical,
         tracer.twins,
@@ -107,17 +110,21 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             tracer.finished = True
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
 def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    for path, module in model.named_modules():
-        where = f"module '{path or 'the model itself'}' ({type(module).__name__})"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(f"{where} is scripted: pass the nn.Module it was scripted from")
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
-            raise ModelError(f"{where} is quantised: teleport the float model before quantising it")
-    for name, tensor in named_tensors(model):
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted or type(module).__module__.startswith(_QUANTISED):
+            what = "scripted: pass the nn.Module it was scripted from"
+            what = what if scripted else "quantised: teleport the float model before quantising it"
+            raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
+    for name, tensor in named_tensors(modules):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
         if is_sharded(tensor):

@@ -69,7 +69,7 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
 
 def _unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
-    for path, module in captured.model.named_modules():
+    for path, module in captured.parts.items():
         for name in getattr(module, "_non_persistent_buffers_set", ()):
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
@@ -196,7 +196,7 @@ class Interpreter:
                 given = given[:i]
             elif i < len(given):
                 out.append(given[i])
-            elif (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in kwargs), None)) is not None:
+            elif kwargs and (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in kwargs), None)):
                 out.append(kwargs.pop(alias))
             elif call.module is not None and (value := getattr(call.module, name, _ABSENT)) is not _ABSENT:
                 out.append(self.tensor(f"{call.node.target}.{name}") if isinstance(value, Tensor) else value)
@@ -251,7 +251,8 @@ class Interpreter:
 
     @functools.cached_property
     def parameters(self) -> frozenset[str]:
-        return frozenset(n for n, _ in self.captured.model.named_parameters(remove_duplicate=False))
+        parts = self.captured.parts.items()
+        return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
 
     # -- arguments -------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ An argument structure becomes one with nodes in place of proxies. A parameter, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -37,7 +37,8 @@ class Lowering(Decisions):
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Tensor] = []  # those whose id is in use above
         self._own: dict[int, str] = {}  # the model's tensors, by id
-        for name, tensor in named_tensors(model):
+        self.parts = dict(model.named_modules(remove_duplicate=False))
+        for name, tensor in named_tensors(self.parts):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)
             self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
 
@@ -136,11 +137,10 @@ class Lowering(Decisions):
         return path
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, then buffers, under each of their names; in one walk, where torch's own ways take one each."""
-    modules = list(model.named_modules(remove_duplicate=False))
+def named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters, then the buffers, of a model's modules (under each of their paths)."""
     for table in ("_parameters", "_buffers"):
-        for path, module in modules:
+        for path, module in modules.items():
             prefix = f"{path}." if path else ""
             yield from ((prefix + name, t) for name, t in getattr(module, table).items() if t is not None)
 

@@ -138,7 +138,11 @@ class Recorder(Lowering):
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
         if _autocast() != self._autocast:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
-        node = self.graph.create_node(op, target, self.lower(args), self.lower(kwargs))
+        lowered, keywords = self.lower(args), self.lower(kwargs)
+        node = self.graph.create_node(op, target)
+        node.args = lowered  # handed to it, fx would look through them for symbolic sizes, at twice the time
+        if keywords:
+            node.kwargs = keywords
         node.meta["val"] = value
         node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
         if trust:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,28 +153,36 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
     Args:
         place: where each symbol's value is among the numbers; what is below `half` has its inverse `half` further on.
     """
-    found: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
+    found: dict[tuple[str, tuple[int, ...]], list[tuple[Tensor, bool]]] = {}  # symbols, and whether inverse
     for name, cob in maps.items():
         for symbols, exponent in cob.factors:
             if symbols.numel() == 1 and int(symbols) == ONE:
                 continue
             if symbols.ndim and symbols.shape[0] == 1:  # a row: full length, so that the inner loop is long
                 symbols = symbols.expand(1, *shapes[name][1:])
-            places = place[symbols.reshape(-1)]
-            if exponent < 0:
-                places = torch.where(places < half, places + half, places - half)
-            found.setdefault((name, tuple(symbols.shape)), []).extend([places] * abs(exponent))
+            several = [(symbols.reshape(-1), exponent < 0)] * abs(exponent)
+            found.setdefault((name, tuple(symbols.shape)), []).extend(several)
     longest_first = sorted(found.items(), key=lambda item: -len(item[1]))
-    rounds: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)]]
+    rounds: list[list[tuple[Tensor, bool]]] = [[]]
     factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for at, ((name, shape), several) in enumerate(longest_first):
         factors.setdefault(name, []).append((at, shape))
         rounds += [[] for _ in several[len(rounds) :]]
-        for i, places in enumerate(several):
-            rounds[i].append(places)
+        for i, one in enumerate(several):
+            rounds[i].append(one)
     for of_one in factors.values():
         of_one.sort(key=lambda factor: factor[1][:1] == (1,))
-    return Recipe([torch.cat(r) for r in rounds], [p[0].numel() for _, p in longest_first], factors)
+    sizes = [several[0][0].numel() for _, several in longest_first]
+    return Recipe([_places(r, place, half) for r in rounds], sizes, factors)
+
+
+def _places(several: Sequence[tuple[Tensor, bool]], place: Tensor, half: int) -> Tensor:
+    """Where the numbers of some symbols are, of each run of them or of its inverse: all in one look-up."""
+    if not several:
+        return place[:0]
+    there = place.index_select(0, torch.cat([symbols for symbols, _ in several]))
+    steps = np.repeat([half * inverse for _, inverse in several], [symbols.numel() for symbols, _ in several])
+    return there.add_(torch.from_numpy(steps)).remainder_(2 * half)
 
 
 def _blocks(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -56,8 +56,8 @@ def clone(
     for twin in twins.values():
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key, value in state.items():
-            if type(value) in _REFERRING and key not in _BOOKKEEPING:
+        for key in state.keys() - _BOOKKEEPING:
+            if type(value := state[key]) in _REFERRING:
                 state[key] = _relink(value, twins)
     return twins[id(module)]
 

@@ -38,8 +38,8 @@ def reassigned(module: nn.Module) -> dict[str, Any]:
     if path is None:
         return {}
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-    found = [(name, dict.__getitem__(table, name)) for table in tables for name in table]
-    return {f"{path}.{name}" if path else name: x for name, x in found if not isinstance(x, (_Lazy, type(None)))}
+    found = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
+    return {f"{path}.{name}" if path else name: x for name, x in found}
 
 
 class _Lazy:

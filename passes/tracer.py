@@ -43,7 +43,6 @@ class Tracer(Recorder):
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
-        self._modules = dict(model.named_modules(remove_duplicate=False))
 
     # -- the run ---------------------------------------------------------------------------------------
 
@@ -60,10 +59,11 @@ class Tracer(Recorder):
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
         root = shadow(self, self.model, "", training=False)
+        parts = list(root.modules())
         try:
             with run_by(self):
                 out = root(*args, **kwargs)
-            for module in root.modules():
+            for module in parts:
                 self.reject_state(module)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
@@ -77,8 +77,8 @@ class Tracer(Recorder):
             again(error)
             out = self.whole(error, "", given, args, kwargs)
             lowered = self.lower(out)
-        names = {name for module in root.modules() for name in reassigned(module)}
-        self.assigned = {name: tensor for name, tensor in named_tensors(self.model) if name in names} if names else {}
+        names = {name for module in parts for name in reassigned(module)}
+        self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
@@ -116,7 +116,7 @@ class Tracer(Recorder):
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
-        return self.model if path == WHOLE else self._modules[path]
+        return self.model if path == WHOLE else self.parts[path]
 
     def twin(self, path: str, training: bool = False) -> nn.Module:
         """The clone of the module at `path` that runs on meta tensors."""
@@ -307,7 +307,7 @@ class Unread(TorchFunctionMode):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self._tensors = {id(t) for _, t in named_tensors(module)}
+        self._tensors = {id(t) for _, t in named_tensors(dict(module.named_modules()))}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
