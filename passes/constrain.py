@@ -191,7 +191,7 @@ class Interpreter:
         given, kwargs = call.args, dict(call.kwargs)
         out: list[Any] = []
         for i, (name, default) in enumerate(rule.parameters):
-            if name.startswith("*"):
+            if name[0] == "*":
                 out += given[i:]
                 given = given[:i]
             elif i < len(given):
@@ -258,16 +258,16 @@ class Interpreter:
 
     def convert(self, x: Any) -> Any:
         """A node's argument structure: operands for tensors, plain values for the rest."""
-        if isinstance(x, fx.Node):
-            return self._view(x.meta.get("val"), self.maps.get(x), "trust" in x.meta)
         kind = type(x)
+        if kind is fx.Node:
+            return self._view(x.meta.get("val"), self.maps.get(x), "trust" in x.meta)
         if kind is slice:
             return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
-        if isinstance(x, dict):
+        if issubclass(kind, dict):
             return {k: self.convert(v) for k, v in x.items()}
-        if isinstance(x, (tuple, list)):
-            return tuple(map(self.convert, x)) if isinstance(x, tuple) else [self.convert(v) for v in x]
-        return x
+        if issubclass(kind, tuple):
+            return tuple([self.convert(v) for v in x])
+        return [self.convert(v) for v in x] if issubclass(kind, list) else x
 
     def _view(self, value: Any, cob: Any, guessed: bool) -> Any:
         """A value with its map as a rule sees it; of one that is guessed, neither numbers nor indices are known."""
@@ -378,7 +378,7 @@ def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
 
 def _leaves(x: Any, kind: type[T]) -> list[T]:
     """What is of a kind in an argument structure."""
-    if isinstance(x, kind):
+    if type(x) is kind:
         return [x]
     if isinstance(x, dict):
         x = x.values()
