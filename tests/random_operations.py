@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fft, nn
 
 
 class Unfit(Exception):
@@ -373,6 +373,7 @@ _MASK = "the values of a mask are not looked at: what it chooses from shares a C
 _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _INDEX = "an index that scatters is not looked at: all positions that it may pick share a CoB"
+_SPECTRUM = "the CoB is constant over what a transform mixes, also where its way back or its zeros keep it apart"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
 
 
@@ -396,6 +397,63 @@ def gathered(reduce: str) -> Any:
         return fn
 
     return reduced
+
+
+def transforms(*xs: Tensor) -> bool:
+    """torch has no Fourier transform of half precision here."""
+    return alike(*xs) and xs[0].dtype in (torch.float32, torch.float64)
+
+
+def spectral(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Over one axis: there and back, or a part of what is there."""
+    axis, n = an_axis(pick, x), x.shape[-1]
+    return pick(
+        lambda x: fft.irfft(fft.rfft(x), n=n),
+        lambda x: fft.fft(x, dim=axis).real,
+        lambda x: fft.ifft(x, dim=axis).imag,
+        lambda x: fft.hfft(fft.ihfft(x), n=n),
+    )
+
+
+def spectral2(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Over the last two axes."""
+    sizes = tuple(x.shape[-2:])
+    return pick(
+        lambda x: fft.irfft2(fft.rfft2(x, norm="ortho"), s=sizes, norm="ortho"),
+        lambda x: fft.hfft2(fft.ihfft2(x), s=sizes),
+    )
+
+
+def spectral_all(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Over all axes but the first."""
+    axes, sizes = tuple(range(1, x.ndim)), tuple(x.shape[1:])
+    return pick(
+        lambda x: fft.fftshift(fft.fftn(x, dim=axes), axes).abs(),
+        lambda x: fft.irfftn(fft.rfftn(x, s=sizes), s=sizes),
+    )
+
+
+def filtered(pick: Any, x: Tensor) -> nn.Module:
+    """Frequencies times a complex weight, as in spectral networks."""
+    n = x.shape[-1]
+    weight = (pick(1, x.shape[1]), *(1,) * (x.ndim - 3), n // 2 + 1, 2) if x.ndim > 2 else (n // 2 + 1, 2)
+    return Own(lambda x, w: fft.irfft(fft.rfft(x) * torch.view_as_complex(w), n=n), *weight)
+
+
+def turned(pick: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Pairs of neighbours, turned by an angle as rotary embeddings are."""
+
+    def turn(x: Tensor) -> Tensor:
+        z = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        angles = torch.arange(int(z.shape[-1])).to(x)
+        return torch.view_as_real(z * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+    return turn
+
+
+def short_time(x: Tensor) -> Tensor:
+    frames = torch.stft(x, 2, 1, window=torch.ones(2, dtype=x.dtype), return_complex=True)
+    return torch.istft(2 * frames, 2, 1, window=torch.ones(2, dtype=x.dtype)) + frames.imag[:, 0, : x.shape[-1]]
 
 
 def into_zeros(x: Tensor) -> Tensor:
@@ -552,6 +610,26 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "index_fill": Operation(lambda pick, x: lambda x: x.index_fill(1, torch.tensor([0]), 0.0), floats, gives_up=_ZEROS),
     "index_add": Operation(index_added, alike, arity=2, gives_up=_INDEX),
+    "fft": Operation(spectral, transforms, gives_up=_SPECTRUM),
+    "fft2": Operation(spectral2, lambda x: transforms(x) and x.ndim > 2, gives_up=_SPECTRUM),
+    "fftn": Operation(spectral_all, transforms, gives_up=_SPECTRUM),
+    "fftshift": Operation(
+        lambda pick, x: lambda x: fft.ifftshift(torch.complex(x, 2 * x), 1).imag, transforms, gives_up=_SPECTRUM
+    ),
+    "polar": Operation(
+        lambda pick, x: lambda x: torch.polar(x, torch.arange(int(x.shape[-1])).to(x)).real + x,
+        transforms,
+        gives_up=_SPECTRUM,
+    ),
+    "filter": Operation(filtered, transforms, gives_up=_SPECTRUM),
+    "rotary": Operation(turned, lambda x: transforms(x) and x.shape[-1] % 2 == 0, gives_up=_SPECTRUM),
+    "stft": Operation(
+        lambda pick, x: short_time, lambda x: transforms(x) and x.ndim == 2 and x.shape[-1] > 2, gives_up=_SPECTRUM
+    ),
+    "complex": binary(lambda x, y: torch.complex(x, y).abs(), transforms, gives_up=_SPECTRUM),
+    "complex product": binary(
+        lambda x, y: (torch.complex(x, y) * torch.complex(y, x).conj_physical()).imag, transforms, gives_up=_SPECTRUM
+    ),
     "scatter_add": Operation(gathered("add"), alike, arity=2, gives_up=_INDEX),
     "scatter_reduce": Operation(gathered("mean"), alike, arity=2, gives_up=_INDEX),
     "index_reduce": binary(lambda x, y: x.index_reduce(1, torch.tensor([0]), y[:, :1], "amax"), plain=False),

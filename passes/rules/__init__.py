@@ -98,6 +98,7 @@ def lookup(op: str, target: Any) -> Rule | None:
 from fxteleport.passes.rules import (  # noqa: E402  the registry fills itself
     bilinear,
     equivariant,
+    fourier,
     homogeneous,
     joining,
     movement,
@@ -115,6 +116,7 @@ __all__ = [
     "Rule",
     "bilinear",
     "equivariant",
+    "fourier",
     "homogeneous",
     "joining",
     "lookup",

@@ -90,6 +90,8 @@ def power(call: Call, input: Any, exponent: Any) -> CobMap:
 
     if isinstance(exponent, Operand) or call.node.target == "__rpow__":
         call.decline("an exponent has no CoB")
+    if call.value.is_complex() and exponent != 2:
+        call.decline("a complex power goes by way of logarithms")
     if float(exponent).is_integer():
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
     return teleported(call, input)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import ANY, IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 
@@ -72,7 +72,7 @@ def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> 
 @rule(*named("where"))
 def where(call: Call, *operands: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
-    boolean = [isinstance(o, Operand) and not o.value.is_floating_point() for o in operands]
+    boolean = [isinstance(o, Operand) and not carries(o.value) for o in operands]
     if boolean.count(True) != 1:
         call.decline("its condition is not one boolean tensor")
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")

@@ -28,6 +28,8 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     One that `writes` in place gets copies: factors are shared by other values, and expanded ones by positions.
     """
     slots = together([o.map for o in operands])
+    if not slots:  # a buffer that nothing has scaled
+        return pytree.tree_map(lambda _: IDENTITY, call.value)
     leaves: list[list[tuple[Tensor, int]]] = []
     spec: Any = None
     zeros = False
@@ -68,7 +70,7 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
-@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t"))
+@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t adjoint"))
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
         result: Tensor = call.rerun({input: symbols})
@@ -197,6 +199,8 @@ def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: 
 @rule(getattr)
 def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("data",):
+        return input.map
+    if name in ("real", "imag"):
         return input.map
     if name in ("T", "mT", "H", "mH"):
         return permuted(call, input)
