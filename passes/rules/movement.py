@@ -198,9 +198,7 @@ def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: 
 
 @rule(getattr)
 def attribute(call: Call, input: Any, name: str) -> Any:
-    if name in ("data",):
-        return input.map
-    if name in ("real", "imag"):
+    if name in ("data", "real", "imag"):
         return input.map
     if name in ("T", "mT", "H", "mH"):
         return permuted(call, input)

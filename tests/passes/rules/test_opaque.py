@@ -52,8 +52,8 @@ REASONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "this einsum has no output, or repeats an index in one operand": lambda x, y: torch.einsum("bcii->bc", x) * y.sum(),
     "this einsum has no output": lambda x, y: torch.einsum("bchw,bchw", x, y).expand(2),
     "it counts what is not zero": lambda x, y: torch.linalg.vector_norm(x, 0, 1) * y[:, 0],
-    "the attribute 'real' is not known": lambda x, y: x.to(torch.complex64).real + y,
     "'softmax' depends on its scale": lambda x, y: torch.softmax(input=x, dim=1) * y,
+    "a complex power goes by way of logarithms": lambda x, y: (torch.complex(x, x) ** 3).real + y,
     "it reads the same bytes as another type": lambda x, y: x.view(torch.int32).clamp(0, 1) * y,
 }
 
