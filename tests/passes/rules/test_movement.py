@@ -211,6 +211,35 @@ def test_an_attribute_that_is_not_known_pins(
     monkeypatch.setattr(Tensor, "doubled", property(lambda x: x + x), raising=False)
     check_operation(lambda x: x.doubled, full=0, weights=0, known=False)
 
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x).doubled
+
+    assert [o.why for o in ft.plan(Doubled(), torch.randn(2, 3)).opaque] == [
+        "'getattr': the attribute 'doubled' is not known"
+    ]
+
+
+def test_a_buffer_that_nothing_scales_is_taken_apart(assert_exact_everywhere: Callable[..., None]) -> None:
+    class Taken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.register_buffer("table", torch.arange(24.0).view(3, 8) / 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            low, high = self.table.chunk(2, 1)
+            return self.last(self.linear(x) * low[1] * high[2] * torch.cat(self.table.chunk(2, 1))[1])
+
+    plan = ft.plan(Taken(), torch.randn(2, 3))
+    assert plan.num_free == 4
+    assert not plan.opaque
+    assert_exact_everywhere(Taken, lambda dtype: torch.randn(2, 3, dtype=dtype))
+
 
 def test_parts_are_replaced(check_operation: Callable[..., None]) -> None:
     at = torch.tensor([1, 5])
