@@ -231,9 +231,9 @@ def test_a_buffer_that_nothing_scales_is_taken_apart(assert_exact_everywhere: Ca
             self.linear, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
             self.register_buffer("table", torch.arange(24.0).view(3, 8) / 8)
 
-        def forward(self, x: Tensor) -> Tensor:
-            low, high = self.table.chunk(2, 1)
-            return self.last(self.linear(x) * low[1] * high[2] * torch.cat(self.table.chunk(2, 1))[1])
+        def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+            low, high = parts = self.table.chunk(2, 1)
+            return self.last(self.linear(x) * low[1] * high[2]), parts
 
     plan = ft.plan(Taken(), torch.randn(2, 3))
     assert plan.num_free == 4
