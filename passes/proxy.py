@@ -368,7 +368,8 @@ def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
     def method(self: Proxy, other: Any) -> Any:
         if other is None:
             return NotImplemented
-        args = (other, self) if reflected else (self, other)
+        turned = reflected and not (fn is operator.mul and isinstance(other, Tensor))  # torch's own is the product
+        args = (other, self) if turned else (self, other)
         return self._tracer.record("call_function", fn, args, {})
 
     return method

@@ -17,9 +17,10 @@ pytest.importorskip("expecttest", reason="torch's own tables need the package ex
     ("arguments", "least"),
     [
         pytest.param(["--every", "8", "--most", "1"], 300, id="some"),
+        pytest.param(["--every", "16", "--most", "1", "--dtype", "complex64"], 50, id="some complex"),
         *(
-            pytest.param(["--most", "20", "--dtype", dtype], 10_000, id=f"all {dtype}", marks=pytest.mark.slow)
-            for dtype in ("float32", "float64", "bfloat16")
+            pytest.param(["--most", "20", "--dtype", dtype], 5_000, id=f"all {dtype}", marks=pytest.mark.slow)
+            for dtype in ("float32", "float64", "bfloat16", "complex64")
         ),
     ],
 )

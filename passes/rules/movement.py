@@ -158,7 +158,7 @@ def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any
 
 @rule(*named("pad constant_pad_nd"))
 def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant", value: Any = 0) -> Any:
-    if isinstance(mode, (int, float)):  # constant_pad_nd(input, pad, value)
+    if not isinstance(mode, str):  # constant_pad_nd(input, pad, value)
         mode, value = "constant", mode
     if value:
         call.pin(input.map, "it is padded with a constant other than zero")
