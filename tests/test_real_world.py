@@ -99,6 +99,7 @@ CASES: dict[str, Case] = {
     "T5": Case(
         "transformers", transformer("T5Model", T5), {"input_ids": TOKENS, "decoder_input_ids": TOKENS}, 0.85
     ),
+    "FNet": Case("transformers", transformer("FNetModel", SMALL), (TOKENS,), 0.95),
     "Whisper": Case(
         "transformers",
         transformer("WhisperModel", WHISPER),
