@@ -153,7 +153,10 @@ class System:
         self.positive += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors if e % 2]
 
     def require_unit(self, a: CobMap, origin: Origin) -> None:
-        """The magnitude of `a` is pinned; put on every factor."""
+        """The magnitude of `a` is pinned; that of a product by its square, which leaves its factors free."""
+        if len(a.factors) > 1:
+            self.require_one(a**2, origin)
+            return
         self.unit += [Batch(s.reshape(-1, 1), (e,), origin) for s, e in a.factors]
 
 

@@ -538,6 +538,20 @@ OPERATIONS: dict[str, Operation] = {
         arity=3,
     ),
     "attention": Operation(lambda pick, *xs: F.scaled_dot_product_attention, attends, arity=3),
+    "var_mean": Operation(
+        reduced(lambda x, axis: torch.stack(torch.var_mean(x, axis, keepdim=True)).prod(0), 2), floats, plain=False
+    ),
+    "std_mean": Operation(
+        reduced(lambda x, axis: torch.stack(torch.std_mean(x, axis, keepdim=True)).prod(0), 2), floats, plain=False
+    ),
+    "outer": binary(lambda x, y: torch.outer(x[0].flatten(), y[..., 0].flatten())[None], floats, plain=False),
+    "cross": binary(
+        lambda x, y: torch.linalg.cross(x, y), lambda x, y: alike(x, y) and x.shape[-1] == 3, gives_up=_TAPS
+    ),
+    "prod": Operation(
+        reduced(lambda x, axis: x.narrow(axis, 0, 2).prod(axis, keepdim=True), 2), floats, gives_up=_TAPS
+    ),
+    "copy_": binary(lambda x, y: (x * 1).copy_(y) + y, plain=False),
     "var": Operation(reduced(lambda x, axis: x.var(axis, keepdim=True), 2), floats),
     "reciprocal": pointwise(torch.reciprocal, keeps=""),
     # equivariant
@@ -548,6 +562,7 @@ OPERATIONS: dict[str, Operation] = {
     "mean, axis dropped": Operation(lambda pick, x: lambda x: x.mean(-1), lambda x: floats(x) and x.ndim > 2),
     "sum": Operation(reduced(lambda x, axis: x.sum(dim=axis, keepdim=True)), floats),
     "cumsum": Operation(reduced(torch.cumsum), floats),
+    "diff": Operation(reduced(lambda x, axis: x.diff(dim=axis), 2), floats, gives_up=_POOLS),
     "AvgPool1d": Operation(pooled("Avg", 1), tokens, gives_up=_POOLS),
     "AvgPool2d": Operation(pooled("Avg", 2), images, gives_up=_POOLS),
     "avg_pool3d": Operation(
@@ -575,6 +590,8 @@ OPERATIONS: dict[str, Operation] = {
     "norm": Operation(reduced(lambda x, axis: x.norm(dim=axis, keepdim=True)), several(1)),
     "std": Operation(reduced(lambda x, axis: x.std(axis, keepdim=True), 2), floats),
     "max": Operation(reduced(lambda x, axis: x.max(axis, keepdim=True)[0]), floats),
+    "median": Operation(reduced(lambda x, axis: x.median(axis, keepdim=True)[0]), floats, plain=False),
+    "cummax": Operation(reduced(lambda x, axis: x.cummax(axis)[0]), floats, plain=False),
     "amax": Operation(reduced(lambda x, axis: x.amax(axis, keepdim=True)), floats),
     "maximum": binary(torch.maximum),
     # joining
@@ -665,6 +682,9 @@ OPERATIONS: dict[str, Operation] = {
     "sin": pointwise(torch.sin),
     "softshrink": pointwise(F.softshrink),
     "hardtanh": Operation(lambda pick, x: pick(nn.Hardtanh(), nn.Hardtanh(-0.5, 1.0)), floats, keeps="itself"),
+    "clamp_min": pointwise(lambda x: x.clamp_min(-0.5)),
+    "clamp_max": pointwise(lambda x: x.clamp_max(0.5)),
+    "tan": pointwise(torch.tan),
     "clamp": Operation(
         lambda pick, x: pick(lambda x: x.clamp(-1.0, 1.0), lambda x: x.clamp(min=-0.5)), floats, keeps="itself"
     ),

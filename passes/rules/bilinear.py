@@ -6,6 +6,7 @@ product must be constant; in attention the CoB of q is therefore the inverse of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,48 @@ def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
     return dropped(cob, axes, call.value.ndim == input.rank) ** 2
+
+
+@rule(*named("var_mean std_mean"))
+def spread_and_mean(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> list[CobMap]:
+    """The variance (or, where no CoB is negative, the standard deviation), and the mean."""
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map, axes, "these positions are measured together")
+    mean = dropped(cob, axes, call.value[0].ndim == input.rank)
+    if call.node.target is torch.var_mean:
+        return [mean**2, mean]
+    call.positive(cob, "a standard deviation is positive")
+    return [mean, mean]
+
+
+@rule(*named("outer ger"))
+def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
+    """[n] x [m] -> [n, m]."""
+    return product(call, input.map.each(lambda s: s[:, None]) * vec2.map.each(lambda s: s[None]))
+
+
+@rule(torch.cross, "cross", torch.linalg.cross)
+def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) -> CobMap:
+    """Along the axis of three coordinates: the last for `linalg.cross`, the first of that size for `cross`."""
+    rank = call.value.ndim
+    if dim is None:
+        dim = -1 if call.node.target is torch.linalg.cross else list(call.value.shape).index(3)
+    cobs = [x.map.settled().aligned(rank) for x in (input, other)]
+    first, second = (
+        call.constant(cob, [dim % rank], "these coordinates are multiplied and subtracted") for cob in cobs
+    )
+    return product(call, first * second)
+
+
+@rule(*named("prod"))
+def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
+    """The CoB to the power of how many there are: of few, for no CoB is to overflow."""
+    axes = axes_of(dim, input.rank)
+    number = math.prod(input.shape[axis] for axis in axes)
+    if not 1 <= number <= _LONGEST:
+        call.decline("it is a product of many")
+    cob = call.constant(input.map.settled(), axes, "these positions are multiplied")
+    return dropped(cob, axes, keepdim) ** number
 
 
 @rule(*named("addcmul"))

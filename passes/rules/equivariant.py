@@ -21,7 +21,7 @@ from fxteleport.passes.rules import named, rule
     *named(
         "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
         " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
-        " resolve_neg lift_fresh long int short bool char byte"
+        " resolve_neg lift_fresh long int short bool char byte deg2rad rad2deg"
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip
@@ -57,6 +57,15 @@ def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, 
 @rule(*named("cumsum"))
 def accumulated(call: Call, input: Operand, dim: int, **settings: Any) -> CobMap:
     return call.constant(input.map, axes_of(dim, input.rank), "positions are added up")
+
+
+@rule(*named("diff"))
+def differences(
+    call: Call, input: Operand, n: int = 1, dim: int = -1, prepend: Operand | None = None, append: Operand | None = None
+) -> CobMap:
+    if prepend is not None or append is not None:
+        call.decline("something is put before or behind it")
+    return call.constant(input.map, axes_of(dim, input.rank), "neighbours are subtracted")
 
 
 def pooled(call: Call, input: Operand, axes: int) -> CobMap:

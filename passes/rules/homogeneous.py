@@ -129,3 +129,20 @@ def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) ->
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "the largest of these positions is taken")
     return signed(call, cob, dropped(cob, axes, keepdim))
+
+
+@rule(*named("median nanmedian"))
+def middle(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> Any:
+    """Of an even number it is the lower of two: a negative CoB would take the upper one."""
+    axes = axes_of(dim, input.rank)
+    cob = call.constant(input.map, axes, "the middle one of these positions is taken")
+    call.positive(cob, "a negative CoB would change this operation")
+    after = dropped(cob, axes, keepdim)
+    return after if isinstance(call.value, torch.Tensor) else [after, None]
+
+
+@rule(*named("cummax cummin"))
+def running(call: Call, input: Operand, dim: int) -> Any:
+    cob = call.constant(input.map, axes_of(dim, input.rank), "the largest so far of these positions is taken")
+    call.positive(cob, "a negative CoB would change this operation")
+    return [cob, None]

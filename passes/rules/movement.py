@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.call import Call, Operand, Unknown
+from fxteleport.passes.call import Call, Operand, Unknown, carries
 from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
@@ -49,7 +49,14 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     return pytree.tree_unflatten([CobMap(tuple(f), zeros) for f in leaves], spec)
 
 
-@rule(*named("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel"), nn.Flatten, nn.Unflatten)
+@rule(
+    *named(
+        "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel view_copy squeeze_copy"
+        " unsqueeze_copy"
+    ),
+    nn.Flatten,
+    nn.Unflatten,
+)
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
@@ -64,13 +71,13 @@ def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return cob.each(lambda s: reshape(s, old, new))
 
 
-@rule(*named("expand expand_as broadcast_to"))
+@rule(*named("expand expand_as broadcast_to expand_copy"))
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
 
 
-@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t adjoint"))
+@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"))
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
         result: Tensor = call.rerun({input: symbols})
@@ -84,6 +91,8 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
         "getitem select narrow unbind split split_with_sizes chunk tensor_split hsplit vsplit index_select flip"
         " fliplr flipud roll repeat repeat_interleave tile pixel_shuffle pixel_unshuffle channel_shuffle rot90"
         " diagonal take_along_dim unfold tril triu atleast_1d atleast_2d atleast_3d unsafe_chunk gather diag_embed"
+        " diag diagflat dsplit unsafe_split unsafe_split_with_sizes diagonal_copy narrow_copy select_copy slice_copy"
+        " split_copy split_with_sizes_copy unbind_copy unfold_copy"
     ),
     nn.PixelShuffle,
     nn.PixelUnshuffle,
@@ -191,7 +200,17 @@ def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
     return moved(call, [input], writes=True)
 
 
-@rule(*named("slice_scatter select_scatter"))
+@rule("copy_")
+def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False) -> CobMap:
+    """All of the input is written over."""
+    call.shape_only(input)
+    if not carries(call.value):
+        call.pin(src.map, "it is cast to a type without fractions")
+        return IDENTITY
+    return src.map.aligned(call.value.ndim)
+
+
+@rule(*named("slice_scatter select_scatter diagonal_scatter"))
 def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
     return moved(call, [input, src])
 

@@ -51,6 +51,16 @@ def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMa
     return teleported(call, input)
 
 
+@rule(*named("clamp_min"))
+def clamp_min(call: Call, input: Operand, min: Any) -> CobMap:
+    return clamp(call, input, min)  # type: ignore[no-any-return]
+
+
+@rule(*named("clamp_max"))
+def clamp_max(call: Call, input: Operand, max: Any) -> CobMap:
+    return clamp(call, input, None, max)  # type: ignore[no-any-return]
+
+
 def clipped(call: Call, input: Operand, low: float | None, high: float | None) -> CobMap:
     """Odd where the bounds are symmetric (and in order); else like any pointwise function."""
     if high is not None and high >= 0 and low == -high:

@@ -30,7 +30,7 @@ def teleported(call: Call, input: Operand) -> CobMap:
     *named(
         "gelu silu sigmoid hardswish hardsigmoid relu6 elu selu celu mish softplus logsigmoid exp expm1 log log1p"
         " log2 log10 sqrt rsqrt cos cosh sinh erfc expit logit threshold round floor ceil trunc frac exp2 asin acos"
-        " xlogy"
+        " xlogy tan atanh arctanh acosh arccosh erfinv sinc nan_to_num digamma lgamma ndtr log_ndtr entr erfcx"
     ),
     nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.Mish,
     nn.Softplus, nn.LogSigmoid, nn.Threshold,

@@ -153,12 +153,20 @@ def test_pinned_symbols_know_why() -> None:
     assert {solution.origins[i].why for i in solution.reason[2:]} == {"it is an output"}
 
 
-@pytest.mark.parametrize(("require", "flag"), [("require_positive", POSITIVE), ("require_unit", UNIT)])
-def test_one_sided_constraints_are_put_on_every_factor(require: str, flag: int) -> None:
+def test_a_positive_product_has_positive_factors() -> None:
     system = System()
     a, b = system.fresh((3,), HERE), system.fresh((3,), HERE)
-    getattr(system, require)(single(a) / single(b), HERE)
-    assert solve(system).allows.tolist() == [flag] * 6
+    system.require_positive(single(a) / single(b), HERE)
+    assert solve(system).allows.tolist() == [POSITIVE] * 6
+
+
+def test_a_product_of_magnitude_1_leaves_its_factors_free() -> None:
+    system = System()
+    a, b = system.fresh((3,), HERE), system.fresh((3,), HERE)
+    system.require_unit(single(a) / single(b), HERE)
+    assert solve(system).allows.tolist() == [0] * 3  # a = b
+    system.pin(single(b), HERE)
+    assert solve(system).allows.tolist() == [UNIT] * 3
 
 
 def test_an_even_power_is_positive_by_itself() -> None:

@@ -234,6 +234,12 @@ VARIANCES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "added to a square": (lambda x: x.mean((2, 3)).square() + x.var((2, 3)), 8),
     "of padded": (lambda x: F.pad(x, (1, 1)).var((2, 3)), 8),
     "over padding": (lambda x: F.pad(x[:, :6], (0, 0, 0, 0, 2, 0)).var(1), 3),
+    "and means": (lambda x: torch.cat(torch.var_mean(x, (2, 3), keepdim=True), 1), 8),
+    "and means of channels": (lambda x: torch.cat(torch.var_mean(x, 1), 1), 1),
+    "deviations and means": (lambda x: torch.cat(torch.std_mean(x, (2, 3)), 1), 8),
+    "deviations and means of channels": (lambda x: torch.stack(torch.std_mean(x, 1), 1), 1),
+    "products of two": (lambda x: x[..., :2].prod(-1), 8),
+    "products of channels": (lambda x: x[:, :3].prod(1, keepdim=True), 6),
 }
 
 
@@ -273,6 +279,10 @@ VECTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "matrix by vector": lambda x, y: x.flatten(2) @ y.flatten(2)[0, :, 0].repeat(2),
     "vector by matrix": lambda x, y: x.mean((0, 2, 3)) @ y.flatten(2),
     "dot": lambda x, y: x.mean((0, 2, 3)).dot(y.mean((0, 2, 3))).expand(2),
+    "outer": lambda x, y: x.mean((0, 2, 3)).outer(y.mean((0, 2, 3)))[None].expand(2, -1, -1),
+    "cross": lambda x, y: torch.linalg.cross(x[:, :3], y[:, :3], dim=1),
+    "cross of the last": lambda x, y: torch.linalg.cross(x[..., :3], y[..., :3]),
+    "cross of the first of three": lambda x, y: torch.cross(x[:, :3], y[:, :3]),
     "matrix by batch": lambda x, y: x.mean(0)[:, 0, :] @ y.permute(0, 2, 3, 1).flatten(1, 2).mT[:, :4, :4],
 }
 

@@ -27,6 +27,9 @@ PASSING: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "Upsample": nn.Upsample(scale_factor=2),
     "cumsum": lambda x: x.cumsum(-1),
+    "diff": lambda x: x.diff(),
+    "diff of diff": lambda x: torch.diff(x, 2, 2),
+    "radians": lambda x: x.deg2rad() - x.rad2deg(),
 }
 
 
@@ -36,7 +39,14 @@ def test_passing(name: str, check_operation: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [lambda x: x.mean(1), lambda x: x.sum(), lambda x: x.mean((1, 2, 3)), lambda x: x.cumsum(1)]
+    "operation",
+    [
+        lambda x: x.mean(1),
+        lambda x: x.sum(),
+        lambda x: x.mean((1, 2, 3)),
+        lambda x: x.cumsum(1),
+        lambda x: x.diff(dim=1),
+    ],
 )
 def test_mixing_channels(operation: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
     def flat(x: Tensor) -> Tensor:

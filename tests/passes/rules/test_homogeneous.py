@@ -31,6 +31,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "max_pool1d": lambda x: F.max_pool1d(x.flatten(2), 2),
     "amax": lambda x: x.amax((2, 3)),
     "amin": lambda x: x.amin(-1, keepdim=True),
+    "median": lambda x: x.median(-1)[0],
+    "median of positions": lambda x: x.flatten(2).nanmedian(2, keepdim=True).values,
+    "cummax": lambda x: x.cummax(2).values,
+    "cummin": lambda x: torch.cummin(x, -1)[0],
 }
 
 
@@ -46,7 +50,13 @@ def test_weights_mode_allows_positive_values_only() -> None:
 
 
 def test_max_over_channels_joins_them(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x: x.amax(1), full=1, weights=1)
+    for operation in (
+        lambda x: x.amax(1),
+        lambda x: x.median(1)[0],
+        lambda x: x - x.median(),
+        lambda x: x.cummin(1)[0],
+    ):
+        check_operation(operation, full=1, weights=1)
 
 
 def test_other_spellings_of_max_are_sound(check_operation: Callable[..., None]) -> None:

@@ -53,6 +53,8 @@ REASONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "this einsum has no output": lambda x, y: torch.einsum("bchw,bchw", x, y).expand(2),
     "it counts what is not zero": lambda x, y: torch.linalg.vector_norm(x, 0, 1) * y[:, 0],
     "'softmax' depends on its scale": lambda x, y: torch.softmax(input=x, dim=1) * y,
+    "it is a product of many": lambda x, y: x.prod(1) * y[:, 0],
+    "something is put before or behind it": lambda x, y: x.diff(prepend=y[..., :1]),
     "a complex power goes by way of logarithms": lambda x, y: (torch.complex(x, x) ** 3).real + y,
     "it reads the same bytes as another type": lambda x, y: x.view(torch.int32).clamp(0, 1) * y,
 }

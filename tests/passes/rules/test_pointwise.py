@@ -38,6 +38,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "floor": torch.floor,
     "square root": lambda x: (x.abs() + 0).pow(0.5),
     "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "clamp_min": lambda x: x.clamp_min(0.2),
+    "clamp_max": lambda x: torch.clamp_max(x, 0.1),
+    "tan": torch.tan,
+    "nan_to_num": lambda x: x.nan_to_num(0.5),
 }
 
 
