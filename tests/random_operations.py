@@ -546,7 +546,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "outer": binary(lambda x, y: torch.outer(x[0].flatten(), y[..., 0].flatten())[None], floats, plain=False),
     "cross": binary(
-        lambda x, y: torch.linalg.cross(x, y), lambda x, y: alike(x, y) and x.shape[-1] == 3, gives_up=_TAPS
+        lambda x, y: torch.linalg.cross(x[:, :3], y[:, :3], dim=1),
+        lambda x, y: alike(x, y) and x.shape[1] >= 3,
+        gives_up=_TAPS,
     ),
     "prod": Operation(
         reduced(lambda x, axis: x.narrow(axis, 0, 2).prod(axis, keepdim=True), 2), floats, gives_up=_TAPS

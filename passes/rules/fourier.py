@@ -43,7 +43,8 @@ def short_time(call: Call, input: Operand, n_fft: int, *rest: Any, **settings: A
     """[..., times] -> [..., frequencies, frames], and the two parts of a complex number beside each other if asked."""
     fixed(call, *rest, *settings.values())
     cob = call.constant(input.map, [input.rank - 1], _WHY)
-    return cob.each(lambda s: s[(..., *(None,) * (call.value.ndim - input.rank))])
+    added = (1,) * (call.value.ndim - input.rank)
+    return cob.each(lambda s: s.reshape(s.shape + added))
 
 
 @rule(*named("istft"))
