@@ -80,14 +80,10 @@ def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
 @rule(torch.cross, "cross", torch.linalg.cross)
 def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) -> CobMap:
     """Along the axis of three coordinates: the last for `linalg.cross`, the first of that size for `cross`."""
-    rank = call.value.ndim
     if dim is None:
         dim = -1 if call.node.target is torch.linalg.cross else list(call.value.shape).index(3)
-    cobs = [x.map.settled().aligned(rank) for x in (input, other)]
-    first, second = (
-        call.constant(cob, [dim % rank], "these coordinates are multiplied and subtracted") for cob in cobs
-    )
-    return product(call, first * second)
+    axes, why = axes_of(dim, input.rank), "these coordinates are multiplied and subtracted"
+    return product(call, call.constant(input.map, axes, why) * call.constant(other.map, axes, why))
 
 
 @rule(*named("prod"))
@@ -95,9 +91,9 @@ def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = Fals
     """The CoB to the power of how many there are: of few, for no CoB is to overflow."""
     axes = axes_of(dim, input.rank)
     number = math.prod(input.shape[axis] for axis in axes)
-    if not 1 <= number <= _LONGEST:
+    if number > _LONGEST:
         call.decline("it is a product of many")
-    cob = call.constant(input.map.settled(), axes, "these positions are multiplied")
+    cob = call.constant(input.map, axes, "these positions are multiplied")
     return dropped(cob, axes, keepdim) ** number
 
 

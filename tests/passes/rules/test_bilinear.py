@@ -238,6 +238,9 @@ VARIANCES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "and means of channels": (lambda x: torch.cat(torch.var_mean(x, 1), 1), 1),
     "deviations and means": (lambda x: torch.cat(torch.std_mean(x, (2, 3)), 1), 8),
     "deviations and means of channels": (lambda x: torch.stack(torch.std_mean(x, 1), 1), 1),
+    "products of one": (lambda x: x[..., :1].prod(-1), 8),
+    "products of four": (lambda x: x.prod(-1), 8),
+    "products of none": (lambda x: x[..., :0].prod(-1) + x[..., 0], 0),
     "products of two": (lambda x: x[..., :2].prod(-1), 8),
     "products of channels": (lambda x: x[:, :3].prod(1, keepdim=True), 6),
 }
@@ -280,11 +283,30 @@ VECTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "vector by matrix": lambda x, y: x.mean((0, 2, 3)) @ y.flatten(2),
     "dot": lambda x, y: x.mean((0, 2, 3)).dot(y.mean((0, 2, 3))).expand(2),
     "outer": lambda x, y: x.mean((0, 2, 3)).outer(y.mean((0, 2, 3)))[None].expand(2, -1, -1),
-    "cross": lambda x, y: torch.linalg.cross(x[:, :3], y[:, :3], dim=1),
-    "cross of the last": lambda x, y: torch.linalg.cross(x[..., :3], y[..., :3]),
-    "cross of the first of three": lambda x, y: torch.cross(x[:, :3], y[:, :3]),
     "matrix by batch": lambda x, y: x.mean(0)[:, 0, :] @ y.permute(0, 2, 3, 1).flatten(1, 2).mT[:, :4, :4],
 }
+
+
+def last(x: Tensor) -> Tensor:
+    """[2, 4, 4, 3]: three channels."""
+    return x.permute(0, 2, 3, 1)[..., :3]
+
+
+CROSSED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "an axis": lambda x, y: torch.linalg.cross(x[:, :3], y[:, :3], dim=1),
+    "the last": lambda x, y: torch.linalg.cross(last(x), last(y)),
+    "from the end": lambda x, y: torch.cross(last(x), last(y), dim=-1),
+    "the first of three": lambda x, y: torch.cross(x[:, :3, :3], y[:, :3, :3]),
+    "broadcast": lambda x, y: torch.linalg.cross(last(x.mean((0, 2, 3), keepdim=True)), last(y)),
+    "zeros": lambda x, y: (
+        torch.linalg.cross(x[:, :3], F.pad(y[:, :3], (0, 0, 0, 0, 1, 0))[:, :3], dim=1) + 0 * x[:, :3]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_coordinates_share_a_cob(name: str, check_operation: Callable[..., None]) -> None:
+    check_operation(CROSSED[name], full=(1 + 5) + (1 + 5), weights=12, streams=2)
 
 
 @pytest.mark.parametrize("name", VECTORS)

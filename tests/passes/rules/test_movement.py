@@ -231,6 +231,10 @@ def test_an_attribute_that_is_not_known_pins(
     ]
 
 
+def test_copies_into_integers_pin(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: y.long().copy_(8 * x).to(x.dtype), full=0, weights=0, streams=2)
+
+
 def test_a_buffer_that_nothing_scales_is_taken_apart(assert_exact_everywhere: Callable[..., None]) -> None:
     class Taken(nn.Module):
         def __init__(self) -> None:

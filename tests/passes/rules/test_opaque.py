@@ -55,6 +55,7 @@ REASONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "'softmax' depends on its scale": lambda x, y: torch.softmax(input=x, dim=1) * y,
     "it is a product of many": lambda x, y: x.prod(1) * y[:, 0],
     "something is put before or behind it": lambda x, y: x.diff(prepend=y[..., :1]),
+    "something is put before or behind": lambda x, y: x.diff(append=y[..., :1]),
     "a complex power goes by way of logarithms": lambda x, y: (torch.complex(x, x) ** 3).real + y,
     "it reads the same bytes as another type": lambda x, y: x.view(torch.int32).clamp(0, 1) * y,
 }
