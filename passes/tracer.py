@@ -174,7 +174,9 @@ class Tracer(Recorder):
         """
         for name, now in reassigned(module).items():
             before = self._attributes.get(self.canonical.get(name, name))
-            if before is not None and proxy.plain(now) is not before._value:
+            if before is None or proxy.plain(now) is before._value:
+                continue
+            if not all(map(_asks_for_size, before._node.users)):  # a buffer that is made anew by its size is none
                 raise evaluate.DataDependent(
                     f"its forward puts another tensor in the place of '{name}', which it reads"
                 )
@@ -286,6 +288,12 @@ class Tracer(Recorder):
             sub.finished = True
             graphs.append(sub.graph)
         self.branches[node] = tuple(graphs)
+
+
+def _asks_for_size(node: fx.Node) -> bool:
+    """True for a node that reads the size of a tensor, and nothing that is in it."""
+    asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
+    return asked in ("shape", "size", "ndim", "dim", "numel")
 
 
 class Helper(nn.Module):

@@ -500,3 +500,26 @@ def test_a_mask_from_the_data_pins_what_it_picks_from() -> None:
     network = plan.rewrite(plan.sample(0.9, exact=True, seed=0))
     for each in (mask, ~mask):
         assert torch.equal(network(x, each), model(x, each))
+
+
+def test_a_buffer_that_is_made_anew_by_its_size_is_no_state() -> None:
+    """timm's ConViT keeps its relative positions so: for the size that it saw last."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.zeros(1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.scale.shape[0] != x.shape[1]:
+                self.scale = torch.linspace(1, 2, x.shape[1])
+            return x * self.scale
+
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Positions(), nn.Linear(8, 4)).eval(), torch.randn(3, 6)
+    plan = ft.plan(model, x)
+    assert plan.num_free == 8
+    assert not plan.opaque
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for _ in range(3):
+        assert torch.equal(network(x), model(x))
+    assert ft.verify(model, ft.plan(model, x).rewrite(ft.plan(model, x).sample(exact=True, seed=1)), x).bitwise_equal
