@@ -181,7 +181,7 @@ def test_the_recorded_rows_are_the_installed_networks(library: str) -> None:
     assert [r.model for r in read_rows(RECORDED) if r.library == library] == sorted(zoo.names(library))
 
 
-_LARGE = 350  # nodes: what has more takes minutes all together, and is checked on request
+_LARGE = 250  # nodes: what has more takes minutes all together, and is checked on request
 
 
 def smallest_of_each_family() -> list[Any]:
