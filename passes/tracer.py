@@ -176,10 +176,25 @@ class Tracer(Recorder):
             before = self._attributes.get(self.canonical.get(name, name))
             if before is None or proxy.plain(now) is before._value:
                 continue
-            if not all(map(_asks_for_size, before._node.users)):  # a buffer that is made anew by its size is none
+            if not (all(map(_asks_for_size, before._node.users)) and self.is_made_of_sizes(now, before._node)):
                 raise evaluate.DataDependent(
                     f"its forward puts another tensor in the place of '{name}', which it reads"
                 )
+
+    def is_made_of_sizes(self, now: Any, before: fx.Node) -> bool:
+        """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
+        waiting, seen = [now._node] if proxy.is_proxy(now) else [], set()
+        while waiting:
+            node = waiting.pop()
+            if _asks_for_size(node):
+                if before in node.all_input_nodes:
+                    return False
+            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self.metas):
+                return False
+            elif node not in seen:
+                seen.add(node)
+                waiting += node.all_input_nodes
+        return True
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
@@ -291,9 +306,9 @@ class Tracer(Recorder):
 
 
 def _asks_for_size(node: fx.Node) -> bool:
-    """True for a node that reads the size of a tensor, and nothing that is in it."""
+    """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
     asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
-    return asked in ("shape", "size", "ndim", "dim", "numel")
+    return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
 
 
 class Helper(nn.Module):

@@ -523,3 +523,30 @@ def test_a_buffer_that_is_made_anew_by_its_size_is_no_state() -> None:
     for _ in range(3):
         assert torch.equal(network(x), model(x))
     assert ft.verify(model, ft.plan(model, x).rewrite(ft.plan(model, x).sample(exact=True, seed=1)), x).bitwise_equal
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+@pytest.mark.parametrize("program", ["of the input", "of its size", "of a weight"])
+def test_a_buffer_that_the_first_run_fills_is_state(program: str) -> None:
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("held", torch.zeros(0))
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            size = self.held.numel()
+            if program == "of its size":
+                self.held = torch.ones(size + 8)
+                return x * (1 + size)
+            if size == 0:
+                self.held = x.mean(0) if program == "of the input" else 2 * self.weight
+            return x * self.held
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Filled(), nn.Linear(8, 4)).eval()
+    plan = ft.plan(model, torch.randn(3, 6))
+    assert "puts another tensor in the place of '2.held'" in plan.opaque[0].why
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for _ in range(3):
+        x = torch.randn(3, 6)
+        assert torch.equal(network(x), model(x))
