@@ -22,55 +22,79 @@ from fxteleport.passes.team import team
 _RUN = 1 << 16  # elements of a line, at most: what threads are dealt
 
 
+Shape = tuple[int, ...]
+Factor = tuple[int, Shape]  # where its numbers begin, and its shape
+
+
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A contiguous tensor as the kernel sees it: [n, m], with a factor [n] of its rows, [m] of its columns, or both."""
+    """A contiguous tensor as the kernel sees it: [n, m], with a factor [n] of its rows, [m] of its columns, or both.
+
+    Of the factors it has where their numbers begin: a tensor for each would cost more than the small weights do.
+    """
 
     tensor: Tensor
     n: int
     m: int
-    rows: Tensor | None
-    columns: Tensor | None
+    rows: int | None
+    columns: int | None
 
-    def lines(self) -> Iterator[tuple[int, ...]]:
-        """Runs of rows as lines of the kernel's table."""
-        size, step = self.tensor.element_size(), max(1, _RUN // max(1, self.m))
+    def lines(self, numbers: int, size: int) -> Iterator[tuple[int, ...]]:
+        """Runs of rows as lines of the kernel's table, for numbers that are at an address and have a size in bytes."""
+        own, step = self.tensor.element_size(), max(1, _RUN // max(1, self.m))
+        start = self.tensor.data_ptr()
+        columns = 0 if self.columns is None else numbers + self.columns * size
         for i in range(0, self.n, step):
-            rows = 0 if self.rows is None else self.rows.data_ptr() + i * self.rows.element_size()
-            columns = 0 if self.columns is None else self.columns.data_ptr()
-            yield self.tensor.data_ptr() + i * self.m * size, min(step, self.n - i), self.m, rows, columns
+            rows = 0 if self.rows is None else numbers + (self.rows + i) * size
+            yield start + i * self.m * own, min(step, self.n - i), self.m, rows, columns
 
 
-def matrix(tensor: Tensor, factors: Sequence[Tensor]) -> Matrix | None:
+def matrix(tensor: Tensor, factors: Sequence[Factor]) -> Matrix | None:
     """A tensor that the kernel can multiply by its factors (broadcastable to it); None where it cannot."""
     if not (tensor.is_cpu and tensor.is_contiguous() and tensor.dtype in kernels()):
         return None
     if torch.get_num_threads() > 1 and team() is None:
         return None
-    shape, ndim = tensor.shape, tensor.ndim
+    cut = _cut(tuple(tensor.shape), tuple(shape for _, shape in factors))
+    if cut is None:
+        return None
+    n, m, *which = cut
+    return Matrix(tensor.detach(), n, m, *(None if i is None else factors[i][0] for i in which))
+
+
+@functools.lru_cache(1 << 12)
+def _cut(shape: Shape, factors: tuple[Shape, ...]) -> tuple[int, int, int | None, int | None] | None:
+    """How a tensor is a matrix [n, m] to its factors: n, m, which factor is that of the rows, and of the columns."""
+    ndim = len(shape)
     for axis in range(ndim + 1):
-        leading, trailing = (*shape[:axis], *(1,) * (ndim - axis)), (*(1,) * axis, *shape[axis:])
-        left = list(factors)
-        rows, columns = _taken(left, leading), _taken(left, trailing)
+        left = dict(enumerate(factors))
+        rows = _taken(left, (*shape[:axis], *(1,) * (ndim - axis)))
+        columns = _taken(left, (*(1,) * axis, *shape[axis:]))
         if not left:
-            return Matrix(tensor.detach(), math.prod(shape[:axis]), math.prod(shape[axis:]), rows, columns)
+            return math.prod(shape[:axis]), math.prod(shape[axis:]), rows, columns
     return None
 
 
-def _taken(factors: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
-    """The first factor of a shape, taken out of a list."""
-    at = next((i for i, f in enumerate(factors) if f.shape == shape), None)
-    return None if at is None else factors.pop(at)
+def _taken(factors: dict[int, Shape], shape: Shape) -> int | None:
+    """The number of the first factor of a shape, which is taken out."""
+    found = next((i for i, own in factors.items() if own == shape), None)
+    if found is not None:
+        del factors[found]
+    return found
 
 
 @dataclass
 class Fused:
-    """Matrices of one number type; they are kept, for the kernel is given the addresses of their tensors."""
+    """Matrices of one number type, and the numbers of all their factors, which may still change.
 
+    Both are kept, for the kernel is given their addresses.
+    """
+
+    numbers: Tensor
     matrices: list[Matrix] = field(default_factory=list)
 
     def add(self, matrix: Matrix) -> None:
-        """A matrix to multiply; its factors are views of numbers that may still change."""
+        """One more matrix to multiply."""
         self.matrices.append(matrix)
         self.__dict__.pop("table", None)
         self.__dict__.pop("jobs", None)
@@ -78,7 +102,8 @@ class Fused:
     @functools.cached_property
     def table(self) -> Any:
         """The lines as the kernel takes them, int64 [lines, 5]."""
-        return np.array([line for m in self.matrices for line in m.lines()], dtype=np.int64).reshape(-1, 5)
+        where, size = self.numbers.data_ptr(), self.numbers.element_size()
+        return np.array([line for m in self.matrices for line in m.lines(where, size)], np.int64).reshape(-1, 5)
 
     @functools.cached_property
     def jobs(self) -> dict[int, Any]:

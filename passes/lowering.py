@@ -147,9 +147,8 @@ def named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tenso
 
 def _meta_of(tensor: Tensor) -> Tensor:
     """A meta stand-in; integer and boolean tensors keep their values, since they index and branch."""
-    tensor = tensor.detach()
     if tensor.is_meta:
-        return tensor
+        return tensor.detach()
     if tensor.is_floating_point() or tensor.is_complex():
         return torch.empty_like(tensor, device=evaluate.META)
-    return tensor.cpu()
+    return tensor.detach().cpu()

@@ -195,8 +195,7 @@ def _form(x: Tensor) -> Any:
 
 def _autocast() -> list[Any]:
     """Which devices' operations are cast, and to what."""
-    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
 
 
 def _handles(x: Any) -> list[Proxy]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxteleport.passes.fused import Fused, look_up, matrix
+from fxteleport.passes.fused import Factor, Fused, look_up, matrix
 from fxteleport.passes.maps import ONE, CobMap
 
 _BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
@@ -90,33 +90,32 @@ class Recipe:
             if group is None:
                 numbers = torch.empty(len(self.rounds[0]), dtype=_number_type(key[0]), device=key[1])
                 rounds = [r.to(key[1]) for r in self.rounds]
-                group = groups[key] = Group(rounds, numbers, numbers.split(self.sizes))
-            group.add(tensor, [group.pieces[at].view(shape) for at, shape in self.factors[name]])
+                group = groups[key] = Group(rounds, Fused(numbers))
+            group.add(tensor, [(self._starts[at], shape) for at, shape in self.factors[name]])
         return Prepared(list(groups.values()))
 
 
 @dataclass
 class Group:
-    """Tensors of one dtype on one device, as blocks with their factors: views of `numbers`.
+    """Tensors of one dtype on one device: matrices, and blocks of others with their factors, views of the numbers.
 
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
 
     rounds: list[Tensor]
-    numbers: Tensor
-    pieces: Sequence[Tensor]
+    fused: Fused
     blocks: list[Tensor] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
     half: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
-    fused: Fused = field(default_factory=Fused)
 
-    def add(self, tensor: Tensor, factors: list[Tensor]) -> None:
+    def add(self, tensor: Tensor, factors: Sequence[Factor]) -> None:
         """A tensor to scale, with its factors."""
         found = matrix(tensor, factors)
         if found is not None:
             self.fused.add(found)
             return
-        for block, *pieces in _blocks(tensor, factors):
+        views = [self.fused.numbers.narrow(0, start, math.prod(shape)).view(shape) for start, shape in factors]
+        for block, *pieces in _blocks(tensor, views):
             if len(pieces) > 1 and tensor.dtype in _HALF:
                 self.half.append((block, pieces))
                 continue
@@ -136,9 +135,9 @@ class Prepared:
     def scale_(self, numbers: Tensor) -> None:
         """Look the numbers up and multiply."""
         for group in self.groups:
-            look_up(numbers, group.rounds, group.numbers)
+            look_up(numbers, group.rounds, group.fused.numbers)
             group.fused.scale_()
-            if group.numbers.is_cpu and group.blocks:
+            if group.fused.numbers.is_cpu and group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls
             else:
                 for block, factor in zip(group.blocks, group.factors, strict=True):

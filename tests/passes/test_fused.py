@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes import fused
-from fxteleport.passes.fused import Fused, matrix
+from fxteleport.passes.fused import Factor, Fused, matrix
 
 numba = pytest.importorskip("numba")
 
@@ -25,10 +26,19 @@ def drawn(n: int, m: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, l
     return draw[0], draw[1:]
 
 
+def places(factors: list[Tensor], start: int = 0) -> list[Factor]:
+    """Where the numbers of some factors are, one after another."""
+    starts = itertools.accumulate((f.numel() for f in factors), initial=start)
+    return [(at, tuple(f.shape)) for at, f in zip(starts, factors, strict=False)]
+
+
 def fused_of(*pairs: tuple[Tensor, list[Tensor]]) -> Fused:
-    made = Fused()
+    numbers = [f.reshape(-1) for _, factors in pairs for f in factors]
+    made = Fused(torch.cat(numbers) if numbers else torch.empty(0))
+    start = 0
     for weight, factors in pairs:
-        found = matrix(weight, factors)
+        found = matrix(weight, places(factors, start))
+        start += sum(f.numel() for f in factors)
         assert found is not None
         made.add(found)
     return made
@@ -65,15 +75,21 @@ def test_what_it_takes(form: str) -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    weight, (rows, columns) = drawn(6, 4)
-    assert matrix(weight, [rows, rows]) is None
-    assert matrix(weight, [rows, torch.ones(6, 4)]) is None
-    assert matrix(torch.randn(3, 4, 2), [torch.ones(3, 4, 1), torch.ones(1, 4, 2)]) is None
-    assert matrix(torch.randn(3, 4, 2), [torch.ones(1, 4, 1)]) is None
-    assert matrix(weight, [rows, columns, columns]) is None
-    assert matrix(weight.T, [rows.T, columns.T]) is None
-    assert matrix(weight.half(), [rows, columns]) is None
-    assert matrix(weight.to("meta"), [rows, columns]) is None
+    weight = torch.randn(6, 4)
+    rows, columns = (6, 1), (1, 4)
+
+    def takes(tensor: Tensor, *shapes: tuple[int, ...]) -> bool:
+        return matrix(tensor, places([torch.ones(s) for s in shapes])) is not None
+
+    assert takes(weight, rows, columns)
+    assert not takes(weight, rows, rows)
+    assert not takes(weight, rows, (6, 4))
+    assert not takes(torch.randn(3, 4, 2), (3, 4, 1), (1, 4, 2))
+    assert not takes(torch.randn(3, 4, 2), (1, 4, 1))
+    assert not takes(weight, rows, columns, columns)
+    assert not takes(weight.T, (1, 6), (4, 1))
+    assert not takes(weight.half(), rows, columns)
+    assert not takes(weight.to("meta"), rows, columns)
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -89,13 +105,13 @@ def test_many_matrices(threads: int, dtype: torch.dtype, monkeypatch: pytest.Mon
         assert torch.equal(weight, right)
 
 
-def test_factors_are_views_that_may_change() -> None:
+def test_the_numbers_may_change() -> None:
     weight, factors = drawn(5, 3)
     made = fused_of((weight, factors))
     before = weight.clone()
     for number in (2.0, 0.25):
-        factors[0].fill_(number)
-        factors[1].fill_(2.0)
+        made.numbers[:5] = number
+        made.numbers[5:] = 2.0
         made.scale_()
     assert torch.equal(weight, before * 2)
 
@@ -120,9 +136,10 @@ def test_after_a_fork() -> None:
 import os, numpy, torch
 from fxteleport.passes.fused import Fused, matrix
 torch.set_num_threads(2)
-made = Fused()
-weight, rows, columns = numpy.ones((2000, 1000)), numpy.full((2000, 1), 2.0), numpy.ones((1, 1000))
-made.add(matrix(torch.from_numpy(weight), [torch.from_numpy(rows), torch.from_numpy(columns)]))
+weight, numbers = numpy.ones((2000, 1000)), torch.ones(3000, dtype=torch.float64)
+numbers[:2000] = 2
+made = Fused(numbers)
+made.add(matrix(torch.from_numpy(weight), [(0, (2000, 1)), (2000, (1, 1000))]))
 made.scale_()
 child = os.fork()
 made.scale_()
@@ -151,9 +168,9 @@ def test_a_job_has_every_line_once() -> None:
 def test_without_torchs_threads_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "team", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert matrix(*drawn(6, 4)) is None
+    assert matrix(torch.randn(6, 4), [(0, (6, 1))]) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert matrix(*drawn(6, 4)) is not None
+    assert matrix(torch.randn(6, 4), [(0, (6, 1))]) is not None
 
 
 def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +178,7 @@ def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delattr("fxteleport.passes.kernel", raising=False)
     for cached in ("compiled", "kernels"):
         monkeypatch.setattr(fused, cached, getattr(fused, cached).__wrapped__)
-    assert matrix(*drawn(6, 4)) is None
+    assert matrix(torch.randn(6, 4), [(0, (6, 1))]) is None
     assert fused.numbers(torch.ones(3, dtype=torch.float64), np.zeros(3)) is None
 
 
