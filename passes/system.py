@@ -59,10 +59,11 @@ class System:
 
     def fresh(self, shape: Sequence[int], origin: Origin) -> Tensor:
         """New symbols in the given shape."""
-        symbols = torch.arange(self.count, self.count + math.prod(shape)).view(tuple(shape))
-        self.vectors.append(Vector(self.count, symbols.numel(), origin))
-        self.count += symbols.numel()
-        return symbols
+        size = math.prod(shape)
+        symbols = torch.arange(self.count, self.count + size)
+        self.vectors.append(Vector(self.count, size, origin))
+        self.count += size
+        return symbols if len(shape) == 1 else symbols.view(tuple(shape))
 
     def mark(self) -> tuple[int, ...]:
         """How much there is, for `undo`."""
@@ -136,9 +137,11 @@ class System:
 
     def add(self, symbols: Sequence[Tensor], exponents: Sequence[int], origin: Origin) -> None:
         """prod_k tau[symbols_k] ** exponents_k = 1 over the broadcast shape of the symbols."""
-        wide = torch.broadcast_tensors(*symbols)
+        wide = torch.broadcast_tensors(*symbols) if len(symbols) > 1 else symbols
         if wide[0].numel() > _MANY:
             rows = _distinct(symbols, self.count)
+        elif len(wide) == 1:
+            rows = wide[0].reshape(-1, 1)
         else:
             rows = torch.stack([s.reshape(-1) for s in wide], 1)
         if not rows.all():  # some symbol is ANY, which is 0

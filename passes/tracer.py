@@ -127,9 +127,11 @@ class Tracer(Recorder):
         def class_of(module: nn.Module) -> type:
             return cls if cls is not None and module is real else type(module)
 
-        return clone(
-            real, lambda name, _: self.metas[name].to(evaluate.META), path, class_of=class_of, training=training
-        )
+        def on_meta(name: str, _: Tensor) -> Tensor:
+            tensor = self.metas[name]
+            return tensor if tensor.is_meta else tensor.to(evaluate.META)
+
+        return clone(real, on_meta, path, class_of=class_of, training=training)
 
     # -- calls of modules ------------------------------------------------------------------------------
 
