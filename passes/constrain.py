@@ -342,8 +342,11 @@ class Interpreter:
 
 
 _ABSENT = object()
-# Names that torch takes for arguments beside its own, as numpy has them.
-_ALIASES = {"dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1"), "other": ("x2",)}
+# Other names of arguments: numpy's, which torch takes beside its own, and those of operations that share a rule.
+_ALIASES = {
+    "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1"), "other": ("x2",),
+    "mat1": ("batch1",), "mat2": ("batch2", "other", "vec", "tensor"), "index": ("indices",), "value": ("values",),
+}  # fmt: skip
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 

@@ -54,6 +54,8 @@ class Recorder(Lowering):
         """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
         if self.finished:
             return self.after(op, target, args, kwargs)
+        if type in map(type, args) or type in map(type, kwargs.values()):  # torch takes `int` for a dtype
+            args, kwargs = tuple(map(_dtype, args)), {k: _dtype(v) for k, v in kwargs.items()}
 
         def run(*values: Any) -> Any:
             if target is getattr and values[0][1] == "device":
@@ -104,6 +106,8 @@ class Recorder(Lowering):
             if fixed != [t._version for t in constants] or self.are_constants(mutated):
                 raise evaluate.WrittenConstant("it writes into a tensor made from no input")
         except evaluate.CannotRun as error:
+            if any(map(trust_of, handles)):  # the example inputs may give arguments that fit each other
+                raise evaluate.DataDependent(f"{what}: it depends on the data: {error}") from error.__cause__
             raise evaluate.CannotRun(f"{what}: {error}") from error.__cause__
         except evaluate.WrittenConstant as error:
             if self.makes_all:  # not one that a function made which can be recorded
@@ -184,6 +188,14 @@ class Recorder(Lowering):
         self._attributes = {k: p for k, p in self._attributes.items() if p._node in alive}
         self._constants = {k: p for k, p in self._constants.items() if p._node in alive}
         self._mutations = [m for m in self._mutations if m[0] in alive]
+
+
+_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+
+
+def _dtype(x: Any) -> Any:
+    """A type of Python's as the dtype that torch takes it for; a graph's code cannot spell it."""
+    return _DTYPES.get(x, x) if type(x) is type else x
 
 
 _GONE = torch.empty((), device=evaluate.META)

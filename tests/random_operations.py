@@ -531,6 +531,16 @@ OPERATIONS: dict[str, Operation] = {
         lambda x, y: torch.einsum("bnc,bmc->bnm", x, y), lambda x, y: tokens(x) and tokens(y) and contracts(x, y.mT)
     ),
     "einsum channels": binary(lambda x, y: torch.einsum("b...c,b...c->b...", x, y)[..., None], alike),
+    "tensordot": binary(
+        lambda x, y: torch.tensordot(x, y[0], ([-1], [0])), lambda x, y: tokens(x) and tokens(y) and contracts(x, y)
+    ),
+    "inner": binary(
+        lambda x, y: torch.inner(x, y[0]), lambda x, y: tokens(x) and tokens(y) and x.shape[-1] == y.shape[-1]
+    ),
+    "solve": binary(
+        lambda x, y: torch.linalg.solve(x @ x.mT + 9 * torch.eye(x.shape[1]), y),
+        lambda x, y: tokens(x) and tokens(y) and x.shape[:2] == y.shape[:2],
+    ),
     "addcmul": Operation(lambda pick, *xs: torch.addcmul, alike, arity=3),
     "baddbmm": Operation(
         lambda pick, *xs: torch.baddbmm,

@@ -18,6 +18,7 @@ from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
 
+CONTRACTED = "this axis is contracted"
 _LONGEST = 4  # factors of a map before they are given one name
 
 
@@ -109,7 +110,7 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
     rank = call.value.ndim
     added = matmul(call, mat1, mat2)
     if mat1.rank > rank:  # addbmm sums over the batch
-        added = call.constant(added, [0], "this axis is contracted").each(lambda s: s.squeeze(0))
+        added = call.constant(added, [0], CONTRACTED).each(lambda s: s.squeeze(0))
     return merged(call, input.map.aligned(rank), added, "they are added")
 
 
@@ -136,13 +137,13 @@ def power(call: Call, input: Any, exponent: Any) -> CobMap:
     return teleported(call, input)
 
 
-def contracted(call: Call, cobs: Sequence[CobMap], axis: int, why: str) -> CobMap:
-    """The map of a sum of products over an axis: their product, required constant along it; the axis is gone."""
+def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMap:
+    """The map of a sum of products over axes: their product, required constant along them; the axes are gone."""
     total = IDENTITY
     for cob in cobs:
         total = total * cob.settled()  # with zeros there would be an equation a term, not an axis
-    total = call.constant(total, [axis], why)
-    return total.each(lambda s: s.squeeze(axis))
+    total = call.constant(total, axes, CONTRACTED)
+    return total.each(lambda s: s.squeeze(tuple(axes)) if axes else s)
 
 
 @rule(*named("matmul bmm mm mv dot vdot"), "__matmul__", "__rmatmul__")
@@ -156,9 +157,42 @@ def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
     b = mat2.map.each(lambda s: s[:, None] if vector_b else s).aligned(rank)
     a = a.each(lambda s: s.unsqueeze(-1))  # [..., n, k, 1]
     b = b.each(lambda s: s.unsqueeze(-3))  # [..., 1, k, m]
-    cob = contracted(call, [a, b], rank - 1, "this axis is contracted")
+    cob = contracted(call, [a, b], [rank - 1])
     gone = [axis for axis, vector in ((-1, vector_b), (-2, vector_a)) if vector]
     return product(call, cob.each(lambda s: s.squeeze(tuple(gone)) if gone else s))
+
+
+@rule(*named("tensordot"))
+def tensordot(call: Call, a: Operand, b: Operand, dims: Any = 2, **settings: Any) -> CobMap:
+    """Over the last axes of `a` and the first of `b`, or over those that `dims` names of each."""
+    if not isinstance(dims, (int, list, tuple)):
+        call.decline("which axes it contracts is not known before the run")
+    given = (range(a.rank - dims, a.rank), range(dims)) if isinstance(dims, int) else dims
+    over = [[axis % x.rank for axis in axes] for axes, x in zip(given, (a, b), strict=True)]
+    kept_a, kept_b = ([i for i in range(x.rank) if i not in axes] for axes, x in zip(over, (a, b), strict=True))
+    new = (None,) * len(kept_b)
+    cobs = [  # [kept of a, kept of b, contracted]
+        a.map.each(lambda s: s.permute(*kept_a, *over[0])[(slice(None),) * len(kept_a) + new]),
+        b.map.each(lambda s: s.permute(*kept_b, *over[1])).aligned(call.value.ndim + len(over[1])),
+    ]
+    return product(call, contracted(call, cobs, range(call.value.ndim, call.value.ndim + len(over[1]))))
+
+
+@rule(*named("inner"))
+def inner(call: Call, input: Operand, other: Operand) -> CobMap:
+    """Over the last axis of both; with a number it is a product."""
+    if not (input.rank and other.rank):
+        return mul(call, input, other)  # type: ignore[no-any-return]
+    return tensordot(call, input, other, ([-1], [-1]))  # type: ignore[no-any-return]
+
+
+@rule(torch.linalg.solve_triangular, torch.linalg.solve)
+def solved(call: Call, A: Operand, B: Operand, left: bool = True, **settings: Any) -> CobMap:
+    """The X of A X = B, or of X A = B: a product of B with a matrix that stays."""
+    call.pin(A.map, "it is solved with, not multiplied by")
+    vectors = B.rank != A.rank and B.shape == A.shape[: B.rank]
+    axis = B.rank - 1 if vectors or not left else B.rank - 2
+    return call.constant(B.map.settled(), [axis], CONTRACTED).aligned(call.value.ndim)
 
 
 @rule(*named("einsum"))
@@ -178,7 +212,7 @@ def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
         spelled.append(term.replace("...", dots[width - here :]))
     right = right.replace("...", dots)
     order = right + "".join(dict.fromkeys(c for term in spelled for c in term if c not in right))
-    cob = IDENTITY
+    cobs = []
     for tensor, term in zip(tensors, spelled, strict=True):
         axes = [term.index(c) for c in order if c in term]
         shape = [i for i, c in enumerate(order) if c not in term]
@@ -189,10 +223,8 @@ def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
                 s = s.unsqueeze(i)
             return s
 
-        cob = cob * tensor.map.settled().each(place)
-    over = list(range(len(right), len(order)))
-    cob = call.constant(cob, over, "this axis is contracted")
-    return product(call, cob.each(lambda s: s.squeeze(tuple(over)) if over else s))
+        cobs.append(tensor.map.each(place))
+    return product(call, contracted(call, cobs, range(len(right), len(order))))
 
 
 @rule(torch.nn.functional.scaled_dot_product_attention)
@@ -217,5 +249,5 @@ def attention(
     q = query.map.settled().each(lambda s: s.unsqueeze(-2))  # [..., l, 1, e]
     k = served(key).each(lambda s: s.unsqueeze(-3))  # [..., 1, s, e]
     call.same(q * k, IDENTITY, "softmax pins the logits q k")
-    cob = call.constant(served(value), [value.rank - 2], "this axis is contracted")
+    cob = call.constant(served(value), [value.rank - 2], CONTRACTED)
     return cob.aligned(call.value.ndim)

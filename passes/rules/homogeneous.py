@@ -107,9 +107,10 @@ def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, **setting
 
 
 @rule(*named("max min"))
-def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> Any:
-    if isinstance(dim, Operand):  # torch.max(a, b)
-        return maximum(call, input, dim)
+def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, other: Operand | None = None) -> Any:
+    other = dim if isinstance(dim, Operand) else other  # torch.max(a, b)
+    if other is not None:
+        return maximum(call, input, other)
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "the largest of these positions is taken")
     after = signed(call, cob, dropped(cob, axes, keepdim))

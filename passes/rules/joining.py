@@ -70,8 +70,9 @@ def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> 
 
 
 @rule(*named("where"))
-def where(call: Call, *operands: Any) -> CobMap:
+def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
+    operands = (*operands, *others.values())
     boolean = [isinstance(o, Operand) and not carries(o.value) for o in operands]
     if boolean.count(True) != 1:
         call.decline("its condition is not one boolean tensor")

@@ -748,6 +748,7 @@ IDIOMS: dict[str, Callable[[Tensor], Tensor]] = {
     "requires_grad": lambda x: x + 1 if not x.requires_grad else x,
     "device": lambda x: x + torch.arange(4, device=x.device),
     "dtype": lambda x: x + torch.arange(4).to(x.dtype),
+    "types of Python": lambda x: x.to(float) + torch.zeros(x.shape[0], dtype=int)[:, None] + x.sum(dtype=complex).real,
     "contiguous stride": lambda x: x * 2 if x.is_contiguous() else x,
     "tuple index": lambda x: x[(..., slice(0, 2))],
     "boolean mask of a constant": lambda x: x[:, torch.tensor([True, False, True, False])],

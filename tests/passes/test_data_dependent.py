@@ -43,7 +43,17 @@ class BranchOnSum(nn.Module):
         return x + 1 if x.sum() > 3 else x - 1
 
 
-@pytest.mark.parametrize("inner", [CountPositive, LoopOverSelected, BranchOnSum])
+class SplitsByCounts(nn.Module):
+    """As experts share out tokens: the parts' sizes fit the data, and no other data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x.argmax(-1, keepdim=True)
+        counts = torch.zeros_like(x).scatter(1, chosen, 1).long().sum(0)
+        parts = x[chosen[:, 0].argsort(stable=True)].split(counts.tolist())
+        return torch.cat([part * (i + 1) for i, part in enumerate(parts)])
+
+
+@pytest.mark.parametrize("inner", [CountPositive, LoopOverSelected, BranchOnSum, SplitsByCounts])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_module_is_kept_whole_and_right_on_other_data(inner: type[nn.Module], seed: int) -> None:
     torch.manual_seed(seed)

@@ -58,6 +58,15 @@ CONTRACTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "einsum broadcasting": (lambda x, y: torch.einsum("...hw,...hw->...hw", x, y.mean(0)), 16),
     "einsum ellipsis": (lambda x, y: torch.einsum("bc...,bd...->b...cd", x, y), 16),
     "outer": (lambda x, y: x.mean((2, 3))[:, :, None] * y.mean((2, 3))[:, None], 16),
+    "tensordot": (lambda x, y: torch.tensordot(x, y, dims=([2, 3], [-2, 3])).transpose(1, 2), 16),
+    "tensordot of the last": (
+        lambda x, y: torch.tensordot(x.mean(0), y.mean(0).permute(1, 2, 0))[None].expand(2, -1, -1),
+        16,
+    ),
+    "tensordot of channels": (lambda x, y: torch.tensordot(x, y.mean((0, 2, 3)), ([1], [0])), 8 + 1),
+    "tensordot of nothing": (lambda x, y: torch.tensordot(x, y.mean((0, 2, 3)), 0), 16),
+    "inner": (lambda x, y: torch.inner(x.flatten(2).mT, y.mean((0, 2, 3))), 8 + 1),
+    "inner of a number": (lambda x, y: torch.inner(x, y.mean((0, 2, 3))[0]), 16),
 }
 
 
@@ -65,6 +74,31 @@ CONTRACTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
 def test_contractions(name: str, check_operation: Callable[..., None]) -> None:
     operation, free = CONTRACTIONS[name]
     check_operation(operation, full=free, weights=free, streams=2)
+
+
+SOLVED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    # a is pinned; the solution has the CoB of what it is solved for, one along the contracted axis
+    "solve": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x.flatten(2).mT[..., :4, :]), 8),
+    "solve for channels": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x[:, :4].flatten(2)), 4 + 1),
+    "solve for a vector": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x[0, :4, 0, 0]).expand(2, -1), 4 + 1),
+    "solve for vectors": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :4, 0, 0]), 4 + 1),
+    "solve from the right": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :, 0], left=False), 8),
+    "triangular": (lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, x.flatten(2).mT[:, :4], upper=False), 8),
+    "triangular from the right": (
+        lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, x[:, :, 0], upper=True, left=False), 8
+    ),
+    "unitriangular": (
+        lambda a, x: torch.linalg.solve_triangular(a[:, 0], x[:, :, 0].mT, upper=False, unitriangular=True), 8
+    ),
+}  # fmt: skip
+EYE = 4 * torch.eye(4)
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_solving_keeps_the_matrix(name: str, check_operation: Callable[..., None]) -> None:
+    """Of the matrix a single channel is read: 7 of its 8 values are free."""
+    operation, free = SOLVED[name]
+    check_operation(operation, full=7 + free, weights=7 + free, streams=2)
 
 
 def heads(x: Tensor, n: int = 2) -> Tensor:
@@ -283,6 +317,10 @@ VECTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "vector by matrix": lambda x, y: x.mean((0, 2, 3)) @ y.flatten(2),
     "dot": lambda x, y: x.mean((0, 2, 3)).dot(y.mean((0, 2, 3))).expand(2),
     "outer": lambda x, y: x.mean((0, 2, 3)).outer(y.mean((0, 2, 3)))[None].expand(2, -1, -1),
+    "named": lambda x, y: torch.matmul(x.flatten(2), other=torch.mv(y.flatten(2)[0].mT, vec=x.mean((0, 2, 3)))),
+    "batches named": lambda x, y: torch.baddbmm(
+        x.flatten(2), batch1=x.flatten(2) @ y.flatten(2).mT, batch2=y.flatten(2)
+    ),
     "matrix by batch": lambda x, y: x.mean(0)[:, 0, :] @ y.permute(0, 2, 3, 1).flatten(1, 2).mT[:, :4, :4],
 }
 

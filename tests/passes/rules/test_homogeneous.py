@@ -91,6 +91,7 @@ def test_lengths(name: str, check_operation: Callable[..., None]) -> None:
 
 def test_the_larger_of_two(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x, y: torch.max(x, y), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: torch.min(x, other=y), full=8, weights=8, streams=2)
     check_operation(lambda x, y: x.min(y), full=8, weights=8, streams=2)
 
 

@@ -18,6 +18,7 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sub": lambda x, y: x - y,
     "rsub": lambda x, y: torch.rsub(x, y),
     "where": lambda x, y: torch.where(MASK, x, y),
+    "where, named": lambda x, y: torch.where(MASK, input=x, other=y),
     "where method": lambda x, y: x.where(MASK, y),
     "lerp": lambda x, y: x.lerp(y, 0.3),
     "sum of list": lambda x, y: sum([x, y]),
