@@ -344,7 +344,7 @@ class Interpreter:
 _ABSENT = object()
 # Other names of arguments: numpy's, which torch takes beside its own, and those of operations that share a rule.
 _ALIASES = {
-    "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1"), "other": ("x2",),
+    "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1", "A"), "other": ("x2", "B"),
     "mat1": ("batch1",), "mat2": ("batch2", "other", "vec", "tensor"), "index": ("indices",), "value": ("values",),
 }  # fmt: skip
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.

@@ -1,4 +1,4 @@
-"""Every architecture of Hugging Face's transformers, shrunk, as a test of code that nobody wrote with this tool in mind.
+"""Every architecture of Hugging Face's transformers, shrunk: code that nobody wrote with this tool in mind.
 
 `python tests/all_transformers.py FILE.jsonl` builds the base model of each configuration class with small sizes, finds
 inputs that it runs on, plans it in both modes and compares the emitted networks at every node under powers of two. A
@@ -26,15 +26,15 @@ from torch import nn
 import fxteleport as ft
 
 LARGEST = 40_000_000  # parameters of a network that is tried
-# Settings by the words in their names, the first that fits: a small value for each.
+# Settings by name, with a small value for each.
 SMALL: dict[str, int] = {
-    "vocab_size": 60, "num_labels": 3, "num_mel_bins": 16, "image_size": 32, "patch_size": 8, "num_experts_per_tok": 2,
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_key_value_heads": 2, "head_dim": 8,
-    "num_attention_heads": 4, "num_heads": 4, "n_head": 4, "attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2,
-    "num_hidden_layers": 2, "n_layer": 2, "num_layers": 2, "n_layers": 2, "depth": 2, "intermediate_size": 48,
-    "ffn_dim": 48, "d_ff": 48, "mlp_dim": 48, "n_inner": 48, "hidden_size": 32, "d_model": 32, "n_embd": 32,
-    "embed_dim": 32, "embedding_size": 32, "projection_dim": 32, "dim": 32, "num_queries": 5,
-    "max_position_embeddings": 64,
+    "vocab_size": 60, "num_labels": 3, "num_mel_bins": 16, "image_size": 32, "patch_size": 8,
+    "num_experts_per_tok": 2, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "num_attention_heads": 4, "num_heads": 4, "n_head": 4,
+    "attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "num_hidden_layers": 2, "n_layer": 2,
+    "num_layers": 2, "n_layers": 2, "depth": 2, "intermediate_size": 48, "ffn_dim": 48, "d_ff": 48, "mlp_dim": 48,
+    "n_inner": 48, "hidden_size": 32, "d_model": 32, "n_embd": 32, "embed_dim": 32, "embedding_size": 32,
+    "projection_dim": 32, "dim": 32, "num_queries": 5, "max_position_embeddings": 64,
 }  # fmt: skip
 
 

@@ -187,12 +187,12 @@ def inner(call: Call, input: Operand, other: Operand) -> CobMap:
 
 
 @rule(torch.linalg.solve_triangular, torch.linalg.solve)
-def solved(call: Call, A: Operand, B: Operand, left: bool = True, **settings: Any) -> CobMap:
+def solved(call: Call, input: Operand, other: Operand, left: bool = True, **settings: Any) -> CobMap:
     """The X of A X = B, or of X A = B: a product of B with a matrix that stays."""
-    call.pin(A.map, "it is solved with, not multiplied by")
-    vectors = B.rank != A.rank and B.shape == A.shape[: B.rank]
-    axis = B.rank - 1 if vectors or not left else B.rank - 2
-    return call.constant(B.map.settled(), [axis], CONTRACTED).aligned(call.value.ndim)
+    call.pin(input.map, "it is solved with, not multiplied by")
+    vectors = other.rank != input.rank and other.shape == input.shape[: other.rank]
+    axis = other.rank - 1 if vectors or not left else other.rank - 2
+    return call.constant(other.map.settled(), [axis], CONTRACTED).aligned(call.value.ndim)
 
 
 @rule(*named("einsum"))

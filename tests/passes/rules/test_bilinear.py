@@ -80,7 +80,7 @@ SOLVED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     # a is pinned; the solution has the CoB of what it is solved for, one along the contracted axis
     "solve": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x.flatten(2).mT[..., :4, :]), 8),
     "solve for channels": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x[:, :4].flatten(2)), 4 + 1),
-    "solve for a vector": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x[0, :4, 0, 0]).expand(2, -1), 4 + 1),
+    "solve for a vector": (lambda a, x: torch.linalg.solve(A=a[0, 0] + EYE, B=x[0, :4, 0, 0]).expand(2, -1), 4 + 1),
     "solve for vectors": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :4, 0, 0]), 4 + 1),
     "solve from the right": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :, 0], left=False), 8),
     "triangular": (lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, x.flatten(2).mT[:, :4], upper=False), 8),
