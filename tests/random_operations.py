@@ -361,6 +361,25 @@ class LookedUp(nn.Module):
         return x + self.table(self.ids)
 
 
+class Run(nn.Module):
+    """The output of a recurrent layer, without its states."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)[0]
+        return out
+
+
+def recurrent(kind: type[nn.RNNBase]) -> Operation:
+    def make(pick: Any, x: Tensor) -> nn.Module:
+        return Run(kind(x.shape[-1], pick(3, 4), pick(1, 2), batch_first=True, bidirectional=pick(False, True)))
+
+    return Operation(make, lambda x: tokens(x) and x.shape[1] >= 2)
+
+
 # Documented freedom that is given up (docs/reliability.md).
 _POOLS = "the CoB is constant over all positions, also where windows keep them apart"
 _TAPS = "the CoB is constant over all positions, also where no bias ties them, a tap meets one, or two inputs cancel"
@@ -516,6 +535,8 @@ OPERATIONS: dict[str, Operation] = {
         arity=2,
         gives_up=_CROSS,
     ),
+    "LSTM": recurrent(nn.LSTM),
+    "GRU": recurrent(nn.GRU),
     "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats, gives_up=_ROWS),
     "again": Operation(again, floats),
     "tied": Operation(tied, floats),

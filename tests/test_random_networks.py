@@ -135,7 +135,6 @@ def test_each_operation_alone(name: str) -> None:
 
 # Rules that no random network reaches.
 UNREACHED: dict[str, str] = {
-    "recurrent": "it declines every call: its nodes are opaque",
     "grouped_linear": "its operation wants rows of 16 bytes; Mixtral has it in tests/test_real_world.py",
 }
 

@@ -192,7 +192,7 @@ def solved(call: Call, input: Operand, other: Operand, left: bool = True, **sett
     call.pin(input.map, "it is solved with, not multiplied by")
     vectors = other.rank != input.rank and other.shape == input.shape[: other.rank]
     axis = other.rank - 1 if vectors or not left else other.rank - 2
-    return call.constant(other.map.settled(), [axis], CONTRACTED).aligned(call.value.ndim)
+    return call.constant(other.map, [axis], CONTRACTED).aligned(call.value.ndim)
 
 
 @rule(*named("einsum"))

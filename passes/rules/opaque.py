@@ -1,4 +1,4 @@
-"""Operations that are known to pin what enters them: comparisons, orderings, softmax; and recurrent layers."""
+"""Operations that are known to pin what enters them: comparisons, orderings, softmax."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
 def invariant(call: Call, input: Operand) -> Any:
     input.seen = True  # and left alone: no scale makes a number of what is none
     return IDENTITY
-
-
-@rule(nn.RNNBase, nn.RNNCellBase)
-def recurrent(call: Call, *args: Any, **settings: Any) -> Any:
-    call.decline("a recurrent layer's gates are not looked into")
 
 
 def name_of(call: Call) -> str:

@@ -1,4 +1,4 @@
-"""Weighted: linear, convolution, embedding, bilinear, and attention's projections.
+"""Weighted: linear, convolution, embedding, bilinear, attention's projections, and what enters a recurrent layer.
 
 The CoB of the inputs must not vary over positions that share a weight. Outputs are free, one CoB a channel.
 Rewritten: weight * out / in, bias * out (paper, eq. 1).
@@ -6,10 +6,12 @@ Rewritten: weight * out / in, bias * out (paper, eq. 1).
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
@@ -183,3 +185,21 @@ def stacked(vectors: list[CobMap], n: int) -> CobMap:
             row = torch.cat([symbols.expand(n) if j == i else ones for j in range(len(vectors))])
             result = result * single(row) ** exponent
     return result
+
+
+_FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")
+
+
+@rule(nn.RNNBase, nn.RNNCellBase)
+def recurrent(call: Call, input: Operand, *states: Any, **named: Any) -> Any:
+    """The weights that meet the input take its CoB; the gates are not looked into, and what they give is pinned."""
+    if not isinstance(input, Operand) or call.module is None:
+        call.decline("its input is not one tensor")
+    into = channel(call, input, -1)
+    for state in pytree.tree_leaves((states, named)):
+        if isinstance(state, Operand):
+            call.pin(state.map, "a recurrent layer's gates are not looked into")
+    for name in call.module._parameters:
+        cob = on_axis(into, 1, 2) ** -1 if _FIRST.fullmatch(name) else IDENTITY
+        call.require(call.state.tensor(f"{call.node.target}.{name}"), cob, "weight / in, in the first layer alone")
+    return pytree.tree_map(lambda _: IDENTITY, call.value)

@@ -59,13 +59,13 @@ CONTRACTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "einsum ellipsis": (lambda x, y: torch.einsum("bc...,bd...->b...cd", x, y), 16),
     "outer": (lambda x, y: x.mean((2, 3))[:, :, None] * y.mean((2, 3))[:, None], 16),
     "tensordot": (lambda x, y: torch.tensordot(x, y, dims=([2, 3], [-2, 3])).transpose(1, 2), 16),
-    "tensordot of the last": (
-        lambda x, y: torch.tensordot(x.mean(0), y.mean(0).permute(1, 2, 0))[None].expand(2, -1, -1),
-        16,
-    ),
+    "tensordot of the last": (lambda x, y: torch.tensordot(x.permute(0, 2, 3, 1), y.mean((0, 2, 3)), 1), 8 + 1),
+    "tensordot of the last two": (lambda x, y: torch.tensordot(x[0], y[0].permute(1, 2, 0)).expand(2, -1, -1), 16),
     "tensordot of channels": (lambda x, y: torch.tensordot(x, y.mean((0, 2, 3)), ([1], [0])), 8 + 1),
     "tensordot of nothing": (lambda x, y: torch.tensordot(x, y.mean((0, 2, 3)), 0), 16),
-    "inner": (lambda x, y: torch.inner(x.flatten(2).mT, y.mean((0, 2, 3))), 8 + 1),
+    "inner": (lambda x, y: torch.inner(x.flatten(2).mT, y[0].flatten(1).mT), 8 + 1),
+    "inner of two vectors": (lambda x, y: torch.inner(x.mean((0, 2, 3)), y.mean((0, 2, 3))).expand(2), 8 + 1),
+    "inner with a number": (lambda x, y: torch.inner(x.mean((0, 2, 3))[0], y), 16),
     "inner of a number": (lambda x, y: torch.inner(x, y.mean((0, 2, 3))[0]), 16),
 }
 
@@ -80,12 +80,17 @@ SOLVED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     # a is pinned; the solution has the CoB of what it is solved for, one along the contracted axis
     "solve": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x.flatten(2).mT[..., :4, :]), 8),
     "solve for channels": (lambda a, x: torch.linalg.solve(a[0, 0] + EYE, x[:, :4].flatten(2)), 4 + 1),
+    "solve for a square": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :4, 0]), 4 + 1),
+    "solve for one matrix": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[0, :4, 0, :3]), 4 + 1),
     "solve for a vector": (lambda a, x: torch.linalg.solve(A=a[0, 0] + EYE, B=x[0, :4, 0, 0]).expand(2, -1), 4 + 1),
     "solve for vectors": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :4, 0, 0]), 4 + 1),
     "solve from the right": (lambda a, x: torch.linalg.solve(a[:, 0] + EYE, x[:, :, 0], left=False), 8),
     "triangular": (lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, x.flatten(2).mT[:, :4], upper=False), 8),
     "triangular from the right": (
         lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, x[:, :, 0], upper=True, left=False), 8
+    ),
+    "triangular for zeros": (
+        lambda a, x: torch.linalg.solve_triangular(a[:, 0] + EYE, F.pad(x[:, :3, 0], (0, 0, 1, 0)), upper=False), 5 + 1
     ),
     "unitriangular": (
         lambda a, x: torch.linalg.solve_triangular(a[:, 0], x[:, :, 0].mT, upper=False, unitriangular=True), 8

@@ -91,20 +91,3 @@ def test_an_unknown_operation_is_reported_with_its_reason() -> None:
     assert "bessel_j0" in plan.opaque[0].node
     assert "no rule" in plan.opaque[0].why
     assert any("no rule" in g.why for g in plan.groups if g.kind == "pinned")
-
-
-@pytest.mark.parametrize("build", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_pin_all_around_them(build: type[nn.Module], assert_exact: Callable[..., ft.Plan]) -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.rnn = nn.Linear(3, 5), build(5, 6, batch_first=True, bidirectional=True)
-            self.b, self.c = nn.Linear(12, 7), nn.Linear(7, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.c(torch.relu(self.b(self.rnn(self.a(x))[0])))
-
-    plan = assert_exact(Recurrent(), torch.randn(2, 4, 3))
-    assert plan.num_free == 7
-    assert [o.why for o in plan.opaque] == ["'rnn': a recurrent layer's gates are not looked into"]
-    assert not any(name.startswith("rnn.") for name in plan.scales(plan.sample(0.9, seed=0)))

@@ -257,3 +257,51 @@ def test_weights_of_zeros_are_not_counted(check_operation: Callable[..., None]) 
             return self.mixed(torch.cat([x, torch.zeros_like(x[:, :, :1])], 2))[:, :, :4]
 
     check_operation(Padded(), full=16, weights=16)
+
+
+class Recurrent(nn.Module):
+    """Two layers around a recurrent one, with what it takes beside its input."""
+
+    def __init__(self, layer: nn.Module, width: int, read: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.state, self.rnn, self.read = nn.Linear(3, 5), nn.Linear(3, 6), layer, read
+        self.b, self.c = nn.Linear(width, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(self.read(self.rnn, self.a(x), self.state(x)))))
+
+
+def output(rnn: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+    return rnn(x)[0] + 0 * h.sum()
+
+
+def stepwise(rnn: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+    for step in x.unbind(1):
+        h = rnn(step, h[:, 0] if h.ndim == 3 else h)
+    return h
+
+
+RECURRENT: dict[str, Callable[[], Recurrent]] = {
+    "LSTM": lambda: Recurrent(nn.LSTM(5, 6, batch_first=True), 6, output),
+    "GRU, both ways": lambda: Recurrent(nn.GRU(5, 6, bidirectional=True), 12, output),
+    "RNN of three layers": lambda: Recurrent(nn.RNN(5, 6, num_layers=3), 6, output),
+    "LSTM with a projection": lambda: Recurrent(nn.LSTM(5, 6, proj_size=4, bias=False), 4, output),
+    "LSTM without a batch": lambda: Recurrent(nn.LSTM(5, 6), 6, lambda rnn, x, h: output(rnn, x[0], h)[None]),
+    "GRU with a state": lambda: Recurrent(nn.GRU(5, 6), 6, lambda rnn, x, h: rnn(x, h[:1].contiguous())[0]),
+    "LSTM with states": lambda: Recurrent(
+        nn.LSTM(5, 6), 6, lambda rnn, x, h: rnn(x, (h[:1].contiguous(), h[1:].contiguous()))[1][1]
+    ),
+    "GRUCell": lambda: Recurrent(nn.GRUCell(5, 6), 6, stepwise),
+    "RNNCell": lambda: Recurrent(nn.RNNCell(5, 6, nonlinearity="relu"), 6, stepwise),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_what_enters_a_recurrent_layer_is_free(name: str, mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    """Its first weights take it; its gates, its states and what it gives are pinned."""
+    plan = assert_exact(RECURRENT[name](), torch.randn(2, 4, 3), mode=mode)
+    assert not plan.opaque
+    assert plan.num_free == 5 + 7
+    scaled = {name for name in plan.scales(plan.sample(0.9, seed=0)) if name.startswith("rnn.")}
+    assert scaled and all(name.startswith("rnn.weight_ih") and "l1" not in name for name in scaled)
