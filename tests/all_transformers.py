@@ -91,7 +91,7 @@ def inputs_for(model: nn.Module, config: Any) -> Iterator[dict[str, Any]]:
         if fitting:
             yield fitting
     main = getattr(model, "main_input_name", "")
-    if main in takes:
+    if isinstance(main, str) and main in takes:
         for shape in ((2, 7, 32), (2, 64, 16), (2, 3, side, side), (2, 500)):
             yield {main: noise(*shape)}
 

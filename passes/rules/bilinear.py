@@ -168,14 +168,14 @@ def tensordot(call: Call, a: Operand, b: Operand, dims: Any = 2, **settings: Any
     if not isinstance(dims, (int, list, tuple)):
         call.decline("which axes it contracts is not known before the run")
     given = (range(a.rank - dims, a.rank), range(dims)) if isinstance(dims, int) else dims
-    over = [[axis % x.rank for axis in axes] for axes, x in zip(given, (a, b), strict=True)]
-    kept_a, kept_b = ([i for i in range(x.rank) if i not in axes] for axes, x in zip(over, (a, b), strict=True))
-    new = (None,) * len(kept_b)
+    over_a, over_b = ([axis % x.rank for axis in axes] for axes, x in zip(given, (a, b), strict=True))
+    kept_a, kept_b = ([i for i in range(x.rank) if i not in over] for over, x in ((over_a, a), (over_b, b)))
+    rank, new = call.value.ndim, (None,) * len(kept_b)
     cobs = [  # [kept of a, kept of b, contracted]
-        a.map.each(lambda s: s.permute(*kept_a, *over[0])[(slice(None),) * len(kept_a) + new]),
-        b.map.each(lambda s: s.permute(*kept_b, *over[1])).aligned(call.value.ndim + len(over[1])),
+        a.map.each(lambda s: s.permute(*kept_a, *over_a)[(slice(None),) * len(kept_a) + new]),
+        b.map.each(lambda s: s.permute(*kept_b, *over_b)).aligned(rank + len(over_b)),
     ]
-    return product(call, contracted(call, cobs, range(call.value.ndim, call.value.ndim + len(over[1]))))
+    return product(call, contracted(call, cobs, range(rank, rank + len(over_b))))
 
 
 @rule(*named("inner"))
