@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.utils import _pytree as pytree
 
 from fxteleport.passes import evaluate
 from fxteleport.passes.evaluate import META, Trust
@@ -57,27 +58,27 @@ class Memo:
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """A result that is a tensor, or a tuple or a list of tensors, which share no memory with any other."""
+    """A result that is a tensor, or tuples and lists of tensors, which share no memory with any other."""
 
-    kind: type
+    structure: pytree.TreeSpec | None  # None for a tensor alone
     forms: list[tuple[Sequence[int], Sequence[int], torch.dtype]]
 
     @classmethod
     def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _New | None:
-        parts = value if type(value) in (tuple, list) else [value]
+        parts, structure = pytree.tree_flatten(value) if type(value) in (tuple, list) else ([value], None)
         if written or not all(type(t) is Tensor and t.is_meta and t.layout is torch.strided for t in parts):
             return None
         made = _storages(parts)
         if len(made) != len(parts) or not made.isdisjoint(_storages(tensors)):
             return None
-        return cls(type(value), [(t.shape, t.stride(), t.dtype) for t in parts])
+        return cls(structure, [(t.shape, t.stride(), t.dtype) for t in parts])
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         return True
 
     def again(self, tensors: Sequence[Tensor]) -> Any:
         parts = [torch.empty_strided(shape, stride, dtype=dtype, device=META) for shape, stride, dtype in self.forms]
-        return parts[0] if self.kind is Tensor else self.kind(parts)
+        return parts[0] if self.structure is None else pytree.tree_unflatten(parts, self.structure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ _PLAIN = frozenset(
     {bool, int, float, str, type(None), type(...), torch.Size, torch.dtype, torch.device, torch.memory_format}
 )
 _BASE = frozenset(vars(nn.Module())) - {"training"} | {"_path"}  # what every module has
+_OTHER = _BASE | {"_flat_weights", "_flat_weight_refs"}  # and a recurrent one: its parameters in another order
 
 
 def _form(x: Any, tensors: list[Tensor]) -> Any:
@@ -194,6 +196,8 @@ def _settings(module: nn.Module, tensors: list[Tensor]) -> Any:
     cls, state = type(module), vars(module)
     if not cls.__module__.startswith("torch.nn.modules.") or hooked(module):
         raise _Unlike
-    own = [(k, type(v), v) if type(v) in _PLAIN else (k, _form(v, tensors)) for k, v in state.items() if k not in _BASE]
+    own = [
+        (k, type(v), v) if type(v) in _PLAIN else (k, _form(v, tensors)) for k, v in state.items() if k not in _OTHER
+    ]
     held = [(k, _form(t, tensors)) for table in (state["_parameters"], state["_buffers"]) for k, t in table.items()]
     return cls, *own, *held, *[(k, m and _settings(m, tensors)) for k, m in state["_modules"].items()]
