@@ -263,7 +263,7 @@ def changed(container: Any, held: Any) -> bool:
 def to_meta(x: Any) -> Any:
     """A meta tensor in place of a real one that carries a CoB (floating point or complex)."""
     if isinstance(x, PackedSequence):
-        return PackedSequence(*map(to_meta, x))
+        return x._make(map(to_meta, x))
     if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
         return x.detach().to(META)
     return x

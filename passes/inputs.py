@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError
@@ -47,7 +48,7 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     """The placeholder of one argument, as `forward` sees it."""
-    meta = pytree.tree_map(lambda x: evaluate.stand_in(x) if isinstance(x, Tensor) else x, value)
+    meta = pytree.tree_map(_stand_in, value, is_leaf=lambda x: isinstance(x, PackedSequence))
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     handle = proxy.make(node, tracer, meta)
@@ -65,6 +66,12 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
         guard(tracer.graph, expect, node, value, name)
         return value
     return _opened(handle)
+
+
+def _stand_in(x: Any) -> Any:
+    if isinstance(x, PackedSequence):  # pytree would make it by its constructor, which wants real sizes
+        return x._make(map(_stand_in, x))
+    return evaluate.stand_in(x) if isinstance(x, Tensor) else x
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
@@ -105,7 +112,7 @@ def _opened(handle: Any) -> Any:
     if isinstance(value, (list, tuple)):
         guard(handle._tracer.graph, expect_length, handle._node, len(value))
         items = [_item(handle, i, v) for i, v in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return type(value)._make(items) if proxy.is_named_tuple(type(value)) else type(value)(items)
     return handle
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
@@ -62,6 +63,8 @@ class Lowering(Decisions):
         if isinstance(x, dict):
             items = {k: self.lower(v) for k, v in x.items()}
             return items if kind is dict else self._built(kind, items, x)
+        if kind is PackedSequence:
+            return self._built(kind, {k: self.lower(v) for k, v in x._asdict().items()}, x)
         if isinstance(x, tuple):
             return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
         if isinstance(x, Tensor):
@@ -87,8 +90,8 @@ class Lowering(Decisions):
         return node
 
     def _built(self, kind: type, fields: dict[str, Any], value: Any) -> fx.Node:
-        """A node that builds an object (a data class, an OrderedDict) from its lowered fields."""
-        if dataclasses.is_dataclass(kind):
+        """A node that builds an object (a data class, a packed sequence, an OrderedDict) from its lowered fields."""
+        if dataclasses.is_dataclass(kind) or kind is PackedSequence:
             fields = {k: v for k, v in fields.items() if v is not None}
             node = self.graph.call_function(kind, (), fields)
         else:

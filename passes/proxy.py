@@ -307,7 +307,7 @@ def is_left(x: object) -> bool:
 
 
 def is_named_tuple(kind: type) -> bool:
-    """True for a class of named tuples, such as packed sequences."""
+    """True for a class of named tuples, such as packed sequences: `_make` makes one, whose own constructor asks more."""
     return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
@@ -319,7 +319,7 @@ def plain(x: Any) -> Any:
     if kind is tuple or kind is list:
         return kind(plain(v) for v in x)
     if is_named_tuple(kind):
-        return kind(*map(plain, x))
+        return kind._make(map(plain, x))  # type: ignore[attr-defined]
     if issubclass(kind, dict):
         return kind((k, plain(v)) for k, v in x.items())
     if kind is slice:

@@ -238,7 +238,7 @@ def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]], constants
         lent.append((x, table := kind((k, _opened(v, handles, lent, constants)) for k, v in x.items())))
         return table
     if proxy.is_named_tuple(kind):
-        return kind(*[_opened(v, handles, lent, constants) for v in x])
+        return kind._make([_opened(v, handles, lent, constants) for v in x])
     if kind is slice:
         return slice(*[_opened(v, handles, lent, constants) for v in (x.start, x.stop, x.step)])
     if issubclass(kind, Tensor) and not x.is_inference():

@@ -39,6 +39,7 @@ class Tracer(Recorder):
         self.model = model
         self.classes: dict[str, type] = {}
         self.inputs = ""  # in words
+        self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
@@ -58,6 +59,7 @@ class Tracer(Recorder):
         self.inputs = said(args, kwargs)
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
+        self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
         try:
@@ -90,8 +92,7 @@ class Tracer(Recorder):
 
         Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
         """
-        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
-        self.rollback(inputs[-1] if inputs else None, 0)
+        self.rollback(self.entry, 0)
         self.stack.clear()
         try:
             out = self.call_leaf(WHOLE, args, kwargs)

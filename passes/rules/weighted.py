@@ -193,8 +193,9 @@ _FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")
 @rule(nn.RNNBase, nn.RNNCellBase)
 def recurrent(call: Call, input: Operand, *states: Any, **named: Any) -> Any:
     """The weights that meet the input take its CoB; the gates are not looked into, and what they give is pinned."""
-    if not isinstance(input, Operand) or call.module is None:
+    if not isinstance(input, Operand):
         call.decline("its input is not one tensor")
+    assert call.module is not None
     into = channel(call, input, -1)
     for state in pytree.tree_leaves((states, named)):
         if isinstance(state, Operand):

@@ -46,6 +46,8 @@ LAYERS = {
     "in place": (lambda: nn.ReLU6(inplace=True), (2, 6)),
     "attention": (lambda: nn.MultiheadAttention(6, 2, batch_first=True), (2, 5, 6)),
     "dropout": (lambda: nn.Dropout(0.5), (2, 6)),
+    "recurrent": (lambda: nn.LSTM(6, 4, 2, bidirectional=True), (5, 2, 6)),
+    "recurrent, one state": (lambda: nn.GRU(6, 4, batch_first=True), (2, 5, 6)),
 }
 
 
