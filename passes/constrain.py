@@ -24,7 +24,7 @@ from fxteleport.passes.inputs import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import Assemble
-from fxteleport.passes.rules import Rule, lookup
+from fxteleport.passes.rules import RULES, Rule, lookup
 from fxteleport.passes.system import Origin, System
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class Interpreter:
         if node.target in GUARDS:
             return None
         maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
-        if isinstance(maker, (type, Assemble)):
+        if isinstance(maker, (type, Assemble)) and maker not in RULES:
             made = maker.made if isinstance(maker, Assemble) else maker.__name__
             for operand in _operands((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))

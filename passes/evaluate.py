@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def run(
         CannotRun: the call fails on meta tensors and on made-up real ones.
     """
     fn = functools.partial(normalised, target) if type(target) in BATCH_NORMS else call_of(op, target)
+    if target is operator.getitem and not isinstance(args[0], Tensor):
+        return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
     leaves = leaves_of((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
     weights = op == "call_module" and next(target.parameters(), None) is not None
@@ -90,7 +93,7 @@ def run(
     here = META if on_meta else CPU
     given = (args, kwargs)
     if mixed or devices:
-        args, kwargs = pytree.tree_map(lambda x: _placed(x, here), given)
+        args, kwargs = tree_map(lambda x: _placed(x, here), given)
         if kwargs.get("device") is not None:
             kwargs["device"] = here
     try:
@@ -119,7 +122,7 @@ def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
     torch.set_rng_state(state)
     if any(x is t for x in leaves_of(value) for t in tensors):
         raise WrittenConstant("random numbers are written into a tensor made from no input")
-    return pytree.tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, value)
+    return tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, value)
 
 
 _LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
@@ -165,7 +168,7 @@ def _placed(x: Any, device: torch.device) -> Any:
         if device is not META:
             return x.to(device)
         if x not in _stand_ins:
-            _stand_ins[x] = x.to(META)
+            _stand_ins[x] = stand_in(x)
         return _stand_ins[x]
     return x
 
@@ -193,7 +196,7 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
     written: dict[int, Tensor] = {}
     for fill in (torch.randn, torch.zeros):
         with contextlib.suppress(Exception):
-            args, kwargs = pytree.tree_map(functools.partial(made_up, fill), arguments)
+            args, kwargs = tree_map(functools.partial(made_up, fill), arguments)
             before = containers((args, kwargs))
             results.append(fn(*args, **kwargs))
             for (given, _), now in zip(containers(arguments), before, strict=True):
@@ -208,11 +211,22 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
     if not results:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
-    return pytree.tree_map(to_meta, results[0]), Trust.RAGGED if ragged else Trust.GUESS
+    return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else Trust.GUESS
 
 
-def stand_in(example: Tensor) -> Tensor:
+def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
+    """`pytree.tree_map`, but for packed sequences, whose constructor asks where their sizes are."""
+
+    def mapped(x: Any) -> Any:
+        return x._make(map(mapped, x)) if isinstance(x, PackedSequence) else fn(x)
+
+    return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
+
+
+def stand_in(example: Any) -> Any:
     """A meta tensor for an input; one without fractions remembers its example (lengths and indices must fit)."""
+    if not isinstance(example, Tensor):
+        return example
     meta = example.detach().to(META)
     if not (example.is_meta or example.is_floating_point() or example.is_complex()):
         meta._example = example.detach().cpu()  # type: ignore[attr-defined]
@@ -221,18 +235,19 @@ def stand_in(example: Tensor) -> Tensor:
 
 def _remember(value: Any, fn: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
     """What comes out of integers alone remembers what its examples give: lengths and indices must still fit."""
-    tensors = [x for x in leaves_of(arguments) if isinstance(x, Tensor)]
-    if not isinstance(value, Tensor) or value.is_floating_point() or any(t.is_floating_point() for t in tensors):
+    found = leaves_of(value)
+    tensors = [x for x in (*leaves_of(arguments), *found) if isinstance(x, Tensor)]
+    if any(t.is_floating_point() for t in tensors):
         return
     with contextlib.suppress(Exception):
-        args, kwargs = pytree.tree_map(functools.partial(made_up, torch.zeros), arguments)
-        value._example = fn(*args, **kwargs)  # type: ignore[attr-defined]
+        args, kwargs = tree_map(functools.partial(made_up, torch.zeros), arguments)
+        for x, example in zip(found, leaves_of(fn(*args, **kwargs)), strict=True):
+            if isinstance(x, Tensor):
+                x._example = example  # type: ignore[attr-defined]
 
 
 def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
     """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
-    if isinstance(x, PackedSequence):  # no structure to pytree
-        return PackedSequence(*(made_up(fill, part) for part in x))
     if not isinstance(x, Tensor):
         return x
     if not x.is_meta:
@@ -262,8 +277,6 @@ def changed(container: Any, held: Any) -> bool:
 
 def to_meta(x: Any) -> Any:
     """A meta tensor in place of a real one that carries a CoB (floating point or complex)."""
-    if isinstance(x, PackedSequence):
-        return x._make(map(to_meta, x))
     if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
         return x.detach().to(META)
     return x

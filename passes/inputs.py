@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError
@@ -48,7 +47,7 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     """The placeholder of one argument, as `forward` sees it."""
-    meta = pytree.tree_map(_stand_in, value, is_leaf=lambda x: isinstance(x, PackedSequence))
+    meta = evaluate.tree_map(evaluate.stand_in, value)
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     handle = proxy.make(node, tracer, meta)
@@ -66,12 +65,6 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
         guard(tracer.graph, expect, node, value, name)
         return value
     return _opened(handle)
-
-
-def _stand_in(x: Any) -> Any:
-    if isinstance(x, PackedSequence):  # pytree would make it by its constructor, which wants real sizes
-        return x._make(map(_stand_in, x))
-    return evaluate.stand_in(x) if isinstance(x, Tensor) else x
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:

@@ -64,7 +64,7 @@ class Lowering(Decisions):
             items = {k: self.lower(v) for k, v in x.items()}
             return items if kind is dict else self._built(kind, items, x)
         if kind is PackedSequence:
-            return self._built(kind, {k: self.lower(v) for k, v in x._asdict().items()}, x)
+            return self._built(kind, {k: self.lower(v) for k, v in x._asdict().items()}, proxy.plain(x))
         if isinstance(x, tuple):
             return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
         if isinstance(x, Tensor):

@@ -307,7 +307,7 @@ def is_left(x: object) -> bool:
 
 
 def is_named_tuple(kind: type) -> bool:
-    """True for a class of named tuples, such as packed sequences: `_make` makes one, whose own constructor asks more."""
+    """True for a class of named tuples, such as packed sequences (made by `_make`: their constructor asks more)."""
     return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 

@@ -100,12 +100,12 @@ class Tracer(Recorder):
             try:
                 with torch.random.fork_rng(devices=[]):
                     value = self.run_leaf(
-                        WHOLE, *pytree.tree_map(functools.partial(evaluate.made_up, torch.zeros), given)
+                        WHOLE, *evaluate.tree_map(functools.partial(evaluate.made_up, torch.zeros), given)
                     )
             except Exception as itself:
                 cause = error.__cause__ if where else error
                 raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
-            value = pytree.tree_map(evaluate.to_meta, value)
+            value = evaluate.tree_map(evaluate.to_meta, value)
             out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
         self.opaque[WHOLE] = reason = f"{type(error).__name__}: {_first_line(error)}"
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
@@ -282,7 +282,7 @@ class Tracer(Recorder):
         """Run a module with its own weights, in eval mode, where they are."""
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
-        args, kwargs = pytree.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
+        args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
         own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
         return own(*args, **kwargs)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fft, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class Unfit(Exception):
@@ -373,6 +374,16 @@ class Run(nn.Module):
         return out
 
 
+class RunPacked(Run):
+    """The same over sequences of several lengths, beside those themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.arange(x.shape[0]) % x.shape[1] + 1
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        results = (self.layer(packed)[0], packed)
+        return torch.cat([pad_packed_sequence(r, batch_first=True, total_length=x.shape[1])[0] for r in results], -1)
+
+
 def recurrent(kind: type[nn.RNNBase]) -> Operation:
     def make(pick: Any, x: Tensor) -> nn.Module:
         return Run(kind(x.shape[-1], pick(3, 4), pick(1, 2), batch_first=True, bidirectional=pick(False, True)))
@@ -537,6 +548,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
+    "packed GRU": Operation(
+        lambda pick, x: RunPacked(nn.GRU(x.shape[-1], pick(3, 4), batch_first=True)), tokens, plain=False
+    ),
     "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats, gives_up=_ROWS),
     "again": Operation(again, floats),
     "tied": Operation(tied, floats),

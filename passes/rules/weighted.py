@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.evaluate import tree_map
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import named, rule
 
@@ -191,16 +192,15 @@ _FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")
 
 
 @rule(nn.RNNBase, nn.RNNCellBase)
-def recurrent(call: Call, input: Operand, *states: Any, **named: Any) -> Any:
+def recurrent(call: Call, input: Any, *states: Any, **named: Any) -> Any:
     """The weights that meet the input take its CoB; the gates are not looked into, and what they give is pinned."""
-    if not isinstance(input, Operand):
-        call.decline("its input is not one tensor")
     assert call.module is not None
-    into = channel(call, input, -1)
+    data, *_ = input if isinstance(input, list) else [input]  # of a packed sequence, beside its sizes
+    into = channel(call, data, -1)
     for state in pytree.tree_leaves((states, named)):
         if isinstance(state, Operand):
             call.pin(state.map, "a recurrent layer's gates are not looked into")
     for name in call.module._parameters:
         cob = on_axis(into, 1, 2) ** -1 if _FIRST.fullmatch(name) else IDENTITY
         call.require(call.state.tensor(f"{call.node.target}.{name}"), cob, "weight / in, in the first layer alone")
-    return pytree.tree_map(lambda _: IDENTITY, call.value)
+    return tree_map(lambda _: IDENTITY, call.value)

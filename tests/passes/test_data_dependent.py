@@ -69,6 +69,26 @@ def test_the_module_is_kept_whole_and_right_on_other_data(inner: type[nn.Module]
             assert torch.equal(network(x), model(x))
 
 
+@pytest.mark.parametrize("wrap", [lambda a, b: [a, b], lambda a, b: {"a": a, "b": (b,)}, lambda a, b: (a, [b])])
+def test_a_whole_model_takes_nested_inputs(wrap: Callable[[Tensor, Tensor], Any]) -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, xs: Any) -> Tensor:
+            x, y = torch.utils._pytree.tree_leaves(xs)
+            return self.a(x) if y.sum() > 0 else self.a(y)
+
+    model = Chooses().eval()
+    with pytest.warns(OpaqueModuleWarning, match="the model is kept whole"):
+        plan = ft.plan(model, wrap(torch.randn(2, 4), torch.randn(2, 4)))
+    network = plan.rewrite(plan.sample(seed=0))
+    for sign in (1, -1):
+        x, y = torch.randn(2, 4), torch.ones(2, 4) * sign
+        assert torch.equal(network(wrap(x, y)), model(wrap(x, y)))
+
+
 class WithMethod(nn.Module):
     """The decision is in a method: its module's layers can still be teleported."""
 
