@@ -218,7 +218,9 @@ def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
     """`pytree.tree_map`, but for packed sequences, whose constructor asks where their sizes are."""
 
     def mapped(x: Any) -> Any:
-        return x._make(map(mapped, x)) if isinstance(x, PackedSequence) else fn(x)
+        if isinstance(x, PackedSequence):
+            return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
+        return fn(x)
 
     return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
 

@@ -105,7 +105,8 @@ def _opened(handle: Any) -> Any:
     if isinstance(value, (list, tuple)):
         guard(handle._tracer.graph, expect_length, handle._node, len(value))
         items = [_item(handle, i, v) for i, v in enumerate(value)]
-        return type(value)._make(items) if proxy.is_named_tuple(type(value)) else type(value)(items)
+        kind: Any = type(value)
+        return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
     return handle
 
 

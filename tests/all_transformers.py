@@ -177,7 +177,8 @@ def tried(name: str, config: str, model: str) -> dict[str, Any]:
                 emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
                 report = ft.verify(network, emitted, **given)
                 if not (report.passed and report.bitwise_equal):
-                    return row | {"state": "wrong", "mode": mode, "why": str(report)[:2000]}
+                    state = "vacuous" if report.bitwise_equal and report.vacuous else "wrong"
+                    return row | {"state": state, "mode": mode, "why": str(report)[:2000]}
                 why = list(dict.fromkeys(f"{o.path}: {o.why}" for o in plan.opaque))
                 row[mode] = {"free": plan.num_free, "moved": plan.moved, "opaque": why}
                 row["nodes"] = len(plan.captured.graph.nodes)
