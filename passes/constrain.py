@@ -168,6 +168,10 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
+            if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
+                if result.factors:
+                    raise Decline("its rule does not know this form of the call")
+                result = _map_like(value)
             for part, cob in _pairs(value, result):
                 if cob.factors and not carries(part):
                     raise Decline("its result is of a type without fractions")

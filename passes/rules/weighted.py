@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.evaluate import tree_map
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import named, rule
 
@@ -203,4 +202,4 @@ def recurrent(call: Call, input: Any, *states: Any, **named: Any) -> Any:
     for name in call.module._parameters:
         cob = on_axis(into, 1, 2) ** -1 if _FIRST.fullmatch(name) else IDENTITY
         call.require(call.state.tensor(f"{call.node.target}.{name}"), cob, "weight / in, in the first layer alone")
-    return tree_map(lambda _: IDENTITY, call.value)
+    return IDENTITY

@@ -180,3 +180,53 @@ def test_maps_stay_as_small_as_what_varies() -> None:
     )
     assert plan.num_free == 16
     assert largest <= 64 * 16, "a map over positions is kept where nothing varies with the position"
+
+
+# Operations that give several tensors, which a model may return as they come.
+SEVERAL: dict[str, Callable[[Tensor], Any]] = {
+    "topk": lambda x: x.topk(2),
+    "sort": lambda x: torch.sort(x, 1, descending=True),
+    "max": lambda x: x.max(1),
+    "median": lambda x: torch.median(x, 1),
+    "mode": lambda x: x.mode(1),
+    "kthvalue": lambda x: x.kthvalue(2, 1),
+    "aminmax": lambda x: x.aminmax(dim=1),
+    "cummax": lambda x: x.cummax(1),
+    "std_mean": lambda x: torch.std_mean(x, 1),
+    "split": lambda x: x.split(2, 1),
+    "chunk": lambda x: x.chunk(3, 1),
+    "unbind": lambda x: x.unbind(1),
+    "tensor_split": lambda x: torch.tensor_split(x, 4, 1),
+    "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij"),
+    "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x[:1]),
+    "svd": lambda x: torch.linalg.svd(x, full_matrices=False),
+    "frexp": lambda x: torch.frexp(x),
+    "max_pool1d": lambda x: torch.nn.functional.max_pool1d_with_indices(x[:, None], 2),
+    "atleast": lambda x: torch.atleast_3d(x, x),
+    "nonzero": lambda x: (x > 0).nonzero(as_tuple=True),
+    "unique": lambda x: torch.unique((x > 0).long(), return_counts=True),
+    "LSTM": nn.LSTM(6, 4),
+    "GRU": nn.GRU(6, 4),
+    "LSTMCell": nn.LSTMCell(6, 4),
+    "attention": lambda x: torch.nn.functional.multi_head_attention_forward(
+        x[:, None], x[:, None], x[:, None], 6, 2, torch.ones(18, 6), None, None, None, False, 0.0, torch.ones(6, 6), None
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_results_may_be_returned_whole(name: str, mode: str) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.operation = nn.Linear(4, 5), nn.Linear(5, 6), SEVERAL[name]
+
+        def forward(self, x: Tensor) -> Any:
+            return self.operation(self.b(torch.relu(self.a(x))))
+
+    model, x = ft.randomize(Whole().eval()), torch.randn(3, 4)
+    plan = ft.plan(model, x, mode=mode)
+    assert plan.num_free >= 5
+    report = ft.verify(model, plan.rewrite(plan.sample(0.9, exact=True, seed=0)), x)
+    assert report.bitwise_equal, report
