@@ -42,22 +42,27 @@ class Unfit(Exception):
 
 
 class Probe(nn.Module):
-    """linear layers -> the call -> a linear head."""
+    """linear layers -> the call -> a linear head; or, as a `whole`, the call's result as it comes."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, whole: bool = False) -> None:
         super().__init__()
-        self.operation, self.dtype = sample.operation, sample.dtype
+        self.operation, self.dtype, self.whole = sample.operation, sample.dtype, whole
         leaves, self.structure = pytree.tree_flatten((sample.args, sample.kwargs))
         self.leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if self.moves(x)})
         self.head: nn.Module = nn.Identity()
 
-    def results(self, z: Tensor) -> list[Tensor]:
+    def result(self, z: Tensor) -> Any:
         leaves = [self.stems[str(i)](z).reshape(x.shape) if self.moves(x) else x for i, x in enumerate(self.leaves)]
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
-        return [x for x in pytree.tree_leaves(self.operation(*args, **kwargs)) if isinstance(x, Tensor)]
+        return self.operation(*args, **kwargs)
 
-    def forward(self, z: Tensor) -> list[Tensor]:
+    def results(self, z: Tensor) -> list[Tensor]:
+        return _tensors(self.result(z))
+
+    def forward(self, z: Tensor) -> Any:
+        if self.whole:
+            return self.result(z)
         results = [torch.view_as_real(x.resolve_conj()) if self.is_turned(x) else x for x in self.results(z)]
         read = [x.reshape(-1) for x in results if x.dtype == self.dtype]
         return [*([self.head(torch.cat(read))] if read else []), *(x for x in results if x.dtype != self.dtype)]
@@ -80,14 +85,14 @@ def _stem(x: Tensor) -> nn.Linear:
 
 
 @torch.no_grad()
-def check(sample: Sample, mode: str) -> str:
+def check(sample: Sample, mode: str, whole: bool = False) -> str:
     """'equal' or 'different', and the node.
 
     Raises:
         Unfit: the sample has nothing that could move, is large, does not run, or gives something else each time.
     """
     torch.manual_seed(0)
-    model, z = Probe(sample).eval(), torch.randn(4, dtype=sample.dtype)
+    model, z = Probe(sample, whole).eval(), torch.randn(4, dtype=sample.dtype)
     width = sum(stem.out_features for stem in model.stems.values())
     if not 0 < width <= LARGEST:
         raise Unfit("nothing can move" if width == 0 else "large")
@@ -115,7 +120,12 @@ def _seeded(fn: Callable[..., Any], *args: Any) -> Any:
     return fn(*args)
 
 
-def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+def _tensors(x: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(x) if isinstance(x, Tensor)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    a, b = _tensors(one), _tensors(other)
     return len(a) == len(b) and all(map(_equal, a, b))
 
 
@@ -182,6 +192,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="each so many'th operation and layer")
     parser.add_argument("--most", type=int, default=20, help="samples of each")
     parser.add_argument("--dtype", default="float32", help="the number format of what can move")
+    parser.add_argument("--whole", action="store_true", help="return what comes out as it comes")
     parser.add_argument("--record", type=Path, help="write one JSON line a sample")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -191,7 +202,7 @@ def main() -> int:
         for sample in table(chosen.every, chosen.most, getattr(torch, chosen.dtype)):
             for mode in ("full", "weights"):
                 try:
-                    result = check(sample, mode)
+                    result = check(sample, mode, chosen.whole)
                 except Unfit as unfit:
                     result = f"unfit: {unfit}"
                 except Exception as error:

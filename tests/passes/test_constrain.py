@@ -209,7 +209,19 @@ SEVERAL: dict[str, Callable[[Tensor], Any]] = {
     "GRU": nn.GRU(6, 4),
     "LSTMCell": nn.LSTMCell(6, 4),
     "attention": lambda x: torch.nn.functional.multi_head_attention_forward(
-        x[:, None], x[:, None], x[:, None], 6, 2, torch.ones(18, 6), None, None, None, False, 0.0, torch.ones(6, 6), None
+        x[:, None],
+        x[:, None],
+        x[:, None],
+        6,
+        2,
+        torch.ones(18, 6),
+        None,
+        None,
+        None,
+        False,
+        0.0,
+        torch.ones(6, 6),
+        None,
     ),
 }
 
