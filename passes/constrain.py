@@ -20,7 +20,7 @@ from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
-from fxteleport.passes.inputs import GUARDS
+from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import Assemble

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fxteleport.passes import evaluate
 from fxteleport.passes.checks import must_be
 from fxteleport.passes.evaluate import Trust
-from fxteleport.passes.inputs import expect, expect_length, guard, insist
+from fxteleport.passes.guards import expect, expect_length, guard, insist
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.source import calling_frame, calling_line, written
 from fxteleport.passes.traced import path_of

@@ -1,21 +1,26 @@
 """The placeholders of a capture: one for each argument given, whatever its structure.
 
-Tensors inside lists, tuples and dicts are read out of their structure, so that `forward` gets plain containers.
-An argument without tensors is specialised, and the emitted network refuses another value of it.
+Tensors inside lists, tuples, dicts and data classes are read out of their structure by nodes, and `forward` gets the
+like of what it was given. All else in it decides what is traced: the emitted network refuses another length, other keys
+and other plain values.
 """
 
 from __future__ import annotations
 
+import collections
+import copy
+import dataclasses
 import inspect
 import operator
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx, nn
+import numpy as np
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError
 from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.guards import expect_form, guard
 from fxteleport.passes.objects import is_spelt
 
 if TYPE_CHECKING:
@@ -46,74 +51,87 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
-    """The placeholder of one argument, as `forward` sees it."""
-    meta = evaluate.tree_map(evaluate.stand_in, value)
+    """The placeholder of one argument, as `forward` sees it.
+
+    Raises:
+        CaptureError: no graph can hold it.
+    """
+    meta = _stand_in(value)
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
-    handle = proxy.make(node, tracer, meta)
     if isinstance(value, Tensor):
-        return handle
-    leaves = pytree.tree_leaves(value)
-    if not any(isinstance(x, Tensor) for x in leaves):
-        if not is_spelt(value):
-            raise CaptureError(
-                f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
-                " whose forward takes tensors and plain values"
-            )
-        # The value decided what was traced: the emitted network accepts this one only.
+        return proxy.make(node, tracer, meta)
+    form = _form(value, name)
+    if not any(x is ... for x in pytree.tree_leaves(form)):
         tracer.specialized.append(f"input '{name}': {value!r}")
-        guard(tracer.graph, expect, node, value, name)
+    guard(tracer.graph, expect_form, node, form, name)
+    return _opened(proxy.make(node, tracer, meta))
+
+
+def _form(value: Any, name: str) -> Any:
+    """What an input is like, as `guards.expect_form` takes it."""
+    if isinstance(value, Tensor):
+        return ...
+    if isinstance(value, dict):
+        return {k: _form(v, f"{name}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, (list, tuple, collections.deque)):
+        return [_form(v, f"{name}[{i}]") for i, v in enumerate(value)]
+    if _is_record(value):
+        return {f.name: _form(getattr(value, f.name), f"{name}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_spelt(value):
         return value
-    return _opened(handle)
+    raise CaptureError(
+        f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
+        " whose forward takes tensors and plain values"
+    )
 
 
-def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
-    """A node that refuses, when the network runs, what was not captured."""
-    node = graph.call_function(check, args)
-    node.meta.update(val=None, path="", keep=True)
-    return node
-
-
-def expect(value: Any, expected: Any, name: str) -> None:
-    """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
-    if value is not expected and value != expected:
-        raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
-
-
-def expect_length(value: Any, length: int) -> None:
-    """Refuse a list or a tuple of another length than the one that was captured."""
-    if len(value) != length:
-        raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
-
-
-def insist(condition: Any, value: bool, where: str) -> None:
-    """A check of the model's own."""
-    if bool(condition) is not value:
-        raise ValueError(f"the model's own check fails, at {where}")
-
-
-GUARDS = frozenset({expect, expect_length, insist})
+def _stand_in(value: Any) -> Any:
+    """The like of an input, with meta tensors."""
+    if _is_record(value):
+        return _remade(value, {f.name: _stand_in(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    return evaluate.tree_map(lambda x: _stand_in(x) if _is_record(x) else evaluate.stand_in(x), value)
 
 
 def _opened(handle: Any) -> Any:
-    """A structured placeholder as a plain structure whose tensors are read out of it."""
+    """The like of a placeholder's value, with tensors that are read out of it."""
     value = handle._value
     if isinstance(value, Tensor):
         return handle
     if isinstance(value, dict):
-        return {k: _item(handle, k, v) for k, v in value.items()}
+        made = copy.copy(value)
+        for key, x in value.items():
+            made[key] = _item(handle, operator.getitem, key, x)
+        return made
+    if _is_record(value):
+        names = [f.name for f in dataclasses.fields(value)]
+        return _remade(value, {name: _item(handle, getattr, name, getattr(value, name)) for name in names})
     if isinstance(value, (list, tuple)):
-        guard(handle._tracer.graph, expect_length, handle._node, len(value))
-        items = [_item(handle, i, v) for i, v in enumerate(value)]
+        items = [_item(handle, operator.getitem, i, x) for i, x in enumerate(value)]
         kind: Any = type(value)
         return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
-    return handle
+    return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
 
 
-def _item(handle: Any, key: Any, value: Any) -> Any:
-    if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)):
+def _item(handle: Any, read: Any, key: Any, value: Any) -> Any:
+    if not any(isinstance(x, Tensor) or _is_record(x) for x in pytree.tree_leaves(value)):
         return value
-    return _opened(handle._tracer.record("call_function", operator.getitem, (handle, key), {}))
+    return _opened(handle._tracer.record("call_function", read, (handle, key), {}))
+
+
+def _is_record(x: Any) -> bool:
+    """True for an object of a data class that is no container by itself (a dictionary with fields, say)."""
+    return dataclasses.is_dataclass(x) and not isinstance(x, (type, dict))
+
+
+def _remade(record: Any, fields: dict[str, Any]) -> Any:
+    """A copy of a data class's object, frozen or not, with other fields."""
+    made = copy.copy(record)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _argument_names(bound: inspect.BoundArguments) -> list[str]:

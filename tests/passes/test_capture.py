@@ -9,11 +9,12 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -797,3 +798,99 @@ def test_parts_extend_a_list(x: Tensor) -> None:
     assert not plan.opaque
     assert plan.num_free == 4
     assert ft.verify(model, plan.rewrite(plan.sample(exact=True, seed=0)), x).bitwise_equal
+
+
+@dataclass
+class Batch:
+    x: Tensor
+    times: Any = 2
+    more: Any = None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    times: float = 2.0
+
+
+class Reads(nn.Module):
+    """Two layers on what a function reads out of an input."""
+
+    def __init__(self, read: Callable[[Callable[[Tensor], Tensor], Any], Any]) -> None:
+        super().__init__()
+        self.read, self.a, self.b = read, nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, given: Any) -> Any:
+        return self.read(lambda x: self.b(torch.relu(self.a(x))), given)
+
+
+# What reads an input, and inputs like it of other numbers; then one that is not like it.
+STRUCTURED: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Any], Callable[[Tensor], Any]]] = {
+    "number in a list": (lambda f, d: f(d[0]) * d[1], lambda x: [x, 2], lambda x: [x, 3]),
+    "number in a tuple": (lambda f, d: f(d[0]) * d[1], lambda x: (x, 2), lambda x: (x, 2.5)),
+    "text in a dictionary": (
+        lambda f, d: f(d["x"]) if d["how"] == "a" else -f(d["x"]),
+        lambda x: {"x": x, "how": "a"},
+        lambda x: {"x": x, "how": "b"},
+    ),
+    "None": (
+        lambda f, d: f(d["x"]) if d["mask"] is None else f(d["x"] + 1),
+        lambda x: {"x": x, "mask": None},
+        lambda x: {"x": x, "mask": x},
+    ),
+    "a tensor": (
+        lambda f, d: f(d["x"]) if d["mask"] is None else f(d["x"] + d["mask"]),
+        lambda x: {"x": x, "mask": x},
+        lambda x: {"x": x, "mask": None},
+    ),
+    "keys": (lambda f, d: f(d["x"]) * len(d), lambda x: {"x": x}, lambda x: {"x": x, "y": x}),
+    "missing keys": (lambda f, d: f(d["x"]) * len(d), lambda x: {"x": x, "y": x}, lambda x: {"x": x}),
+    "length": (lambda f, d: sum(map(f, d)), lambda x: [x, x + 1], lambda x: [x, x, x]),
+    "number below": (
+        lambda f, d: f(d["in"][0]["x"]) * d["in"][1], lambda x: {"in": [{"x": x}, 2]}, lambda x: {"in": [{"x": x}, 4]}
+    ),
+    "data class": (lambda f, d: f(d.x) * d.times, Batch, lambda x: Batch(x, 3)),
+    "data class of None": (
+        lambda f, d: f(d.x if d.more is None else d.more), Batch, lambda x: Batch(x, more=x + 1)
+    ),
+    "data class of a dictionary": (
+        lambda f, d: f(d.x + d.more["y"]), lambda x: Batch(x, more={"y": x}), lambda x: Batch(x, more={"y": 1})
+    ),
+    "frozen data class in a list": (lambda f, d: f(d[0].x) * d[0].times, lambda x: [Frozen(x)], lambda x: [Frozen(x, 3)]),
+    "deque": (
+        lambda f, d: sum(map(f, d)), lambda x: deque([x, x + 1]), lambda x: deque([x])
+    ),
+    "OrderedDict": (
+        lambda f, d: f(next(iter(d.values()))) * len(d),
+        lambda x: OrderedDict(x=x, y=x),
+        lambda x: OrderedDict(x=x, z=x),
+    ),
+    "number of numpy's": (lambda f, d: f(d[0]) * d[1], lambda x: [x, np.float64(2)], lambda x: [x, np.int64(3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_structured_inputs(name: str, x: Tensor) -> None:
+    """Tensors may have other values, and nothing else: what decided the trace is insisted on."""
+    read, like, unlike = STRUCTURED[name]
+    model = ft.randomize(Reads(read).eval())
+    plan = ft.plan(model, like(x))
+    assert not plan.opaque
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    other = like(torch.randn_like(x))
+    assert torch.equal(network(other), model(other))
+    assert ft.verify(model, network, like(x)).bitwise_equal
+    with pytest.raises(ValueError, match="capture it again"):
+        network(unlike(x))
+
+
+class Hidden:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+@pytest.mark.parametrize("wrap", [Hidden, lambda x: [Hidden(x), x], lambda x: {"a": {"b": Hidden(x)}, "c": x}])
+def test_objects_are_no_inputs(wrap: Callable[[Tensor], Any], x: Tensor) -> None:
+    """A tensor that an object hides would be a constant of the network."""
+    with pytest.raises(ft.CaptureError, match="is a Hidden, which no graph can hold"):
+        ft.plan(Reads(lambda f, d: f(x)), wrap(x))

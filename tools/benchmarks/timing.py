@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import statistics
 import time
@@ -40,7 +41,10 @@ def ratio(ones: Seconds | None, others: Seconds | None) -> Figure | None:
 
 
 def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Seconds | None]:
-    """Seconds of each turn of each run; None for one that is None or fails. The first round warms up."""
+    """Seconds of each turn of each run; None for one that is None or fails. The first round warms up.
+
+    Python's garbage is collected before each turn, so that no run pays for what another left behind.
+    """
     times: list[Seconds | None] = [None if run is None else [] for run in runs]
     for turn in range(repeats + 1):
         for i, run in enumerate(runs):
@@ -49,6 +53,7 @@ def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Se
                 continue
             try:
                 with quiet():
+                    gc.collect()
                     start = time.perf_counter()
                     run()
                     seconds = time.perf_counter() - start

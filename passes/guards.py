@@ -1,0 +1,59 @@
+"""Guards: nodes that refuse, when an emitted network runs, what was not captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+
+
+def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
+    """A node that makes a check."""
+    node = graph.call_function(check, args)
+    node.meta.update(val=None, path="", keep=True)
+    return node
+
+
+def expect(value: Any, expected: Any, name: str) -> None:
+    """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
+    if value is not expected and value != expected:
+        raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+def expect_length(value: Any, length: int) -> None:
+    """Refuse a list or a tuple of another length than the one that was captured."""
+    if len(value) != length:
+        raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
+
+
+def expect_form(value: Any, form: Any, name: str) -> None:
+    """Refuse an input that is not like the one that was captured.
+
+    Args:
+        form: `...` for a tensor; a list for a list, a tuple or a deque; a dictionary for one, or for the fields of a
+            data class; the value itself for a plain one.
+    """
+    if form is ...:
+        if not isinstance(value, Tensor):
+            raise ValueError(f"this network was captured with a tensor for {name}, got {value!r}: capture it again")
+    elif isinstance(form, dict):
+        held = value if isinstance(value, dict) else {key: getattr(value, key) for key in form}
+        expect(set(held), set(form), f"the keys of {name}")
+        for key, inner in form.items():
+            expect_form(held[key], inner, f"{name}[{key!r}]")
+    elif isinstance(form, list):
+        expect_length(value, len(form))
+        for i, (item, inner) in enumerate(zip(value, form, strict=True)):
+            expect_form(item, inner, f"{name}[{i}]")
+    else:
+        expect(value, form, name)
+
+
+def insist(condition: Any, value: bool, where: str) -> None:
+    """A check of the model's own."""
+    if bool(condition) is not value:
+        raise ValueError(f"the model's own check fails, at {where}")
+
+
+GUARDS = frozenset({expect, expect_length, expect_form, insist})
