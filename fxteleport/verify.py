@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.utils import _pytree as pytree
 
 from fxteleport.errors import InputError
 from fxteleport.passes.call import carries
+from fxteleport.passes.evaluate import tree_map
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import original
@@ -292,7 +292,7 @@ def _fits(scale: Tensor, value: Tensor) -> bool:
 
 def _own(x: Any) -> Any:
     """A copy of the inputs, for a network that may write into them."""
-    return pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
+    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
 
 
 def _run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
@@ -397,7 +397,7 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
 
     try:
         wide = clone(model, lambda name, t: moved(t) if t.is_floating_point() else t)
-        arguments = pytree.tree_map(lambda x: x.double() if carries(x) else x, (inputs, keyword_inputs))
+        arguments = tree_map(lambda x: x.double() if carries(x) else x, (inputs, keyword_inputs))
         return wide(*arguments[0], **arguments[1])
     except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
         near = clone(model, lambda name, t: moved(t).to(t.dtype) if t.is_floating_point() else t)

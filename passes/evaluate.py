@@ -9,6 +9,7 @@ of Python's may rest on it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import functools
 import operator
@@ -23,6 +24,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.leaves import hooked
+from fxteleport.passes.objects import is_record, remade
 
 BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
 META = torch.device("meta")
@@ -215,11 +217,13 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
 
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
-    """`pytree.tree_map`, but for packed sequences, whose constructor asks where their sizes are."""
+    """`pytree.tree_map`, into data classes too, and packed sequences, whose constructor asks where their sizes are."""
 
     def mapped(x: Any) -> Any:
         if isinstance(x, PackedSequence):
             return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
+        if is_record(x):
+            return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
         return fn(x)
 
     return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))

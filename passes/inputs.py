@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.guards import expect_form, guard
-from fxteleport.passes.objects import is_spelt
+from fxteleport.passes.objects import is_record, is_spelt, remade
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -56,7 +56,7 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     Raises:
         CaptureError: no graph can hold it.
     """
-    meta = _stand_in(value)
+    meta = evaluate.tree_map(evaluate.stand_in, value)
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     if isinstance(value, Tensor):
@@ -76,7 +76,7 @@ def _form(value: Any, name: str) -> Any:
         return {k: _form(v, f"{name}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (list, tuple, collections.deque)):
         return [_form(v, f"{name}[{i}]") for i, v in enumerate(value)]
-    if _is_record(value):
+    if is_record(value):
         return {f.name: _form(getattr(value, f.name), f"{name}.{f.name}") for f in dataclasses.fields(value)}
     if isinstance(value, np.generic):
         return value.item()
@@ -86,13 +86,6 @@ def _form(value: Any, name: str) -> Any:
         f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
         " whose forward takes tensors and plain values"
     )
-
-
-def _stand_in(value: Any) -> Any:
-    """The like of an input, with meta tensors."""
-    if _is_record(value):
-        return _remade(value, {f.name: _stand_in(getattr(value, f.name)) for f in dataclasses.fields(value)})
-    return evaluate.tree_map(lambda x: _stand_in(x) if _is_record(x) else evaluate.stand_in(x), value)
 
 
 def _opened(handle: Any) -> Any:
@@ -105,9 +98,9 @@ def _opened(handle: Any) -> Any:
         for key, x in value.items():
             made[key] = _item(handle, operator.getitem, key, x)
         return made
-    if _is_record(value):
+    if is_record(value):
         names = [f.name for f in dataclasses.fields(value)]
-        return _remade(value, {name: _item(handle, getattr, name, getattr(value, name)) for name in names})
+        return remade(value, {name: _item(handle, getattr, name, getattr(value, name)) for name in names})
     if isinstance(value, (list, tuple)):
         items = [_item(handle, operator.getitem, i, x) for i, x in enumerate(value)]
         kind: Any = type(value)
@@ -116,22 +109,9 @@ def _opened(handle: Any) -> Any:
 
 
 def _item(handle: Any, read: Any, key: Any, value: Any) -> Any:
-    if not any(isinstance(x, Tensor) or _is_record(x) for x in pytree.tree_leaves(value)):
+    if not any(isinstance(x, Tensor) or is_record(x) for x in pytree.tree_leaves(value)):
         return value
     return _opened(handle._tracer.record("call_function", read, (handle, key), {}))
-
-
-def _is_record(x: Any) -> bool:
-    """True for an object of a data class that is no container by itself (a dictionary with fields, say)."""
-    return dataclasses.is_dataclass(x) and not isinstance(x, (type, dict))
-
-
-def _remade(record: Any, fields: dict[str, Any]) -> Any:
-    """A copy of a data class's object, frozen or not, with other fields."""
-    made = copy.copy(record)
-    for name, value in fields.items():
-        object.__setattr__(made, name, value)
-    return made
 
 
 def _argument_names(bound: inspect.BoundArguments) -> list[str]:

@@ -6,6 +6,8 @@ made anew each time the network runs. Nowhere else can a graph hold one: whoever
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import enum
 import types
 from collections.abc import Callable
@@ -20,6 +22,19 @@ _SPELT = (
     torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload,
 )  # fmt: skip
 _SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
+
+
+def is_record(x: Any) -> bool:
+    """True for an object of a data class that is no container by itself (a dictionary with fields, say)."""
+    return dataclasses.is_dataclass(x) and not isinstance(x, (type, dict))
+
+
+def remade(record: Any, fields: dict[str, Any]) -> Any:
+    """A copy of a data class's object, frozen or not, with other fields."""
+    made = copy.copy(record)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def is_spelt(x: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import InputError
+from fxteleport.passes.evaluate import tree_map
 from fxteleport.passes.shadow import clone
 from fxteleport.tools.command import option
 from fxteleport.verify import Draws, difference, equal, evaluating, paired, precise
@@ -133,7 +134,7 @@ def _unit(x: Tensor) -> float:
 
 
 def _run(network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> Any:
-    args, kwargs = pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
+    args, kwargs = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
     device = next((t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
     run = torch.compile(network, backend=execution.backend) if execution.compile else network
     amp = torch.autocast(device, dtype=torch.bfloat16) if execution.amp else contextlib.nullcontext()

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from fxteleport.passes.evaluate import tree_map
 from fxteleport.tools.models import seeded
 from fxteleport.verify import FLOAT64, EquivalenceReport, difference, equal, is_vacuous, paired
 
@@ -43,7 +43,7 @@ def _outputs(network: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Any]
     """A network's outputs in train mode and then in eval mode."""
     found = []
     for training in (True, False):
-        own = pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
+        own = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
         with seeded(seed):
             found.append(network.train(training)(*own[0], **own[1]))
     return found

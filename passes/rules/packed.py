@@ -19,14 +19,14 @@ _LENGTHS = "the run decides which of these positions are kept"
 
 @rule(PackedSequence)
 def packed(call: Call, data: Operand, *sizes: Any, **named: Any) -> list[CobMap]:
-    return [data.map, *[IDENTITY] * (len(call.value) - 1)]
+    return [data.map, IDENTITY, IDENTITY, IDENTITY]
 
 
 @rule(torch._VF._pack_padded_sequence)  # type: ignore[attr-defined]
 def pack(call: Call, input: Operand, lengths: Operand, batch_first: bool) -> list[CobMap]:
     """[steps, batch, ...] -> [positions, ...]."""
     cob = call.constant(input.map, [0, 1], _LENGTHS)
-    return [cob.each(lambda s: s.squeeze(0)), IDENTITY]
+    return [cob.each(lambda s: s.flatten(0, 1)), IDENTITY]
 
 
 @rule(torch._VF._pad_packed_sequence)  # type: ignore[attr-defined]

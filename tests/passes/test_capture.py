@@ -847,26 +847,30 @@ STRUCTURED: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Any], 
     "missing keys": (lambda f, d: f(d["x"]) * len(d), lambda x: {"x": x, "y": x}, lambda x: {"x": x}),
     "length": (lambda f, d: sum(map(f, d)), lambda x: [x, x + 1], lambda x: [x, x, x]),
     "number below": (
-        lambda f, d: f(d["in"][0]["x"]) * d["in"][1], lambda x: {"in": [{"x": x}, 2]}, lambda x: {"in": [{"x": x}, 4]}
+        lambda f, d: f(d["in"][0]["x"]) * d["in"][1],
+        lambda x: {"in": [{"x": x}, 2]},
+        lambda x: {"in": [{"x": x}, 4]},
     ),
     "data class": (lambda f, d: f(d.x) * d.times, Batch, lambda x: Batch(x, 3)),
-    "data class of None": (
-        lambda f, d: f(d.x if d.more is None else d.more), Batch, lambda x: Batch(x, more=x + 1)
-    ),
+    "data class of None": (lambda f, d: f(d.x if d.more is None else d.more), Batch, lambda x: Batch(x, more=x + 1)),
     "data class of a dictionary": (
-        lambda f, d: f(d.x + d.more["y"]), lambda x: Batch(x, more={"y": x}), lambda x: Batch(x, more={"y": 1})
+        lambda f, d: f(d.x + d.more["y"]),
+        lambda x: Batch(x, more={"y": x}),
+        lambda x: Batch(x, more={"y": 1}),
     ),
-    "frozen data class in a list": (lambda f, d: f(d[0].x) * d[0].times, lambda x: [Frozen(x)], lambda x: [Frozen(x, 3)]),
-    "deque": (
-        lambda f, d: sum(map(f, d)), lambda x: deque([x, x + 1]), lambda x: deque([x])
+    "frozen data class in a list": (
+        lambda f, d: f(d[0].x) * d[0].times,
+        lambda x: [Frozen(x)],
+        lambda x: [Frozen(x, 3)],
     ),
+    "deque": (lambda f, d: sum(map(f, d)), lambda x: deque([x, x + 1]), lambda x: deque([x])),
     "OrderedDict": (
         lambda f, d: f(next(iter(d.values()))) * len(d),
         lambda x: OrderedDict(x=x, y=x),
         lambda x: OrderedDict(x=x, z=x),
     ),
     "number of numpy's": (lambda f, d: f(d[0]) * d[1], lambda x: [x, np.float64(2)], lambda x: [x, np.int64(3)]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STRUCTURED)

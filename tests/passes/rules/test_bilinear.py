@@ -384,3 +384,17 @@ def test_exponents_are_pinned(
     operation: Callable[[Tensor, Tensor], Tensor], check_operation: Callable[..., None]
 ) -> None:
     check_operation(operation, full=0, weights=0, streams=2, known=False)
+
+
+def test_axes_that_are_counted_by_a_tensor() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Parameter(torch.randn(4, 2))
+
+        def forward(self, x: Tensor, axes: Tensor) -> Tensor:
+            return torch.tensordot(self.a(x), self.b, axes)
+
+    plan = ft.plan(Counted(), torch.randn(2, 3), torch.tensor(1))
+    assert plan.num_free == 0
+    assert "which axes it contracts is not known before the run" in plan.opaque[0].why

@@ -105,3 +105,27 @@ def test_packed_outputs() -> None:
     found, right = plan.rewrite(plan.sample(exact=True, seed=0))(*inputs), model(*inputs)
     assert type(found) is PackedSequence
     assert torch.equal(found.data, right.data) and torch.equal(found.batch_sizes, right.batch_sizes)
+
+
+class Scaled(nn.Module):
+    """Every step, and every sequence, with a number of its own."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.late, self.a, self.b = late, nn.Linear(6, 8), nn.Linear(8, 3)
+        self.steps, self.sequences = nn.Parameter(torch.ones(4, 1, 1)), nn.Parameter(torch.ones(1, 2, 1))
+        self.positions = nn.Parameter(torch.ones(7, 1))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = self.a(x) if self.late else self.a(x) * self.steps * self.sequences
+        data, *sizes = pack_padded_sequence(x, lengths)
+        packed = PackedSequence(data * self.positions if self.late else data, *sizes)
+        return self.b(pad_packed_sequence(packed)[0])
+
+
+@pytest.mark.parametrize(("late", "free"), [(False, 8 + 1 + 1), (True, 8 + 1)])
+def test_all_positions_share_a_cob(late: bool, free: int, assert_exact: Callable[..., ft.Plan]) -> None:
+    """Which of them meet depends on the lengths; one number for all is left of each parameter."""
+    plan = assert_exact(Scaled(late), torch.randn(4, 2, 6), torch.tensor([4, 3]))
+    assert not plan.opaque
+    assert plan.num_free == free
