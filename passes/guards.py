@@ -31,16 +31,17 @@ def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
     Args:
-        form: `...` for a tensor; a list for a list, a tuple or a deque; a dictionary for one, or for the fields of a
-            data class; the value itself for a plain one.
+        form: `...` for a tensor; a list for a list, a tuple or a deque; a tuple of pairs for a dictionary, or for the
+            fields of a data class; the value itself for a plain one.
     """
     if form is ...:
         if not isinstance(value, Tensor):
             raise ValueError(f"this network was captured with a tensor for {name}, got {value!r}: capture it again")
-    elif isinstance(form, dict):
-        held = value if isinstance(value, dict) else {key: getattr(value, key) for key in form}
-        expect(set(held), set(form), f"the keys of {name}")
-        for key, inner in form.items():
+    elif isinstance(form, tuple):
+        keys = [key for key, _ in form]
+        held = value if isinstance(value, dict) else {key: getattr(value, key) for key in keys}
+        expect(set(held), set(keys), f"the keys of {name}")
+        for key, inner in form:
             expect_form(held[key], inner, f"{name}[{key!r}]")
     elif isinstance(form, list):
         expect_length(value, len(form))

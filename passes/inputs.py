@@ -73,11 +73,11 @@ def _form(value: Any, name: str) -> Any:
     if isinstance(value, Tensor):
         return ...
     if isinstance(value, dict):
-        return {k: _form(v, f"{name}[{k!r}]") for k, v in value.items()}
+        return tuple((k, _form(v, f"{name}[{k!r}]")) for k, v in value.items())
     if isinstance(value, (list, tuple, collections.deque)):
         return [_form(v, f"{name}[{i}]") for i, v in enumerate(value)]
     if is_record(value):
-        return {f.name: _form(getattr(value, f.name), f"{name}.{f.name}") for f in dataclasses.fields(value)}
+        return tuple((f.name, _form(getattr(value, f.name), f"{name}.{f.name}")) for f in dataclasses.fields(value))
     if isinstance(value, np.generic):
         return value.item()
     if is_spelt(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import enum
 import subprocess
 import sys
 import textwrap
@@ -813,6 +814,10 @@ class Frozen:
     times: float = 2.0
 
 
+class Part(enum.Enum):
+    FIRST = 1
+
+
 class Reads(nn.Module):
     """Two layers on what a function reads out of an input."""
 
@@ -844,6 +849,11 @@ STRUCTURED: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Any], 
         lambda x: {"x": x, "mask": None},
     ),
     "keys": (lambda f, d: f(d["x"]) * len(d), lambda x: {"x": x}, lambda x: {"x": x, "y": x}),
+    "keys of an enumeration": (
+        lambda f, d: f(d[Part.FIRST]) * len(d),
+        lambda x: {Part.FIRST: x, (1, 2): 3},
+        lambda x: {Part.FIRST: x, (1, 2): 4},
+    ),
     "missing keys": (lambda f, d: f(d["x"]) * len(d), lambda x: {"x": x, "y": x}, lambda x: {"x": x}),
     "length": (lambda f, d: sum(map(f, d)), lambda x: [x, x + 1], lambda x: [x, x, x]),
     "number below": (
