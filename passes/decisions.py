@@ -32,6 +32,7 @@ class Decisions:
     def __init__(self, hashes: bool = False) -> None:
         self.hashes = hashes
         self.finished = False
+        self.asks_rank = False
         self.graph = fx.Graph()
         self.specialized: list[str] = []
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
@@ -107,6 +108,11 @@ class Decisions:
             raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
         if trust_of(handle) and not _guarded(handle):
             handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
+        return value
+
+    def ranked(self, value: T) -> T:
+        """Python asks how many axes a tensor has, which the inputs decide: the emitted network insists on theirs."""
+        self.asks_rank = True
         return value
 
     def where(self) -> str:

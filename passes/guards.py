@@ -27,6 +27,12 @@ def expect_length(value: Any, length: int) -> None:
         raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
 
 
+def expect_rank(value: Tensor, rank: int, name: str) -> None:
+    """Refuse a tensor with another number of axes than the one that was captured."""
+    if value.ndim != rank:
+        raise ValueError(f"this network was captured with {rank} axes of {name}, got {value.ndim}: capture it again")
+
+
 def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
@@ -57,4 +63,4 @@ def insist(condition: Any, value: bool, where: str) -> None:
         raise ValueError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_form, insist})
+GUARDS = frozenset({expect, expect_length, expect_rank, expect_form, insist})

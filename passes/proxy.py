@@ -57,9 +57,9 @@ class Proxy:
         value = getattr(self._value, name)  # AttributeError is the right answer where there is none
         if isinstance(self._value, Tensor):
             if name == "ndim":
-                return value
+                return self._tracer.ranked(value)
             if name in _RANK:
-                return lambda: self._value.dim()
+                return lambda: self._tracer.ranked(self._value.dim())
             if name in _PLACES:
                 return name == f"is_{self._tracer.device.type}"  # a meta tensor stands for one over there
         if callable(value):
@@ -189,7 +189,7 @@ class SequenceProxy(Proxy):
 
     def _known(self) -> Any:
         """The value, for its length; how many sizes a shape has never depends on the data."""
-        return self._value if isinstance(self._value, torch.Size) else self._tracer.unpacked(self)
+        return self._tracer.ranked(self._value) if isinstance(self._value, torch.Size) else self._tracer.unpacked(self)
 
     def __contains__(self, item: Any) -> bool:
         return any(bool(x == item) for x in self)

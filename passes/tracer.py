@@ -17,6 +17,7 @@ from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
+from fxteleport.passes.guards import expect_rank, guard
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
@@ -59,6 +60,7 @@ class Tracer(Recorder):
         self.inputs = said(args, kwargs)
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
+        given_nodes = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
@@ -67,6 +69,10 @@ class Tracer(Recorder):
                 out = root(*args, **kwargs)
             for module in parts:
                 self.reject_state(module)
+            if self.asks_rank and self.entry is not None:
+                with self.graph.inserting_after(self.entry):
+                    for node in reversed(given_nodes):
+                        guard(self.graph, expect_rank, node, node.meta["val"].ndim, node.name)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""

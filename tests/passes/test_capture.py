@@ -908,3 +908,35 @@ def test_objects_are_no_inputs(wrap: Callable[[Tensor], Any], x: Tensor) -> None
     """A tensor that an object hides would be a constant of the network."""
     with pytest.raises(ft.CaptureError, match="is a Hidden, which no graph can hold"):
         ft.plan(Reads(lambda f, d: f(x)), wrap(x))
+
+
+RANKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "ndim": lambda f, x: f(x) if x.ndim == 2 else f(x) * 2,
+    "dim": lambda f, x: f(x) if x.dim() == 2 else f(x) * 2,
+    "of what is computed": lambda f, x: f(x) if f(x).ndim == 2 else f(x) * 2,
+    "length of a shape": lambda f, x: f(x) * len(x.shape),
+    "walk over a shape": lambda f, x: f(x) * sum(1 for _ in x.shape),
+    "slice of a shape": lambda f, x: f(x).reshape(*x.shape[:-1], 3, 1),
+    "in a list": lambda f, x: f([x][0]) * x.ndim,
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", RANKS)
+def test_a_rank_that_python_asked_for_is_insisted_on(name: str, nested: bool, x: Tensor) -> None:
+    read = (lambda f, d: RANKS[name](f, d["x"])) if nested else RANKS[name]
+    model = ft.randomize(Reads(read).eval())
+    given = (lambda x: {"x": x}) if nested else (lambda x: x)
+    plan = ft.plan(model, given(x))
+    assert not plan.opaque
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(given(x[:1])), model(given(x[:1])))
+    with pytest.raises(ValueError, match=r"captured with 2 axes of .*, got 3: capture it again"):
+        network(given(x[None]))
+
+
+def test_where_no_one_asks_any_rank_will_do(x: Tensor) -> None:
+    model = ft.randomize(Reads(lambda f, x: f(x)).eval())
+    plan = ft.plan(model, x)
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(x[None]), model(x[None]))
