@@ -171,7 +171,7 @@ def tried(name: str, config: str, model: str) -> dict[str, Any]:
         return row | {"state": "unfit", "why": str(error)}
     row["inputs"] = list(given)
     try:
-        with at_most(240):
+        with at_most(900):
             for mode in ("full", "weights"):
                 plan = ft.plan(network, mode=mode, **given)
                 emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
