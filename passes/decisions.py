@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate
@@ -32,7 +33,7 @@ class Decisions:
     def __init__(self, hashes: bool = False) -> None:
         self.hashes = hashes
         self.finished = False
-        self.asks_rank = False
+        self.asks_rank = self.asks_type = False  # Python asked for a tensor's number of axes, or type
         self.graph = fx.Graph()
         self.specialized: list[str] = []
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
@@ -40,6 +41,7 @@ class Decisions:
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
         self.known(handle)
+        self.asks_type |= isinstance(handle._value, torch.dtype) and value is not None
         if not isinstance(handle._value, Tensor) or not handle._value.is_meta:
             self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 
@@ -27,10 +28,15 @@ def expect_length(value: Any, length: int) -> None:
         raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
 
 
-def expect_rank(value: Tensor, rank: int, name: str) -> None:
-    """Refuse a tensor with another number of axes than the one that was captured."""
-    if value.ndim != rank:
+def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, name: str) -> None:
+    """Refuse a tensor with another number of axes, or of another type, than the one that was captured.
+
+    One floating-point type is as good as another, so that the network can be cast; None for what no one asked for.
+    """
+    if rank is not None and value.ndim != rank:
         raise ValueError(f"this network was captured with {rank} axes of {name}, got {value.ndim}: capture it again")
+    if dtype is not None and value.dtype != dtype and not (dtype.is_floating_point and value.is_floating_point()):
+        raise ValueError(f"this network was captured with {dtype} for {name}, got {value.dtype}: capture it again")
 
 
 def expect_form(value: Any, form: Any, name: str) -> None:
@@ -63,4 +69,4 @@ def insist(condition: Any, value: bool, where: str) -> None:
         raise ValueError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_rank, expect_form, insist})
+GUARDS = frozenset({expect, expect_length, expect_tensor, expect_form, insist})

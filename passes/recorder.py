@@ -74,6 +74,7 @@ class Recorder(Lowering):
             trust = max(map(trust_of, _handles((args, shaping))), default=Trust.KNOWN)
         if not mutated and isinstance(value, (bool, str, type(None))):
             if isinstance(value, bool):
+                self.asks_type |= getattr(target, "__name__", target) in ("is_floating_point", "is_complex")
                 if trust:
                     return self.checked(self.append(op, target, args, kwargs, value, mutated, trust))
                 if not any(isinstance(h._value, Tensor) and h._value.is_meta for h in _handles((args, kwargs))):

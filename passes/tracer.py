@@ -17,7 +17,7 @@ from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
-from fxteleport.passes.guards import expect_rank, guard
+from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
@@ -69,10 +69,7 @@ class Tracer(Recorder):
                 out = root(*args, **kwargs)
             for module in parts:
                 self.reject_state(module)
-            if self.asks_rank and self.entry is not None:
-                with self.graph.inserting_after(self.entry):
-                    for node in reversed(given_nodes):
-                        guard(self.graph, expect_rank, node, node.meta["val"].ndim, node.name)
+            self.insist_on(given_nodes)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""
@@ -92,6 +89,16 @@ class Tracer(Recorder):
         mark_aliases(self.graph, self._mutations)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
+
+    def insist_on(self, inputs: list[fx.Node]) -> None:
+        """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
+        if not (self.asks_rank or self.asks_type) or self.entry is None:
+            return
+        with self.graph.inserting_after(self.entry):
+            for node in reversed(inputs):
+                value = node.meta["val"]
+                facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
+                guard(self.graph, expect_tensor, node, *facts, node.name)
 
     def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
         """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.

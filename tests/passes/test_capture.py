@@ -940,3 +940,28 @@ def test_where_no_one_asks_any_rank_will_do(x: Tensor) -> None:
     plan = ft.plan(model, x)
     network = plan.rewrite(plan.sample(exact=True, seed=0))
     assert torch.equal(network(x[None]), model(x[None]))
+
+
+TYPES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "dtype": lambda f, x: f(x.float() / 255) if x.dtype == torch.uint8 else f(x),
+    "dtype among others": lambda f, x: f(x.float() / 255) if x.dtype in (torch.int64, torch.uint8) else f(x),
+    "dtype as a key": lambda f, x: f(x.float() / {torch.uint8: 255, torch.float32: 1}[x.dtype]),
+    "method": lambda f, x: f(x) if x.is_floating_point() else f(x.float() / 255),
+    "function": lambda f, x: f(x) if torch.is_floating_point(x) else f(x.float() / 255),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_that_python_asked_for_is_insisted_on(name: str, x: Tensor) -> None:
+    """Pictures in bytes, or as fractions; fractions of another width will do."""
+    model = ft.randomize(Reads(TYPES[name]).eval())
+    pictures = torch.randint(0, 255, (2, 4), dtype=torch.uint8)
+    for given, other in ((pictures, x), (x, pictures)):
+        plan = ft.plan(model, given)
+        assert not plan.opaque
+        network = plan.rewrite(plan.sample(exact=True, seed=0))
+        assert torch.equal(network(given.flip(0)), model(given.flip(0)))
+        with pytest.raises(ValueError, match="capture it again"):
+            network(other)
+    if name != "dtype as a key":
+        assert torch.equal(network.double()(x.double()), model.double()(x.double()))
