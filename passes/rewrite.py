@@ -33,6 +33,21 @@ class TeleportedModule(fx.GraphModule):
         _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE)}, memo))
         return other  # type: ignore[return-value]
 
+    def __reduce__(self) -> Any:
+        """With its graph: a `GraphModule` is unpickled by tracing its code, in which functions would meet proxies."""
+        state = {k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE, "training", "meta")}
+        return _unpickled, (_copied_graph(self.graph)[0], state, type(self).__name__)
+
+
+def _unpickled(graph: fx.Graph, state: dict[str, Any], name: str) -> TeleportedModule:
+    root = nn.Module()
+    root.__dict__.update(state)
+    module = TeleportedModule(root, graph, class_name=name)
+    _adopt(module, state)
+    module.training = state["training"]
+    module.meta.update(state["meta"])
+    return module
+
 
 # A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -226,3 +227,41 @@ def test_a_part_kept_whole_under_two_names(assert_exact: Callable[..., ft.Plan])
     assert network.get_submodule("again") is network.get_submodule("3")
     assert isinstance(network.get_submodule("again.loops.layers"), nn.ModuleList)
     assert list(network.state_dict()) == list(model.state_dict())
+
+
+class Guarded(nn.Module):
+    """Its graph has guards, sizes, a tensor made of a size, a write into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, given: dict[str, Any]) -> dict[str, Any]:
+        x = given["x"]
+        if x.dtype == torch.uint8 or x.ndim > 2:
+            x = x.float().flatten(1) / 255
+        z = torch.zeros(x.shape[0], 6)
+        z[:, :3] = self.b(torch.relu(self.a(x)))
+        if x.shape[1] // 2 == 2:
+            z = z * x.shape[0]
+        return {"z": z * given["times"]}
+
+
+def test_networks_with_guards_can_be_saved() -> None:
+    model, given = ft.randomize(Guarded().eval()), {"x": torch.randn(2, 4), "times": 2}
+    plan = ft.plan(model, given)
+    network = plan.rewrite(plan.sample(exact=True, seed=0)).train()
+    network.b.eval()
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert [(m.training, type(m).__name__) for m in again.modules()] == [
+        (m.training, type(m).__name__) for m in network.modules()
+    ]
+    assert again.code == network.code
+    assert torch.equal(again(given)["z"], model(given)["z"])
+    other = {"x": torch.randn(5, 4), "times": 2}
+    assert torch.equal(copy.deepcopy(again)(other)["z"], model(other)["z"])
+    with pytest.raises(ValueError, match="capture it again"):
+        again(given | {"times": 3})
