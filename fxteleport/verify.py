@@ -290,13 +290,13 @@ def _fits(scale: Tensor, value: Tensor) -> bool:
     return all(n in (1, size) for n, size in zip(scale.shape[::-1], value.shape[::-1], strict=False))
 
 
-def _own(x: Any) -> Any:
-    """A copy of the inputs, for a network that may write into them."""
+def own_copy(x: Any) -> Any:
+    """A copy of inputs (tensors in any structure), for a network that may write into them."""
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
 
 
 def _run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
-    return network(*_own(inputs), **_own(keyword_inputs))
+    return network(*own_copy(inputs), **own_copy(keyword_inputs))
 
 
 class _Interpreter(fx.Interpreter):
@@ -326,7 +326,7 @@ class _Stepper:
         self.run = _Interpreter(module)
         names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
-        self.run.args_iter = iter(_own(given))
+        self.run.args_iter = iter(own_copy(given))
 
     def step(self, node: fx.Node) -> Any:
         value = self.run.env[node] = self.run.run_node(node)
@@ -401,7 +401,7 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
         return wide(*arguments[0], **arguments[1])
     except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
         near = clone(model, lambda name, t: moved(t).to(t.dtype) if t.is_floating_point() else t)
-        return near(*_own(inputs), **_own(keyword_inputs))
+        return near(*own_copy(inputs), **own_copy(keyword_inputs))
 
 
 def is_vacuous(x: Tensor) -> bool:

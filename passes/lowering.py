@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
-from fxteleport.passes.objects import is_spelt, take_apart
+from fxteleport.passes.objects import is_record, is_spelt, take_apart
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.source import calling_line
 
@@ -69,7 +69,7 @@ class Lowering(Decisions):
             return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
         if isinstance(x, Tensor):
             return self.constant(x)._node
-        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        if is_record(x):
             fields = {f.name: self.lower(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
             return self._built(kind, fields, x)
         if isinstance(x, np.generic):

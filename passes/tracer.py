@@ -60,7 +60,7 @@ class Tracer(Recorder):
         self.inputs = said(args, kwargs)
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
-        given_nodes = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
+        inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
@@ -69,7 +69,7 @@ class Tracer(Recorder):
                 out = root(*args, **kwargs)
             for module in parts:
                 self.reject_state(module)
-            self.insist_on(given_nodes)
+            self.insist_on(inputs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
             where = path_of(self.stack[-1]) if self.stack else ""

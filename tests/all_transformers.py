@@ -120,6 +120,7 @@ def built(config_name: str, model_name: str) -> tuple[nn.Module, dict[str, Any]]
 
 
 def attempt(config_name: str, model_name: str, names: frozenset[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network by one shrinking, with inputs that it runs on."""
     import transformers
 
     try:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import InputError
-from fxteleport.passes.evaluate import tree_map
 from fxteleport.passes.shadow import clone
 from fxteleport.tools.command import option
-from fxteleport.verify import Draws, difference, equal, evaluating, paired, precise
+from fxteleport.verify import Draws, difference, equal, evaluating, own_copy, paired, precise
 
 _HOW = "How to run"
 _ROUNDINGS = 4
@@ -134,7 +133,7 @@ def _unit(x: Tensor) -> float:
 
 
 def _run(network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> Any:
-    args, kwargs = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
+    args, kwargs = own_copy((args, kwargs))
     device = next((t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
     run = torch.compile(network, backend=execution.backend) if execution.compile else network
     amp = torch.autocast(device, dtype=torch.bfloat16) if execution.amp else contextlib.nullcontext()

@@ -7,11 +7,10 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fxteleport.passes.evaluate import tree_map
 from fxteleport.tools.models import seeded
-from fxteleport.verify import FLOAT64, EquivalenceReport, difference, equal, is_vacuous, paired
+from fxteleport.verify import FLOAT64, EquivalenceReport, difference, equal, is_vacuous, own_copy, paired
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def _outputs(network: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Any]
     """A network's outputs in train mode and then in eval mode."""
     found = []
     for training in (True, False):
-        own = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, (args, kwargs))
+        own = own_copy((args, kwargs))
         with seeded(seed):
             found.append(network.train(training)(*own[0], **own[1]))
     return found
