@@ -327,9 +327,12 @@ class _Stepper:
         names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
         self.run.args_iter = iter(own_copy(given))
+        self.gradients = torch.is_grad_enabled()  # a node may switch: for this network only
 
     def step(self, node: fx.Node) -> Any:
-        value = self.run.env[node] = self.run.run_node(node)
+        with torch.set_grad_enabled(self.gradients):
+            value = self.run.env[node] = self.run.run_node(node)
+            self.gradients = torch.is_grad_enabled()
         if node.op in ("call_function", "call_method") and node.target in _UNFILLED:  # a module may have such a name
             value.zero_()
         for done in self.run.user_to_last_uses.get(node, []):

@@ -20,6 +20,7 @@ from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
+from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
@@ -109,7 +110,7 @@ class Interpreter:
             if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
                 return structural_zeros(value.ndim)  # the first state of a recurrent network, say
             return IDENTITY if isinstance(value, Tensor) else None
-        if node.target in GUARDS:
+        if node.target in GUARDS or node.target is switch:
             return None
         maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
         if isinstance(maker, (type, Assemble)) and maker not in RULES:

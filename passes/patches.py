@@ -45,6 +45,9 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
             for name in ("finfo", "iinfo"):
                 _patch(torch, name, _known(getattr(torch, name)))
+            for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+                _patch(context, "__enter__", _entering(context.__enter__))
+                _patch(context, "__exit__", _leaving(context.__exit__))
     try:
         yield
     finally:
@@ -117,5 +120,34 @@ def _known(fn: Any) -> Any:
             if proxy.is_proxy(x):
                 x._tracer.specialize(x, None)
         return fn(*map(proxy.plain, args))
+
+    return wrapper
+
+
+def _entering(enter: Any) -> Any:
+    """A context's beginning that tells the tracer whether gradients are recorded in it."""
+
+    @functools.wraps(enter)
+    def wrapper(context: Any) -> None:
+        tracer = running.tracer
+        if tracer is None:
+            enter(context)
+        elif isinstance(context, torch.inference_mode):  # its tensors could not be traced
+            tracer.gradients.append(False if context.mode else tracer.gradients[-1])
+        else:
+            enter(context)
+            tracer.gradients.append(isinstance(context, torch.enable_grad))
+
+    return wrapper
+
+
+def _leaving(leave: Any) -> Any:
+    @functools.wraps(leave)
+    def wrapper(context: Any, *error: Any) -> None:
+        tracer = running.tracer
+        if tracer is not None:
+            tracer.gradients.pop()
+        if tracer is None or not isinstance(context, torch.inference_mode):
+            leave(context, *error)
 
     return wrapper

@@ -45,6 +45,7 @@ class Recorder(Lowering):
         self.makes_all = makes_all
         self.device = torch.device("cpu")
         self.memo = Memo()
+        self.gradients: list[bool | None] = [None]  # recorded, by the contexts that forward is in; None: as outside
         self._autocast = _autocast()
         self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
         self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
@@ -153,6 +154,8 @@ class Recorder(Lowering):
         if trust:
             node.meta["trust"] = trust
         node.meta["source"] = calling_line()
+        if self.gradients[-1] is not None:
+            node.meta["gradients"] = self.gradients[-1]
         for handle in mutated or ():
             node.meta["keep"] = True
             self._mutations.append((node, handle._value))

@@ -19,6 +19,7 @@ from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_triv
 from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
+from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
@@ -27,6 +28,13 @@ from fxteleport.passes.tracer import WHOLE
 
 class TeleportedModule(fx.GraphModule):
     """A `GraphModule` that keeps parameters which its graph does not use, also through `deepcopy`."""
+
+    def recompile(self) -> Any:
+        code = super().recompile()
+        if any(node.target is switch for node in self.graph.nodes):
+            cls = type(self)  # of this network alone
+            cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
+        return code
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)

@@ -17,6 +17,7 @@ from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.evaluate import Trust
+from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
@@ -89,6 +90,7 @@ class Tracer(Recorder):
         mark_aliases(self.graph, self._mutations)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
+        write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
 
     def insist_on(self, inputs: list[fx.Node]) -> None:
         """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
