@@ -147,12 +147,12 @@ class Interpreter:
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
             if module is not None:
                 path = str(node.target)
-                if node in self.captured.branches:
-                    return self.branches(node, self.captured.branches[node])
                 if path in self.captured.opaque:
                     return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
+            if node in self.captured.branches:
+                return self.branches(node, value, self.captured.branches[node])
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
             operands = _operands((args, kwargs))
             constant = operands and not any(map(self._moves, operands))
@@ -169,15 +169,7 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
-                if result.factors:
-                    raise Decline("its rule does not know this form of the call")
-                result = _map_like(value)
-            for part, cob in _pairs(value, result):
-                if cob.factors and not carries(part):
-                    raise Decline("its result is of a type without fractions")
-                if cob.factors and not fits(cob, part.shape):
-                    raise Decline("its rule does not know this form of the call")
+            result = self.checked(value, result)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -187,6 +179,19 @@ class Interpreter:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def checked(self, value: Any, result: Any) -> Any:
+        """The maps of a value, which they must fit."""
+        if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
+            if result.factors:
+                raise Decline("its rule does not know this form of the call")
+            return _map_like(value)
+        for part, cob in _pairs(value, result):
+            if cob.factors and not carries(part):
+                raise Decline("its result is of a type without fractions")
+            if cob.factors and not fits(cob, part.shape):
+                raise Decline("its rule does not know this form of the call")
+        return result
 
     def arguments(self, call: Call, rule: Rule) -> tuple[list[Any], dict[str, Any]]:
         """The call's arguments in the order of the rule's parameters; a module's settings by their names.
@@ -310,30 +315,40 @@ class Interpreter:
         else:
             self.system.pin(operand.map, origin)
 
-    def branches(self, node: fx.Node, graphs: tuple[fx.Graph, ...]) -> Any:
-        """A mode-dependent module: its map must be right in eval and in train mode, with no wrapped operation."""
-        operands = _operands((self.convert(node.args), self.convert(node.kwargs)))
-        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})  # shares system and tensors
+    def branches(self, node: fx.Node, value: Any, graphs: tuple[fx.Graph, ...]) -> Any:
+        """A call that is kept whole: its map must be right in each of its graphs.
+
+        Of one from a tensor to a tensor an operation inside may need another form: then the whole call is given one.
+        """
+        args = self.convert(node.args)
+        operands = _operands((args, self.convert(node.kwargs)))
+        simple = isinstance(value, Tensor) and len(operands) == 1 and isinstance(next(iter(args), None), Operand)
+        inner = replace(self, full=self.full and simple, maps={}, wraps={}, opaque=[], rules={})  # one system for both
         outs = [inner.within(graph, operands) for graph in graphs]
         if inner.opaque:
             raise Decline(f"inside it, {inner.opaque[0].why}")
+        if any(len(_maps(out)) != len(_maps(outs[0])) for out in outs):
+            raise Decline("it returns another structure in train mode")
         for other in outs[1:]:
-            self.system.same(outs[0], other, Origin(node.name, "it must agree in train and in eval mode"))
-        self.rules[node.name] = "mode_dependent"
-        return outs[0]
+            for a, b in zip(_maps(outs[0]), _maps(other), strict=True):
+                self.system.same(a, b, Origin(node.name, "it must agree in train and in eval mode"))
+        result = self.checked(value, outs[0])
+        if inner.wraps:
+            self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
+        self.rules[node.name] = "inside"
+        return result
 
-    def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> CobMap:
-        """The output map of a graph inside a module, for given inputs."""
-        given = iter(operands)
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                self.maps[node] = next(given).map if isinstance(node.meta["val"], Tensor) else None
-            elif node.op == "output":
-                result = self.convert(node.args[0])
-                return result.map if isinstance(result, Operand) else IDENTITY
-            else:
-                self.maps[node] = self.visit(node)
-        return IDENTITY
+    def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
+        """The output's maps of a graph of a call's inside, for given inputs."""
+        nodes = list(graph.nodes)
+        given = [node for node in nodes if node.op == "placeholder"]
+        if len(given) != len(operands):
+            raise Decline("it takes tensors out of an object")
+        for node, operand in zip(given, operands, strict=True):
+            self.maps[node] = operand.map if operand.name is None else _Ref(operand.name)
+        for node in nodes[len(given) : -1]:
+            self.maps[node] = self.visit(node)
+        return _maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:
         return *self.system.mark(), len(self.bound), len(self.opaque)
@@ -361,6 +376,15 @@ class _Ref:
     """The map of a `get_attr` node: decided by the parameter's first use."""
 
     name: str
+
+
+def _maps_of(x: Any) -> Any:
+    """The maps of a structure of operands."""
+    if isinstance(x, Operand):
+        return x.map
+    if isinstance(x, dict):
+        return {k: _maps_of(v) for k, v in x.items()}
+    return [_maps_of(v) for v in x] if isinstance(x, (tuple, list)) else None
 
 
 def _map_like(value: Any) -> Any:

@@ -45,6 +45,7 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
             for name in ("finfo", "iinfo"):
                 _patch(torch, name, _known(getattr(torch, name)))
+            _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
                 _patch(context, "__enter__", _entering(context.__enter__))
                 _patch(context, "__exit__", _leaving(context.__exit__))
@@ -59,7 +60,7 @@ def aware_of_proxies() -> Iterator[None]:
 
 
 def _patch(space: Any, name: str, new: Any) -> None:
-    _saved.append((space, name, getattr(space, name)))
+    _saved.append((space, name, vars(space)[name]))
     setattr(space, name, new)
 
 
@@ -133,10 +134,10 @@ def _entering(enter: Any) -> Any:
         if tracer is None:
             enter(context)
         elif isinstance(context, torch.inference_mode):  # its tensors could not be traced
-            tracer.gradients.append(False if context.mode else tracer.gradients[-1])
+            tracer.enter(False if context.mode else None)
         else:
             enter(context)
-            tracer.gradients.append(isinstance(context, torch.enable_grad))
+            tracer.enter(isinstance(context, torch.enable_grad))
 
     return wrapper
 
@@ -151,3 +152,18 @@ def _leaving(leave: Any) -> Any:
             leave(context, *error)
 
     return wrapper
+
+
+def _applying(apply: Any) -> Any:
+    """`Function.apply`, a call of which the tracer may keep whole."""
+
+    def wrapper(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        if tracer is None:
+            return apply.__get__(None, cls)(*args, **kwargs)
+        if not kwargs and tracer.keeps(cls, args):
+            return tracer.call_custom(cls, args)
+        with tracer.inside_function():
+            return apply.__get__(None, cls)(*args, **kwargs)
+
+    return classmethod(wrapper)

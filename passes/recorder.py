@@ -7,7 +7,8 @@ the call, `node.meta["source"]` the line of it (`source.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Recorder(Lowering):
         self.device = torch.device("cpu")
         self.memo = Memo()
         self.gradients: list[bool | None] = [None]  # recorded, by the contexts that forward is in; None: as outside
+        self._functions = 0  # autograd functions whose forward is running
         self._autocast = _autocast()
         self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
         self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
@@ -166,6 +168,20 @@ class Recorder(Lowering):
             self.forget(self._written)
             self._written = []
         return self.handle(node, value)
+
+    def enter(self, recording: bool | None) -> None:
+        """Forward enters a context in which gradients are recorded, or not; None for one that changes nothing."""
+        changes = recording is not None and not self._functions
+        self.gradients.append(recording if changes else self.gradients[-1])
+
+    @contextmanager
+    def inside_function(self) -> Iterator[None]:
+        """The forward of an autograd function is running: contexts in it mean nothing to who calls it."""
+        self._functions += 1
+        try:
+            yield
+        finally:
+            self._functions -= 1
 
     def forget(self, containers: list[Any]) -> None:
         """A call wrote into lists or dictionaries of Python's, which no node stands for: no one may read them again."""

@@ -16,12 +16,14 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
+from fxteleport.passes.branches import Applied, trace_inside
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.patches import run_by
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
@@ -45,6 +47,7 @@ class Tracer(Recorder):
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
+        self.is_inside = False  # its graph tells of a call that is kept whole
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
     # -- the run ---------------------------------------------------------------------------------------
@@ -85,12 +88,16 @@ class Tracer(Recorder):
             lowered = self.lower(out)
         names = {name for module in parts for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
+        self.finish(lowered, out)
+        write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
+
+    def finish(self, lowered: Any, out: Any) -> None:
+        """Nothing more is recorded: the output, and what the graph as a whole tells."""
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
-        write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
 
     def insist_on(self, inputs: list[fx.Node]) -> None:
         """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
@@ -161,7 +168,7 @@ class Tracer(Recorder):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):
             out = self.call_leaf(path, args, kwargs)
-            self.trace_branches(out._node, path, args, kwargs)
+            self.trace_branches(out._node, path, real, args, kwargs)
             return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
@@ -285,13 +292,35 @@ class Tracer(Recorder):
         twin = self.twin(owner)
         leaf = Helper(twin, fn)
         with Unread(twin):
-            value, mutated, trust = self.observe(
-                lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs
-            )
-        self.added[path] = self.twins[path] = leaf
+            out = self.call_added(path, leaf, args, kwargs)
         self.opaque[path] = why
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
-        return self.append("call_module", path, args, kwargs, value, mutated, trust)
+        return out
+
+    def keeps(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> bool:
+        """True for a user's autograd function of tensors and plain values.
+
+        One that is handed code to run (torch's checkpoint and its like) is traced through, as the modules it calls.
+        """
+        if self.is_inside or function.__module__.startswith("torch."):
+            return False
+        leaves = evaluate.leaves_of(args)
+        plain = all(proxy.is_proxy(x) or isinstance(x, Tensor) or is_spelt(x) for x in leaves)
+        return plain and proxy.find_tracer(args) is self
+
+    def call_custom(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+        """Record a call of a custom autograd function, which keeps its backward."""
+        owner = path_of(self.stack[-1]) if self.stack else ""
+        path, leaf = self.free_path(f"{owner}.{function.__name__}"), Applied(function)
+        out = self.call_added(path, leaf, args, {})
+        self.trace_branches(out._node, path, leaf, args, {})
+        return out
+
+    def call_added(self, path: str, leaf: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of a leaf that is not the model's own."""
+        observed = self.observe(lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs)
+        self.added[path] = self.twins[path] = leaf
+        return self.append("call_module", path, args, kwargs, *observed)
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in eval mode, where they are."""
@@ -301,26 +330,16 @@ class Tracer(Recorder):
         own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
         return own(*args, **kwargs)
 
-    def trace_branches(self, node: fx.Node, path: str, args: Any, kwargs: Any) -> None:
-        """Trace a call of a mode-dependent module by itself in both modes: its CoB must be right in both."""
-        real, graphs = self.real(path), []
-        for training in (False, True):
-            sub = Tracer(real, self.makes_all, self.hashes)
-            sub.device, sub.memo = self.device, self.memo
-            try:
-                new_args, new_kwargs = placeholders(sub, real, proxy.plain(args), proxy.plain(kwargs))
-                with run_by(sub):
-                    out = shadow(sub, real, "", training)(*new_args, **new_kwargs)
-            except evaluate.Again:
-                raise
-            except Exception as error:
-                again(error)
-                self.opaque[path] = f"in {'train' if training else 'eval'} mode: {_first_line(error)}"
-                return
-            sub.graph.output(sub.lower(out))
-            sub.finished = True
-            graphs.append(sub.graph)
-        self.branches[node] = tuple(graphs)
+    def trace_branches(self, node: fx.Node, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Find out what a call of a module without tensors does inside: its CoB must be right in both modes."""
+        modes = (False,) if isinstance(module, Applied) else (False, True)
+        try:
+            self.branches[node] = trace_inside(self, module, args, kwargs, modes)
+        except evaluate.Again:
+            raise
+        except Exception as error:
+            again(error)
+            self.opaque[path] = _first_line(error)
 
 
 def _asks_for_size(node: fx.Node) -> bool:
