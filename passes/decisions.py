@@ -16,7 +16,7 @@ from fxteleport.passes.checks import must_be
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.guards import expect, expect_length, guard, insist
 from fxteleport.passes.proxy import Proxy
-from fxteleport.passes.source import calling_frame, calling_line, written
+from fxteleport.passes.source import asking_frame, calling_line, written
 from fxteleport.passes.traced import path_of
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Decisions:
         Raises:
             DataDependent: both ways go on.
         """
-        frame = calling_frame()
+        frame = asking_frame()
         verdict = None if frame is None else must_be(frame)
         if verdict is None:
             raise evaluate.DataDependent(f"'{handle._node.name}' decides a branch, and depends on the data")

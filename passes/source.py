@@ -45,6 +45,14 @@ def calling_frame() -> FrameType | None:
         frame = frame.f_back
 
 
+def asking_frame() -> FrameType | None:
+    """The innermost frame outside this package, of torch's code, too."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN[0]):
+        frame = frame.f_back
+    return frame
+
+
 def written(line: Line | None) -> str:
     """A line as `file:number`; "" for none."""
     return "" if line is None else f"{line[0]}:{line[1]}"

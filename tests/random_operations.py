@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fft, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torchvision import ops
 
 
 class Unfit(Exception):
@@ -113,6 +114,10 @@ def rank(n: int) -> Callable[..., bool]:
 
 
 tokens, images = rank(3), rank(4)
+
+
+def photographs(x: Tensor) -> bool:
+    return images(x) and x.dtype in (torch.float32, torch.float64)  # torchvision knows no other
 
 
 def alike(*xs: Tensor) -> bool:
@@ -362,6 +367,71 @@ class LookedUp(nn.Module):
         return x + self.table(self.ids)
 
 
+class Bags(nn.Module):
+    """Bags of an embedding's rows, weighted or not, added to a tensor."""
+
+    def __init__(self, rows: int, width: int, mode: str, weighted: bool, functional: bool) -> None:
+        super().__init__()
+        self.table, self.functional = nn.EmbeddingBag(5, width, mode=mode), functional
+        self.register_buffer("ids", torch.arange(2 * rows).view(rows, 2) % 5)
+        self.register_buffer("weights", 0.5 ** self.ids.float() if weighted else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = None if self.weights is None else self.weights.to(x.dtype)
+        if self.functional:
+            return x + F.embedding_bag(self.ids, self.table.weight, mode=self.table.mode, per_sample_weights=weights)
+        return x + self.table(self.ids, per_sample_weights=weights)
+
+
+def bagged(functional: bool) -> Any:
+    def make(pick: Any, x: Tensor) -> nn.Module:
+        mode = pick("mean", "sum", "max")
+        return Bags(x.shape[-2], x.shape[-1], mode, mode == "sum" and pick(False, True), functional)
+
+    return make
+
+
+class Deformed(nn.Module):
+    """A deformable convolution at offsets and under a mask of its own making."""
+
+    def __init__(self, channels: int, out: int, groups: int, masked: bool) -> None:
+        super().__init__()
+        self.offsets = nn.Conv2d(channels, 8, 2, padding="same")
+        self.mask = nn.Conv2d(channels, 4, 2, padding="same") if masked else None
+        self.layer = ops.DeformConv2d(channels, out * groups, 2, padding=1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 1, 0, 1))
+        offsets, mask = self.offsets(x), None if self.mask is None else self.mask(x).sigmoid()
+        return self.layer(x[..., :-1, :-1], offsets, mask)
+
+
+def regions(x: Tensor) -> Tensor:
+    box = torch.tensor([[0.0, 0.25, 1.75, 1.5]], dtype=x.dtype)
+    return ops.roi_align(x, [box] * len(x), (2, 1), sampling_ratio=2)
+
+
+class Dropped(nn.Module):
+    """Halves samples or leaves them, in train mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(len(x), *[1] * (x.ndim - 1)).round().add(1) if self.training else x
+
+
+class Swish(torch.autograd.Function):
+    """An activation that brings its own backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
 class Run(nn.Module):
     """The output of a recurrent layer, without its states."""
 
@@ -552,6 +622,14 @@ OPERATIONS: dict[str, Operation] = {
         lambda pick, x: RunPacked(nn.GRU(x.shape[-1], pick(3, 4), batch_first=True)), tokens, plain=False
     ),
     "Embedding": Operation(lambda pick, x: LookedUp(x.shape[-2], x.shape[-1]), floats, gives_up=_ROWS),
+    "EmbeddingBag": Operation(bagged(functional=False), floats, gives_up=_ROWS),
+    "embedding_bag": Operation(bagged(functional=True), floats, gives_up=_ROWS),
+    "DeformConv2d": Operation(
+        lambda pick, x: Deformed(x.shape[1], pick(2, 3), pick(*divisors(x.shape[1])), pick(False, True)),
+        photographs,
+        gives_up=_TAPS,
+        plain=False,
+    ),
     "again": Operation(again, floats),
     "tied": Operation(tied, floats),
     # bilinear
@@ -623,6 +701,7 @@ OPERATIONS: dict[str, Operation] = {
         images,
         gives_up=_POOLS,
     ),
+    "roi_align": Operation(lambda pick, x: regions, photographs, gives_up=_POOLS, plain=False),
     "grid_sample": Operation(lambda pick, x: zoomed, images, gives_up=_POOLS),
     # homogeneous
     "relu": Operation(lambda pick, x: pick(nn.ReLU(), F.relu, lambda x: x.relu()), floats),
@@ -653,6 +732,7 @@ OPERATIONS: dict[str, Operation] = {
     "reshape": Operation(reshaped, floats),
     "permute": Operation(permuted, floats),
     "mT": Operation(lambda pick, x: lambda x: x.mT, lambda x: floats(x) and x.ndim > 2),
+    "broadcast_tensors": Operation(lambda pick, x: lambda x: torch.add(*torch.broadcast_tensors(x, x[:, :1])), floats),
     "expand": Operation(
         lambda pick, x: lambda x: x[:, None].expand(-1, 2, *x.shape[1:]), lambda x: floats(x) and x.ndim < 5
     ),
@@ -684,6 +764,7 @@ OPERATIONS: dict[str, Operation] = {
         lambda pick, x: lambda x: torch.polar(x, torch.arange(int(x.shape[-1])).to(x)).real + x,
         transforms,
         gives_up=_SPECTRUM,
+        plain=False,  # torch takes its first argument for positive, and gives another derivative where it is not
     ),
     "filter": Operation(filtered, transforms, gives_up=_SPECTRUM),
     "rotary": Operation(turned, lambda x: transforms(x) and x.shape[-1] % 2 == 0, gives_up=_SPECTRUM),
@@ -748,6 +829,9 @@ OPERATIONS: dict[str, Operation] = {
     "exp": pointwise(torch.exp),
     "sqrt": pointwise(torch.sqrt, gives_up=_POWER, plain=False),
     "power 0.5": pointwise(lambda x: x**0.5, gives_up=_POWER, plain=False),
+    # called as they are
+    "drop path": Operation(lambda pick, x: Dropped(), floats),
+    "autograd function": pointwise(Swish.apply, plain=False),
     # opaque
     "softmax": Operation(lambda pick, x: lambda x: x.softmax(-1), lambda x: floats(x) and x.shape[-1] > 1),
     "log_softmax": Operation(lambda pick, x: nn.LogSoftmax(1), several(1)),

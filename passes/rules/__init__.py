@@ -92,7 +92,7 @@ def lookup(op: str, target: Any) -> Rule | None:
     """The rule of a node's target: a function, a method name, or (for a module) the nearest class."""
     if op == "call_module":
         return next((RULES[c] for c in type(target).__mro__ if c in RULES and c is not nn.Module), None)
-    return RULES.get(target)
+    return RULES.get(getattr(target, "_qualified_op_name", target))  # "namespace::name" of a library's own
 
 
 from fxteleport.passes.rules import (  # noqa: E402  the registry fills itself
@@ -108,6 +108,7 @@ from fxteleport.passes.rules import (  # noqa: E402  the registry fills itself
     packed,
     parameter,
     pointwise,
+    regions,
     scattering,
     weighted,
 )
@@ -129,6 +130,7 @@ __all__ = [
     "packed",
     "parameter",
     "pointwise",
+    "regions",
     "rule",
     "scattering",
     "weighted",

@@ -77,6 +77,12 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
+@rule(*named("broadcast_tensors"))
+def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list) else tensors
+    return [tensor.map.aligned(call.value[0].ndim) for tensor in given]
+
+
 @rule(*named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"))
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:

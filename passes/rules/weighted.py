@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -129,6 +130,34 @@ def embedding(
     out = call.fresh(weight.shape[1:])
     call.require(weight, on_axis(out, 1, 2), "rows are picked by their index")
     return on_axis(out, -1, call.value.ndim)
+
+
+def bags(
+    call: Call, input: Operand, weight: Operand, mode: str, max_norm: Any, per_sample_weights: Operand | None
+) -> CobMap:
+    """Rows of an embedding, put together by their mean, sum, or largest."""
+    out: CobMap = embedding(call, input, weight, max_norm=max_norm)
+    call.require(per_sample_weights, IDENTITY, "a row's weight multiplies all columns")
+    if mode == "max":
+        call.positive(out, "a negative CoB would pick another row")
+    return out
+
+
+@rule(nn.EmbeddingBag)
+def embedding_bag(
+    call: Call, input: Operand, offsets: Operand | None = None, per_sample_weights: Operand | None = None,
+    weight: Any = None, mode: str = "mean", max_norm: Any = None,
+) -> CobMap:  # fmt: skip
+    return bags(call, input, weight, mode, max_norm, per_sample_weights)
+
+
+@rule(F.embedding_bag)
+def embedding_bag_of(
+    call: Call, input: Operand, weight: Operand, offsets: Operand | None = None, max_norm: Any = None,
+    norm_type: Any = 2, scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
+    per_sample_weights: Operand | None = None, include_last_offset: bool = False, padding_idx: Any = None,
+) -> CobMap:  # fmt: skip
+    return bags(call, input, weight, mode, max_norm, per_sample_weights)
 
 
 @rule(*named("bilinear"), nn.Bilinear)
