@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import trust_of
+from fxteleport.passes.guards import GUARDS, insist
 from fxteleport.passes.patches import run_by
 from fxteleport.passes.traced import shadow
 
@@ -48,6 +49,8 @@ def trace_inside(
             out = shadow(inside, module, "", training)(*given[0], **given[1])
         inside.finish(inside.lower(out), out)
         inside.finished = True
+        if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):
+            raise RuntimeError("sizes decide what it does, and other inputs may have others")
         tracer.specialized += inside.specialized
         tracer.asks_rank |= inside.asks_rank
         tracer.asks_type |= inside.asks_type
@@ -56,15 +59,22 @@ def trace_inside(
 
 
 def _given(inside: Tracer, x: Any) -> Any:
-    """An argument as the graph of the inside has it: a placeholder for a tensor."""
-    value, trust = (x._value, trust_of(x)) if proxy.is_proxy(x) else (x, evaluate.Trust.KNOWN)
+    """An argument as the graph of the inside has it: a placeholder for a tensor, and for a number of the run's."""
+    if not proxy.is_proxy(x):
+        return _placeholder(inside, x, x) if isinstance(x, Tensor) else x
+    if not any(isinstance(value, Tensor) for value in evaluate.leaves_of(x._value)):
+        return _placeholder(inside, x, x._value)
+    return evaluate.tree_map(
+        lambda value: _placeholder(inside, x, value) if isinstance(value, Tensor) else value, x._value
+    )
 
-    def placeholder(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        node = inside.graph.placeholder("given")
-        own = evaluate.stand_in(value) if value.is_meta else value.clone()
-        node.meta.update(val=own, path="", **({"trust": trust} if trust else {}))
-        return proxy.make(node, inside, own)
 
-    return evaluate.tree_map(placeholder, value)
+def _placeholder(inside: Tracer, x: Any, value: Any) -> Any:
+    """A placeholder for `x`, or for a part of it."""
+    node = inside.graph.placeholder("given")
+    if isinstance(value, Tensor):
+        value = evaluate.stand_in(value) if value.is_meta else value.clone()
+    node.meta.update(val=value, path="")
+    if proxy.is_proxy(x) and trust_of(x):
+        node.meta["trust"] = trust_of(x)
+    return proxy.make(node, inside, value)

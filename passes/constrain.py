@@ -341,13 +341,14 @@ class Interpreter:
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""
         nodes = list(graph.nodes)
-        given = [node for node in nodes if node.op == "placeholder"]
+        given = [node for node in nodes if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)]
         if len(given) != len(operands):
             raise Decline("it takes tensors out of an object")
         for node, operand in zip(given, operands, strict=True):
             self.maps[node] = operand.map if operand.name is None else _Ref(operand.name)
-        for node in nodes[len(given) : -1]:
-            self.maps[node] = self.visit(node)
+        for node in nodes[:-1]:
+            if node not in self.maps:
+                self.maps[node] = self.visit(node)
         return _maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:

@@ -89,6 +89,12 @@ MODULES: dict[str, tuple[nn.Module, Callable[[Any, Tensor], Tensor], int, int]] 
     "two tensors": (Dropping(lambda a, b: a * b), lambda m, h: m.parts[0](h, m.second(h)), 16, 16),
     "keywords in another order": (Swapped(), lambda m, h: m.parts[0](h, plus=h.abs(), minus=h), 8, 8),
     "another structure": (Pair(), lambda m, h: m.parts[0](h), 0, 0),
+    "a branch on a size": (Dropping(lambda x: x if len(x) < 7 else x.relu()), lambda m, h: m.parts[0](h), 0, 0),
+    "a size": (Dropping(lambda x, n: x * n), lambda m, h: m.parts[0](h, h.shape[0]), 8, 8),
+    "a branch on a size that it is given": (
+        Dropping(lambda x, n: x if n < 7 else x.relu()), lambda m, h: m.parts[0](h, h.shape[0]), 0, 0
+    ),
+    "its axes": (Dropping(lambda x: x if x.ndim == 2 else x.relu()), lambda m, h: m.parts[0](h), 8, 8),
     "a write": (Writes(), lambda m, h: m.parts[0](h), 0, 0),
 }  # fmt: skip
 
@@ -104,6 +110,8 @@ def test_modules_that_read_their_mode(name: str, mode: str, assert_exact: Callab
     assert plan.num_free == free[mode == "weights"], plan.opaque
     if name != "another structure":
         assert exact_in_train_mode(model, plan)
+    model.eval()
+    assert ft.verify(model, plan.rewrite(plan.sample(0.9, seed=1)), torch.randn(9, 6)).passed
 
 
 # -- custom autograd functions -----------------------------------------------------------------------------------------
