@@ -35,7 +35,7 @@ class Applied(nn.Module):
 
 def trace_inside(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
-) -> tuple[fx.Graph, ...]:
+) -> list[fx.Graph]:
     """The graphs of a call of a module without tensors, for each value of `self.training`.
 
     Their placeholders are the tensors among the arguments, in order.
@@ -55,7 +55,14 @@ def trace_inside(
         tracer.asks_rank |= inside.asks_rank
         tracer.asks_type |= inside.asks_type
         graphs.append(inside.graph)
-    return tuple(graphs)
+    return graphs
+
+
+def value_of(graph: fx.Graph) -> tuple[Any, evaluate.Trust]:
+    """What comes out of the inside of a call, and what it is worth."""
+    out = graph.output_node()
+    trusts = [node.meta.get("trust", evaluate.Trust.KNOWN) for node in out.all_input_nodes]
+    return out.meta["val"], max(trusts, default=evaluate.Trust.KNOWN)
 
 
 def _given(inside: Tracer, x: Any) -> Any:

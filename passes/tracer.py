@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
-from fxteleport.passes.branches import Applied, trace_inside
+from fxteleport.passes.branches import Applied, trace_inside, value_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
@@ -168,7 +168,8 @@ class Tracer(Recorder):
             return self.call_leaf(path, args, kwargs)
         if path and is_mode_dependent(real):
             out = self.call_leaf(path, args, kwargs)
-            self.trace_branches(out._node, path, real, args, kwargs)
+            if graphs := self.inside(path, real, args, kwargs, (False, True)):
+                self.branches[out._node] = tuple(graphs)
             return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
@@ -292,7 +293,8 @@ class Tracer(Recorder):
         twin = self.twin(owner)
         leaf = Helper(twin, fn)
         with Unread(twin):
-            out = self.call_added(path, leaf, args, kwargs)
+            run = functools.partial(evaluate.run, "call_module", leaf)
+            out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
@@ -312,15 +314,33 @@ class Tracer(Recorder):
         """Record a call of a custom autograd function, which keeps its backward."""
         owner = path_of(self.stack[-1]) if self.stack else ""
         path, leaf = self.free_path(f"{owner}.{function.__name__}"), Applied(function)
-        out = self.call_added(path, leaf, args, {})
-        self.trace_branches(out._node, path, leaf, args, {})
+        graphs: list[fx.Graph] = []
+
+        def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            graphs.extend(self.inside(path, leaf, args, {}, (False,)))
+            return value_of(graphs[0]) if graphs else evaluate.run("call_module", leaf, inputs, keywords)
+
+        out = self.call_added(path, leaf, run, args, {})
+        if graphs:
+            self.branches[out._node] = tuple(graphs)
         return out
 
-    def call_added(self, path: str, leaf: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of a leaf that is not the model's own."""
-        observed = self.observe(lambda *given: evaluate.run("call_module", leaf, *given), f"'{path}'", args, kwargs)
+    def call_added(self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a call of a leaf that is not the model's own; `run` evaluates it."""
+        observed = self.observe(run, f"'{path}'", args, kwargs)
         self.added[path] = self.twins[path] = leaf
         return self.append("call_module", path, args, kwargs, *observed)
+
+    def inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, modes: tuple[bool, ...]) -> list[fx.Graph]:
+        """The graphs of what a call that is kept whole does, a mode each; none where it cannot be traced."""
+        try:
+            return trace_inside(self, module, args, kwargs, modes)
+        except evaluate.Again:
+            raise
+        except Exception as error:
+            again(error)
+            self.opaque[path] = _first_line(error)
+            return []
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in eval mode, where they are."""
@@ -329,17 +349,6 @@ class Tracer(Recorder):
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
         own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
         return own(*args, **kwargs)
-
-    def trace_branches(self, node: fx.Node, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Find out what a call of a module without tensors does inside: its CoB must be right in both modes."""
-        modes = (False,) if isinstance(module, Applied) else (False, True)
-        try:
-            self.branches[node] = trace_inside(self, module, args, kwargs, modes)
-        except evaluate.Again:
-            raise
-        except Exception as error:
-            again(error)
-            self.opaque[path] = _first_line(error)
 
 
 def _asks_for_size(node: fx.Node) -> bool:
