@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate, proxy
@@ -20,17 +19,6 @@ from fxteleport.passes.traced import shadow
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
-
-
-class Applied(nn.Module):
-    """A custom autograd function as a leaf."""
-
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any) -> Any:
-        return self.function.apply(*args)
 
 
 def trace_inside(

@@ -11,7 +11,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -26,9 +26,8 @@ from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import RULES, Rule, lookup
+from fxteleport.passes.structures import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
 from fxteleport.passes.system import Origin, System
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +98,9 @@ class Interpreter:
     def visit(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if node.op == "placeholder":
-            return _map_like(value)
+            return map_like(value)
         if node.op == "output":
-            for operand in _operands(self.convert(node.args)):
+            for operand in operands_in(self.convert(node.args)):
                 self.system.pin(operand.map, Origin(node.name, "it is an output of the network"))
             return None
         if node.op == "get_attr":
@@ -115,26 +114,26 @@ class Interpreter:
         maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
         if isinstance(maker, (type, Assemble)) and maker not in RULES:
             made = maker.made if isinstance(maker, Assemble) else maker.__name__
-            for operand in _operands((self.convert(node.args), self.convert(node.kwargs))):
+            for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
-            return _map_like(value)
+            return map_like(value)
         source = node.args[0] if node.args else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
             held = source.meta["val"]
             if not isinstance(held, Tensor):
-                return _part(held, self.maps[source], node.args[1], value)
+                return part_of(held, self.maps[source], node.args[1], value)
         leaves = leaves_of(value)
         if not any(isinstance(x, Tensor) for x in leaves):
-            if not _operands((self.convert(node.args), self.convert(node.kwargs))):
-                return _map_like(value)
+            if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
+                return map_like(value)
             if node.meta.get("keep"):
                 return self.give_up(node, "it may write to its inputs")
             if not all(isinstance(x, _PLAIN) for x in leaves):  # an object may hide tensors
                 return self.give_up(node, f"it returns a {type(value).__name__}")
-            return _map_like(value)
+            return map_like(value)
         found = self.apply(node, value)
         if node.meta.get("aliased"):
-            for leaf in _maps(found):
+            for leaf in maps_in(found):
                 self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
         return found
 
@@ -154,10 +153,10 @@ class Interpreter:
             if node in self.captured.branches:
                 return self.branches(node, value, self.captured.branches[node])
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
-            operands = _operands((args, kwargs))
+            operands = operands_in((args, kwargs))
             constant = operands and not any(map(self._moves, operands))
             if constant and (module is None or not is_stateful(module)):
-                return _map_like(value)
+                return map_like(value)
             call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
@@ -185,8 +184,8 @@ class Interpreter:
         if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
             if result.factors:
                 raise Decline("its rule does not know this form of the call")
-            return _map_like(value)
-        for part, cob in _pairs(value, result):
+            return map_like(value)
+        for part, cob in pairs_of(value, result):
             if cob.factors and not carries(part):
                 raise Decline("its result is of a type without fractions")
             if cob.factors and not fits(cob, part.shape):
@@ -299,7 +298,7 @@ class Interpreter:
     def give_up(self, node: fx.Node, why: str) -> Any:
         """Pin everything around a node."""
         origin = Origin(node.name, f"'{_target_name(node)}': {why}")
-        for operand in _operands((self.convert(node.args), self.convert(node.kwargs))):
+        for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
             self.pin_operand(operand, origin)
         if node.op == "call_module":
             prefix = f"{node.target}."
@@ -307,7 +306,7 @@ class Interpreter:
                 if name.startswith(prefix):
                     self.pin_operand(self.tensor(name), origin)
         self.opaque.append(Opaque(node.name, str(node.meta.get("path", "")), origin.why))
-        return _map_like(node.meta.get("val"))
+        return map_like(node.meta.get("val"))
 
     def pin_operand(self, operand: Operand, origin: Origin) -> None:
         if operand.is_unbound:
@@ -321,16 +320,16 @@ class Interpreter:
         Of one from a tensor to a tensor an operation inside may need another form: then the whole call is given one.
         """
         args = self.convert(node.args)
-        operands = _operands((args, self.convert(node.kwargs)))
+        operands = operands_in((args, self.convert(node.kwargs)))
         simple = isinstance(value, Tensor) and len(operands) == 1 and isinstance(next(iter(args), None), Operand)
         inner = replace(self, full=self.full and simple, maps={}, wraps={}, opaque=[], rules={})  # one system for both
         outs = [inner.within(graph, operands) for graph in graphs]
         if inner.opaque:
             raise Decline(f"inside it, {inner.opaque[0].why}")
-        if any(len(_maps(out)) != len(_maps(outs[0])) for out in outs):
+        if any(len(maps_in(out)) != len(maps_in(outs[0])) for out in outs):
             raise Decline("it returns another structure in train mode")
         for other in outs[1:]:
-            for a, b in zip(_maps(outs[0]), _maps(other), strict=True):
+            for a, b in zip(maps_in(outs[0]), maps_in(other), strict=True):
                 self.system.same(a, b, Origin(node.name, "it must agree in train and in eval mode"))
         result = self.checked(value, outs[0])
         if inner.wraps:
@@ -349,7 +348,7 @@ class Interpreter:
         for node in nodes[:-1]:
             if node not in self.maps:
                 self.maps[node] = self.visit(node)
-        return _maps_of(self.convert(nodes[-1].args[0]))
+        return maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:
         return *self.system.mark(), len(self.bound), len(self.opaque)
@@ -377,62 +376,6 @@ class _Ref:
     """The map of a `get_attr` node: decided by the parameter's first use."""
 
     name: str
-
-
-def _maps_of(x: Any) -> Any:
-    """The maps of a structure of operands."""
-    if isinstance(x, Operand):
-        return x.map
-    if isinstance(x, dict):
-        return {k: _maps_of(v) for k, v in x.items()}
-    return [_maps_of(v) for v in x] if isinstance(x, (tuple, list)) else None
-
-
-def _map_like(value: Any) -> Any:
-    """The identity map in the structure of a value."""
-    if isinstance(value, Tensor):
-        return IDENTITY
-    if isinstance(value, dict):
-        return {k: _map_like(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_map_like(v) for v in value]
-    return None
-
-
-def _part(held: Any, cobs: Any, key: Any, value: Any) -> Any:
-    """The map of one part of a structure: an item, a field of a named tuple, an item by number of a dictionary."""
-    if isinstance(key, str) and isinstance(held, tuple):
-        key = next((i for i, item in enumerate(held) if item is value), None)
-    if isinstance(held, dict) and key not in held:
-        key = next((k for k, item in held.items() if item is value), None)
-    known = key in cobs if isinstance(cobs, dict) else isinstance(cobs, (list, tuple)) and isinstance(key, int)
-    return cobs[key] if known else _map_like(value)
-
-
-def _leaves(x: Any, kind: type[T]) -> list[T]:
-    """What is of a kind in an argument structure."""
-    if type(x) is kind:
-        return [x]
-    if isinstance(x, dict):
-        x = x.values()
-    elif not isinstance(x, (tuple, list)):
-        return []
-    return [leaf for item in x for leaf in _leaves(item, kind)]
-
-
-_operands = functools.partial(_leaves, kind=Operand)
-_maps = functools.partial(_leaves, kind=CobMap)
-
-
-def _pairs(value: Any, cobs: Any) -> list[tuple[Any, CobMap]]:
-    """The parts of a result with their maps."""
-    if isinstance(cobs, CobMap):
-        return [(value, cobs)]
-    if isinstance(cobs, dict):
-        return [pair for key in cobs for pair in _pairs(value[key], cobs[key])]
-    if isinstance(cobs, (list, tuple)):
-        return [pair for v, cob in zip(value, cobs, strict=False) for pair in _pairs(v, cob)]
-    return []
 
 
 def _target_name(node: fx.Node) -> str:

@@ -111,6 +111,10 @@ class Lowering(Decisions):
             found = self._attributes[name] = self.handle(node, value)
         return found
 
+    def read(self, name: str) -> Proxy | None:
+        """The proxy of a parameter or buffer that forward has read."""
+        return self._attributes.get(self.canonical.get(name, name))
+
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
         if id(tensor) in self._own:  # one of the model's after all, that a closure holds

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
-from fxteleport.passes.branches import Applied, trace_inside, value_of
+from fxteleport.passes.branches import trace_inside, value_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
+from fxteleport.passes.helpers import Applied, Helper, Unread
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
 from fxteleport.passes.lowering import named_tensors
@@ -28,6 +28,7 @@ from fxteleport.passes.patches import run_by
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
+from fxteleport.passes.state import reject_state
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
 # Errors that keeping the module whole in which they arise does not mend.
@@ -72,7 +73,7 @@ class Tracer(Recorder):
             with run_by(self):
                 out = root(*args, **kwargs)
             for module in parts:
-                self.reject_state(module)
+                reject_state(self, module)
             self.insist_on(inputs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
@@ -178,7 +179,7 @@ class Tracer(Recorder):
         before = evaluate.containers((args, kwargs))
         try:
             out = forward(*args, **kwargs)
-            self.reject_state(module)
+            reject_state(self, module)
         except _NOT_HERE:
             raise
         except Exception as error:
@@ -191,36 +192,6 @@ class Tracer(Recorder):
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
-
-    def reject_state(self, module: nn.Module) -> None:
-        """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
-
-        Raises:
-            DataDependent: the module has such a buffer.
-        """
-        for name, now in reassigned(module).items():
-            before = self._attributes.get(self.canonical.get(name, name))
-            if before is None or proxy.plain(now) is before._value:
-                continue
-            if not (all(map(_asks_for_size, before._node.users)) and self.is_made_of_sizes(now, before._node)):
-                raise evaluate.DataDependent(
-                    f"its forward puts another tensor in the place of '{name}', which it reads"
-                )
-
-    def is_made_of_sizes(self, now: Any, before: fx.Node) -> bool:
-        """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
-        waiting, seen = [now._node] if proxy.is_proxy(now) else [], set()
-        while waiting:
-            node = waiting.pop()
-            if _asks_for_size(node):
-                if before in node.all_input_nodes:
-                    return False
-            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self.metas):
-                return False
-            elif node not in seen:
-                seen.add(node)
-                waiting += node.all_input_nodes
-        return True
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
@@ -349,40 +320,6 @@ class Tracer(Recorder):
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
         own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
         return own(*args, **kwargs)
-
-
-def _asks_for_size(node: fx.Node) -> bool:
-    """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
-    asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
-    return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
-
-
-class Helper(nn.Module):
-    """A method of a module as a leaf; the module itself is held out of sight: its tensors are meta stand-ins."""
-
-    def __init__(self, owner: nn.Module, fn: Callable[..., Any]) -> None:
-        super().__init__()
-        self._held = (owner, fn)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        owner, fn = self._held
-        return fn(owner, *args, **kwargs)
-
-
-class Unread(TorchFunctionMode):
-    """Raises CannotRun where a module's own tensors take part; their sizes and types may be asked for."""
-
-    _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self._tensors = {id(t) for _, t in named_tensors(dict(module.named_modules()))}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in self._FACTS and any(id(x) in self._tensors for x in evaluate.leaves_of((args, kwargs))):
-            raise evaluate.CannotRun("it reads the weights of its module")
-        return func(*args, **kwargs)
 
 
 def again(error: BaseException) -> None:

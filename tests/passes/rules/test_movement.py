@@ -277,3 +277,8 @@ def test_writing_leaves_the_maps_of_others(check_operation: Callable[..., None])
         return x * torch.cat([vector, changed])[4:12, None, None]
 
     check_operation(of_full_size, full=16, weights=16, streams=2)
+
+
+def test_broadcast_tensors(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: torch.mul(*torch.broadcast_tensors(x, x.mean((2, 3), keepdim=True))), 8, 8)
+    check_operation(lambda x: torch.cat(torch.broadcast_tensors(x, x[:1], x[:, :, :1]), 1), 8, 8)

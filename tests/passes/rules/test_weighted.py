@@ -113,7 +113,7 @@ def test_embedding_bag_and_padding_index_are_sound() -> None:
     model, x = ft.randomize(Words().eval()), torch.arange(8).view(2, 4)
     model(x)  # the capped table renormalises itself once
     plan = ft.plan(model, x)
-    assert plan.num_free == 8  # of the words; rows that are renormalised, and bags, stay
+    assert plan.num_free == 16  # of the words and the bags; rows that are renormalised stay
     assert any(o.node == "capped" and "it renormalises its rows" in o.why for o in plan.opaque)
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert torch.equal(network(x), model(x))
@@ -305,3 +305,29 @@ def test_what_enters_a_recurrent_layer_is_free(name: str, mode: str, assert_exac
     assert plan.num_free == 5 + 7
     scaled = {name for name in plan.scales(plan.sample(0.9, seed=0)) if name.startswith("rnn.")}
     assert scaled and all(name.startswith("rnn.weight_ih") and "l1" not in name for name in scaled)
+
+
+class Bags(nn.Module):
+    """Bags of two rows, whose weights the network may decide, added to channels."""
+
+    def __init__(self, mode: str, functional: bool, weighted: bool) -> None:
+        super().__init__()
+        self.table, self.functional, self.weighted = nn.EmbeddingBag(5, 8, mode=mode), functional, weighted
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids = torch.tensor([[0, 1], [4, 1]])
+        weights = x[:, :2, 0, 0] if self.weighted else None
+        if self.functional:
+            mode = self.table.mode
+            return x[..., 0, 0] + F.embedding_bag(ids, self.table.weight, mode=mode, per_sample_weights=weights)
+        return x[..., 0, 0] + self.table(ids, per_sample_weights=weights)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "weighted", "free"), [("mean", False, 8), ("sum", False, 8), ("max", False, 8), ("sum", True, 6)]
+)
+def test_bags_have_the_columns_of_their_rows(
+    mode: str, functional: bool, weighted: bool, free: int, check_operation: Callable[..., None]
+) -> None:
+    check_operation(Bags(mode, functional, weighted), free, free)
