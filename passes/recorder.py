@@ -47,6 +47,7 @@ class Recorder(Lowering):
         self.device = torch.device("cpu")
         self.memo = Memo()
         self.gradients: list[bool | None] = [None]  # recorded, by the contexts that forward is in; None: as outside
+        self.switches = False  # it was in such a context
         self._functions = 0  # autograd functions whose forward is running
         self._autocast = _autocast()
         self._moved: list[tuple[Proxy, fx.Node]] = []  # handles rebound by in-place operations, with the old node
@@ -172,6 +173,7 @@ class Recorder(Lowering):
     def enter(self, recording: bool | None) -> None:
         """Forward enters a context in which gradients are recorded, or not; None for one that changes nothing."""
         changes = recording is not None and not self._functions
+        self.switches |= changes
         self.gradients.append(recording if changes else self.gradients[-1])
 
     @contextmanager

@@ -90,7 +90,8 @@ class Tracer(Recorder):
         names = {name for module in parts for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
         self.finish(lowered, out)
-        write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
+        if self.switches:
+            write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
 
     def finish(self, lowered: Any, out: Any) -> None:
         """Nothing more is recorded: the output, and what the graph as a whole tells."""
