@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,20 +10,33 @@ from torch import nn
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own layers (not its containers), and those that nothing but a hook sets apart from one."""
+    """torch's own layers (not its containers), without hooks where they can do without being a leaf."""
     cls = type(module)
     if "forward" in vars(module):  # it is one no longer
         return False
-    if not cls.__module__.startswith("torch.nn.modules."):
-        return hooked(module) and not module._modules
-    if cls.__module__ == "torch.nn.modules.container":
+    if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
         return False
-    return not module._modules or isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
+    return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
+
+
+_INTRICATE = (nn.MultiheadAttention, nn.RNNBase)
 
 
 def hooked(module: nn.Module) -> bool:
     """True where a forward hook may change what the module takes or gives."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def watched(module: nn.Module) -> bool:
+    """True where a forward hook is not torch's own, and so may store what it sees anywhere."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks)
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """The module, whose forward hooks are run by others."""
+    vars(module).update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
+    return module
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -32,7 +46,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 def is_mode_dependent(module: nn.Module) -> bool:
     """A module without tensors or parts whose forward reads `self.training` (drop path and its like)."""
-    return not is_stateful(module) and reads_training(type(module))
+    return not is_stateful(module) and reads_training(type(module)) and not hooked(module)
 
 
 def is_stateful(module: nn.Module) -> bool:

@@ -38,7 +38,7 @@ def clone(
         table: makes the clone's `_parameters` and `_buffers` dictionaries.
         training: the mode of the clones, or None to keep each module's own.
     """
-    twins: dict[int, nn.Module] = {}
+    twins: dict[int, Any] = {}
     # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
     for name, old in module.named_modules(prefix=path) if module._modules else [(path, module)]:
         cls = class_of(old)
@@ -53,37 +53,78 @@ def clone(
         state["_path"] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         twin.__dict__.update(state)
-    for twin in twins.values():
+    for twin in list(twins.values()):
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
         for key in state.keys() - _BOOKKEEPING:
             if type(value := state[key]) in _REFERRING:
                 state[key] = _relink(value, twins)
-    return twins[id(module)]
+        for key in _HOOKS:
+            if state[key]:
+                state[key] = _relink(state[key], twins)
+    made: nn.Module = twins[id(module)]
+    return made
 
 
 _BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
-_REFERRING = frozenset({list, tuple, set, collections.deque, types.MethodType, functools.partial}) | _TABLES
+_REFERRING = (
+    frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial}) | _TABLES
+)
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def _relink(value: Any, twins: dict[int, Any]) -> Any:
-    """`value` with the modules it refers to outside `_modules` replaced by their clones."""
-    if isinstance(value, nn.Module):
+    """`value` with the modules it refers to outside `_modules` replaced by their clones.
+
+    `twins` also remembers containers and functions, so that a hook and its module go on sharing a list.
+    """
+    if isinstance(value, nn.Module) or id(value) in twins:
         return twins.get(id(value), value)
     kind = type(value)
     if kind is types.MethodType:
         return types.MethodType(value.__func__, _relink(value.__self__, twins))
+    if kind is types.FunctionType:
+        return _reclosed(value, twins) if value.__closure__ else value
     if kind is functools.partial:
         keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
         return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
     if kind in _TABLES:
-        made = copy.copy(value)
+        made = twins[id(value)] = copy.copy(value)
         made.update({k: _relink(v, twins) for k, v in value.items()})
         return made
     if kind is set or kind is collections.deque:
-        return copy.copy(value)
-    if kind is list or kind is tuple:
-        return kind(value if _PLAIN.issuperset(map(type, value)) else [_relink(v, twins) for v in value])
+        twins[id(value)] = copy.copy(value)
+        return twins[id(value)]
+    if kind is list:
+        made = twins[id(value)] = list(value)
+        if not _PLAIN.issuperset(map(type, value)):
+            made[:] = [_relink(v, twins) for v in value]
+        return made
+    if kind is tuple:
+        return value if _PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
     return value
+
+
+def _reclosed(function: types.FunctionType, twins: dict[int, Any]) -> types.FunctionType:
+    """A function whose closure holds clones, where it holds anything that has one."""
+    cells = [types.CellType() for _ in function.__closure__ or ()]
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+    )
+    twins[id(function)] = made
+    same = True
+    for old, new in zip(function.__closure__ or (), cells, strict=True):
+        try:
+            held = old.cell_contents
+        except ValueError:  # it is not assigned yet
+            continue
+        new.cell_contents = _relink(held, twins)
+        same &= new.cell_contents is held
+    if same:
+        twins[id(function)] = function
+        return function
+    made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
+    made.__dict__.update(function.__dict__)
+    return made

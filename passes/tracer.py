@@ -21,7 +21,15 @@ from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.helpers import Applied, Helper, Unread
 from fxteleport.passes.inputs import placeholders, said
-from fxteleport.passes.leaves import DROPOUT, is_compiled, is_leaf, is_mode_dependent, reads_training
+from fxteleport.passes.leaves import (
+    DROPOUT,
+    is_compiled,
+    is_leaf,
+    is_mode_dependent,
+    reads_training,
+    watched,
+    without_hooks,
+)
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.patches import run_by
@@ -156,7 +164,8 @@ class Tracer(Recorder):
             tensor = self.metas[name]
             return tensor if tensor.is_meta else tensor.to(evaluate.META)
 
-        return clone(real, on_meta, path, class_of=class_of, training=training)
+        made = clone(real, on_meta, path, class_of=class_of, training=training)
+        return without_hooks(made) if cls is not None or (is_leaf(real) and watched(real)) else made
 
     # -- calls of modules ------------------------------------------------------------------------------
 
@@ -167,7 +176,8 @@ class Tracer(Recorder):
         if is_compiled(real):
             return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
         if path and is_leaf(real):
-            return self.call_leaf(path, args, kwargs)
+            call = functools.partial(self.call_leaf, path)
+            return self.call_watched(module, forward, call, args, kwargs) if watched(real) else call(args, kwargs)
         if path and is_mode_dependent(real):
             out = self.call_leaf(path, args, kwargs)
             if graphs := self.inside(path, real, args, kwargs, (False, True)):
@@ -185,7 +195,7 @@ class Tracer(Recorder):
             raise
         except Exception as error:
             again(error)
-            if not path:
+            if not path or any(map(watched, real.modules())):  # a hook may reach out of what would be kept whole
                 raise
             self.rollback(mark, moved, before)
             self.opaque[path] = reason = f"{type(error).__name__}: {_first_line(error)}"
@@ -193,6 +203,23 @@ class Tracer(Recorder):
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
+
+    def call_watched(
+        self, module: nn.Module, forward: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """A leaf with hooks is called: they run on what it takes and gives, as part of the graph."""
+
+        def bare(*inputs: Any, **keywords: Any) -> Any:
+            if any(held.get(k, module) is not v for k, v in vars(module).items() if k != "forward"):
+                raise RuntimeError("a hook of its changes its attributes")
+            return call(inputs, keywords)
+
+        held = dict(vars(module))
+        vars(module)["forward"] = bare
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            del vars(module)["forward"]
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
@@ -245,7 +272,7 @@ class Tracer(Recorder):
             raise
         except Exception as error:
             again(error)
-            if proxy.find_tracer((args, kwargs)) is None:
+            if proxy.find_tracer((args, kwargs)) is None or any(map(watched, module.modules())):
                 raise
             del self.stack[depth:]
             self.rollback(mark, moved, before)
