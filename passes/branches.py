@@ -21,20 +21,31 @@ if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
 
+class Stores(Exception):
+    """A call that is kept whole would store something where the trace does not see it."""
+
+
 def trace_inside(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
 ) -> list[fx.Graph]:
     """The graphs of a call of a module without tensors, for each value of `self.training`.
 
     Their placeholders are the tensors among the arguments, in order.
+
+    Raises:
+        Stores: it writes to its attributes.
     """
     graphs = []
     for training in modes:
         inside = type(tracer)(module, tracer.makes_all, tracer.hashes)
         inside.device, inside.memo, inside.is_inside = tracer.device, tracer.memo, True
         given = evaluate.tree_map(functools.partial(_given, inside), (args, kwargs))
+        made = shadow(inside, module, "", training)
+        held = evaluate.containers((made.__dict__,))
         with run_by(inside):
-            out = shadow(inside, module, "", training)(*given[0], **given[1])
+            out = made(*given[0], **given[1])
+        if any(evaluate.changed(*pair) for pair in held):
+            raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         inside.finish(inside.lower(out), out)
         inside.finished = True
         if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):

@@ -23,7 +23,6 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxteleport.passes.leaves import hooked
 from fxteleport.passes.objects import is_record, remade
 
 BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
@@ -153,7 +152,7 @@ def normalised(norm: nn.modules.batchnorm._BatchNorm, input: Any) -> Any:
     """What a batch norm gives: in eval mode, on meta, a tensor like its input (torch takes a millisecond to say so)."""
     held = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     fits = norm.running_mean is not None and all(t is None or t.shape == input.shape[1:2] for t in held)
-    if norm.training or hooked(norm) or not input.is_meta or not fits:
+    if norm.training or not input.is_meta or not fits:
         return norm(input)
     norm._check_input_dim(input)
     if input.is_contiguous():

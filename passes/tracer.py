@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.aliases import forget_stale, mark_aliases, remove_dead
-from fxteleport.passes.branches import trace_inside, value_of
+from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
@@ -179,10 +180,12 @@ class Tracer(Recorder):
             call = functools.partial(self.call_leaf, path)
             return self.call_watched(module, forward, call, args, kwargs) if watched(real) else call(args, kwargs)
         if path and is_mode_dependent(real):
-            out = self.call_leaf(path, args, kwargs)
-            if graphs := self.inside(path, real, args, kwargs, (False, True)):
-                self.branches[out._node] = tuple(graphs)
-            return out
+            with contextlib.suppress(Stores):
+                graphs = self.inside(path, real, args, kwargs, (False, True))
+                out = self.call_leaf(path, args, kwargs)
+                if graphs:
+                    self.branches[out._node] = tuple(graphs)
+                return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
         self.stack.append(module)
@@ -334,7 +337,7 @@ class Tracer(Recorder):
         """The graphs of what a call that is kept whole does, a mode each; none where it cannot be traced."""
         try:
             return trace_inside(self, module, args, kwargs, modes)
-        except evaluate.Again:
+        except (evaluate.Again, Stores):
             raise
         except Exception as error:
             again(error)

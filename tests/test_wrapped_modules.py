@@ -168,15 +168,15 @@ CASES: dict[str, Case] = {
     "compiled layers": Case(compiled_layer, 15),
     "hook on a container": Case(lambda: hooked(lambda m: m[0]), 15),
     "hook on the model": Case(lambda: hooked(lambda m: m), 15 + 3),
-    "hook on a layer": Case(lambda: hooked(lambda m: m[1]), 15, "forward hooks"),
+    "hook on a layer": Case(lambda: hooked(lambda m: m[1]), 15 + 3),
     "backward hook": Case(watched, 15),
     "parametrization": Case(symmetric, 8 + 1),  # 8 behind the first layer decide the second's but for a scale
     "spectral norm": Case(spectral, 2),  # a scale of each weight, which its norm takes back
-    "spectral norm, by hook": Case(old_spectral, 5, "forward hooks"),
+    "spectral norm, by hook": Case(old_spectral, 5 + 1),
     "weight norm": Case(
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)), 8
     ),
-    "pruned": Case(pruned, 8, "forward hooks"),
+    "pruned": Case(pruned, 15),
     "non-persistent buffer": Case(Buffers, 8),
     "frozen": Case(frozen, 15),
     "mixed formats": Case(Mixed, 15),

@@ -273,3 +273,35 @@ def test_a_function_keeps_its_backward() -> None:
     gm = plan.rewrite(plan.sample(0.5, seed=0))
     gm(X).sum().backward()
     assert gm.get_parameter("first.weight").grad.abs().sum() > 0
+
+
+class Storing(nn.Module):
+    """Reads its mode, and stores what the network reads."""
+
+    def __init__(self, in_list: bool) -> None:
+        super().__init__()
+        self.in_list, self.last, self.all = in_list, None, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_list:
+            self.all[:] = [x * 2]
+        else:
+            self.last = x * 2
+        return x * 3 if self.training else x
+
+
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("in_list", [False, True])
+def test_modules_that_store_are_traced(in_list: bool, ran: bool, assert_exact: Callable[..., ft.Plan]) -> None:
+    def inner(m: Any, h: Tensor) -> Tensor:
+        (storing,) = m.parts
+        out = storing(h)
+        return out + m.second(storing.all[0] if in_list else storing.last)
+
+    model = Around(inner, Storing(in_list)).eval()
+    if ran:
+        model(X + 1)
+    plan = assert_exact(model, X, at_least=8)
+    assert not plan.opaque
+    other = torch.randn(9, 6)
+    assert torch.equal(plan.rewrite(plan.sample(0.9, exact=True, seed=1))(other), model(other))
