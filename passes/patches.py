@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fxteleport.passes import proxy
 
@@ -45,6 +46,7 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
             for name in ("finfo", "iinfo"):
                 _patch(torch, name, _known(getattr(torch, name)))
+            _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
                 _patch(context, "__enter__", _entering(context.__enter__))
@@ -150,6 +152,18 @@ def _leaving(leave: Any) -> Any:
             tracer.gradients.pop()
         if tracer is None or not isinstance(context, torch.inference_mode):
             leave(context, *error)
+
+    return wrapper
+
+
+def _calling(call: Any) -> Any:
+    """A call of one of the user's own modules, which an object or a weak reference holds, is one of its shadow."""
+
+    @functools.wraps(call)
+    def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        shadow = None if tracer is None else tracer.shadow_of.get(id(module))
+        return call(module, *args, **kwargs) if shadow is None else shadow(*args, **kwargs)
 
     return wrapper
 

@@ -58,6 +58,7 @@ class Tracer(Recorder):
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.assigned: dict[str, Tensor] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
+        self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
     # -- the run ---------------------------------------------------------------------------------------
@@ -78,6 +79,7 @@ class Tracer(Recorder):
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
+        self.shadow_of = {id(real): part for real, part in zip(self.model.modules(), parts, strict=True)}
         try:
             with run_by(self):
                 out = root(*args, **kwargs)

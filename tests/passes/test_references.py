@@ -1,0 +1,97 @@
+"""Modules that a forward reaches in other ways than by their names: what is traced is the clone, in eval mode."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Runner:
+    """An object that is no module, and runs one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module(x)  # type: ignore[no-any-return]
+
+
+class Referring(nn.Module):
+    """Runs a block that drops and normalises, by whatever refers to it."""
+
+    def __init__(self, refer: Callable[[nn.Module], Any], run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU())
+        self.reference, self.run = refer(self.block), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.run(self.reference, self.first(x)))
+
+
+REFERENCES: dict[str, tuple[Callable[[nn.Module], Any], Callable[[Any, Tensor], Tensor]]] = {
+    "an object": (Runner, lambda r, x: r(x)),
+    "a function": (lambda block: lambda x: block(x), lambda r, x: r(x)),
+    "its forward": (lambda block: block.forward, lambda r, x: r(x)),
+    "a list": (lambda block: [block], lambda r, x: r[0](x)),
+    "a dictionary": (lambda block: {"it": block}, lambda r, x: r["it"](x)),
+    "a namespace": (lambda block: types.SimpleNamespace(it=block), lambda r, x: r.it(x)),
+    "a weak reference": (weakref.ref, lambda r, x: r()(x)),
+    "an object in a list": (lambda block: [Runner(block)], lambda r, x: r[0](x)),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_clone_is_traced(name: str, mode: str, training: bool) -> None:
+    """As free, and as exact in both modes, as a network that names the block."""
+    model = ft.randomize(Referring(*REFERENCES[name]))
+    plan = ft.plan(model.train(training), X, mode=mode)
+    assert (plan.num_free, plan.opaque) == (16, [])
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    gm = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
+    assert ft.verify(model, gm, X).passed
+    outs = []
+    for network in (model.train(), gm.train()):
+        torch.manual_seed(1)
+        outs.append(network(X))
+    assert torch.equal(*outs)
+
+
+class Child(nn.Module):
+    """Runs a part of its parent's."""
+
+    def __init__(self, parent: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "parent", weakref.ref(parent))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.parent().first(x))
+
+
+class Parent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.child = Child(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.child(x))
+
+
+def test_a_child_that_knows_its_parent(assert_exact: Callable[..., ft.Plan]) -> None:
+    plan = assert_exact(Parent(), X, at_least=8)
+    assert not plan.opaque
