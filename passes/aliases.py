@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Any
+
 from torch import Tensor, fx
 
 from fxteleport.passes.evaluate import Trust, memory_of
 
 
-def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:
-    """Mark tensors that are seen through another view after being written in place."""
+def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: Container[Any]) -> None:
+    """Mark tensors that are seen through another view after being written in place.
+
+    Those of the model itself, whose names are `own`, are seen by its layers, and by the next run.
+    """
     if not mutations:
         return
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -21,7 +27,8 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
             continue
         kin = sharing.get(_storage(written), [])
         after = any(order[user] > order[writer] for node in kin if order[node] < order[writer] for user in node.users)
-        if after or writer.meta["val"] is not written:
+        state = any(node.op == "get_attr" and node.target in own for node in kin)
+        if after or state or writer.meta["val"] is not written:
             for node in kin:
                 node.meta["aliased"] = True
 

@@ -105,6 +105,8 @@ class Interpreter:
             return None
         if node.op == "get_attr":
             if node.target in self.captured.metas and carries(value):
+                if node.meta.get("aliased"):
+                    self.pin_operand(self.tensor(node.target), Origin(node.name, "the network writes to it"))
                 return _Ref(node.target)
             if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
                 return structural_zeros(value.ndim)  # the first state of a recurrent network, say

@@ -74,6 +74,8 @@ class Lowering(Decisions):
             return self._built(kind, fields, x)
         if isinstance(x, np.generic):
             return x.item()
+        if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
+            return self.constant(torch.from_numpy(x.copy()))._node
         return x if is_spelt(x) else self._assembled(x)
 
     def _assembled(self, x: Any) -> fx.Node:

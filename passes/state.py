@@ -1,9 +1,13 @@
-"""State: what a forward leaves behind in its buffers, which a graph does not hand on to the next run."""
+"""State: what a forward leaves behind, in its buffers and in Python, which a graph does not hand on to the next run."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import fx, nn
 
 from fxteleport.passes import evaluate, proxy
@@ -11,6 +15,21 @@ from fxteleport.passes.traced import reassigned
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
+
+
+@contextmanager
+def without_drawing(tracer: Tracer) -> Iterator[None]:
+    """Random numbers of Python's and numpy's that a trace draws are in the graph; who draws next gets the same."""
+    python = random.getstate()
+    numpy: Any = np.random.get_state()
+    try:
+        yield
+    finally:
+        now: Any = np.random.get_state()
+        if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
+            tracer.specialized.append("random numbers of Python's or numpy's are those that the trace drew")
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def reject_state(tracer: Tracer, module: nn.Module) -> None:

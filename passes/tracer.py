@@ -37,7 +37,7 @@ from fxteleport.passes.patches import run_by
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
-from fxteleport.passes.state import reject_state
+from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
 # Errors that keeping the module whole in which they arise does not mend.
@@ -81,7 +81,7 @@ class Tracer(Recorder):
         parts = list(root.modules())
         self.shadow_of = {id(real): part for real, part in zip(self.model.modules(), parts, strict=True)}
         try:
-            with run_by(self):
+            with run_by(self), without_drawing(self):
                 out = root(*args, **kwargs)
             for module in parts:
                 reject_state(self, module)
@@ -108,7 +108,7 @@ class Tracer(Recorder):
         """Nothing more is recorded: the output, and what the graph as a whole tells."""
         self.graph.output(lowered)
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
-        mark_aliases(self.graph, self._mutations)
+        mark_aliases(self.graph, self._mutations, self.metas)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
 
