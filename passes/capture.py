@@ -45,6 +45,7 @@ class Captured:
         specialized: what was fixed by the example inputs: "where: what".
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
+        overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
     """
 
     graph: fx.Graph
@@ -59,6 +60,7 @@ class Captured:
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
     specialized: list[str]
     assigned: dict[str, Tensor]
+    overlapping: frozenset[str]
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -90,6 +92,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.branches,
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
+        frozenset(tracer.overlapping),
     )
 
 

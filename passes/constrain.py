@@ -62,7 +62,8 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(_unsaved(captured), IDENTITY))
+    still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
+    state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     state.run(captured.graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
 

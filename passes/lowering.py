@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
 from fxteleport.passes.objects import is_record, is_spelt, take_apart
+from fxteleport.passes.overlap import by_memory, overlapping
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.source import calling_line
 
@@ -39,9 +40,13 @@ class Lowering(Decisions):
         self._keep: list[Tensor] = []  # those whose id is in use above
         self._own: dict[int, str] = {}  # the model's tensors, by id
         self.parts = dict(model.named_modules(remove_duplicate=False))
+        tensors: dict[str, Tensor] = {}
         for name, tensor in named_tensors(self.parts):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)
             self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
+            tensors[own] = tensor
+        self._memories = by_memory(tensors)
+        self.overlapping = overlapping(tensors, self._memories)
 
     def handle(self, node: fx.Node, value: Any) -> Proxy:
         """The proxy of a node."""
@@ -130,6 +135,8 @@ class Lowering(Decisions):
             node = self.graph.create_node("get_attr", name)
             node.meta.update(val=value, path="")
             self._keep.append(tensor)
+            if tensor.layout is torch.strided:
+                self.overlapping.update(self._memories.get(tensor.untyped_storage()._cdata, ()))
             found = self._constants[id(tensor)] = self.handle(node, value)
         return found
 

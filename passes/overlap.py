@@ -1,0 +1,48 @@
+"""Overlap: tensors of a model that are not the same, and yet lie in the same memory.
+
+Tied weights are one tensor under several names. Views of one memory (`decoder.weight.data = encoder.weight.data.t()`,
+a parameter that was expanded) are several: to scale each in place would scale their elements more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fxteleport.sharded import is_sharded
+
+
+def by_memory(tensors: Mapping[str, Tensor]) -> dict[int, list[str]]:
+    """The names of the tensors in each memory."""
+    found: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.layout is torch.strided and not is_sharded(tensor) and tensor.numel():
+            found.setdefault(tensor.untyped_storage()._cdata, []).append(name)
+    return found
+
+
+def overlapping(tensors: Mapping[str, Tensor], memories: Mapping[int, list[str]]) -> set[str]:
+    """The names of tensors with an element that is one of another tensor's, or another one of their own.
+
+    Views whose elements alternate count, too.
+    """
+    found: set[str] = set()
+    for names in memories.values():
+        reached, holder = 0, ""
+        for start, end, name in sorted((*_extent(tensors[name]), name) for name in names):
+            if start < reached:
+                found |= {name, holder}
+            if end - start < tensors[name].numel() * tensors[name].itemsize:
+                found.add(name)
+            if end > reached:
+                reached, holder = end, name
+    return found
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Where its elements begin and end in memory, in bytes."""
+    length = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return start, start + int(length) * tensor.itemsize
