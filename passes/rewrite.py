@@ -274,4 +274,7 @@ def _part(cob: CobMap | None, tau: Tensor, part: str, dtype: torch.dtype) -> Ten
     for factor in cob.factors:  # symbols that the solver made one no longer differ: their axes shrink first
         value = value * compress(CobMap((factor,)).scale(tau))  # type: ignore[arg-type]
     value = torch.sign(value) if part == "sign" else value.abs() if part == "magnitude" else value
-    return compress(value).to(dtype.to_real())
+    value = compress(value)
+    while value.ndim and len(value) == 1:  # a run may have fewer axes: one image, or a batch of one that is squeezed
+        value = value[0]
+    return value.to(dtype.to_real())

@@ -265,3 +265,43 @@ def test_networks_with_guards_can_be_saved() -> None:
     assert torch.equal(copy.deepcopy(again)(other)["z"], model(other)["z"])
     with pytest.raises(ValueError, match="capture it again"):
         again(given | {"times": 3})
+
+
+SHORTER: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {  # inputs with which each is planned, and run
+    "no batch": (nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 2, 3)), [(2, 3, 7, 7), (3, 7, 7)]),
+    "any axes": (nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), [(2, 3, 4), (2, 4), (4,)]),
+    "a pool": (nn.Sequential(nn.Conv1d(3, 8, 1), nn.MaxPool1d(2), nn.Conv1d(8, 2, 1)), [(2, 3, 8), (3, 8)]),
+}
+
+
+@pytest.mark.parametrize("name", SHORTER)
+def test_inputs_with_fewer_axes(name: str) -> None:
+    model, shapes = SHORTER[name]
+    model.eval()
+    for planned in shapes:
+        plan = ft.plan(model, torch.randn(planned))
+        gm = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for shape in shapes:
+            x = torch.randn(shape)
+            assert torch.equal(gm(x), model(x)), (planned, shape)
+
+
+class Squeezed(nn.Module):
+    """Loses the batch of one, as careless code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 8, 7), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.gelu(self.conv(x).squeeze()))
+
+
+@pytest.mark.parametrize("planned", [1, 2])
+def test_a_batch_of_one_that_is_squeezed(planned: int) -> None:
+    model = Squeezed().eval()
+    plan = ft.plan(model, torch.randn(planned, 3, 7, 7))
+    gm = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for n in (1, 2, 5):
+        x = torch.randn(n, 3, 7, 7)
+        assert torch.equal(gm(x), model(x))
