@@ -41,6 +41,7 @@ def aware_of_proxies() -> Iterator[None]:
     with _lock:
         _depth += 1
         if _depth == 1:
+            _known_to_compile()
             _patch(builtins, "isinstance", _isinstance(builtins.isinstance))
             for name in _CREATION:
                 _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
@@ -59,6 +60,32 @@ def aware_of_proxies() -> Iterator[None]:
             if _depth == 0:
                 while _saved:
                     setattr(*_saved.pop())
+
+
+@functools.cache
+def _known_to_compile() -> None:
+    """Have `torch.compile` note the functions that are patched, as it does when it is first used, before they are.
+
+    Otherwise it would note the patches (operations on meta tensors load it), and not know the functions afterwards.
+    """
+    from torch._dynamo import trace_rules
+
+    for function in (isinstance, torch.zeros, nn.Module.__call__):
+        trace_rules.lookup(function)
+
+
+@contextmanager
+def unaware() -> Iterator[None]:
+    """The patches lifted for a while, where no other capture runs: `torch.compile` does not bear them."""
+    with _lock:
+        lifted = [(space, name, vars(space)[name]) for space, name, _ in _saved] if _depth == 1 else []
+        for space, name, plain in _saved if lifted else ():
+            setattr(space, name, plain)
+        try:
+            yield
+        finally:
+            for space, name, patched in lifted:
+                setattr(space, name, patched)
 
 
 def _patch(space: Any, name: str, new: Any) -> None:

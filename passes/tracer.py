@@ -33,7 +33,7 @@ from fxteleport.passes.leaves import (
 )
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import is_spelt
-from fxteleport.passes.patches import run_by
+from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
@@ -133,7 +133,7 @@ class Tracer(Recorder):
             out = self.call_leaf(WHOLE, args, kwargs)
         except evaluate.CannotRun:
             try:
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]), unaware():
                     value = self.run_leaf(
                         WHOLE, *evaluate.tree_map(functools.partial(evaluate.made_up, torch.zeros), given)
                     )
