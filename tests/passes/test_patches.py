@@ -28,7 +28,7 @@ assert torch.equal(function(torch.ones(3)), torch.tensor([1.0, 2.0, 3.0]))
 
 
 def test_compile_knows_the_functions_that_were_patched() -> None:
-    """In a process of its own: `torch.compile` notes functions when it is first used, and operations on meta load it."""
+    """In a process of its own, since it notes them when it is first used."""
     done = subprocess.run([sys.executable, "-c", COMPILED_AFTERWARDS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
