@@ -62,10 +62,14 @@ def _widened(half: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _rounded(number: Any) -> Any:
-    """A float32 to the nearest bfloat16, ties to even."""
+    """A float32 to the nearest bfloat16, ties to even.
+
+    No number needs a look at it first: a product is no number only where its bfloat16 was none, whose lower half, now
+    in the product, is zero, so that nothing is carried into the upper one.
+    """
     bits = _bits(number)
     up = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-    return np.uint16(up >> np.uint32(16)) if number == number else np.uint16(0x7FC0)
+    return np.uint16(up >> np.uint32(16))
 
 
 def _product(value: Any, row: Any, column: Any) -> Any:

@@ -225,3 +225,14 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
     assert torch.equal(weight.isnan(), expected.isnan())
     assert torch.equal(weight.nan_to_num(), expected.nan_to_num())
     assert len(expected.isinf().nonzero()) > 0
+
+
+def test_every_bfloat16() -> None:
+    """Infinities and what is no number among them: as torch multiplies in float32, and rounds once."""
+    values = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).clone().view(16, -1)
+    rows, columns = torch.rand(16) * 3 - 1.5, torch.rand(values.shape[1]) * 3 - 1.5
+    expected = (values.float() * rows[:, None] * columns).bfloat16()
+    line = [values.data_ptr(), *values.shape, rows.data_ptr(), columns.data_ptr()]
+    pytest.importorskip("fxteleport.passes.kernel").bfloat16(np.array([line]))
+    assert torch.equal(values.isnan(), expected.isnan())
+    assert torch.equal(values[~values.isnan()], expected[~expected.isnan()])
