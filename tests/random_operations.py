@@ -415,7 +415,7 @@ class Dropped(nn.Module):
     """Halves samples or leaves them, in train mode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rand(len(x), *[1] * (x.ndim - 1)).round().add(1) if self.training else x
+        return x * torch.rand(x.shape[0], *[1] * (x.ndim - 1)).round().add(1) if self.training else x
 
 
 class Swish(torch.autograd.Function):
