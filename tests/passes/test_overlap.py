@@ -59,6 +59,7 @@ def expanded(m: Any) -> None:
 
 
 def buffer(m: Any) -> None:
+    del m.extra
     m.register_buffer("extra", m.b.weight.data)
 
 
@@ -79,12 +80,7 @@ SHARED: dict[Callable[[Any], Any], int] = {
 
 @pytest.mark.parametrize("share", SHARED, ids=lambda share: share.__name__)
 def test_nothing_is_scaled_twice(share: Callable[[Any], Any]) -> None:
-    if share is buffer:
-        model: nn.Module = Sharing(lambda m: None)
-        del model.extra
-        buffer(model)
-    else:
-        model = Sharing(share)
+    model = Sharing(share)
     model.eval()
     expected = model(X).detach()
     plan = ft.plan(model, X, mode="weights")
@@ -100,6 +96,6 @@ def test_nothing_is_scaled_twice(share: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize("share", SHARED, ids=lambda share: share.__name__)
 def test_an_emitted_network_has_memory_of_its_own(share: Callable[[Any], Any]) -> None:
-    model = Sharing(share if share is not buffer else attribute).eval()
+    model = Sharing(share).eval()
     plan = ft.plan(model, X)
     assert torch.equal(plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))(X), model(X))
