@@ -10,6 +10,7 @@ import operator
 from collections.abc import Container
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxteleport.errors import ModelError
@@ -67,7 +68,7 @@ class Held:
         return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))
 
 
-Structure = dict[str, tuple[type, bool, dict[str, tuple[int, ...]]]]
+Structure = dict[str, tuple[type, bool, dict[str, torch.Size]]]
 
 
 def structure(model: nn.Module) -> Structure:
@@ -80,7 +81,7 @@ def structure(model: nn.Module) -> Structure:
     seen: set[int] = set()
     while waiting:
         path, module = waiting.pop()
-        shapes = {name: tuple(p.shape) for name, p in module._parameters.items() if p is not None}
+        shapes = {name: p.shape for name, p in module._parameters.items() if p is not None}
         kind = unsharded(type(module))  # FSDP makes a class of its own, and hooks
         found[path] = (kind, hooked(module) and kind is type(module), shapes)
         if id(module) in seen:

@@ -24,7 +24,7 @@ from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
-from fxteleport.passes.objects import Assemble
+from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, Rule, lookup
 from fxteleport.passes.structures import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
 from fxteleport.passes.system import Origin, System
@@ -273,6 +273,8 @@ class Interpreter:
         kind = type(x)
         if kind is fx.Node:
             return self._view(x.meta.get("val"), self.maps.get(x), "trust" in x.meta)
+        if kind in PLAIN:
+            return x
         if kind is slice:
             return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
         if issubclass(kind, dict):

@@ -23,9 +23,9 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fxteleport.passes import forms
 from fxteleport.passes.objects import is_record, remade
 
-BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
 META = torch.device("meta")
 CPU = torch.device("cpu")
 # Moving a tensor to a device means nothing to a meta tensor.
@@ -79,7 +79,7 @@ def run(
     Raises:
         CannotRun: the call fails on meta tensors and on made-up real ones.
     """
-    fn = functools.partial(normalised, target) if type(target) in BATCH_NORMS else call_of(op, target)
+    fn = call_of(op, target)
     if target is operator.getitem and not isinstance(args[0], Tensor):
         return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
     leaves = leaves_of((args, kwargs))
@@ -98,6 +98,8 @@ def run(
         if kwargs.get("device") is not None:
             kwargs["device"] = here
     try:
+        if op != "call_method" and (form := forms.known(target, args, kwargs)) is not None:
+            return form, Trust.KNOWN
         value = fn(*args, **kwargs)
         copies = zip(leaves_of((args, kwargs)), leaves, strict=False) if mixed else ()
         if any(a is not b and isinstance(a, Tensor) and a._version for a, b in copies):
@@ -146,18 +148,6 @@ def call_of(op: str, target: Any) -> Callable[..., Any]:
     if op == "call_method":
         return lambda self, *args, **kwargs: getattr(self, target)(*args, **kwargs)
     return target  # type: ignore[no-any-return]
-
-
-def normalised(norm: nn.modules.batchnorm._BatchNorm, input: Any) -> Any:
-    """What a batch norm gives: in eval mode, on meta, a tensor like its input (torch takes a millisecond to say so)."""
-    held = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    fits = norm.running_mean is not None and all(t is None or t.shape == input.shape[1:2] for t in held)
-    if norm.training or not input.is_meta or not fits:
-        return norm(input)
-    norm._check_input_dim(input)
-    if input.is_contiguous():
-        return torch.empty(input.shape, dtype=input.dtype, device=META)
-    return torch.empty_like(input)  # on meta in Python, at ten times the time
 
 
 def _placed(x: Any, device: torch.device) -> Any:
@@ -277,7 +267,7 @@ def containers(x: Any) -> list[tuple[Any, Any]]:
 def changed(container: Any, held: Any) -> bool:
     """True if a list or a dictionary no longer holds the objects that it held."""
     pairs = (container, held) if isinstance(held, list) else (container.values(), held.values())
-    return len(container) != len(held) or any(a is not b for a, b in zip(*pairs, strict=True))
+    return len(container) != len(held) or any(map(operator.is_not, *pairs))
 
 
 def to_meta(x: Any) -> Any:

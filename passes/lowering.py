@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
-from fxteleport.passes.objects import is_record, is_spelt, take_apart
+from fxteleport.passes.objects import PLAIN, is_record, is_spelt, take_apart
 from fxteleport.passes.overlap import by_memory, overlapping
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.source import calling_line
@@ -54,13 +54,16 @@ class Lowering(Decisions):
 
     def lower(self, x: Any) -> Any:
         """An argument structure with nodes in place of proxies, and constants as attributes."""
+        kind = type(x)
+        if kind in PLAIN:
+            return x
         if is_proxy(x):
             if x._node._erased:
                 raise RuntimeError("a value of a part that could not be traced is still in use")
             return x._node
         if proxy.is_left(x):
             x = x._value
-        kind = type(x)
+            kind = type(x)
         if kind is tuple or kind is list:
             return kind(map(self.lower, x))
         if kind is slice:

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes import evaluate
 from fxteleport.passes.evaluate import META, Trust
 from fxteleport.passes.leaves import hooked
+from fxteleport.passes.objects import PLAIN
 
 
 class Memo:
@@ -165,9 +166,7 @@ class _Unlike(Exception):
     """A call that may differ from one that looks the same."""
 
 
-_PLAIN = frozenset(
-    {bool, int, float, str, type(None), type(...), torch.Size, torch.dtype, torch.device, torch.memory_format}
-)
+_PLAIN = PLAIN | {torch.Size}
 _BASE = frozenset(vars(nn.Module())) - {"training"} | {"_path"}  # what every module has
 _OTHER = _BASE | {"_flat_weights", "_flat_weight_refs"}  # and a recurrent one: its parameters in another order
 

@@ -21,6 +21,7 @@ _SPELT = (
     bool, int, float, complex, str, bytes, range, enum.Enum, type(None), type(...), fx.Node,
     torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload,
 )  # fmt: skip
+PLAIN = frozenset({bool, int, float, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format})
 _SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
 
 

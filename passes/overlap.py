@@ -30,6 +30,8 @@ def overlapping(tensors: Mapping[str, Tensor], memories: Mapping[int, list[str]]
     """
     found: set[str] = set()
     for names in memories.values():
+        if len(names) == 1 and tensors[names[0]].is_contiguous():
+            continue
         reached, holder = 0, ""
         for start, end, name in sorted((*_extent(tensors[name]), name) for name in names):
             if start < reached:

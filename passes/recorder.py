@@ -21,6 +21,7 @@ from fxteleport.passes.decisions import trust_of
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.lowering import Lowering
 from fxteleport.passes.memo import Memo
+from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.patches import CREATION, running
 from fxteleport.passes.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.source import calling_line
@@ -100,7 +101,8 @@ class Recorder(Lowering):
         handles: list[Proxy] = []
         lent: list[tuple[Any, Any]] = []
         constants: list[Tensor] = []
-        given = _opened(args, handles, lent, constants), _opened(kwargs, handles, lent, constants)
+        opened = _opened(args, handles, lent, constants)
+        given = opened, {k: _opened(v, handles, lent, constants) for k, v in kwargs.items()}
         versions = [(h, h._value._version, _form(h._value)) for h in handles if type(h) is TensorProxy]
         fixed = [t._version for t in constants]
         before = [now.copy() for _, now in lent]
@@ -227,9 +229,10 @@ def _form(x: Tensor) -> Any:
     return (x.shape, x.stride(), x.storage_offset()) if x.layout is torch.strided else None
 
 
-def _autocast() -> list[Any]:
-    """Which devices' operations are cast, and to what."""
-    return [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+def _autocast() -> tuple[torch.dtype | None, ...]:
+    """To what the operations of the CPU and of CUDA are cast."""
+    cpu, cuda = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    return torch.get_autocast_dtype("cpu") if cpu else None, torch.get_autocast_dtype("cuda") if cuda else None
 
 
 def _handles(x: Any) -> list[Proxy]:
@@ -245,12 +248,15 @@ def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]], constants
     Its lists and dictionaries are appended to `lent`, each with the one that a call gets in its place. What a proxy
     stands for is none of them: the emitted network hands on the object itself. Tensors are appended to `constants`.
     """
+    kind = type(x)
+    if kind in PLAIN:
+        return x
     if is_proxy(x):
         handles.append(x)
         return x._value
     if proxy.is_left(x):
         x = x._value
-    kind = type(x)
+        kind = type(x)
     if kind is tuple:
         return tuple([_opened(v, handles, lent, constants) for v in x])
     if kind is list:

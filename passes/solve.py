@@ -111,7 +111,7 @@ def solve(system: System) -> Solution:
         pairs.extend(new)
         del cover
         cover = _Cover(n, pairs)
-    steps = [_definitions(definitions, cover)]
+    steps = [_definitions(definitions, cover)] if len(definitions[0]) else []
     del definitions
     return _assemble(system, cover, matrix, why, steps)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fxteleport.passes.call import Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.objects import PLAIN
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ def _leaves(x: Any, kind: type[T]) -> list[T]:
     """What is of a kind in an argument structure."""
     if type(x) is kind:
         return [x]
+    if type(x) in PLAIN:
+        return []
     if isinstance(x, dict):
         x = x.values()
     elif not isinstance(x, (tuple, list)):

@@ -79,7 +79,7 @@ class Tracer(Recorder):
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
-        self.shadow_of = {id(real): part for real, part in zip(self.model.modules(), parts, strict=True)}
+        self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
                 out = root(*args, **kwargs)
