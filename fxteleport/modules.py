@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.retraced import one_call
+
 
 class Operation(nn.Module):
     """A function or a tensor method with its settings, as a module: `fn(x, *args, **kwargs)`."""
@@ -51,10 +53,7 @@ class TeleportedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as of `f`."""
-        y: Tensor = self.f(scaled(x, self.inverse))
-        if y.requires_grad or self.f._forward_hooks or 0 in y.stride() or torch.compiler.is_compiling():
-            return (y * self.tau).to(y.dtype)
-        return y.mul_(self.tau)  # no one else sees it, so without gradients its memory can be used again
+        return rescaled(self.f(scaled(x, self.inverse)), self.tau, bool(self.f._forward_hooks))
 
     def extra_repr(self) -> str:
         return described(self.tau)
@@ -77,13 +76,22 @@ class Rescale(nn.Module):
         return described(self.factor)
 
 
+@one_call
+def rescaled(y: Tensor, tau: Tensor, seen: bool) -> Tensor:
+    """y * tau, in place where no one else has seen `y` and no gradient needs it."""
+    if seen or y.requires_grad or 0 in y.stride() or _is_recorded():
+        return (y * tau).to(y.dtype)
+    return y.mul_(tau)
+
+
+@one_call
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
     """x * factor in the memory layout and the number type of `x` (under autocast the factor has another).
 
     A slice of a larger tensor or an expanded one would come out dense, and kernels round another way where rows end
     elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
     """
-    if torch.compiler.is_compiling():
+    if _is_recorded():
         return (x * factor).to(x.dtype)
     small = _unexpanded(x, factor)
     if small is not x:
@@ -92,6 +100,11 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
     if not _is_slice(x):
         return result
     return torch.empty_strided(x.shape, x.stride(), dtype=result.dtype, device=x.device).copy_(result)
+
+
+def _is_recorded() -> bool:
+    """True while `torch.compile`, `torch.export` or `torch.jit.trace` takes down what is done, for any tensors."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _unexpanded(x: Tensor, factor: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxteleport.passes.retraced import one_call
+
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
     """A node that makes a check."""
@@ -16,18 +18,25 @@ def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
     return node
 
 
+@one_call
 def expect(value: Any, expected: Any, name: str) -> None:
     """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
-    if value is not expected and value != expected:
+    if isinstance(expected, bool) and isinstance(value, (bool, torch.SymBool, Tensor)):
+        agrees = expected if value else not expected  # of a symbolic one, torch's tracers know nothing but to branch
+    else:
+        agrees = value is expected or value == expected
+    if not agrees:
         raise ValueError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
 
 
+@one_call
 def expect_length(value: Any, length: int) -> None:
     """Refuse a list or a tuple of another length than the one that was captured."""
     if len(value) != length:
         raise ValueError(f"this network was captured with {length} items here, got {len(value)}: capture it again")
 
 
+@one_call
 def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, name: str) -> None:
     """Refuse a tensor with another number of axes, or of another type, than the one that was captured.
 
@@ -39,6 +48,7 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
         raise ValueError(f"this network was captured with {dtype} for {name}, got {value.dtype}: capture it again")
 
 
+@one_call
 def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
@@ -63,6 +73,7 @@ def expect_form(value: Any, form: Any, name: str) -> None:
         expect(value, form, name)
 
 
+@one_call
 def insist(condition: Any, value: bool, where: str) -> None:
     """A check of the model's own."""
     if bool(condition) is not value:

@@ -134,6 +134,16 @@ def survey(name: str, terms: Terms) -> Row:
         return row
 
 
+def replan(row: Row, terms: Terms) -> Row:
+    """What a network's row would tell of its plans now, in the row's number format; nothing is run."""
+    now = Row(row.model, row.library, row.family, row.parameters, dtype=row.dtype)
+    dtype = None if row.dtype is None else getattr(torch, row.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _planned(now, _build(row.model, None, dtype), terms)
+    return now
+
+
 def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
     """Survey a network in a number format; with None, plan it and run nothing."""
     assert row.parameters is not None
