@@ -7,7 +7,7 @@ MODEL is a timm name, `torchvision/NAME`, or `path/to/file.py:factory`. A factor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,10 +177,8 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing, corrupt, or does not fit the model.
     """
-    state = _read_state(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): t for name, t in state.items()}
     own = model.state_dict()
+    state = _unwrapped(_read_state(path), own)
     missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
     wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
     problems = [
@@ -194,6 +192,19 @@ def load_state(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"'{path}' does not fit this model: {error}") from None
+
+
+def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that they had before DDP or `torch.compile` wrapped the model they were saved from."""
+    while own.keys().isdisjoint(state):
+        prefix = next((p for p in _WRAPPERS if state and all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import fxteleport as ft
 from fxteleport import zoo
@@ -140,14 +142,45 @@ def test_example_inputs(file: Path) -> None:
         load(f"{file}:plain", Request())
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}, "ddp"])
-def test_checkpoints(tmp_path: Path, wrap: object) -> None:
+def prefixed(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        prefixed(""),
+        lambda s: {"state_dict": s},
+        lambda s: {"model": s},
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        lambda s: {"state_dict": prefixed("_orig_mod.module.")(s)},
+    ],
+)
+def test_checkpoints(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], object]) -> None:
     model = timm.create_model("test_resnet")
     state = model.state_dict()
-    found = {f"module.{k}": v for k, v in state.items()} if wrap == "ddp" else wrap(state)  # type: ignore[operator]
-    torch.save(found, tmp_path / "w.pt")
+    torch.save(wrap(state), tmp_path / "w.pt")
     loaded = load("test_resnet", Request((3, 32, 32), checkpoint=tmp_path / "w.pt"))
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), state.values(), strict=True))
+
+
+def test_a_model_may_call_a_part_of_its_own_module(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.module = nn.Linear(3, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.module(x)\n"
+    )
+    state = prefixed("module.")(torch.nn.Linear(3, 2).state_dict())
+    for prefix in ("", "module."):
+        torch.save(prefixed(prefix)(state), tmp_path / "w.pt")
+        loaded = load(f"{tmp_path}/net.py:Net", Request((3,), checkpoint=tmp_path / "w.pt"))
+        assert torch.equal(loaded.model.state_dict()["module.weight"], state["module.weight"])
 
 
 def test_bad_checkpoints(tmp_path: Path) -> None:
