@@ -79,9 +79,9 @@ class Rescale(nn.Module):
 @one_call
 def rescaled(y: Tensor, tau: Tensor, seen: bool) -> Tensor:
     """y * tau, in place where no one else has seen `y` and no gradient needs it."""
-    if seen or y.requires_grad or 0 in y.stride() or _is_recorded():
+    if _is_recorded():
         return (y * tau).to(y.dtype)
-    return y.mul_(tau)
+    return _product(y, tau, in_place=not (seen or y.requires_grad or 0 in y.stride()))
 
 
 @one_call
@@ -94,12 +94,35 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
     if _is_recorded():
         return (x * factor).to(x.dtype)
     small = _unexpanded(x, factor)
-    if small is not x:
-        return scaled(small, factor).expand(x.shape)
-    result = (x * factor).to(x.dtype)
-    if not _is_slice(x):
-        return result
-    return torch.empty_strided(x.shape, x.stride(), dtype=result.dtype, device=x.device).copy_(result)
+    result = _product(small, factor)
+    if _is_slice(small):
+        result = torch.empty_strided(small.shape, small.stride(), dtype=x.dtype, device=result.device).copy_(result)
+    return result if small is x else result.expand(x.shape)
+
+
+def _product(x: Tensor, factor: Tensor, in_place: bool = False) -> Tensor:
+    try:
+        result = x.mul_(factor) if in_place else x * factor
+    except RuntimeError:
+        _require_fit(x, factor)
+        raise
+    if result.shape != x.shape:
+        _require_fit(x, factor)
+    return result.to(x.dtype)
+
+
+def _require_fit(x: Tensor, factor: Tensor) -> None:
+    """Refuse a tensor of another size than the captured one's along an axis along which the CoB varies.
+
+    Raises:
+        ValueError: it is one; broadcast, it might even be taken.
+    """
+    sizes = zip(reversed(factor.shape), reversed(x.shape), strict=False)
+    if factor.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
+        raise ValueError(
+            f"this network was captured with other sizes: a CoB of {list(factor.shape)} meets a tensor of"
+            f" {list(x.shape)}: capture it again"
+        )
 
 
 def _is_recorded() -> bool:

@@ -34,8 +34,11 @@ class Wrap:
 
 
 def carries(x: Any) -> bool:
-    """True for a tensor that has a CoB: integer and boolean tensors have none."""
-    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+    """True for a tensor that has a CoB: integer and boolean tensors have none, nor have floats of a byte or less.
+
+    Those cannot be multiplied, and a multiple is soon out of their range.
+    """
+    return isinstance(x, Tensor) and x.itemsize > 1 and (x.is_floating_point() or x.is_complex())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

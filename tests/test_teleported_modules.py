@@ -94,6 +94,19 @@ def test_rescaling_keeps_the_layout(view: Callable[[Tensor], Tensor], x: Tensor)
     assert torch.equal(scaled, given * TAU)
 
 
+@pytest.mark.parametrize("sizes", [(5, 3), (1, 3), (3,), (2, 1, 3)])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("make", [Rescale, lambda tau: TeleportedActivation(nn.GELU(), tau)])
+def test_other_sizes_along_a_cob_are_refused(
+    make: Callable[[Tensor], nn.Module], gradients: bool, sizes: tuple[int, ...]
+) -> None:
+    """A size of one would be broadcast: a result of another shape."""
+    module = make(torch.tensor([[1.0, 2.0, 4.0], [0.5, 2.0, 1.0]]))
+    assert module(torch.randn(7, 2, 3)).shape == (7, 2, 3)
+    with pytest.raises(ValueError, match=r"captured with other sizes: a CoB of \[2, 3\] meets"):
+        module(torch.randn(sizes, requires_grad=gradients))
+
+
 def test_an_expanded_tensor_is_normalised_to_the_last_bit() -> None:
     """Batch norm of channels that share their memory rounds another way than that of dense ones."""
 

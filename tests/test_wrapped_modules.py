@@ -120,6 +120,20 @@ class Mixed(nn.Module):
         return self.c(torch.relu(self.b(torch.relu(self.a(x)).bfloat16())).double())
 
 
+class Narrow(nn.Module):
+    """A weight, a buffer and an activation of a byte an element, which nothing multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(7, 7), nn.Linear(7, 3)
+        self.weight = nn.Parameter(torch.randn(7, 8).to(torch.float8_e4m3fn), requires_grad=False)
+        self.register_buffer("shift", torch.randn(7).to(torch.float8_e5m2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(torch.relu(self.a(x)), self.weight.to(x.dtype), self.shift.to(x.dtype))
+        return self.c(torch.relu(self.b(x.to(torch.float8_e4m3fn).to(x.dtype))))
+
+
 class Autocast(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +194,7 @@ CASES: dict[str, Case] = {
     "non-persistent buffer": Case(Buffers, 8),
     "frozen": Case(frozen, 15),
     "mixed formats": Case(Mixed, 15),
+    "floats of a byte": Case(Narrow, 7),  # behind the last of them
     "autocast of its own": Case(lambda: nn.Sequential(mlp(), nn.Linear(3, 6), Autocast()), 18, "autocast"),
     "custom autograd function": Case(Custom, 15),
     "vmap": Case(lambda: nn.Sequential(mlp(), nn.Linear(3, 6), Vmapped()), 18, "could not be traced"),

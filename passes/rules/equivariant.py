@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import named, rule
 
@@ -27,7 +27,7 @@ from fxteleport.passes.rules import named, rule
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
-    if not (call.value.is_floating_point() or call.value.is_complex()):
+    if not carries(call.value):
         call.pin(input.map, "it is cast to a type without fractions")
         return IDENTITY
     return input.map
