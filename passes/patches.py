@@ -176,7 +176,7 @@ def _leaving(leave: Any) -> Any:
     def wrapper(context: Any, *error: Any) -> None:
         tracer = running.tracer
         if tracer is not None:
-            tracer.gradients.pop()
+            tracer.leave()
         if tracer is None or not isinstance(context, torch.inference_mode):
             leave(context, *error)
 

@@ -178,6 +178,10 @@ class Recorder(Lowering):
         self.switches |= changes
         self.gradients.append(recording if changes else self.gradients[-1])
 
+    def leave(self) -> None:
+        """Forward leaves such a context."""
+        self.gradients.pop()
+
     @contextmanager
     def inside_function(self) -> Iterator[None]:
         """The forward of an autograd function is running: contexts in it mean nothing to who calls it."""

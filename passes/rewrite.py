@@ -20,11 +20,11 @@ from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.grad_mode import restoring, switch
+from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.leaves import is_leaf, watched, without_hooks
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
-from fxteleport.passes.tracer import WHOLE
 
 
 class TeleportedModule(fx.GraphModule):

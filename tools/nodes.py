@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.modules import Operation, Rescale, TeleportedActivation
 from fxteleport.passes.call import carries
+from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.tracer import WHOLE
 from fxteleport.plan import Plan
 from fxteleport.tools.determinism import deterministic
 from fxteleport.tools.run import Run

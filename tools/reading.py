@@ -9,8 +9,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.groups import Group
+from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.tracer import WHOLE
 from fxteleport.plan import Plan
 from fxteleport.tools.words import tied_words, wrap_words
 from fxteleport.uses import Use

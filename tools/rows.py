@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from fxteleport.passes.tracer import WHOLE
+from fxteleport.passes.kept import WHOLE
 from fxteleport.tools.reading import Reading, home
 from fxteleport.uses import Use
 

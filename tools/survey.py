@@ -23,8 +23,8 @@ from torch.utils import _pytree as pytree
 
 from fxteleport import zoo
 from fxteleport.errors import InputError, ModelError
+from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.shadow import clone
-from fxteleport.passes.tracer import WHOLE
 from fxteleport.plan import MODES, Plan, plan
 from fxteleport.randomize import randomize
 from fxteleport.tools.console import one_line
