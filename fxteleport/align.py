@@ -23,7 +23,7 @@ from fxteleport.align_magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align_signs import signs
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
-from fxteleport.passes.solve import POSITIVE, UNIT
+from fxteleport.passes.solution import POSITIVE, UNIT
 
 if TYPE_CHECKING:
     from fxteleport.plan import Plan

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.solve import Solution
+from fxteleport.passes.solution import Solution
 
 _ROUNDS = 4  # of reweighting
 _STEPS = 10  # of Gauss-Newton

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fxteleport.errors import CheckpointError, CobError
 from fxteleport.files import read_tensors, write_tensors
-from fxteleport.passes.solve import POSITIVE, UNIT
+from fxteleport.passes.solution import POSITIVE, UNIT
 
 LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
-from fxteleport.passes.solve import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.solution import FREE, POSITIVE, UNIT, Solution
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ import torch
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
 from fxteleport.objectives import Objective
-from fxteleport.passes.solve import UNIT
+from fxteleport.passes.solution import UNIT
 from fxteleport.point import Point, Weights
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
-from fxteleport.passes.solve import POSITIVE, UNIT, Solution, solve
+from fxteleport.passes.solution import POSITIVE, UNIT, Solution
+from fxteleport.passes.solve import solve
 from fxteleport.point import Point
 from fxteleport.sharded import local, put_back
 from fxteleport.uses import Use, group_uses

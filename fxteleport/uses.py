@@ -10,7 +10,7 @@ import numpy as np
 
 from fxteleport.groups import Array, Grouping
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.solve import Solution
+from fxteleport.passes.solution import Solution
 
 _RUNS = 32  # groups that alternate along an axis more often are told by their first and last channel
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import fxteleport as ft
 from fxteleport.cob import LANDSCAPES, check_range, largest_power, sample_values
-from fxteleport.passes.solve import FREE, POSITIVE, UNIT
+from fxteleport.passes.solution import FREE, POSITIVE, UNIT
 
 N = 4000
 ALL_FREE = np.full(N, FREE)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fxteleport.cob import sample_values
 from fxteleport.passes.maps import ANY, ONE, single
-from fxteleport.passes.solve import FREE, POSITIVE, UNIT, Solution, solve
+from fxteleport.passes.solution import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.solve import solve
 from fxteleport.passes.system import Batch, Origin, System
 
 HERE = Origin("node", "because")

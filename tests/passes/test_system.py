@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fxteleport.passes import system
 from fxteleport.passes.maps import ANY, ONE, CobMap, single
-from fxteleport.passes.solve import POSITIVE, UNIT, solve
+from fxteleport.passes.solution import POSITIVE, UNIT
+from fxteleport.passes.solve import solve
 from fxteleport.passes.system import Origin, System
 
 HERE = Origin("node", "because")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.solve import UNIT
+from fxteleport.passes.solution import UNIT
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "tanh": torch.tanh,
