@@ -78,7 +78,14 @@ class _TracedCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
+        if _is_made_by_forward(self):
+            return forward(*args, **kwargs)
         return self._tracer.call_module(self, forward, args, kwargs)  # type: ignore[arg-type]
+
+
+def _is_made_by_forward(module: Any) -> bool:
+    """True for a module that is no clone, though of the class of one: a slice of a `Sequential`, say."""
+    return "_path" not in module.__dict__
 
 
 def _traced_class(tracer: Tracer, module: nn.Module) -> type:
@@ -105,6 +112,8 @@ def _helpers(cls: type) -> dict[str, Any]:
 def _helper(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_made_by_forward(self):
+            return fn(self, *args, **kwargs)
         return self._tracer.call_helper(self, fn, args, kwargs)
 
     return method

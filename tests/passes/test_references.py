@@ -26,13 +26,20 @@ class Runner:
         return self.module(x)  # type: ignore[no-any-return]
 
 
+class Stack(nn.Sequential):
+    def one_by_one(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 class Referring(nn.Module):
     """Runs a block that drops and normalises, by whatever refers to it."""
 
     def __init__(self, refer: Callable[[nn.Module], Any], run: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
-        self.block = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU())
+        self.block = Stack(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU())
         self.reference, self.run = refer(self.block), run
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,6 +54,11 @@ REFERENCES: dict[str, tuple[Callable[[nn.Module], Any], Callable[[Any, Tensor], 
     "a dictionary": (lambda block: {"it": block}, lambda r, x: r["it"](x)),
     "a namespace": (lambda block: types.SimpleNamespace(it=block), lambda r, x: r.it(x)),
     "a weak reference": (weakref.ref, lambda r, x: r()(x)),
+    "slices": (lambda block: [block], lambda r, x: r[0][2:](r[0][:2](x))),
+    "a sum of slices": (lambda block: [block], lambda r, x: (r[0][:1] + r[0][1:])(x)),
+    "a slice that grows": (lambda block: [block], lambda r, x: r[0][:-1].append(r[0][-1])(x)),
+    "a slice with a method": (lambda block: [block], lambda r, x: r[0][1:].one_by_one(r[0][:1].one_by_one(x))),
+    "a new container": (lambda block: [block], lambda r, x: nn.Sequential(*r[0][:2], *r[0][2:])(x)),
     "an object in a list": (lambda block: [Runner(block)], lambda r, x: r[0](x)),
 }
 
