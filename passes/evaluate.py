@@ -97,12 +97,12 @@ def run(
         args, kwargs = tree_map(lambda x: _placed(x, here), given)
         if kwargs.get("device") is not None:
             kwargs["device"] = here
+    placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may put others into a list
     try:
         if op != "call_method" and (form := forms.known(target, args, kwargs)) is not None:
             return form, Trust.KNOWN
         value = fn(*args, **kwargs)
-        copies = zip(leaves_of((args, kwargs)), leaves, strict=False) if mixed else ()
-        if any(a is not b and isinstance(a, Tensor) and a._version for a, b in copies):
+        if any(a is not b and isinstance(a, Tensor) and a._version for a, b in zip(placed, leaves, strict=False)):
             raise WrittenConstant("what depends on an input is written into a tensor made from none")
         if state is not None and not torch.equal(state, torch.get_rng_state()):
             value = _undrawn(value, tensors, state)

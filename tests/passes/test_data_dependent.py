@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.errors import OpaqueModuleWarning
+from fxteleport.passes import evaluate
 
 
 class Frame(nn.Module):
@@ -151,6 +153,22 @@ def test_what_a_method_writes_into_a_list_is_not_lost(sign: float) -> None:
         warnings.simplefilter("ignore", OpaqueModuleWarning)
         network = ft.teleport(model, x, exact=True, seed=0)
     assert torch.equal(network(x), model(x))
+
+
+def test_what_replaces_an_argument_is_no_write_to_it() -> None:
+    """Detectors' methods put what they have written in place where something else was."""
+
+    def scale(found: dict[str, Tensor]) -> Tensor:
+        found["x"] = found["x"].clone().mul_(2)
+        return found["labels"]
+
+    def write(found: dict[str, Tensor]) -> Tensor:
+        return found["labels"].add_(1)
+
+    for call, raises in ((scale, False), (write, True)):
+        found = {"x": torch.empty(6, device="meta"), "labels": torch.arange(6)}
+        with pytest.raises(evaluate.WrittenConstant) if raises else contextlib.nullcontext():
+            evaluate.run("call_function", call, (found,), {})
 
 
 class SumOfList(nn.Module):
