@@ -102,13 +102,15 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 def _product(x: Tensor, factor: Tensor, in_place: bool = False) -> Tensor:
     try:
-        result = x.mul_(factor) if in_place else x * factor
+        if in_place:
+            return x.mul_(factor)
+        result = (x * factor).to(x.dtype)
     except RuntimeError:
         _require_fit(x, factor)
         raise
-    if result.shape != x.shape:
+    if result.numel() != x.numel() or result.ndim != x.ndim:
         _require_fit(x, factor)
-    return result.to(x.dtype)
+    return result
 
 
 def _require_fit(x: Tensor, factor: Tensor) -> None:

@@ -12,13 +12,12 @@ Result = TypeVar("Result")
 
 
 def one_call(fn: Callable[..., Result]) -> Callable[..., Result]:
-    """A function that `torch.fx` records as one call, since it asks for what a proxy of torch's does not know."""
+    """A function of a value of the network that `torch.fx` records as one call: it asks what a proxy does not know."""
 
     @functools.wraps(fn)
-    def wrapper(*args: Any) -> Any:
-        for x in args:
-            if isinstance(x, fx.Proxy):
-                return x.tracer.create_proxy("call_function", wrapper, args, {})
-        return fn(*args)
+    def wrapper(value: Any, *settings: Any) -> Any:
+        if isinstance(value, fx.Proxy):
+            return value.tracer.create_proxy("call_function", wrapper, (value, *settings), {})
+        return fn(value, *settings)
 
     return wrapper
