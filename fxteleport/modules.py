@@ -78,7 +78,7 @@ class Rescale(nn.Module):
 
 @one_call
 def rescaled(y: Tensor, tau: Tensor, seen: bool) -> Tensor:
-    """y * tau, in place where no one else has seen `y` and no gradient needs it."""
+    """y * tau, in place where no one else has `seen` y (a hook may keep it) and no gradient needs it."""
     if _is_recorded():
         return (y * tau).to(y.dtype)
     return _product(y, tau, in_place=not (seen or y.requires_grad or 0 in y.stride()))
@@ -101,6 +101,7 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, factor: Tensor, in_place: bool = False) -> Tensor:
+    """x * factor in the number type of `x`; a ValueError where the sizes do not fit (`_require_fit`)."""
     try:
         if in_place:
             return x.mul_(factor)

@@ -21,6 +21,7 @@ _SPELT = (
     bool, int, float, complex, str, bytes, range, enum.Enum, type(None), type(...), fx.Node,
     torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload,
 )  # fmt: skip
+# What arguments and settings mostly are: they hold nothing else, and one object is as good as its equal.
 PLAIN = frozenset({bool, int, float, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format})
 _SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
 

@@ -101,7 +101,7 @@ class Recorder(Lowering):
         handles: list[Proxy] = []
         lent: list[tuple[Any, Any]] = []
         constants: list[Tensor] = []
-        opened = _opened(args, handles, lent, constants)
+        opened = _opened(args, handles, lent, constants)  # the keywords' own dictionary is no one else's
         given = opened, {k: _opened(v, handles, lent, constants) for k, v in kwargs.items()}
         versions = [(h, h._value._version, _form(h._value)) for h in handles if type(h) is TensorProxy]
         fixed = [t._version for t in constants]

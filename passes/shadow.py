@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxteleport.passes.objects import PLAIN
+
 TensorMap = Callable[[str, Tensor], Any]
 
 
@@ -72,7 +74,6 @@ _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (
     frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial}) | _TABLES
 )
-_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def _relink(value: Any, twins: dict[int, Any]) -> Any:
@@ -99,11 +100,11 @@ def _relink(value: Any, twins: dict[int, Any]) -> Any:
         return twins[id(value)]
     if kind is list:
         made = twins[id(value)] = list(value)
-        if not _PLAIN.issuperset(map(type, value)):
+        if not PLAIN.issuperset(map(type, value)):
             made[:] = [_relink(v, twins) for v in value]
         return made
     if kind is tuple:
-        return value if _PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
+        return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
     return value
 
 

@@ -2,8 +2,8 @@
 
     python docs/measure/replan.py ROWS [SHARD/SHARDS] [COVERAGE]
 
-Appends a line of JSON for each network to ROWS, and goes on where ROWS ends. Nothing is run but plans (some twenty
-minutes on one core for all of timm and torchvision); those of the largest networks take no memory for their weights.
+Appends a line of JSON for each network to ROWS, and goes on where ROWS ends. Nothing is run but plans (all of
+timm and torchvision took 40 minutes on one core, beside other work); no weight takes memory.
 """
 
 from __future__ import annotations
