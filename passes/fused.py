@@ -2,7 +2,7 @@
 
 torch multiplies two tensors at a time, so both factors cost it two passes, and each tensor a call. The kernel that does
 it in one is compiled by numba, which is optional (the extra `fast`), and runs on torch's own threads: without the one,
-or the other where torch uses several, nothing is a matrix to it.
+or the other where torch uses several, nothing is a matrix to it. On a GPU it is Triton's (`tiles.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxteleport.passes import tiles as gpu
 from fxteleport.passes.team import team
 
 _RUN = 1 << 16  # elements of a line, at most: what threads are dealt
@@ -39,27 +40,37 @@ class Matrix:
     rows: int | None
     columns: int | None
 
-    def lines(self, numbers: int, size: int) -> Iterator[tuple[int, ...]]:
-        """Runs of rows as lines of the kernel's table, for numbers that are at an address and have a size in bytes."""
-        own, step = self.tensor.element_size(), max(1, _RUN // max(1, self.m))
-        start = self.tensor.data_ptr()
+    def line(self, numbers: int, size: int) -> gpu.Line:
+        """A line of the kernel's table, for numbers that are at an address and have a size in bytes."""
+        rows = 0 if self.rows is None else numbers + self.rows * size
         columns = 0 if self.columns is None else numbers + self.columns * size
-        for i in range(0, self.n, step):
-            rows = 0 if self.rows is None else numbers + (self.rows + i) * size
-            yield start + i * self.m * own, min(step, self.n - i), self.m, rows, columns
+        return self.tensor.data_ptr(), self.n, self.m, rows, columns
+
+    def lines(self, numbers: int, size: int) -> Iterator[gpu.Line]:
+        """Runs of rows as lines of the kernel's table."""
+        own, step = self.tensor.element_size(), max(1, _RUN // max(1, self.m))
+        start, n, m, rows, columns = self.line(numbers, size)
+        for i in range(0, n, step):
+            yield start + i * m * own, min(step, n - i), m, rows and rows + i * size, columns
 
 
 def matrix(tensor: Tensor, factors: Sequence[Factor]) -> Matrix | None:
     """A tensor that the kernel can multiply by its factors (broadcastable to it); None where it cannot."""
-    if not (tensor.is_cpu and tensor.is_contiguous() and tensor.dtype in kernels()):
-        return None
-    if torch.get_num_threads() > 1 and team() is None:
+    if not (tensor.is_contiguous() and _has_kernel(tensor)):
         return None
     cut = _cut(tuple(tensor.shape), tuple(shape for _, shape in factors))
     if cut is None:
         return None
     n, m, *which = cut
     return Matrix(tensor.detach(), n, m, *(None if i is None else factors[i][0] for i in which))
+
+
+def _has_kernel(tensor: Tensor) -> bool:
+    if tensor.is_cuda:
+        return tensor.dtype in gpu.DTYPES and gpu.works(tensor.dtype, tensor.device)
+    if not tensor.is_cpu or tensor.dtype not in kernels():
+        return False
+    return torch.get_num_threads() == 1 or team() is not None
 
 
 @functools.lru_cache(1 << 12)
@@ -96,8 +107,8 @@ class Fused:
     def add(self, matrix: Matrix) -> None:
         """One more matrix to multiply."""
         self.matrices.append(matrix)
-        self.__dict__.pop("table", None)
-        self.__dict__.pop("jobs", None)
+        for made in ("table", "jobs", "tiles"):
+            self.__dict__.pop(made, None)
 
     @functools.cached_property
     def table(self) -> Any:
@@ -119,8 +130,19 @@ class Fused:
             self.jobs[parts] = np.concatenate([[parts], begins, self.table.reshape(-1)]).astype(np.int64)
         return self.jobs[parts]
 
+    @functools.cached_property
+    def tiles(self) -> gpu.Tiles:
+        """The matrices as the kernel for GPUs takes them."""
+        where, size = self.numbers.data_ptr(), self.numbers.element_size()
+        lines = [m.line(where, size) for m in self.matrices]
+        return gpu.Tiles(lines, self.matrices[0].tensor.dtype, self.numbers.device)
+
     def scale_(self) -> None:
         """Multiply the matrices in place, on as many threads as torch uses."""
+        if self.numbers.is_cuda:
+            if self.matrices:
+                self.tiles.scale_()
+            return
         if not len(self.table):
             return
         kernel, threads, run = kernels()[self.matrices[0].tensor.dtype], torch.get_num_threads(), team()

@@ -137,11 +137,8 @@ class Prepared:
         for group in self.groups:
             look_up(numbers, group.rounds, group.fused.numbers)
             group.fused.scale_()
-            if group.fused.numbers.is_cpu and group.blocks:
+            if group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls
-            else:
-                for block, factor in zip(group.blocks, group.factors, strict=True):
-                    block.mul_(factor)
             for block, pieces in group.half:
                 block.copy_(math.prod(pieces, start=block.float()))
 

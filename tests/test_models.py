@@ -180,3 +180,24 @@ def test_a_cpu_plan_moves_to_cuda() -> None:
     x = pictures("mobilenetv3_small_100")
     network = ft.teleport(model, x, cob_range=0.9, landscape="inter", seed=0).cuda()
     assert torch.allclose(network(x.cuda()).cpu(), model(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_weights_are_scaled_on_cuda_as_on_the_cpu(name: str, dtype: torch.dtype) -> None:
+    """To the last bit, whichever kernel does it; and some that are no matrix to one."""
+    model = ft.randomize(created(name)).to(dtype)
+    for parameter in [*model.parameters()][::5]:
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.mT.contiguous().mT
+    twin = copy.deepcopy(model).cuda()
+    for here in (model, twin):
+        x = pictures(name).to(next(here.parameters()))
+        plan = ft.plan(here, x, mode="weights", norm_stats="rescaled")
+        plan.apply_(plan.sample(0.9, seed=0))
+    scaled = dict(twin.state_dict())
+    assert all(
+        scaled[key].is_cuda and torch.equal(scaled[key].cpu(), value) for key, value in model.state_dict().items()
+    )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.passes.rules import RULES
+from fxteleport.tools.determinism import deterministic
 from fxteleport.verify import equal, evaluating
 
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]
@@ -25,8 +26,9 @@ SHARDS, PER_SHARD = 20, 1000
 
 @dataclass
 class Tally:
-    """What a run of comparisons was worth."""
+    """What a run of comparisons was worth, and on which device."""
 
+    device: str = "cpu"
     networks: int = 0
     comparisons: int = 0
     vacuous: int = 0
@@ -38,6 +40,9 @@ class Tally:
     def check(self, script: Script) -> None:
         """Compare a network with its teleported versions in every mode."""
         model, inputs = script.make()
+        if self.device != "cpu":
+            model, inputs = model.to(self.device), [x.to(self.device) for x in inputs]
+            hypothesis.assume(runs(model, inputs))
         self.networks += 1
         self.operations.update({step.operation for step in script.steps})
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -65,6 +70,16 @@ class Tally:
         assert self.vacuous <= 0.02 * self.comparisons, self
         assert self.moving >= 0.8 * self.comparisons, self
         assert self.opaque <= 0.01 * self.nodes, self
+
+
+@torch.no_grad()
+def runs(model: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether a network can run where it was moved to: some make constants on the CPU, say."""
+    try:
+        model(*inputs)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -131,6 +146,38 @@ def smallest(name: str) -> Script:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_alone(name: str) -> None:
     Tally().check(smallest(name))
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@pytest.mark.cuda
+@CUDA
+@pytest.mark.parametrize("shard", range(6))
+def test_random_networks_on_cuda(shard: int) -> None:
+    tally = Tally("cuda")
+
+    @hypothesis.seed(SHARDS + shard)
+    @settings(max_examples=100, derandomize=False)
+    @given(scripts())
+    def run(script: Script) -> None:
+        with deterministic("cuda"):
+            tally.check(script)
+
+    run()
+    tally.assert_meaningful()
+    print(f"\nshard {shard}: {tally}")
+
+
+@pytest.mark.cuda
+@CUDA
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_alone_on_cuda(name: str) -> None:
+    try:
+        with deterministic("cuda"):
+            Tally("cuda").check(smallest(name))
+    except hypothesis.errors.UnsatisfiedAssumption:
+        pytest.skip("it does not run on a GPU")
 
 
 # Rules that no random network reaches.

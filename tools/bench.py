@@ -44,6 +44,8 @@ def bench(
     model: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="timm names, torchvision/NAME.")] = None,
     measure: Annotated[str, typer.Option("--measure", metavar="|".join(MEASURES), help="What is measured.")] = "costs",
     repeats: Annotated[int, typer.Option("--repeats", min=2, help="Repetitions of each measurement.")] = 7,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Inputs at once. Default: 2.")] = None,
+    device: options.Device = "cpu",
     json: options.Json = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -52,7 +54,7 @@ def bench(
     Example: fxteleport bench resnet18 vit_tiny_patch16_224 --measure peers
     """
     options.one_of("--measure", measure, MEASURES)
-    wanted = options.Source().request(seed)
+    wanted = dataclasses.replace(options.Source(device=device).request(seed), batch=batch)
     specs = list(FAMILIES) if measure == GROWTH else model or []
     if measure == GROWTH and model:
         raise InputError("--measure growth makes its own networks: name none")

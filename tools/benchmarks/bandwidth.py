@@ -46,8 +46,7 @@ def _applied(
 
     def multiply() -> None:
         for factor in (2.0, 0.5):
-            for p in parameters:
-                p.mul_(factor)
+            torch._foreach_mul_(parameters, factor)
 
     ours, floor = alternate([apply, multiply], repeats)
     assert ours is not None

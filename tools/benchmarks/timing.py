@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 Seconds = list[float]
 
 
@@ -54,8 +56,10 @@ def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Se
             try:
                 with quiet():
                     gc.collect()
+                    _wait()
                     start = time.perf_counter()
                     run()
+                    _wait()
                     seconds = time.perf_counter() - start
             except Exception:
                 times[i] = None
@@ -63,6 +67,12 @@ def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Se
             if turn:
                 kept.append(seconds)
     return times
+
+
+def _wait() -> None:
+    """Until a GPU has done what it was asked for."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager
