@@ -59,7 +59,7 @@ def matrix(tensor: Tensor, factors: Sequence[Factor]) -> Matrix | None:
     if not (tensor.is_contiguous() and _has_kernel(tensor)):
         return None
     cut = _cut(tuple(tensor.shape), tuple(shape for _, shape in factors))
-    if cut is None:
+    if cut is None or (tensor.is_cuda and cut[1] > gpu.MOST_COLUMNS):
         return None
     n, m, *which = cut
     return Matrix(tensor.detach(), n, m, *(None if i is None else factors[i][0] for i in which))
@@ -191,7 +191,8 @@ def numbers(values: Tensor, lowest: Any) -> Tensor | None:
     code = compiled() if values.is_cpu and values.is_contiguous() and values.dtype == torch.float64 else None
     if code is None:
         return None
-    found = torch.empty(2 * len(values) + 2, dtype=torch.float64)
+    pinned = torch.cuda.is_initialized()  # from there a GPU reads by itself
+    found = torch.empty(2 * len(values) + 2, dtype=torch.float64, pin_memory=pinned)
     return found if code.numbers(values.numpy(), lowest, found.numpy()) else None
 
 
@@ -202,6 +203,8 @@ def look_up(numbers: Tensor, rounds: Sequence[Tensor], found: Tensor) -> None:
         for i, places in enumerate(rounds):
             code.look_up(numbers.numpy(), places.numpy(), found.numpy(), i > 0)
         return
+    if found.is_cuda:  # which rounds faster than it is sent numbers
+        numbers = numbers.to(found.device, non_blocking=True)
     there = numbers.to(dtype=found.dtype, device=found.device)
     first, *more = rounds
     torch.index_select(there, 0, first, out=found)

@@ -158,7 +158,7 @@ def test_random_networks_on_cuda(shard: int) -> None:
     tally = Tally("cuda")
 
     @hypothesis.seed(SHARDS + shard)
-    @settings(max_examples=100, derandomize=False)
+    @settings(max_examples=50, derandomize=False)
     @given(scripts())
     def run(script: Script) -> None:
         with deterministic("cuda"):
