@@ -19,7 +19,7 @@ Line = tuple[int, int, int, int, int]  # of a kernel's table: the addresses of a
 
 
 class Tiles:
-    """Tables of matrices of one number type on one device, as the kernel takes them."""
+    """Matrices of one number type on one device, as the kernel takes them: 1 % more memory than they take."""
 
     def __init__(self, lines: Sequence[Line], dtype: torch.dtype, device: torch.device) -> None:
         from fxteleport.passes import gpu_kernel
@@ -29,10 +29,10 @@ class Tiles:
         address, _, m, _, columns = table.T
         vectors = (np.stack([address, m * dtype.itemsize, columns]) % gpu_kernel.VECTOR.value == 0).all(0)
         for which in (True, False):
-            part = table[vectors == which]
-            matrices, tiles = (torch.from_numpy(a).to(device) for a in (part, _tiles(part, gpu_kernel.TILE)))
+            tiles = _tiles(table[vectors == which], gpu_kernel.TILE, dtype.itemsize, 8 if dtype == torch.float64 else 4)
             if len(tiles):
-                self._launches.append(functools.partial(gpu_kernel.launch, matrices, tiles, dtype, which))
+                there = torch.from_numpy(tiles).to(device)
+                self._launches.append(functools.partial(gpu_kernel.launch, there, dtype, which))
 
     def scale_(self) -> None:
         """Multiply the matrices in place."""
@@ -40,12 +40,14 @@ class Tiles:
             launch()
 
 
-def _tiles(table: Any, size: int) -> Any:
-    """The matrix and the place of each tile, int32 [tiles, 2]."""
+def _tiles(table: Any, size: int, own: int, factor: int) -> Any:
+    """The lines of the kernel's table; elements and factors have so many bytes."""
     counts = -(-(table[:, 1] * table[:, 2]) // size)
-    which = np.repeat(np.arange(len(table)), counts)
-    place = np.arange(len(which)) - np.repeat(counts.cumsum() - counts, counts)
-    return np.stack([which, place], 1).astype(np.int32)
+    address, n, m, rows, columns = table.repeat(counts, 0).T
+    start = (np.arange(len(address)) - np.repeat(counts.cumsum() - counts, counts)) * size
+    row, column = start // m, start % m
+    rows = np.where(rows, rows + row * factor, 0)
+    return np.stack([address + start * own, np.minimum(n * m - start, size), m, column, rows, columns], 1)
 
 
 @functools.cache
