@@ -140,6 +140,8 @@ def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"'{name}' of the state dict is a {type(tensor).__name__}: only tensors can be saved")
+        if tensor.layout is not torch.strided:
+            raise CheckpointError(f"'{name}' of the state dict is sparse: safetensors keeps dense tensors only")
         memory = tensor.untyped_storage().data_ptr()
         own = memory not in seen and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         seen.add(memory)

@@ -47,7 +47,7 @@ class Held:
                     waiting.append((f"{prefix}{name}.", child))
                     found.append((module._modules, name, child))
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
-        self._tensors = [t for _, _, t in found if isinstance(t, Tensor)]
+        self._tensors = [t for _, _, t in found if isinstance(t, Tensor) and t.layout is torch.strided]
         self._sharded = any(map(is_sharded, self._tensors))
         self._data = self._addresses()
         self._kinds = list(map(type, self._modules))

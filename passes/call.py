@@ -82,9 +82,18 @@ class Operand:
         return self.value.ndim
 
 
+def is_dense(x: Any) -> bool:
+    """False for a sparse tensor (or operand), which cannot be multiplied by every factor: nothing can wrap it."""
+    value = x.value if isinstance(x, Operand) else x
+    return not isinstance(value, Tensor) or value.layout is torch.strided
+
+
 @dataclass(slots=True)
 class Call:
-    """One node as its rule sees it: arguments, modes, and what a rule may ask for."""
+    """One node as its rule sees it: arguments, modes, and what a rule may ask for.
+
+    `full` is false also in mode "full" where the node cannot be wrapped.
+    """
 
     node: fx.Node
     value: Any

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from fxteleport.errors import Decline
-from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits
+from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
@@ -160,7 +160,8 @@ class Interpreter:
             constant = operands and not any(map(self._moves, operands))
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
-            call = Call(node, value, args, kwargs, module, self, self.full, self.norm_stats)
+            full = self.full and all(map(is_dense, (value, *operands)))
+            call = Call(node, value, args, kwargs, module, self, full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
                 return self.give_up(node, "no rule knows this operation")

@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes import forms
 from fxteleport.passes.objects import is_record, remade
+from fxteleport.passes.overlap import dense_parts
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -171,7 +172,7 @@ _stand_ins = WeakIdKeyDictionary()
 def memory_of(tensor: Tensor) -> set[int]:
     """The memory that a tensor, and its stand-in on the meta device, lie in."""
     both = (tensor, _stand_ins.get(tensor))
-    return {t.untyped_storage()._cdata for t in both if t is not None}
+    return {part.untyped_storage()._cdata for t in both if t is not None for part in dense_parts(t)}
 
 
 def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
@@ -252,7 +253,8 @@ def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
         return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return fill(x.shape, dtype=torch.float32).to(x.dtype)
+        made = fill(x.shape, dtype=torch.float32).to(x.dtype)
+    return made if x.layout is torch.strided else made.to_sparse(layout=x.layout)
 
 
 def containers(x: Any) -> list[tuple[Any, Any]]:

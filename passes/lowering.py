@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
 from fxteleport.passes.objects import PLAIN, is_record, is_spelt, take_apart
-from fxteleport.passes.overlap import by_memory, overlapping
+from fxteleport.passes.overlap import by_memory, dense_parts, equal, overlapping
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.source import calling_line
 
@@ -130,7 +130,7 @@ class Lowering(Decisions):
         if id(tensor) in self._own:  # one of the model's after all, that a closure holds
             return self.attribute(self._own[id(tensor)])
         found = self._constants.get(id(tensor))
-        if found is None or not torch.equal(found._value, tensor):  # it was written to since its last use
+        if found is None or not equal(found._value, tensor):  # it was written to since its last use
             if tensor.is_meta:
                 raise RuntimeError("a tensor computed outside the trace reached it")
             name = f"_tensor_constant{sum(isinstance(v, Tensor) for v in self.added.values())}"
@@ -138,14 +138,15 @@ class Lowering(Decisions):
             node = self.graph.create_node("get_attr", name)
             node.meta.update(val=value, path="")
             self._keep.append(tensor)
-            if tensor.layout is torch.strided:
-                self.overlapping.update(self._memories.get(tensor.untyped_storage()._cdata, ()))
+            for part in dense_parts(tensor):
+                self.overlapping.update(self._memories.get(part.untyped_storage()._cdata, ()))
             found = self._constants[id(tensor)] = self.handle(node, value)
         return found
 
     def are_constants(self, handles: Sequence[Proxy]) -> bool:
         """True where one of them shares memory with a constant."""
-        memory = {h._value.untyped_storage()._cdata for h in handles} if self._keep else set()
+        values = [h._value for h in handles] if self._keep else []
+        memory = {part.untyped_storage()._cdata for value in values for part in dense_parts(value)}
         return any(not memory.isdisjoint(evaluate.memory_of(t)) for t in self._keep) if memory else False
 
     def free_path(self, wanted: str) -> str:

@@ -67,7 +67,7 @@ class _New:
     @classmethod
     def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _New | None:
         parts, structure = pytree.tree_flatten(value) if type(value) in (tuple, list) else ([value], None)
-        if written or not all(type(t) is Tensor and t.is_meta and t.layout is torch.strided for t in parts):
+        if written or not all(map(_is_plain, parts)):
             return None
         made = _storages(parts)
         if len(made) != len(parts) or not made.isdisjoint(_storages(tensors)):
@@ -118,7 +118,7 @@ class _Views:
     @classmethod
     def learn(cls, value: Any, tensors: Sequence[Tensor], written: Sequence[int]) -> _Views | None:
         parts = value if type(value) in (tuple, list) else [value]
-        if written or not parts or not all(type(t) is Tensor and t.is_meta for t in parts):
+        if written or not parts or not all(map(_is_plain, parts)):
             return None
         memory = parts[0].untyped_storage()._cdata
         viewed = [i for i, t in enumerate(tensors) if t.untyped_storage()._cdata == memory]
@@ -156,6 +156,10 @@ class _Value:
 
 _Form = _New | _Given | _Views | _Value
 _KINDS = (_Value, _Given, _New, _Views)
+
+
+def _is_plain(x: Any) -> bool:
+    return type(x) is Tensor and x.is_meta and x.layout is torch.strided
 
 
 def _storages(tensors: Sequence[Tensor]) -> set[int]:

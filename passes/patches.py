@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _CREATION = (
     "arange as_tensor empty eye full linspace logspace ones rand randint randn randperm scalar_tensor tensor"
-    " tril_indices triu_indices zeros hann_window hamming_window complex polar"
+    " tril_indices triu_indices zeros hann_window hamming_window complex polar sparse_coo_tensor sparse_csr_tensor"
+    " sparse_csc_tensor"
 ).split()
 CREATION = frozenset(getattr(torch, name) for name in _CREATION)
 _RANDOM = frozenset({"rand", "randint", "randn", "randperm"})  # another result each run, whatever the arguments

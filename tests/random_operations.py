@@ -499,6 +499,25 @@ def gathered(reduce: str) -> Any:
     return reduced
 
 
+def unpooled(spatial: int) -> Callable[..., Any]:
+    """The largest of each window, back where it was."""
+    window = (1, 2, 2) if spatial == 3 else 2
+
+    def fn(x: Tensor) -> Tensor:
+        x = x[:, :, None] if spatial == 3 else x
+        found, where = getattr(F, f"max_pool{spatial}d")(x, window, return_indices=True)
+        back: Tensor = getattr(F, f"max_unpool{spatial}d")(found, where, window, output_size=x.shape)
+        return back[:, :, 0] if spatial == 3 else back
+
+    return lambda pick, x: fn
+
+
+def sparse_of(x: Tensor) -> Tensor:
+    """A tensor of which the rows are stored in another order."""
+    rows = torch.arange(int(x.shape[0])).flip(0)
+    return torch.sparse_coo_tensor(rows[None], x, x.shape)
+
+
 def transforms(*xs: Tensor) -> bool:
     """torch has no Fourier transform of half precision here."""
     return alike(*xs) and xs[0].dtype in (torch.float32, torch.float64)
@@ -710,6 +729,9 @@ OPERATIONS: dict[str, Operation] = {
     "prelu": Operation(lambda pick, x: nn.PReLU(pick(1, x.shape[1])), floats),
     "MaxPool1d": Operation(pooled("Max", 1), tokens, gives_up=_POOLS),
     "MaxPool2d": Operation(pooled("Max", 2), images, gives_up=_POOLS),
+    "max_unpool1d": Operation(unpooled(1), lambda x: tokens(x) and x.shape[-1] > 1, gives_up=_POOLS),
+    "max_unpool2d": Operation(unpooled(2), lambda x: images(x) and min(x.shape[-2:]) > 1, gives_up=_POOLS),
+    "max_unpool3d": Operation(unpooled(3), lambda x: images(x) and min(x.shape[-2:]) > 1, gives_up=_POOLS),
     "max_pool3d": Operation(
         lambda pick, x: lambda x: F.max_pool3d(x[:, :, None], (1, 2, 2), 1, (0, 1, 1))[:, :, 0], images, gives_up=_POOLS
     ),
@@ -774,6 +796,12 @@ OPERATIONS: dict[str, Operation] = {
     "complex": binary(lambda x, y: torch.complex(x, y).abs(), transforms, gives_up=_SPECTRUM),
     "complex product": binary(
         lambda x, y: (torch.complex(x, y) * torch.complex(y, x).conj_physical()).imag, transforms, gives_up=_SPECTRUM
+    ),
+    "sparse_coo_tensor": Operation(lambda pick, x: lambda x: sparse_of(x).to_dense(), transforms, gives_up=_INDEX),
+    "sparse sum": Operation(
+        lambda pick, x: lambda x: torch.sparse.sum(sparse_of(x), -1).to_dense()[:, None],
+        lambda x: transforms(x) and x.ndim == 2,
+        gives_up=_INDEX,
     ),
     "scatter_add": Operation(gathered("add"), alike, arity=2, gives_up=_INDEX),
     "scatter_reduce": Operation(gathered("mean"), alike, arity=2, gives_up=_INDEX),

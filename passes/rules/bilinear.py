@@ -105,7 +105,7 @@ def addcmul(call: Call, input: Operand, tensor1: Operand, tensor2: Operand, valu
     return merged(call, input.map.aligned(rank), added, "they are added")
 
 
-@rule(*named("addmm baddbmm addbmm"))
+@rule(*named("addmm baddbmm addbmm"), torch.sparse.addmm)
 def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, **settings: Any) -> CobMap:
     rank = call.value.ndim
     added = matmul(call, mat1, mat2)
@@ -146,9 +146,11 @@ def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMa
     return total.each(lambda s: s.squeeze(tuple(axes)) if axes else s)
 
 
-@rule(*named("matmul bmm mm mv dot vdot"), "__matmul__", "__rmatmul__")
-def matmul(call: Call, input: Operand, mat2: Operand) -> CobMap:
+@rule(*named("matmul bmm mm mv dot vdot smm"), torch.sparse.mm, "__matmul__", "__rmatmul__")
+def matmul(call: Call, input: Operand, mat2: Operand, reduce: Any = "sum") -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
+    if reduce not in ("sum", "mean"):
+        call.decline("it takes the largest or smallest product")
     if call.node.target == "__rmatmul__":
         input, mat2 = mat2, input
     vector_a, vector_b = input.rank == 1, mat2.rank == 1

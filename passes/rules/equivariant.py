@@ -21,7 +21,8 @@ from fxteleport.passes.rules import named, rule
     *named(
         "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
         " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
-        " resolve_neg lift_fresh long int short bool char byte deg2rad rad2deg"
+        " resolve_neg lift_fresh long int short bool char byte deg2rad rad2deg to_dense to_sparse to_sparse_coo"
+        " to_sparse_csr to_sparse_csc coalesce"
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip
@@ -52,6 +53,12 @@ def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, 
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "it is averaged or summed over these positions")
     return dropped(cob, axes, keepdim)
+
+
+@rule(*named("_sparse_sum"))
+def sparse_sum(call: Call, input: Operand, dim: Any = None, dtype: Any = None) -> CobMap:
+    axes = axes_of(dim, input.rank)
+    return dropped(call.constant(input.map, axes, "it is summed over these positions"), axes, keepdim=False)
 
 
 @rule(*named("cumsum"))
@@ -89,6 +96,21 @@ def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> C
     return pooled(call, input, 3)
 
 
+@rule(*named("max_unpool1d"), nn.MaxUnpool1d)
+def unpooled1d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 1)  # a value goes to a position of its channel that the run picks, among zeros
+
+
+@rule(*named("max_unpool2d"), nn.MaxUnpool2d)
+def unpooled2d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 2)
+
+
+@rule(*named("max_unpool3d"), nn.MaxUnpool3d)
+def unpooled3d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, 3)
+
+
 @rule(F.fold, nn.Fold)
 def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     """[..., channels * window, positions] -> [..., channels, height, width]: overlapping windows are added up."""
@@ -100,7 +122,12 @@ def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return call.constant(cob, [positions], "windows overlap")
 
 
-@rule(*named("interpolate upsample"), nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
+@rule(
+    *named("interpolate upsample upsample_nearest upsample_bilinear"),
+    nn.Upsample,
+    nn.UpsamplingNearest2d,
+    nn.UpsamplingBilinear2d,
+)
 def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, input.rank - 2)
 

@@ -1,9 +1,10 @@
-"""Operations that are known to pin what enters them: comparisons, orderings, softmax."""
+"""Operations that are known to pin what enters them: comparisons, orderings, softmax, distances, losses."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -15,11 +16,17 @@ from fxteleport.passes.rules import named, rule
 @rule(
     *named(
         "softmax log_softmax softmin gumbel_softmax eq ne lt le gt ge argmax argmin topk sort argsort"
-        " nonzero multinomial bincount histc searchsorted bucketize cross_entropy nll_loss"
-        " logsumexp logical_not logical_and logical_or logical_xor floordiv floor_divide mod fmod remainder"
-        " all any isclose"
+        " nonzero multinomial bincount histc searchsorted bucketize logsumexp logical_not logical_and logical_or"
+        " logical_xor floordiv floor_divide mod fmod remainder all any isclose cosine_similarity pairwise_distance"
+        " cdist pdist affine_grid alpha_dropout feature_alpha_dropout cross_entropy nll_loss mse_loss l1_loss"
+        " smooth_l1_loss huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits ctc_loss"
+        " gaussian_nll_loss poisson_nll_loss cosine_embedding_loss hinge_embedding_loss margin_ranking_loss"
+        " multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss soft_margin_loss triplet_margin_loss"
+        " triplet_margin_with_distance_loss"
     ),
-    nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin,
+    torch.sparse.softmax, torch.sparse.log_softmax,
+    nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.CosineSimilarity, nn.PairwiseDistance, nn.AlphaDropout,
+    nn.FeatureAlphaDropout, nn.modules.loss._Loss, nn.TripletMarginWithDistanceLoss,
 )  # fmt: skip
 def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     for operand in pytree.tree_leaves((args, settings)):

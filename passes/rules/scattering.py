@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
@@ -81,3 +83,12 @@ def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
     why = "an index decides which of these positions it goes to"
     held, sent = (call.constant(operand.map, [axis], why) for operand in (input, source))
     return merged(call, held, sent, why)
+
+
+@rule(torch.sparse_coo_tensor)
+def sparse_coo_tensor(call: Call, indices: Any, values: Operand, size: Any = None, **settings: Any) -> CobMap:
+    """Values go where indices say, which may be the same place: one CoB for all of them."""
+    call.shape_only(indices)
+    places = call.value.sparse_dim()
+    cob = call.constant(values.map.aligned(values.rank), [0], "they go where indices point")
+    return cob.each(lambda s: s[(0,) + (None,) * places])
