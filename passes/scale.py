@@ -151,11 +151,13 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
     """
     found: dict[tuple[str, tuple[int, ...]], list[tuple[Tensor, bool]]] = {}  # symbols, and whether inverse
     for name, cob in maps.items():
-        for symbols, exponent in cob.factors:
-            if symbols.numel() == 1 and int(symbols) == ONE:
-                continue
+        factors_of_one = [(s, e) for s, e in cob.factors if s.numel() != 1 or int(s) != ONE]
+        length = max((_rows(s.shape, shapes[name]) for s, _ in factors_of_one), default=0)
+        for symbols, exponent in factors_of_one:
             if symbols.ndim and symbols.shape[0] == 1:  # a row: full length, so that the inner loop is long
                 symbols = symbols.expand(1, *shapes[name][1:])
+            elif 0 < _rows(symbols.shape, shapes[name]) < length:  # of rows that another factor cuts
+                symbols = symbols.expand(*shapes[name][:length], *symbols.shape[length:])
             several = [(symbols.reshape(-1), exponent < 0)] * abs(exponent)
             found.setdefault((name, tuple(symbols.shape)), []).extend(several)
     longest_first = sorted(found.items(), key=lambda item: -len(item[1]))
@@ -170,6 +172,14 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
         of_one.sort(key=lambda factor: factor[1][:1] == (1,))
     sizes = [several[0][0].numel() for _, several in longest_first]
     return Recipe([_places(r, place, half) for r in rounds], sizes, factors)
+
+
+def _rows(factor: Sequence[int], shape: Sequence[int]) -> int:
+    """How many of a tensor's first axes a factor has, if it has those and no others; else 0."""
+    axes = len(factor)
+    while axes and factor[axes - 1] == 1:
+        axes -= 1
+    return axes if tuple(factor[:axes]) == tuple(shape[:axes]) else 0
 
 
 def _places(several: Sequence[tuple[Tensor, bool]], place: Tensor, half: int) -> Tensor:

@@ -118,6 +118,18 @@ def test_a_factor_over_both_axes_and_one_of_the_columns() -> None:
         assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_factors_of_rows_of_two_lengths(dtype: torch.dtype) -> None:
+    """A grouped convolution: out is that of its rows, in varies with the group. Together they are one factor."""
+    out, inside = torch.arange(2, 8).view(6, 1, 1, 1), torch.arange(12).view(6, 2, 1, 1) % 4 + 8
+    tau = 2.0 ** (torch.arange(12) % 7 - 3).double()
+    for kernel in (1, 3):
+        weight, cob = torch.randn(6, 2, kernel, kernel).to(dtype), single(out) / single(inside)
+        made = recipe({"weight": cob}, {"weight": weight.shape}, torch.arange(12), 12)
+        assert [shape for _, shape in made.factors["weight"]] == [(6, 2, 1, 1)]
+        assert torch.equal(scale_(weight.clone(), cob, tau), weight * cob.scale(tau).to(dtype))
+
+
 def test_a_factor_inside_the_rows() -> None:
     """One CoB for each position of the kernel."""
     tau = 2.0 ** torch.arange(12).double()
