@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxteleport.passes.evaluate import Trust, memory_of
+from fxteleport.passes.overlap import memory
 
 
 def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: Container[Any]) -> None:
@@ -21,11 +22,12 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), Tensor):
-            sharing.setdefault(_storage(node.meta["val"]), []).append(node)
+            for place in memory(node.meta["val"]):
+                sharing.setdefault(place, []).append(node)
     for writer, written in mutations:
         if writer not in order:
             continue
-        kin = sharing.get(_storage(written), [])
+        kin = [node for place in memory(written) for node in sharing.get(place, [])]
         after = any(order[user] > order[writer] for node in kin if order[node] < order[writer] for user in node.users)
         state = any(node.op == "get_attr" and node.target in own for node in kin)
         if after or state or writer.meta["val"] is not written:
@@ -39,15 +41,15 @@ def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
     A buffer that is written to is state, which the next run finds changed: nothing that is made from it is known.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
-    last = {_storage(t): order[writer] for writer, t in mutations if writer in order}
+    last = {place: order[writer] for writer, t in mutations if writer in order for place in memory(t)}
     if not last:
         return
     writers = {writer for writer, _ in mutations}
     state: set[fx.Node] = set()
     for node in order:
         value = node.meta.get("val")
-        memory = memory_of(value) if isinstance(value, Tensor) and not value.is_meta else set()
-        written = max((last[m] for m in memory if m in last), default=-1)
+        places = memory_of(value) if isinstance(value, Tensor) and not value.is_meta else set()
+        written = max((last[place] for place in places if place in last), default=-1)
         if not state.isdisjoint(node.all_input_nodes) or (node.op == "get_attr" and written >= 0):
             state.add(node)
             node.meta["trust"] = Trust.GUESS
@@ -62,7 +64,3 @@ def remove_dead(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output") and not node.meta.get("keep"):
             graph.erase_node(node)
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

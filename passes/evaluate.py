@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes import forms
 from fxteleport.passes.objects import is_record, remade
-from fxteleport.passes.overlap import dense_parts
+from fxteleport.passes.overlap import memory
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -172,7 +172,7 @@ _stand_ins = WeakIdKeyDictionary()
 def memory_of(tensor: Tensor) -> set[int]:
     """The memory that a tensor, and its stand-in on the meta device, lie in."""
     both = (tensor, _stand_ins.get(tensor))
-    return {part.untyped_storage()._cdata for t in both if t is not None for part in dense_parts(t)}
+    return set().union(*(memory(t) for t in both if t is not None))
 
 
 def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:

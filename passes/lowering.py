@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
 from fxteleport.passes.objects import PLAIN, is_record, is_spelt, take_apart
-from fxteleport.passes.overlap import by_memory, dense_parts, equal, overlapping
+from fxteleport.passes.overlap import by_memory, equal, memory, overlapping
 from fxteleport.passes.proxy import Proxy, is_proxy
 from fxteleport.passes.source import calling_line
 
@@ -138,16 +138,15 @@ class Lowering(Decisions):
             node = self.graph.create_node("get_attr", name)
             node.meta.update(val=value, path="")
             self._keep.append(tensor)
-            for part in dense_parts(tensor):
-                self.overlapping.update(self._memories.get(part.untyped_storage()._cdata, ()))
+            for place in memory(tensor):
+                self.overlapping.update(self._memories.get(place, ()))
             found = self._constants[id(tensor)] = self.handle(node, value)
         return found
 
     def are_constants(self, handles: Sequence[Proxy]) -> bool:
         """True where one of them shares memory with a constant."""
-        values = [h._value for h in handles] if self._keep else []
-        memory = {part.untyped_storage()._cdata for value in values for part in dense_parts(value)}
-        return any(not memory.isdisjoint(evaluate.memory_of(t)) for t in self._keep) if memory else False
+        places = set().union(*(memory(h._value) for h in handles)) if self._keep else set()
+        return any(not places.isdisjoint(evaluate.memory_of(t)) for t in self._keep) if places else False
 
     def free_path(self, wanted: str) -> str:
         """A dotted name that nothing has yet."""

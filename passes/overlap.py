@@ -27,6 +27,11 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
     return []
 
 
+def memory(tensor: Tensor) -> set[int]:
+    """Which memory a tensor lies in."""
+    return {int(part.untyped_storage()._cdata) for part in dense_parts(tensor)}
+
+
 def equal(a: Tensor, b: Tensor) -> bool:
     """`torch.equal`, of sparse tensors too."""
     return a.layout is b.layout and all(map(torch.equal, dense_parts(a), dense_parts(b)))

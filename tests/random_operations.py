@@ -472,6 +472,7 @@ _DIRECTION = "the direction of a weight norm keeps its scale, though its length 
 _MASK = "the values of a mask are not looked at: what it chooses from shares a CoB, also where it hides"
 _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
+_ORDER = "what is put in order shares a CoB, though any that keeps the order at one point would do there"
 _INDEX = "an index that scatters is not looked at: all positions that it may pick share a CoB"
 _SPECTRUM = "the CoB is constant over what a transform mixes, also where its way back or its zeros keep it apart"
 _LENGTH = "L2 normalisation pins in weights mode, though it forgets a common scale"
@@ -797,14 +798,29 @@ OPERATIONS: dict[str, Operation] = {
     "complex product": binary(
         lambda x, y: (torch.complex(x, y) * torch.complex(y, x).conj_physical()).imag, transforms, gives_up=_SPECTRUM
     ),
-    "sparse_coo_tensor": Operation(lambda pick, x: lambda x: sparse_of(x).to_dense(), transforms, gives_up=_INDEX),
+    "sparse_coo_tensor": Operation(
+        lambda pick, x: lambda x: sparse_of(x).to_dense(),
+        transforms,
+        gives_up=_INDEX,
+        plain=False,  # torch takes no derivative of all directions at once through sparse tensors
+    ),
     "sparse sum": Operation(
         lambda pick, x: lambda x: torch.sparse.sum(sparse_of(x), -1).to_dense()[:, None],
         lambda x: transforms(x) and x.ndim == 2,
         gives_up=_INDEX,
+        plain=False,
     ),
     "scatter_add": Operation(gathered("add"), alike, arity=2, gives_up=_INDEX),
     "scatter_reduce": Operation(gathered("mean"), alike, arity=2, gives_up=_INDEX),
+    # ordering
+    "above 0": Operation(lambda pick, x: lambda x: x * (x > 0), floats),
+    "largest": Operation(lambda pick, x: lambda x: x * (x == x.amax(-1, keepdim=True)), floats, gives_up=_ORDER),
+    "argmax": Operation(lambda pick, x: lambda x: x.gather(-1, x.argmax(-1, keepdim=True)), floats, gives_up=_ORDER),
+    "argsort": Operation(lambda pick, x: lambda x: x.gather(1, x.argsort(dim=1, stable=True)), floats, gives_up=_ORDER),
+    "sort": Operation(reduced(lambda x, axis: x.sort(axis).values), floats, gives_up=_ORDER),
+    "topk": Operation(reduced(lambda x, axis: x.topk(1, axis).values), floats, gives_up=_ORDER),
+    "kthvalue": Operation(reduced(lambda x, axis: x.kthvalue(1, axis, True).values), floats, gives_up=_ORDER),
+    "quantile": Operation(lambda pick, x: lambda x: x.quantile(0.4, -1, True), transforms, gives_up=_ORDER),
     "index_reduce": binary(lambda x, y: x.index_reduce(1, torch.tensor([0]), y[:, :1], "amax"), plain=False),
     # norm
     "BatchNorm1d": Operation(norm(nn.BatchNorm1d), lambda x: floats(x) and x.ndim <= 3, keeps="input"),

@@ -83,7 +83,6 @@ GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]
     "windows of a pool": ("full", [LINEAR, ("AvgPool1d", (1,), (0, 0, 1, 0)), ("head", (2,), ())], 1, 2),
     "positions that nothing ties": ("full", [LINEAR, ("bare Conv1d", (1,), (0, 1, 1)), ("head", (2,), ())], 2, 5),
     "a product of axes": ("full", [LINEAR, ("mul parameter", (1,), (0, 1, 0, 1)), ("head", (2,), ())], 10, 16),
-    "a sign": ("full", [LINEAR, LINEAR, ("where compared", (1, 2), ()), ("head", (3,), ()), ("head", (1,), ())], 4, 8),
     "positions that a linear without bias keeps apart": (
         "full",
         [LINEAR, ("class token", (1,), ()), ("silu", (2,), ()), ("bare Linear", (3,), ()), ("head", (4,), ())],

@@ -1,4 +1,4 @@
-"""Operations that are known to pin what enters them: comparisons, orderings, softmax, distances, losses."""
+"""Operations that are known to pin what enters them: softmax, rounding divisions, distances, losses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from fxteleport.passes.rules import named, rule
 
 @rule(
     *named(
-        "softmax log_softmax softmin gumbel_softmax eq ne lt le gt ge argmax argmin topk sort argsort"
-        " nonzero multinomial bincount histc searchsorted bucketize logsumexp logical_not logical_and logical_or"
-        " logical_xor floordiv floor_divide mod fmod remainder all any isclose cosine_similarity pairwise_distance"
-        " cdist pdist affine_grid alpha_dropout feature_alpha_dropout cross_entropy nll_loss mse_loss l1_loss"
-        " smooth_l1_loss huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits ctc_loss"
-        " gaussian_nll_loss poisson_nll_loss cosine_embedding_loss hinge_embedding_loss margin_ranking_loss"
-        " multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss soft_margin_loss triplet_margin_loss"
+        "softmax log_softmax softmin gumbel_softmax multinomial bincount histc searchsorted bucketize logsumexp"
+        " floordiv floor_divide mod fmod remainder isclose cosine_similarity pairwise_distance cdist pdist"
+        " affine_grid alpha_dropout feature_alpha_dropout cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss"
+        " huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits ctc_loss gaussian_nll_loss"
+        " poisson_nll_loss cosine_embedding_loss hinge_embedding_loss margin_ranking_loss multi_margin_loss"
+        " multilabel_margin_loss multilabel_soft_margin_loss soft_margin_loss triplet_margin_loss"
         " triplet_margin_with_distance_loss"
     ),
     torch.sparse.softmax, torch.sparse.log_softmax,
@@ -35,9 +34,9 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     return IDENTITY
 
 
-@rule(*named("isnan isinf isfinite"))
-def invariant(call: Call, input: Operand) -> Any:
-    input.seen = True  # and left alone: no scale makes a number of what is none
+@rule(*named("isnan isinf isfinite nonzero count_nonzero all any logical_not logical_and logical_or logical_xor"))
+def invariant(call: Call, *inputs: Any, **settings: Any) -> Any:
+    call.shape_only(*inputs, *settings.values())  # no scale makes a number of what is none, or 0 of what is not
     return IDENTITY
 
 

@@ -148,21 +148,21 @@ def test_what_keeps_zero_asks_nothing_of_padding(name: str, check_operation: Cal
 
 
 # name -> what is picked from x by y's values, and how many values stay free: of x (8, or 1 for all that may be picked)
-# and of y (8 without the channels that are read)
+# and of y (8; channels that are put in order share one)
 PICKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
-    "channels": (lambda x, y: x[:, y[0, 0, 0].argsort()], 1 + 7),
-    "channels behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort(), :, :], 1 + 7),
-    "positions behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort()], 8 + 7),
-    "behind an ellipsis and a new axis": (lambda x, y: x.permute(0, 2, 3, 1)[..., None, y[0, 0, 0].argsort()], 1 + 7),
-    "with a new axis": (lambda x, y: x[:, None, :, y[0, 0, 0].argsort()], 8 + 7),
-    "two indices": (lambda x, y: x[:, y[0, 0, 0].argsort(), :, y[0, 1, 0].argsort()], 1 + 6),
-    "gather": (lambda x, y: x.gather(1, y[:, :3].argsort(1)), 1 + 5),
-    "gather positions": (lambda x, y: x.gather(3, y[:, :3].argsort(3)), 8 + 5),
-    "index_select": (lambda x, y: x.index_select(-1, y[0, 0, 0].argsort()), 8 + 7),
-    "index_select channels from behind": (lambda x, y: x.index_select(-3, y[0, 0, 0].argsort()), 1 + 7),
-    "index_select channels": (lambda x, y: x.index_select(dim=1, index=y[0, 0, 0].argsort()), 1 + 7),
-    "take_along_dim": (lambda x, y: torch.take_along_dim(x, y[:, :1].argsort(3), 3), 8 + 7),
-    "take_along_dim of all": (lambda x, y: torch.take_along_dim(x, y[:, 0].flatten().argsort()).view(2, -1), 1 + 7),
+    "channels": (lambda x, y: x[:, y[0, 0, 0].argsort()], 1 + 8),
+    "channels behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort(), :, :], 1 + 8),
+    "positions behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort()], 8 + 8),
+    "behind an ellipsis and a new axis": (lambda x, y: x.permute(0, 2, 3, 1)[..., None, y[0, 0, 0].argsort()], 1 + 8),
+    "with a new axis": (lambda x, y: x[:, None, :, y[0, 0, 0].argsort()], 8 + 8),
+    "two indices": (lambda x, y: x[:, y[0, 0, 0].argsort(), :, y[0, 1, 0].argsort()], 1 + 8),
+    "gather": (lambda x, y: x.gather(1, y[:, :3].argsort(1)), 1 + 6),
+    "gather positions": (lambda x, y: x.gather(3, y[:, :3].argsort(3)), 8 + 8),
+    "index_select": (lambda x, y: x.index_select(-1, y[0, 0, 0].argsort()), 8 + 8),
+    "index_select channels from behind": (lambda x, y: x.index_select(-3, y[0, 0, 0].argsort()), 1 + 8),
+    "index_select channels": (lambda x, y: x.index_select(dim=1, index=y[0, 0, 0].argsort()), 1 + 8),
+    "take_along_dim": (lambda x, y: torch.take_along_dim(x, y[:, :1].argsort(3), 3), 8 + 8),
+    "take_along_dim of all": (lambda x, y: torch.take_along_dim(x, y[:, 0].flatten().argsort()).view(2, -1), 1 + 8),
 }
 
 
@@ -173,7 +173,7 @@ def test_what_the_run_picks_shares_a_cob(name: str, check_operation: Callable[..
 
 
 def test_what_a_mask_picks_is_pinned(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: x[y > 0].sum().expand(2), full=0, weights=0, streams=2, known=False)
+    check_operation(lambda x, y: x[y > 0].sum().expand(2), full=8, weights=8, streams=2, known=False)  # those of y
 
 
 def test_what_has_no_cob_moves(assert_exact: Callable[..., ft.Plan]) -> None:

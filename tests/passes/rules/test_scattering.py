@@ -38,7 +38,7 @@ CHANNELS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
         lambda x, y: x.mean(1, keepdim=True).repeat(1, 8, 1, 1).index_copy_(1, AT, y[:, :2]),
         1 + 8,
     ),
-    "index_copy, where the run decides": (lambda x, y: x.index_copy(3, y[0, 0, 0].argmax()[None], y[..., :1]), 7),
+    "index_copy, where the run decides": (lambda x, y: x.index_copy(3, y[0, 0, 0].argmax()[None], y[..., :1]), 8),
 }
 
 

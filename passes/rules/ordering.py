@@ -1,0 +1,78 @@
+"""What depends on order alone: comparisons, sorting, the largest few. One positive CoB leaves the order as it is.
+
+What is compared shares a CoB; with 0 anything may be compared. A negative CoB would turn the order round.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxteleport.passes.call import Call, Operand, Unknown
+from fxteleport.passes.maps import IDENTITY, CobMap
+from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.equivariant import axes_of, dropped
+
+_TURNED = "a negative CoB would turn the order round"
+
+
+@rule(*named("eq ne"))
+def equal(call: Call, input: Any, other: Any) -> CobMap:
+    operands = [x for x in (input, other) if isinstance(x, Operand)]
+    first, *more = (x.map for x in operands)
+    number = next((x for x in (input, other) if not isinstance(x, Operand)), None)
+    if more:
+        call.same(first, more[0], "they are compared")
+    elif isinstance(number, Unknown) or number != 0:
+        call.pin(first, "it is compared with a number")
+    return IDENTITY
+
+
+@rule(*named("gt ge lt le"))
+def compared(call: Call, input: Any, other: Any) -> CobMap:
+    equal(call, input, other)
+    for x in (input, other):
+        if isinstance(x, Operand):
+            call.positive(x.map, _TURNED)
+    return IDENTITY
+
+
+def ordered(call: Call, input: Operand, dim: Any) -> CobMap:
+    """The map of what is put in order along an axis."""
+    cob = call.constant(input.map, axes_of(dim, input.rank), "these positions are put in order")
+    call.positive(cob, _TURNED)
+    return cob
+
+
+@rule(*named("argmax argmin"))
+def place(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> CobMap:
+    ordered(call, input, dim)
+    return IDENTITY
+
+
+@rule(*named("argsort"))
+def places(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> CobMap:
+    ordered(call, input, dim)
+    return IDENTITY
+
+
+@rule(*named("sort"))
+def sorted_(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> Any:
+    return [ordered(call, input, dim), None]
+
+
+@rule(*named("topk"))
+def largest_few(call: Call, input: Operand, k: Any, dim: int = -1, *rest: Any, **settings: Any) -> Any:
+    return [ordered(call, input, dim), None]
+
+
+@rule(*named("kthvalue"))
+def kth(call: Call, input: Operand, k: Any, dim: int = -1, keepdim: bool = False) -> Any:
+    return [dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim), None]
+
+
+@rule(*named("quantile nanquantile"))
+def quantile(call: Call, input: Operand, q: Any, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
+    """One of the positions, or a place on the line between two."""
+    if isinstance(q, Operand):
+        call.decline("it gives several")
+    return dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim)

@@ -1,0 +1,78 @@
+"""Order: a positive CoB that all share leaves it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+# name -> the operation, and how many of 8 channels stay free
+ONE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "above 0": (lambda x: x * (x > 0), 8),
+    "0 below": (lambda x: x * torch.lt(torch.zeros(()), x) + x * (x >= 0.0), 8),
+    "not 0": (lambda x: x * (x != 0) + x * x.eq(0), 8),
+    "equal to its largest": (lambda x: x * (x == x.amax((2, 3), keepdim=True)), 8),
+    "above a number": (lambda x: x * (x > 0.1), 0),
+    "equal to a number": (lambda x: x * (x == 1), 0),
+    "below its mean": (lambda x: x.where(x < x.mean(3, keepdim=True), 0.0), 8),
+    "below the channels' mean": (lambda x: x.where(x.le(x.mean(1, keepdim=True)), 0.0), 1),
+    "argmax of channels": (lambda x: x.gather(1, x.argmax(1, keepdim=True)), 1),
+    "argmin of positions": (lambda x: x.gather(3, x.argmin(-1, keepdim=True)), 8),
+    "argmax of all": (lambda x: x + x.flatten()[x.argmax()], 1),
+    "argsort": (lambda x: x.gather(2, x.argsort(2, descending=True)), 8),
+    "argsort, stable": (lambda x: x.gather(1, torch.argsort(x, dim=1, stable=True)), 1),
+    "sort": (lambda x: x.sort(3)[0], 8),
+    "sort, stable": (lambda x: torch.sort(x, stable=True, dim=1).values, 1),
+    "topk": (lambda x: x.topk(2, 3).values, 8),
+    "topk of channels": (lambda x: torch.topk(x, k=3, dim=1, largest=False)[0], 1),
+    "kthvalue": (lambda x: x.kthvalue(2, 3).values, 8),
+    "kthvalue of channels": (lambda x: x.kthvalue(2, dim=1, keepdim=True)[0], 1),
+    "quantile": (lambda x: x.quantile(0.4, 3), 8),
+    "quantile of channels": (lambda x: torch.nanquantile(x, 0.9, dim=1, keepdim=True, interpolation="lower"), 1),
+    "quantile of all": (lambda x: x + x.quantile(0.5), 1),
+    "any": (lambda x: x * (x.any(1, keepdim=True) & x.logical_not().logical_not()), 8),
+    "how many": (
+        lambda x: (
+            x
+            * x.count_nonzero(
+                (2, 3),
+            )[..., None, None]
+        ),
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_of_one(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = ONE[name]
+    check_operation(operation, full=free, weights=free)
+
+
+def test_what_is_compared_shares_a_cob(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.where(x > y, x, y), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: x * (x == y) + x, full=8, weights=8, streams=2)
+    check_operation(lambda x, y: x * (y > 0), full=16, weights=16, streams=2)
+
+
+def test_several_quantiles_pin(check_operation: Callable[..., None]) -> None:
+    several = torch.tensor([0.25, 0.75])
+    check_operation(lambda x: x.quantile(several.to(x.dtype), 3)[0], full=0, weights=0, known=False)
+
+
+def test_a_negative_cob_is_not_allowed() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.b(h * (h > 0))
+
+    plan = ft.plan(Masked(), torch.randn(2, 3))
+    assert [group.allows for group in plan.groups if group.kind == "free"] == ["positive"]
