@@ -6,6 +6,7 @@ insist on it. From a guess (`evaluate.Trust`) nothing may be decided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -84,6 +85,18 @@ class Decisions:
             self.specialize(handle, value)
             handle._node.meta["guarded"] = guard(self.graph, expect, handle._node, handle._value, what)
         return self.specialize(handle, value)
+
+    def number(self, handle: Proxy, kind: Callable[[Any], T]) -> T:
+        """A value as Python's own number.
+
+        Raises:
+            DataDependent: nothing is known of the value.
+        """
+        value = handle._value
+        if isinstance(value, Tensor) and value.is_meta:
+            what = f"{kind.__name__}({handle._node.name}) depends on the data"
+            raise evaluate.DataDependent(f"{what}: a graph holds what .item() gives, but no number of Python's own")
+        return self.forced(handle, kind(value))
 
     def known(self, handle: Proxy) -> Any:
         """The value of a handle, for a decision of Python's.

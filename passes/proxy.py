@@ -103,13 +103,13 @@ class NumericProxy(Proxy):
         return self._tracer.specialize(self, bool(self._value))
 
     def __int__(self) -> int:
-        return self._tracer.forced(self, int(self._value))
+        return self._tracer.number(self, int)
 
     def __float__(self) -> float:
-        return self._tracer.forced(self, float(self._value))
+        return self._tracer.number(self, float)
 
     def __index__(self) -> int:
-        return self._tracer.forced(self, operator.index(self._value))
+        return self._tracer.number(self, operator.index)
 
 
 class TensorProxy(NumericProxy):

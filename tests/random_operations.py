@@ -820,6 +820,8 @@ OPERATIONS: dict[str, Operation] = {
     "sort": Operation(reduced(lambda x, axis: x.sort(axis).values), floats, gives_up=_ORDER),
     "topk": Operation(reduced(lambda x, axis: x.topk(1, axis).values), floats, gives_up=_ORDER),
     "kthvalue": Operation(reduced(lambda x, axis: x.kthvalue(1, axis, True).values), floats, gives_up=_ORDER),
+    "mode": Operation(reduced(lambda x, axis: x.mode(axis, True).values), floats, gives_up=_ORDER),
+    "heaviside": Operation(lambda pick, x: lambda x: x * torch.heaviside(x, x.new_ones(())), floats),
     "quantile": Operation(lambda pick, x: lambda x: x.quantile(0.4, -1, True), transforms, gives_up=_ORDER),
     "index_reduce": binary(lambda x, y: x.index_reduce(1, torch.tensor([0]), y[:, :1], "amax"), plain=False),
     # norm

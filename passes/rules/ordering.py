@@ -70,6 +70,19 @@ def kth(call: Call, input: Operand, k: Any, dim: int = -1, keepdim: bool = False
     return [dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim), None]
 
 
+@rule(*named("mode"))
+def most_frequent(call: Call, input: Operand, dim: int = -1, keepdim: bool = False) -> Any:
+    """The smallest of those that are there most often."""
+    return [dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim), None]
+
+
+@rule(*named("heaviside"))
+def step(call: Call, input: Operand, values: Operand) -> CobMap:
+    call.positive(input.map, _TURNED)
+    call.pin(values.map, "it stands beside 0 and 1")
+    return IDENTITY
+
+
 @rule(*named("quantile nanquantile"))
 def quantile(call: Call, input: Operand, q: Any, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     """One of the positions, or a place on the line between two."""

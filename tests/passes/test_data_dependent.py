@@ -326,3 +326,31 @@ def test_an_index_of_numpys(assert_exact: Callable[..., ft.Plan]) -> None:
 
     plan = assert_exact(Permuted(), torch.randn(3, 6), at_least=1)
     assert not plan.opaque
+
+
+class Readout(nn.Module):
+    """A graph network's: nodes are added up by the graph that they belong to."""
+
+    def __init__(self, graphs: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.graphs = nn.Linear(6, 8), nn.Linear(8, 4), graphs
+
+    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h.new_zeros(self.graphs(graph), 8).index_add(0, graph, h))
+
+
+def test_a_size_that_the_data_give(assert_exact: Callable[..., ft.Plan]) -> None:
+    """A graph holds what `.item()` gives; `int()` asks for a number of Python's own, and the reason says so."""
+    inputs, others = (torch.randn(4, 6), torch.tensor([0, 0, 1, 2])), (torch.randn(5, 6), torch.tensor([0, 1, 1, 2, 3]))
+    model = Readout(lambda graph: graph.max().item() + 1).eval()
+    plan = assert_exact(model, *inputs)
+    assert plan.num_free == 8
+    assert torch.equal(plan.rewrite(plan.sample(exact=True, seed=0))(*others), model(*others))
+    for graphs in (lambda graph: int(graph.max()) + 1, lambda graph: int(graph[-1]) + 1):
+        model = Readout(graphs).eval()
+        with pytest.warns(
+            OpaqueModuleWarning, match=r"int\(\w+\) depends on the data: a graph holds what .item\(\) gives"
+        ):
+            plan = ft.plan(model, *inputs)
+        assert torch.equal(plan.rewrite(plan.sample(seed=0))(*others), model(*others))

@@ -34,6 +34,8 @@ ONE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "quantile": (lambda x: x.quantile(0.4, 3), 8),
     "quantile of channels": (lambda x: torch.nanquantile(x, 0.9, dim=1, keepdim=True, interpolation="lower"), 1),
     "quantile of all": (lambda x: x + x.quantile(0.5), 1),
+    "mode": (lambda x: x.mode(3).values + x.mode(-1)[0], 8),
+    "step": (lambda x: x * torch.heaviside(x, x.new_ones(())), 8),
     "any": (lambda x: x * (x.any(1, keepdim=True) & x.logical_not().logical_not()), 8),
     "how many": (
         lambda x: (
