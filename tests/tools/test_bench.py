@@ -64,6 +64,30 @@ def test_one_model(measure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert lines[0].startswith("| model |")
 
 
+def test_a_batch_of_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int | None] = []
+    monkeypatch.setitem(OF_A_MODEL, "run", lambda spec, wanted, repeats: given.append(wanted.batch) or Figure(1, 1, 1))
+    assert call("test_resnet", "--measure", "run", "--batch", 5).exit_code == 0
+    assert call("test_resnet", "--measure", "run").exit_code == 0
+    assert given == [5, None]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("measure", ["apply", "run"])
+def test_on_cuda(measure: str) -> None:
+    assert call("test_resnet", "--measure", measure, "--repeats", 2, "--device", "cuda").exit_code == 0
+
+
+def test_the_clock_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU was asked for is waited for before the clock starts, and before it stops."""
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
+    alternate([lambda: seen.append("run")], 1)
+    assert seen == ["wait", "run", "wait"] * 2
+
+
 def test_absent_peers_leave_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("brevitas", "torch_pruning", *sys.modules):
         if name.partition(".")[0] in ("brevitas", "torch_pruning"):
