@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxteleport.passes.call import Call, Operand, Unknown
+from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
@@ -22,7 +22,7 @@ def equal(call: Call, input: Any, other: Any) -> CobMap:
     number = next((x for x in (input, other) if not isinstance(x, Operand)), None)
     if more:
         call.same(first, more[0], "they are compared")
-    elif isinstance(number, Unknown) or number != 0:
+    elif number != 0:  # nor is one that is not known before the run
         call.pin(first, "it is compared with a number")
     return IDENTITY
 
@@ -85,7 +85,7 @@ def step(call: Call, input: Operand, values: Operand) -> CobMap:
 
 @rule(*named("quantile nanquantile"))
 def quantile(call: Call, input: Operand, q: Any, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
-    """One of the positions, or a place on the line between two."""
+    """One of the positions, or a place on the line between two; for several q an axis of them comes first."""
     if isinstance(q, Operand):
-        call.decline("it gives several")
-    return dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim)
+        call.pin(q.map, "it says which quantile")
+    return dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim).aligned(call.value.ndim)

@@ -61,9 +61,18 @@ def test_what_is_compared_shares_a_cob(check_operation: Callable[..., None]) -> 
     check_operation(lambda x, y: x * (y > 0), full=16, weights=16, streams=2)
 
 
-def test_several_quantiles_pin(check_operation: Callable[..., None]) -> None:
+def test_what_is_no_value_is_pinned(check_operation: Callable[..., None]) -> None:
+    """Which quantile, and what stands between 0 and 1."""
     several = torch.tensor([0.25, 0.75])
-    check_operation(lambda x: x.quantile(several.to(x.dtype), 3)[0], full=0, weights=0, known=False)
+    check_operation(lambda x: x.quantile(several.to(x.dtype), 3)[1], full=8, weights=8)
+    check_operation(lambda x: x.quantile(several.to(x.dtype), 1).sum(0), full=1, weights=1)
+    check_operation(lambda x, y: x.quantile(y.abs().amin() / y.abs().amax(), 3), full=9, weights=9, streams=2)
+    check_operation(lambda x, y: x.quantile(y.abs().amin() / (y.abs().amax() + 1), 3), full=8, weights=8, streams=2)
+    check_operation(lambda x, y: x * torch.heaviside(x.relu(), y), full=8, weights=8, streams=2)
+
+
+def test_compared_with_what_the_run_finds_out(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: x * (x > x.amax().item() / 2), full=None, weights=None, known=False)
 
 
 def test_a_negative_cob_is_not_allowed() -> None:
