@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Container
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, fx
 
 from fxteleport.passes.evaluate import Trust, memory_of
 from fxteleport.passes.overlap import memory
+from fxteleport.passes.proxy import setitem
 
 
 def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: Container[Any]) -> None:
@@ -24,15 +26,26 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
         if isinstance(node.meta.get("val"), Tensor):
             for place in memory(node.meta["val"]):
                 sharing.setdefault(place, []).append(node)
+    backs = {writer: _put_back(writer) for writer, _ in mutations}
+    puts = set().union(*backs.values())
     for writer, written in mutations:
-        if writer not in order:
-            continue
+        if writer not in order or (writer in puts and writer.meta["val"] is not written):
+            continue  # a view that is put back was written before
         kin = [node for place in memory(written) for node in sharing.get(place, [])]
-        after = any(order[user] > order[writer] for node in kin if order[node] < order[writer] for user in node.users)
+        readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
+        after = any(order[user] > order[writer] for user in readers)
         state = any(node.op == "get_attr" and node.target in own for node in kin)
         if after or state or writer.meta["val"] is not written:
             for node in kin:
                 node.meta["aliased"] = True
+
+
+def _put_back(writer: fx.Node) -> set[fx.Node]:
+    """The `x[i] = ...` of an `x[i] += y`: it puts there what is there already, and nothing else sees the view."""
+    view = writer.args[0] if writer.args else None
+    if not isinstance(view, fx.Node) or view.target is not operator.getitem or set(view.users) != {writer}:
+        return set()
+    return {user for user in writer.users if user.target is setitem and user.args == (*view.args, writer)}
 
 
 def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:

@@ -261,6 +261,16 @@ def written(pick: Any, x: Tensor, y: Tensor) -> Callable[[Tensor, Tensor], Tenso
     return write
 
 
+def added_in_place(pick: Any, x: Tensor, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :1] += y[:, :1]
+        x[..., -1:] *= 0.5
+        return x
+
+    return fn
+
+
 def own(fn: Callable[..., Any], axes: int) -> Callable[..., nn.Module]:
     """A free parameter that varies along as many axes (at most), aligned to the operand."""
 
@@ -770,6 +780,7 @@ OPERATIONS: dict[str, Operation] = {
     "cat": Operation(joined, but_one_axis, arity=2),
     "stack": binary(lambda x, y: torch.stack([x, y], 1), lambda x, y: alike(x, y) and x.ndim < 5),
     "write": Operation(written, alike, arity=2),
+    "augmented write": Operation(added_in_place, alike, arity=2),
     "slice_scatter": binary(lambda x, y: torch.slice_scatter(x, y[:, :1], 1, 0, 1)),
     "index_copy": binary(lambda x, y: x.index_copy(1, torch.tensor([0]), y[:, :1])),
     "scatter": binary(
@@ -821,7 +832,7 @@ OPERATIONS: dict[str, Operation] = {
     "topk": Operation(reduced(lambda x, axis: x.topk(1, axis).values), floats, gives_up=_ORDER),
     "kthvalue": Operation(reduced(lambda x, axis: x.kthvalue(1, axis, True).values), floats, gives_up=_ORDER),
     "mode": Operation(reduced(lambda x, axis: x.mode(axis, True).values), floats, gives_up=_ORDER),
-    "heaviside": Operation(lambda pick, x: lambda x: x * torch.heaviside(x, x.new_ones(())), floats),
+    "heaviside": Operation(lambda pick, x: lambda x: x * torch.heaviside(x, x.new_ones(())), floats, plain=False),
     "quantile": Operation(lambda pick, x: lambda x: x.quantile(0.4, -1, True), transforms, gives_up=_ORDER),
     "index_reduce": binary(lambda x, y: x.index_reduce(1, torch.tensor([0]), y[:, :1], "amax"), plain=False),
     # norm

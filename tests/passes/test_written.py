@@ -550,3 +550,97 @@ def test_a_buffer_that_the_first_run_fills_is_state(program: str) -> None:
     for _ in range(3):
         x = torch.randn(3, 6)
         assert torch.equal(network(x), model(x))
+
+
+class Augmented(nn.Module):
+    """`h[i] += y` and its like: a view is taken, written in place, and put back where it is already."""
+
+    def __init__(self, write: Callable[[Augmented, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(8, 16), nn.Linear(16, 2)
+        self.own, self.write = nn.Parameter(torch.ones(8)), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.write(self, self.a(x), self.b(x))))
+
+
+def plus(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8] += y[:, 8:]
+    return h
+
+
+def times(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8] *= net.own
+    return h + y
+
+
+def plus_a_number(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :3] += 1
+    return h
+
+
+def twice(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8] += net.own
+    h[:, 4:12] -= net.own
+    return h
+
+
+def of_itself(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8] += torch.relu(h[:, :8])
+    return h
+
+
+def another_name(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    k = h
+    h[:, :4] *= 2
+    return h + k
+
+
+def view_of_before(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    view = h[:, :8]
+    h[:, :8] += 1
+    return h + net.c(view)
+
+
+def view_of_after(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8] += 1
+    return h + net.c(h[:, :8])
+
+
+def view_kept(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    view = kept = h[:, :8]
+    view *= net.own
+    h[:, :8] = view
+    return h + net.c(kept)
+
+
+def by_hand(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    view = h[:, :8]
+    view *= net.own
+    h[:, :8] = view
+    return h
+
+
+def put_elsewhere(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    view = h[:, :8]
+    view *= net.own
+    h[:, 8:] = view
+    return h
+
+
+def in_place_alone(net: Augmented, h: Tensor, y: Tensor) -> Tensor:
+    h[:, :8].mul_(net.own)
+    return h
+
+
+AUGMENTED = {  # the free values, of 16 of a, 16 of b and 8 of the parameter; c has none
+    plus: 24, times: 24, plus_a_number: 13, twice: 8, of_itself: 16, another_name: 16, view_of_before: 0,
+    view_of_after: 8, view_kept: 0, by_hand: 24, put_elsewhere: 0, in_place_alone: 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("write", AUGMENTED)
+def test_augmented_assignments(write: Callable[..., Tensor], mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    plan = assert_exact(Augmented(write), torch.randn(3, 6), mode=mode, at_least=0)
+    assert (plan.num_free, plan.opaque) == (AUGMENTED[write], [])

@@ -123,3 +123,29 @@ def test_where_to_sample_is_pinned(check_operation: Callable[..., None]) -> None
 
     check_operation(sampled, full=8 + 6, weights=8 + 6, streams=2)
     check_operation(lambda x, y: sampled(x.transpose(1, 2), y), full=1 + 6, weights=1 + 6, streams=2)
+
+
+def at(axes: int, y: Tensor, window: int | tuple[int, ...] = 2) -> Tensor:
+    """Where the largest of each window are."""
+    found: Tensor = getattr(F, f"max_pool{axes}d")(y, window, return_indices=True)[1]
+    return found
+
+
+# x goes where y has its largest: along positions (8 channels of each are free), or along channels, of which x has four.
+UNPOOLED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "1d": (lambda x, y: F.max_unpool1d(x.flatten(2)[..., :8], at(1, y.flatten(2)), 2), 16),
+    "1d of channels": (lambda x, y: F.max_unpool1d(x.flatten(2).mT[..., :4], at(1, y.flatten(2).mT), 2), 1 + 4 + 1),
+    "2d": (lambda x, y: F.max_unpool2d(x[..., :2, :2], at(2, y), 2), 16),
+    "2d of channels": (
+        lambda x, y: F.max_unpool2d(x.flatten(2)[:, None, :4, :8], at(2, y.flatten(2)[:, None]), 2),
+        1 + 4 + 1,
+    ),
+    "3d": (lambda x, y: F.max_unpool3d(x[:, :, None, :2, :2], at(3, y[:, :, None], (1, 2, 2)), (1, 2, 2)), 16),
+    "3d of channels": (lambda x, y: F.max_unpool3d(x[:, None, :4, :2, :2], at(3, y[:, None]), 2), 1 + 4 + 1),
+}
+
+
+@pytest.mark.parametrize("name", UNPOOLED)
+def test_unpooling(name: str, check_operation: Callable[..., None]) -> None:
+    operation, free = UNPOOLED[name]
+    check_operation(operation, full=free, weights=free, streams=2)

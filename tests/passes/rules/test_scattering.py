@@ -133,3 +133,13 @@ def test_graph_networks(reduce: str) -> None:
         assert ft.verify(model, network, x, edges).bitwise_equal
         assert torch.equal(network(x, edges), model(x, edges))
         x, edges = torch.randn(8, 5), torch.randint(8, (2, 20))
+
+
+def test_a_sparse_tensor_from_values(check_operation: Callable[..., None]) -> None:
+    """Where its values go is in an index: rows, then channels, of one CoB."""
+
+    def rows(x: Tensor) -> Tensor:
+        return torch.sparse_coo_tensor(torch.arange(len(x)).flip(0)[None], x, x.shape).to_dense()
+
+    check_operation(rows, full=8, weights=8)
+    check_operation(lambda x: rows(x.transpose(0, 1)).transpose(0, 1), full=1, weights=1)
