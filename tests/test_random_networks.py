@@ -105,7 +105,7 @@ def same_in_place(plan: ft.Plan, cob: ft.ChangeOfBasis, model: Network, inputs: 
 def test_random_networks() -> None:
     tally = Tally()
 
-    @settings(max_examples=300)
+    @settings(max_examples=200)
     @given(scripts())
     def run(script: Script) -> None:
         tally.check(script)
