@@ -88,5 +88,4 @@ def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
 @rule(torch.sparse_coo_tensor)
 def sparse_coo_tensor(call: Call, indices: Any, values: Operand, size: Any = None, **settings: Any) -> CobMap:
     """Values go where indices say, which may be the same place: one CoB for all of them."""
-    cob = call.constant(values.map, [0], "they go where indices point")
-    return cob.each(lambda s: s.squeeze(0)).aligned(call.value.ndim)
+    return call.constant(values.map, [0], "they go where indices point").aligned(call.value.ndim)
