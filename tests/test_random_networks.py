@@ -105,7 +105,7 @@ def same_in_place(plan: ft.Plan, cob: ft.ChangeOfBasis, model: Network, inputs: 
 def test_random_networks() -> None:
     tally = Tally()
 
-    @settings(max_examples=200)
+    @settings(max_examples=300)
     @given(scripts())
     def run(script: Script) -> None:
         tally.check(script)
@@ -156,7 +156,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine ha
 def test_random_networks_on_cuda() -> None:
     tally = Tally("cuda")
 
-    @settings(max_examples=200)
+    @settings(max_examples=300)
     @given(scripts())
     def run(script: Script) -> None:
         with deterministic("cuda"):

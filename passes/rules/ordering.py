@@ -17,13 +17,12 @@ _TURNED = "a negative CoB would turn the order round"
 
 @rule(*named("eq ne"))
 def equal(call: Call, input: Any, other: Any) -> CobMap:
-    operands = [x for x in (input, other) if isinstance(x, Operand)]
-    first, *more = (x.map for x in operands)
-    number = next((x for x in (input, other) if not isinstance(x, Operand)), None)
-    if more:
-        call.same(first, more[0], "they are compared")
-    elif number != 0:  # nor is one that is not known before the run
-        call.pin(first, "it is compared with a number")
+    if isinstance(input, Operand) and isinstance(other, Operand):
+        call.same(input.map, other.map, "they are compared")
+        return IDENTITY
+    operand, number = (input, other) if isinstance(input, Operand) else (other, input)
+    if number != 0:  # nor is one that is not known before the run
+        call.pin(operand.map, "it is compared with a number")
     return IDENTITY
 
 
