@@ -20,9 +20,9 @@ def equal(call: Call, input: Any, other: Any) -> CobMap:
     if isinstance(input, Operand) and isinstance(other, Operand):
         call.same(input.map, other.map, "they are compared")
         return IDENTITY
-    operand, number = (input, other) if isinstance(input, Operand) else (other, input)
+    cob, number = (input.map, other) if isinstance(input, Operand) else (other.map, input)
     if number != 0:  # nor is one that is not known before the run
-        call.pin(operand.map, "it is compared with a number")
+        call.pin(cob, "it is compared with a number")
     return IDENTITY
 
 
