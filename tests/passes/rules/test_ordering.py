@@ -71,8 +71,24 @@ def test_what_is_no_value_is_pinned(check_operation: Callable[..., None]) -> Non
     check_operation(lambda x, y: x * torch.heaviside(x.relu(), y), full=8, weights=8, streams=2)
 
 
-def test_compared_with_what_the_run_finds_out(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x: x * (x > x.amax().item() / 2), full=None, weights=None, known=False)
+@pytest.mark.parametrize(
+    "operation",
+    [lambda x: x * (x > x.amax().item() / 2), lambda x: x * (x.amax().item() / 2 < x), lambda x: x * (x > 1)],
+)
+def test_compared_with_a_number(operation: Callable[[Tensor], Tensor], check_operation: Callable[..., None]) -> None:
+    """One that is not known before the run, too."""
+
+    class Compares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(operation(self.a(x)))
+
+    check_operation(operation, full=0, weights=0, known=False)
+    plan = ft.plan(Compares().eval(), torch.randn(2, 3))
+    assert any("it is compared with a number" in group.why for group in plan.groups)
 
 
 def test_a_negative_cob_is_not_allowed() -> None:
