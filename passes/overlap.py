@@ -16,15 +16,13 @@ from fxteleport.sharded import is_sharded
 
 def dense_parts(tensor: Tensor) -> list[Tensor]:
     """The tensors that one consists of: itself, or the indices and the values of a sparse one."""
-    if tensor.layout is torch.strided:
-        return [tensor]
     if tensor.layout is torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return []
+    return [tensor]
 
 
 def memory(tensor: Tensor) -> set[int]:

@@ -19,7 +19,10 @@ Line = tuple[int, int, int, int, int]  # of a kernel's table: the addresses of a
 
 
 class Tiles:
-    """Matrices of one number type on one device, as the kernel takes them: 1 % more memory than they take."""
+    """Matrices of one number type on one device, as the kernel takes them.
+
+    The tables take 48 bytes a tile: 1.2 % of the memory of matrices in float32, 2.3 % in bfloat16.
+    """
 
     def __init__(self, lines: Sequence[Line], dtype: torch.dtype, device: torch.device) -> None:
         from fxteleport.passes import gpu_kernel
