@@ -53,10 +53,6 @@ def test_graph_convolutions(product: str, kind: str, layout: str, assert_exact: 
     adjacency = LAYOUTS[layout]
     model = Graph(PRODUCTS[product], adjacency, kind).eval()
     inputs = (X, adjacency) if kind == "input" else (X,)
-    try:
-        model(*inputs)
-    except (RuntimeError, NotImplementedError):
-        pytest.skip("torch cannot do this")
     plan = assert_exact(model, *inputs)
     assert plan.num_free == 8 and not plan.opaque
     if kind == "input":  # any graph will do
