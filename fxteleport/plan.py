@@ -337,25 +337,29 @@ class Plan:
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
-        numbers = self._numbers(cob)
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
+            numbers = self._numbers(cob)
             put_back(target)
             self._prepare(Held(target)).scale_(numbers)
             return target
+        numbers = self._numbers(cob, self._prepared[1].device if self._prepared else fused.CPU)
+        if self._prepared:
+            self._prepared[1].look_up(numbers)  # a GPU does it while the model is looked at
         if self._prepared is None or not self._prepared[0].still():
             put_back(target)
             require_structure(target, self._structure)
             held = Held(target, self.recipe.factors)
             self._prepared = held, self._prepare(held)
-        self._prepared[1].scale_(numbers)
+            self._prepared[1].look_up(numbers)
+        self._prepared[1].multiply_()
         return target
 
-    def _numbers(self, cob: ChangeOfBasis) -> Tensor:
+    def _numbers(self, cob: ChangeOfBasis, device: torch.device = fused.CPU) -> Tensor:
         """The numbers of a valid CoB, in one compiled pass where that can be; `check` says what is wrong."""
         values = cob.values.detach()
         if cob.fingerprint == self.fingerprint and values.shape == (self.num_free,) and not len(self.solution.many):
-            found = fused.numbers(values, self.solution.lowest)
+            found = fused.numbers(values, self.solution.lowest, device)
             if found is not None:
                 return found
         self.check(cob)

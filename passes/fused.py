@@ -20,6 +20,7 @@ from torch import Tensor
 from fxteleport.passes import tiles as gpu
 from fxteleport.passes.team import team
 
+CPU = torch.device("cpu")
 _RUN = 1 << 16  # elements of a line, at most: what threads are dealt
 
 
@@ -183,17 +184,25 @@ def kernels() -> dict[torch.dtype, Kernel]:
     }
 
 
-def numbers(values: Tensor, lowest: Any) -> Tensor | None:
+def numbers(values: Tensor, lowest: Any, device: torch.device = CPU) -> Tensor | None:
     """Values, 1, and their inverses (float64 [2 * len(values) + 2]); None where a value is not allowed.
 
     Allowed are finite ones above their `lowest` but 0. Without numba, and of values that are not on the CPU, None too.
+
+    Args:
+        device: where they are wanted. A GPU is sent the values only, and goes on by itself.
     """
     code = compiled() if values.is_cpu and values.is_contiguous() and values.dtype == torch.float64 else None
     if code is None:
         return None
-    pinned = torch.cuda.is_initialized()  # from there a GPU reads by itself
-    found = torch.empty(2 * len(values) + 2, dtype=torch.float64, pin_memory=pinned)
-    return found if code.numbers(values.numpy(), lowest, found.numpy()) else None
+    sent = device.type == "cuda"
+    found = torch.empty((1 if sent else 2) * (len(values) + 1), dtype=torch.float64, device=CPU, pin_memory=sent)
+    if not code.numbers(values.numpy(), lowest, found.numpy()):
+        return None
+    if not sent:
+        return found
+    there = found.to(device, non_blocking=True)
+    return torch.cat([there, there.reciprocal()])
 
 
 def look_up(numbers: Tensor, rounds: Sequence[Tensor], found: Tensor) -> None:
@@ -203,8 +212,6 @@ def look_up(numbers: Tensor, rounds: Sequence[Tensor], found: Tensor) -> None:
         for i, places in enumerate(rounds):
             code.look_up(numbers.numpy(), places.numpy(), found.numpy(), i > 0)
         return
-    if found.is_cuda:  # which rounds faster than it is sent numbers
-        numbers = numbers.to(found.device, non_blocking=True)
     there = numbers.to(dtype=found.dtype, device=found.device)
     first, *more = rounds
     torch.index_select(there, 0, first, out=found)

@@ -159,17 +159,22 @@ def bfloat16(table: Any) -> None:
         )
 
 
-@numba.njit(["boolean(float64[::1], float64[::1], float64[::1])"], nogil=True, cache=True, error_model="numpy")
+@numba.njit(["boolean(float64[::1], float32[::1], float64[::1])"], nogil=True, cache=True, error_model="numpy")
 def numbers(values: Any, lowest: Any, found: Any) -> bool:
-    """Fill in values, 1 and their inverses; false where a value is not finite, 0, or not above its lowest."""
+    """Fill in values, 1 and, where there is room, their inverses; false where a value is not allowed.
+
+    Allowed are finite values above their lowest, but 0.
+    """
     n = len(values)
+    room = len(found) > n + 1
     allowed = True
     for i in range(n):
         value = values[i]
         allowed &= (value > lowest[i]) & (value < np.inf) & (value != 0)
         found[i] = value
-        found[n + 1 + i] = 1 / value
-    found[n] = found[2 * n + 1] = 1
+        if room:
+            found[n + 1 + i] = 1 / value
+    found[n] = found[-1] = 1
     return allowed
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxteleport.passes.fused import Factor, Fused, look_up, matrix
+from fxteleport.passes.fused import CPU, Factor, Fused, look_up, matrix
 from fxteleport.passes.maps import ONE, CobMap
 
 _BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
@@ -131,11 +131,26 @@ class Prepared:
 
     groups: list[Group]
 
-    @torch.no_grad()
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are wanted: the device of all tensors, or the CPU."""
+        devices = {group.fused.numbers.device for group in self.groups}
+        return devices.pop() if len(devices) == 1 else CPU
+
     def scale_(self, numbers: Tensor) -> None:
         """Look the numbers up and multiply."""
+        self.look_up(numbers)
+        self.multiply_()
+
+    def look_up(self, numbers: Tensor) -> None:
+        """Look the numbers of all factors up: nothing is scaled yet."""
         for group in self.groups:
             look_up(numbers, group.rounds, group.fused.numbers)
+
+    @torch.no_grad()
+    def multiply_(self) -> None:
+        """Multiply all tensors by their factors in place."""
+        for group in self.groups:
             group.fused.scale_()
             if group.blocks:
                 torch._foreach_mul_(group.blocks, group.factors)  # in turn, without the cost of as many calls

@@ -63,8 +63,9 @@ class Solution:
 
     @functools.cached_property
     def lowest(self) -> Array:
-        """What free values lie above, float64; nothing does for a unit, so that those are looked at closely."""
-        return np.where(self.allows == POSITIVE, 0.0, np.where(self.allows == UNIT, np.inf, -np.inf))
+        """What free values lie above, float32; nothing does for a unit, so that those are looked at closely."""
+        lowest = np.where(self.allows == POSITIVE, 0.0, np.where(self.allows == UNIT, np.inf, -np.inf))
+        return lowest.astype(np.float32)
 
     @property
     def half(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,13 @@ settings.load_profile("fxteleport")
 
 # Every pair of modes that `plan` accepts.
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side (pytest-xdist) have a core each, and so have the processes that they start."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -179,12 +179,12 @@ def test_without_numba_nothing_is_fusible(monkeypatch: pytest.MonkeyPatch) -> No
     for cached in ("compiled", "kernels"):
         monkeypatch.setattr(fused, cached, getattr(fused, cached).__wrapped__)
     assert matrix(torch.randn(6, 4), [(0, (6, 1))]) is None
-    assert fused.numbers(torch.ones(3, dtype=torch.float64), np.zeros(3)) is None
+    assert fused.numbers(torch.ones(3, dtype=torch.float64), np.zeros(3, np.float32)) is None
 
 
 def test_numbers_are_values_and_their_inverses() -> None:
     values = torch.tensor([2.0, -0.5, 1e-308, 3.0], dtype=torch.float64)
-    found = fused.numbers(values, np.array([0, -np.inf, 0, 0]))
+    found = fused.numbers(values, np.array([0, -np.inf, 0, 0], np.float32))
     distinct = torch.cat([values, torch.ones(1)])
     assert found is not None
     assert torch.equal(found, torch.cat([distinct, distinct.reciprocal()]))
@@ -193,8 +193,8 @@ def test_numbers_are_values_and_their_inverses() -> None:
 @pytest.mark.parametrize("value", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_allowed(value: float) -> None:
     values = torch.tensor([1.0, value, 1.0], dtype=torch.float64)
-    assert fused.numbers(values, np.zeros(3)) is None
-    assert (fused.numbers(values, np.full(3, -np.inf)) is None) == (value != -1)
+    assert fused.numbers(values, np.zeros(3, np.float32)) is None
+    assert (fused.numbers(values, np.full(3, -np.inf, np.float32)) is None) == (value != -1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
