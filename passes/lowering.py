@@ -70,16 +70,19 @@ class Lowering(Decisions):
             return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
         if isinstance(x, dict):
             items = {k: self.lower(v) for k, v in x.items()}
-            return items if kind is dict else self._built(kind, items, x)
+            return items if kind is dict else self._built(x, items)
         if kind is PackedSequence:
-            return self._built(kind, {k: self.lower(v) for k, v in x._asdict().items()}, proxy.plain(x))
+            return self._built(proxy.plain(x), **self._fields(x._asdict()))
+        if isinstance(x, tuple) and proxy.is_named_tuple(kind):
+            fields = list(map(self.lower, x))
+            # What forward returns, fx before torch 2.14 would write by its repr, in which the class has no address.
+            return kind(*fields) if self.stack else self._built(x, *fields)
         if isinstance(x, tuple):
-            return kind(*map(self.lower, x)) if proxy.is_named_tuple(kind) else kind(map(self.lower, x))
+            return kind(map(self.lower, x))
         if isinstance(x, Tensor):
             return self.constant(x)._node
         if is_record(x):
-            fields = {f.name: self.lower(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
-            return self._built(kind, fields, x)
+            return self._built(x, **self._fields({f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}))
         if isinstance(x, np.generic):
             return x.item()
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
@@ -99,13 +102,13 @@ class Lowering(Decisions):
         node.meta.update(val=x, path="")
         return node
 
-    def _built(self, kind: type, fields: dict[str, Any], value: Any) -> fx.Node:
-        """A node that builds an object (a data class, a packed sequence, an OrderedDict) from its lowered fields."""
-        if dataclasses.is_dataclass(kind) or kind is PackedSequence:
-            fields = {k: v for k, v in fields.items() if v is not None}
-            node = self.graph.call_function(kind, (), fields)
-        else:
-            node = self.graph.call_function(kind, (fields,))
+    def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The lowered fields of an object, but those that are None, which are so by default."""
+        return {name: self.lower(value) for name, value in fields.items() if value is not None}
+
+    def _built(self, value: Any, /, *args: Any, **fields: Any) -> fx.Node:
+        """A node that builds an object (a data class, a packed sequence, an OrderedDict) from what is lowered."""
+        node = self.graph.call_function(type(value), args, fields)
         node.meta.update(val=value, path="")
         return node
 

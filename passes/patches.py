@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._functorch import utils as functorch
 
 from fxteleport.passes import proxy
 
@@ -50,6 +51,8 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _known(getattr(torch, name)))
             _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
+            if hasattr(functorch, "unwrap_dead_wrappers"):  # of older torch: its C code takes no proxies
+                _patch(functorch, "unwrap_dead_wrappers", _passing_on(functorch.unwrap_dead_wrappers))
             for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
                 _patch(context, "__enter__", _entering(context.__enter__))
                 _patch(context, "__exit__", _leaving(context.__exit__))
@@ -209,3 +212,12 @@ def _applying(apply: Any) -> Any:
             return apply.__get__(None, cls)(*args, **kwargs)
 
     return classmethod(wrapper)
+
+
+def _passing_on(unwrap: Any) -> Any:
+    """What looks for the wrappers of transforms that are over among a function's arguments: a trace has none."""
+
+    def wrapper(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return unwrap(args) if running.tracer is None else args  # type: ignore[no-any-return]
+
+    return wrapper

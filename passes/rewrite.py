@@ -49,6 +49,8 @@ class TeleportedModule(fx.GraphModule):
 
 
 def _unpickled(graph: fx.Graph, state: dict[str, Any], name: str) -> TeleportedModule:
+    for node in graph.nodes:
+        node.type = None  # none was noted; torch 2.9 pickles another thing in its place
     root = nn.Module()
     root.__dict__.update(state)
     module = TeleportedModule(root, graph, class_name=name)

@@ -16,9 +16,8 @@ import fxteleport as ft
 
 def planned(name: str, size: int = 224, **settings: Any) -> ft.Plan:
     """The plan of a timm model on the meta device."""
-    with torch.device("meta"):
-        model, image = timm.create_model(name).eval(), torch.empty(2, 3, size, size)
-    return ft.plan(model, image, **settings)
+    model = timm.create_model(name).eval().to("meta")  # not built there, which not all versions can
+    return ft.plan(model, torch.empty(2, 3, size, size, device="meta"), **settings)
 
 
 @pytest.fixture(scope="module")

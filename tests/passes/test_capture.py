@@ -366,7 +366,7 @@ def test_what_is_traced_warns_about_nothing(image: Tensor) -> None:
 @dataclass
 class Output:
     logits: Tensor
-    hidden: Tensor | None = None
+    value: Tensor | None = None  # as a parameter of what builds it is called
 
 
 class Named(NamedTuple):
@@ -419,7 +419,7 @@ def tensors(x: Any) -> Iterator[Tensor]:
         for v in x:
             yield from tensors(v)
     elif isinstance(x, Output):
-        yield from tensors([x.logits, x.hidden])
+        yield from tensors([x.logits, x.value])
 
 
 class Several(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,10 @@ def test_every_row_is_counted_once() -> None:
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="docs/coverage.csv is not here")
-@pytest.mark.parametrize("library", zoo.LIBRARIES)
-def test_the_recorded_rows_are_the_installed_networks(library: str) -> None:
+@pytest.mark.parametrize(("library", "version"), [("timm", "1.0.31"), ("torchvision", "0.29.1")])
+def test_the_recorded_rows_are_the_installed_networks(library: str, version: str) -> None:
+    if importlib.metadata.version(library).partition("+")[0] != version:
+        pytest.skip(f"the rows are of {library} {version}")
     assert [r.model for r in read_rows(RECORDED) if r.library == library] == sorted(zoo.names(library))
 
 
@@ -198,6 +201,8 @@ def smallest_of_each_family() -> list[Any]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", smallest_of_each_family())
 def test_the_smallest_of_each_family_is_exact(name: str) -> None:
+    if name not in zoo.names("timm"):
+        pytest.skip("this version of timm does not have it")
     found = survey(name, Terms(budget=0.3))
     assert found.error is None
     assert found.exact, found
