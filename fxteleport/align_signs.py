@@ -53,7 +53,8 @@ def _tree(parity: Any, votes: Sequence[Votes], movable: Array) -> Array:
     unique, where = np.unique(key, return_inverse=True)
     total = np.bincount(where, strength, len(unique))
     kept = total != 0
-    a, b, total = unique[kept] // (free + 1), unique[kept] % (free + 1), total[kept]
+    total = total[kept]
+    a, b = (ends.astype(np.int32) for ends in divmod(unique[kept], free + 1))  # as scipy's graphs had to have them
     bits = np.zeros(free + 1)
     if not len(total):
         return bits[:free]

@@ -38,7 +38,9 @@ def register(app: typer.Typer, function: Callable[..., None]) -> None:
 
 def expanded(function: Callable[..., None]) -> Callable[..., None]:
     """The function with every dataclass among its parameters replaced by the fields that are options."""
-    hints = get_type_hints(function, include_extras=True)
+    # Not by `get_type_hints`: before Python 3.11 it wraps what may be None once more, and typer sees no option there.
+    parameters = inspect.signature(function, eval_str=True).parameters
+    hints = {name: parameter.annotation for name, parameter in parameters.items()}
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parts = {name: list(_options(kind)) for name, kind in groups.items()}
 
@@ -48,9 +50,8 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         function(**given, **made)
 
     found: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        plain = parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY)
-        found += parts.get(parameter.name, [plain])
+    for name, parameter in parameters.items():
+        found += parts.get(name, [parameter.replace(kind=parameter.KEYWORD_ONLY)])
     run.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in found}
     return run

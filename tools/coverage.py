@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent import futures
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -186,11 +186,11 @@ def _rows(pool: Any, names: Sequence[str], terms: Terms, time_limit: float) -> I
 
     tasks: dict[Any, str] = {pool.schedule(survey, args=(name, terms), timeout=time_limit): name for name in names}
     try:
-        for task in as_completed(tasks):
+        for task in futures.as_completed(tasks):
             name = tasks[task]
             try:
                 yield task.result()
-            except TimeoutError:
+            except futures.TimeoutError:  # another than Python's before 3.11
                 yield _unfinished(name, f"took longer than {time_limit:g} s", time_limit)
             except ProcessExpired as error:
                 yield _unfinished(name, f"its process died with status {error.exitcode}", None)
