@@ -16,7 +16,7 @@ pytest.importorskip("expecttest", reason="torch's own tables need the package ex
 @pytest.mark.parametrize(
     ("arguments", "least"),
     [
-        pytest.param(["--every", "8", "--most", "1"], 300, id="some"),
+        pytest.param(["--every", "8", "--most", "1"], 250, id="some"),
         pytest.param(["--every", "16", "--most", "1", "--dtype", "complex64"], 50, id="some complex"),
         *(
             pytest.param(["--most", "20", "--dtype", dtype], 5_000, id=f"all {dtype}", marks=pytest.mark.slow)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fxteleport.passes import fused
 from fxteleport.passes.fused import Factor, Fused, matrix
 
-numba = pytest.importorskip("numba")
+numba = pytest.importorskip("numba", exc_type=ImportError)
 
 
 def drawn(n: int, m: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:

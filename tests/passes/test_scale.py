@@ -17,7 +17,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "torch":
         monkeypatch.setattr(fused, "kernels", dict)
     else:
-        pytest.importorskip("numba")
+        pytest.importorskip("numba", exc_type=ImportError)
 
 
 def scale_(tensor: Tensor, cob: CobMap, tau: Tensor) -> Tensor:
