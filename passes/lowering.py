@@ -75,7 +75,7 @@ class Lowering(Decisions):
             return self._built(proxy.plain(x), **self._fields(x._asdict()))
         if isinstance(x, tuple) and proxy.is_named_tuple(kind):
             fields = list(map(self.lower, x))
-            # What forward returns, fx before torch 2.14 would write by its repr, in which the class has no address.
+            # What forward returns, fx of torch 2.11 and before writes by its repr, in which the class has no address.
             return kind(*fields) if self.stack else self._built(x, *fields)
         if isinstance(x, tuple):
             return kind(map(self.lower, x))

@@ -44,6 +44,8 @@ def set_aside(matrix, why: Array, constrained: Array):  # type: ignore[no-untype
     A weight that is read element by element brings millions of these; nothing is to be eliminated from them.
     Returns the other rows with their reasons, and (defined symbols, rows, why).
     """
+    if not len(why):
+        return matrix, why, (np.empty(0, np.int32), matrix, why)
     usage = np.bincount(matrix.indices, minlength=matrix.shape[1])
     own = (usage == 1) & ~constrained
     at = np.flatnonzero(own[matrix.indices] & (np.abs(matrix.data) == 1))
@@ -81,7 +83,7 @@ def eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def]
     steps = []
     budget = _FILL * matrix.nnz + 1000
     random = np.random.default_rng(0)
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if matrix.nnz else 0):
         filled = np.diff(matrix.indptr) > 0
         matrix, why = matrix[filled], why[filled]
         height = matrix.shape[0]

@@ -149,6 +149,8 @@ def _one_sided(sided: list[Array], first: Array, exponents) -> Array:  # type: i
     """What each free value may be, from the one-sided classes it appears in."""
     allows = np.zeros(exponents.shape[1], np.int64)
     for flag, classes in zip((POSITIVE, UNIT), sided, strict=True):
+        if not len(classes):
+            continue
         rows = exponents[first[classes]]
         touched = rows.indices[rows.data % 2 == 1] if flag == POSITIVE else rows.indices
         allows[touched] |= flag

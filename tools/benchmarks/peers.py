@@ -3,7 +3,7 @@
 | peer | what it does |
 |---|---|
 | torch.fx | `symbolic_trace` + `ShapeProp`: the least that any such tool does; it finds nothing |
-| Brevitas | `EqualizeGraph`: traces, finds regions and scales them; held against plan, sample and apply_ |
+| Brevitas | `EqualizeGraph`: traces, finds regions and scales them; held against a plan, and plan, sample and apply_ |
 | Torch-Pruning | `DependencyGraph.build_dependency` and `get_all_groups` |
 
 Each is optional: a peer that is not installed, or that fails on a model, or finds nothing in it, leaves `-`.
@@ -35,6 +35,7 @@ class Peers:
     plan_ms: Figure
     over_fx: Figure | None
     over_brevitas: Figure | None
+    scaled_over_brevitas: Figure | None
     brevitas_regions: int | None
     over_torch_pruning: Figure | None
     torch_pruning_groups: int | None
@@ -60,6 +61,7 @@ def peers(spec: str, wanted: models.Request, repeats: int) -> Peers:
         len(ft.plan(model, x).captured.graph.nodes),
         figure(ours, 1e-3),
         ratio(ours, fx),
+        ratio(ours, equalised),
         ratio(scaled, equalised),
         regions,
         ratio(ours, depended),
