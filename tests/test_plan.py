@@ -419,3 +419,13 @@ def test_a_model_without_parameters(image: Tensor) -> None:
     assert plan.num_free == 0
     assert plan.moved == 0
     assert torch.equal(plan.rewrite(plan.identity())(image), image.relu())
+
+
+def test_apply_where_new_tensors_are_made_elsewhere() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3)
+    expected, weights = model(x), model[0].weight.clone()
+    plan = ft.plan(model, x, mode="weights")
+    cob = plan.sample(0.5, exact=True, seed=0)
+    with torch.device("meta"):
+        plan.apply_(cob)
+    assert torch.equal(model(x), expected) and not torch.equal(model[0].weight, weights)

@@ -190,6 +190,14 @@ def test_numbers_are_values_and_their_inverses() -> None:
     assert torch.equal(found, torch.cat([distinct, distinct.reciprocal()]))
 
 
+def test_numbers_without_room_for_inverses() -> None:
+    """As a GPU is sent them."""
+    values, found = np.array([2.0, -0.5, 3.0]), np.zeros(4)
+    assert fused.compiled().numbers(values, np.full(3, -np.inf, np.float32), found)
+    assert found.tolist() == [2.0, -0.5, 3.0, 1.0]
+    assert not fused.compiled().numbers(values, np.zeros(3, np.float32), found)
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_allowed(value: float) -> None:
     values = torch.tensor([1.0, value, 1.0], dtype=torch.float64)

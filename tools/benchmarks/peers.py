@@ -3,7 +3,7 @@
 | peer | what it does |
 |---|---|
 | torch.fx | `symbolic_trace` + `ShapeProp`: the least that any such tool does; it finds nothing |
-| Brevitas | `EqualizeGraph`: traces, finds regions and scales them; held against a plan, and plan, sample and apply_ |
+| Brevitas | `EqualizeGraph`: traces, finds regions and scales them |
 | Torch-Pruning | `DependencyGraph.build_dependency` and `get_all_groups` |
 
 Each is optional: a peer that is not installed, or that fails on a model, or finds nothing in it, leaves `-`.
@@ -28,7 +28,11 @@ Peer = Callable[[nn.Module, Tensor], int]
 
 @dataclass(frozen=True)
 class Peers:
-    """How many times as long as each peer a plan takes (below 1: it is faster); and what the peers found."""
+    """How many times as long as each peer a plan takes (below 1: it is faster); and what the peers found.
+
+    Attributes:
+        scaled_over_brevitas: plan, sample and `apply_`: Brevitas scales the weights, too.
+    """
 
     model: str
     nodes: int
