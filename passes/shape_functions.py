@@ -104,6 +104,22 @@ def reduced(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
     return [sizes for _ in at.value] if isinstance(at.value, (tuple, list)) else sizes
 
 
+OF_INPUTS = frozenset({same, broadcast})  # nothing but the call's tensors decides: no argument need be put in order
+
+
+def recurrent(at: At, input: Any, *states: Any, **settings: Any) -> Any:
+    """The steps [steps, batch, features] or [batch, steps, features] stay, and the features are the layer's."""
+    steps, example = (input, at.value[0]) if isinstance(at.value, (tuple, list)) else (None, at.value)
+    if type(steps) is not Sized:
+        return None
+    last = [[at.sizes.fresh(n) for n in t.shape] for t in _tensors(at.value[1])]
+    return [[*steps.sizes[:-1], example.shape[-1]], last[0] if isinstance(at.value[1], Tensor) else last]
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else list(x)
+
+
 # -- weights -------------------------------------------------------------------------------------------
 
 

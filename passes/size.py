@@ -8,9 +8,11 @@ insists on (a linear layer takes so many features and no other number) is learne
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 Monomial = tuple[int, ...]  # atoms, sorted, repeated by their power
@@ -36,10 +38,11 @@ class Size:
 
 
 Extent = int | Size  # how many: known, or not
+_KEPT = 1 << 12  # results that are kept: a deep network asks the same again in each block
 
 
 def _terms(x: Extent) -> Mapping[Monomial, int]:
-    return dict(x.terms) if isinstance(x, Size) else {(): x}
+    return dict(x.terms) if isinstance(x, Size) else {(): x} if x else {}
 
 
 def _size(terms: Mapping[Monomial, int]) -> Extent:
@@ -49,6 +52,7 @@ def _size(terms: Mapping[Monomial, int]) -> Extent:
     return Size(frozenset(held.items()))
 
 
+@functools.lru_cache(_KEPT)
 def plus(a: Extent, b: Extent, sign: int = 1) -> Extent:
     """a + sign * b."""
     if type(a) is int and type(b) is int:
@@ -59,6 +63,7 @@ def plus(a: Extent, b: Extent, sign: int = 1) -> Extent:
     return _size(total)
 
 
+@functools.lru_cache(_KEPT)
 def times(a: Extent, b: Extent) -> Extent:
     """a * b."""
     if type(a) is int and type(b) is int:
@@ -79,21 +84,32 @@ def product(sizes: Iterable[Extent]) -> Extent:
     return total
 
 
+@functools.lru_cache(_KEPT)
 def quotient(a: Extent, b: Extent) -> Extent | None:
-    """a / b where b is one monomial that divides every term of a; else None."""
+    """a / b where that is a polynomial, too, by long division; else None."""
     if type(a) is int and type(b) is int:
         return a // b if b and a % b == 0 else None
-    divisor = _terms(b)
-    if len(divisor) != 1:
-        return None
-    ((atoms, coefficient),) = divisor.items()
+    rest, divisor = dict(_terms(a)), _terms(b)
+    lead = max(divisor, key=_order, default=None)
     total: dict[Monomial, int] = {}
-    for held, c in _terms(a).items():
-        rest = _without(held, atoms)
-        if rest is None or not coefficient or c % coefficient:
+    while rest:
+        atoms = max(rest, key=_order)
+        factor = None if lead is None else _without(atoms, lead)
+        if factor is None or rest[atoms] % divisor[lead]:
             return None
-        total[rest] = c // coefficient
+        total[factor] = rest[atoms] // divisor[lead]
+        rest = dict(_terms(plus(_size(rest), times(_size({factor: total[factor]}), b), -1)))
     return _size(total)
+
+
+def _order(atoms: Monomial) -> tuple[int, Monomial]:
+    """An order of monomials that products keep."""
+    return len(atoms), tuple(-a for a in atoms)
+
+
+def _shared(a: Monomial, b: Monomial) -> Monomial:
+    """The greatest common divisor of two monomials."""
+    return tuple(sorted((Counter(a) & Counter(b)).elements()))
 
 
 def _without(atoms: Monomial, part: Monomial) -> Monomial | None:
@@ -112,7 +128,8 @@ class Sizes:
     def __init__(self) -> None:
         self.examples: list[Any] = []
         self._named: dict[Hashable, Size] = {}
-        self._insisted: dict[Monomial, int] = {}
+        self._insisted: dict[Monomial, Extent] = {}
+        self._settled: dict[Size, Extent] = {}
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -133,27 +150,38 @@ class Sizes:
         return sum(c * math.prod(table[a] for a in held) for held, c in size.terms)
 
     def insist(self, a: Extent, b: Extent) -> None:
-        """a = b, or the graph does not run: where one monomial is unknown, it is known from here on."""
-        rest = self.settled(plus(a, b, -1))
-        terms = dict(_terms(rest))
-        constant = terms.pop((), 0)
-        if len(terms) != 1:
+        """a = b, or the graph does not run: one monomial is known, or known from another, from here on."""
+        if a == b:
             return
-        ((atoms, coefficient),) = terms.items()
-        if constant % coefficient == 0:
-            self._insisted[atoms] = -constant // coefficient
+        terms = dict(_terms(self.settled(plus(a, b, -1))))
+        common = functools.reduce(_shared, terms, max(terms, key=len, default=()))
+        terms = {_without(atoms, common) or (): c for atoms, c in terms.items()}
+        lead = max(terms, key=_order, default=())
+        coefficient = terms.pop(lead, 0)
+        if lead and len(terms) < 2 and all(c % coefficient == 0 for c in terms.values()):
+            self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
+            self._settled.clear()
 
     def settled(self, size: Any) -> Any:
         """The size with what the graph insists on put in."""
         if type(size) is not Size or not self._insisted:
             return size
-        total: dict[Monomial, int] = {}
-        for atoms, c in size.terms:
-            for part, value in self._insisted.items():
-                while part and (rest := _without(atoms, part)) is not None:
-                    atoms, c = rest, c * value
-            total[atoms] = total.get(atoms, 0) + c
-        return _size(total)
+        if size not in self._settled:
+            self._settled[size] = self._put_in(size)
+        return self._settled[size]
+
+    def _put_in(self, size: Extent) -> Extent:
+        for part, value in self._insisted.items():
+            held: Extent = 0
+            for atoms, c in _terms(size).items():
+                term: Extent = c
+                while (rest := _without(atoms, part)) is not None:
+                    atoms, term = rest, times(term, value)
+                held = plus(held, times(_size({atoms: 1}), term))
+            size = held
+            if type(size) is int:
+                break
+        return size
 
     def apply(self, fn: Callable[..., Any], args: tuple[Any, ...], example: Any) -> Any:
         """What a function of numbers gives."""
@@ -175,7 +203,8 @@ _POLYNOMIAL: dict[Any, Callable[[Extent, Extent], Extent]] = {
 }
 
 
-def cuts(old: list[Extent], new: list[Extent]) -> list[tuple[list[int], list[int]]]:
+@functools.lru_cache(_KEPT)
+def cuts(old: tuple[Extent, ...], new: tuple[Extent, ...]) -> list[tuple[list[int], list[int]]]:
     """Two shapes of one tensor, cut into the shortest runs of axes whose products are equal on every input."""
     before, after = _products(old), _products(new)
     behind, ahead = _products(old[::-1])[::-1], _products(new[::-1])[::-1]
@@ -193,7 +222,7 @@ def cuts(old: list[Extent], new: list[Extent]) -> list[tuple[list[int], list[int
     return runs
 
 
-def _products(sizes: list[Extent]) -> list[Extent]:
+def _products(sizes: Sequence[Extent]) -> list[Extent]:
     """The products of the first 0, 1, 2... sizes."""
     totals: list[Extent] = [1]
     for size in sizes:

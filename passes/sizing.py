@@ -22,7 +22,7 @@ from fxteleport.passes.evaluate import META, call_of
 from fxteleport.passes.guards import GUARDS, expect
 from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.rules import bound, lookup
-from fxteleport.passes.shape_functions import At, Sized
+from fxteleport.passes.shape_functions import OF_INPUTS, At, Sized
 from fxteleport.passes.size import Size, Sizes, product
 
 _FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow when an operation is probed: what divided them still does
@@ -64,9 +64,10 @@ class Sizing:
             return found
         if node.target is operator.getitem and isinstance(first, (list, dict)):
             return self.part(first, args[1], value)
-        rests = "trust" in node.meta or any(map(_rests_on_sizes, _leaves((args, kwargs))))
+        leaves = _leaves((args, kwargs))
+        rests = "trust" in node.meta or any(map(_rests_on_sizes, leaves))
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
-            return self.result(node, value, args, kwargs) if rests else _known(value)
+            return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         if type(value) in (int, float) and not kwargs and "trust" not in node.meta:
             numbers = tuple(map(self.sizes.settled, args))
             if all(type(x) in (int, float, Size) for x in numbers):
@@ -85,46 +86,42 @@ class Sizing:
 
     # -- tensors ---------------------------------------------------------------------------------------
 
-    def result(self, node: fx.Node, value: Any, args: Any, kwargs: Any) -> Any:
+    def result(self, node: fx.Node, value: Any, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Any:
         """The result of an operation on unknown sizes."""
         path = str(node.target) if node.op == "call_module" else ""
         if path in self.captured.opaque:
             return self.opened(value)
         if node in self.captured.branches:
-            tensors = [x for x in _leaves((args, kwargs)) if type(x) is Sized]
-            return [self.run(graph, tensors) for graph in self.captured.branches[node]][0]
-        target = self.captured.modules[path] if path in self.captured.modules else node.target
+            tensors = [x for x in leaves if type(x) is Sized]
+            outs = [self.run(graph, tensors) for graph in self.captured.branches[node]]
+            return outs[0]
+        target = self.captured.modules.get(path, node.target)
         shapes = self.told(node, target, value, args, kwargs)
         if shapes is None and "trust" not in node.meta:
             shapes = self.probed(node, target, value, args, kwargs)
-        uncertain = "trust" in node.meta or any(
-            type(x) is Size or (type(x) is Sized and x.uncertain) for x in _leaves((args, kwargs))
-        )
-        return self.opened(value) if shapes is None else _sized(value, shapes, uncertain)
+        if shapes is None:
+            return self.opened(value)
+        unsure = "trust" in node.meta or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
+        return _sized(value, shapes, unsure)
 
     def told(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
         """The shapes by the operation's shape function; None where it does not know this form of the call."""
         rule = lookup(node.op, target)
         if rule is None or rule.shape is None:
             return None
+        module = target if node.op == "call_module" else None
 
         def attribute(name: str) -> Sized:
             tensor = self.captured.metas[self.captured.canonical[f"{node.target}.{name}"]]
             return Sized(tensor, tuple(tensor.shape))
 
         try:
-            module = target if node.op == "call_module" else None
-            given, named = bound(rule, args, kwargs, module, attribute)
-            shapes = rule.shape(At(target, value, self.sizes), *given, **named)
+            if kwargs or (module is not None and rule.shape not in OF_INPUTS):
+                args, kwargs = bound(rule, args, kwargs, module, attribute)
+            shapes = rule.shape(At(target, value, self.sizes), *args, **kwargs)
         except Exception:  # a form of the call that torch knows and the shape function does not
             return None
-        return shapes if shapes is not None and self.agrees(value, shapes) else None
-
-    def agrees(self, value: Any, shapes: Any) -> bool:
-        """True where the shapes give those of the example."""
-        if isinstance(value, Tensor):
-            return [self.sizes.value(n) for n in shapes] == list(value.shape)
-        return len(value) == len(shapes) and all(map(self.agrees, value, shapes)) if shapes is not None else True
+        return shapes if shapes is not None and _agree(value, shapes) else None
 
     def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
         """The shapes as they are read off when the operation is run on other sizes, twice; None where it does not run."""
@@ -249,6 +246,13 @@ def _known(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _known(v) for k, v in value.items()}
     return [_known(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def _agree(value: Any, shapes: Any) -> bool:
+    """True where the known ones of the sizes are those of the example."""
+    if isinstance(value, Tensor):
+        return len(shapes) == value.ndim and all(type(n) is not int or n == m for n, m in zip(shapes, value.shape))
+    return shapes is None or (len(value) == len(shapes) and all(map(_agree, value, shapes)))
 
 
 def _sized(value: Any, shapes: Any, uncertain: bool) -> Any:

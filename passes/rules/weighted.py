@@ -220,7 +220,8 @@ def stacked(vectors: list[CobMap], n: int) -> CobMap:
 _FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")
 
 
-@rule(nn.RNNBase, nn.RNNCellBase)
+@rule(nn.RNNBase, shape=shape_functions.recurrent)
+@rule(nn.RNNCellBase)
 def recurrent(call: Call, input: Any, *states: Any, **named: Any) -> Any:
     """The weights that meet the input take its CoB; the gates are not looked into, and what they give is pinned."""
     assert call.module is not None
