@@ -8,6 +8,7 @@ then the operation is run on other sizes, and they are read off (`sizing.probed`
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,24 @@ def reduced(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
     axes = set(range(rank)) if none else {d % rank for d in ([dim] if isinstance(dim, int) else dim)} if rank else set()
     kept = example.ndim == rank
     sizes = [1 if i in axes else n for i, n in enumerate(input.sizes) if kept or i not in axes]
+    return [sizes for _ in at.value] if isinstance(at.value, (tuple, list)) else sizes
+
+
+def resampled(at: At, input: Sized, *how: Any, **settings: Any) -> Any:
+    """Pooling and interpolation: positions, of which other numbers are left where theirs are unknown."""
+    example = at.value[0] if isinstance(at.value, (tuple, list)) else at.value
+    name = type(at.target).__name__ if isinstance(at.target, nn.Module) else at.name
+    digit = re.search(r"(\d)d", name)
+    kept = len(input.sizes) - int(digit[1]) if digit else 2
+    wanted = None
+    if "daptive" in name or digit is None:
+        key = "output_size" if digit else "size"
+        wanted = getattr(at.target, key, None) or settings.get(key, how[0] if how else None)
+    ends = wanted if isinstance(wanted, (tuple, list)) else [wanted] * (example.ndim - kept)
+    sizes = list(input.sizes[:kept])
+    for m, n, end in zip(input.sizes[kept:], example.shape[kept:], ends, strict=True):
+        known = type(m) is int and digit is not None
+        sizes.append(n if known or type(end) is int else end if type(end) is Size else at.sizes.fresh(n))
     return [sizes for _ in at.value] if isinstance(at.value, (tuple, list)) else sizes
 
 

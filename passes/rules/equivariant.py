@@ -83,17 +83,17 @@ def pooled(call: Call, input: Operand, axes: int) -> CobMap:
     return call.constant(input.map, over, "positions are averaged")
 
 
-@rule(*named("avg_pool1d adaptive_avg_pool1d"), nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+@rule(*named("avg_pool1d adaptive_avg_pool1d"), nn.AvgPool1d, nn.AdaptiveAvgPool1d, shape=shape_functions.resampled)
 def average_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 1)
 
 
-@rule(*named("avg_pool2d adaptive_avg_pool2d"), nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+@rule(*named("avg_pool2d adaptive_avg_pool2d"), nn.AvgPool2d, nn.AdaptiveAvgPool2d, shape=shape_functions.resampled)
 def average_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 2)
 
 
-@rule(*named("avg_pool3d adaptive_avg_pool3d"), nn.AvgPool3d, nn.AdaptiveAvgPool3d)
+@rule(*named("avg_pool3d adaptive_avg_pool3d"), nn.AvgPool3d, nn.AdaptiveAvgPool3d, shape=shape_functions.resampled)
 def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 3)
 
@@ -129,6 +129,7 @@ def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.Upsample,
     nn.UpsamplingNearest2d,
     nn.UpsamplingBilinear2d,
+    shape=shape_functions.resampled,
 )
 def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, input.rank - 2)

@@ -62,6 +62,7 @@ def picked(call: Call, input: Operand, axes: int) -> Any:
     *named("max_pool1d adaptive_max_pool1d max_pool1d_with_indices adaptive_max_pool1d_with_indices"),
     nn.MaxPool1d,
     nn.AdaptiveMaxPool1d,
+    shape=shape_functions.resampled,
 )
 def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 1)
@@ -71,6 +72,7 @@ def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     *named("max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices"),
     nn.MaxPool2d,
     nn.AdaptiveMaxPool2d,
+    shape=shape_functions.resampled,
 )
 def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 2)
@@ -80,6 +82,7 @@ def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     *named("max_pool3d adaptive_max_pool3d max_pool3d_with_indices adaptive_max_pool3d_with_indices"),
     nn.MaxPool3d,
     nn.AdaptiveMaxPool3d,
+    shape=shape_functions.resampled,
 )
 def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)

@@ -16,23 +16,35 @@ from fxteleport.passes.rules import named, rule
 
 @rule(
     *named(
-        "softmax log_softmax softmin gumbel_softmax multinomial bincount histc searchsorted bucketize logsumexp"
-        " floordiv floor_divide mod fmod remainder isclose cosine_similarity pairwise_distance cdist pdist"
-        " affine_grid alpha_dropout feature_alpha_dropout cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss"
+        "multinomial bincount histc searchsorted bucketize logsumexp isclose cosine_similarity pairwise_distance cdist pdist"
+        " affine_grid cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss"
         " huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits ctc_loss gaussian_nll_loss"
         " poisson_nll_loss cosine_embedding_loss hinge_embedding_loss margin_ranking_loss multi_margin_loss"
         " multilabel_margin_loss multilabel_soft_margin_loss soft_margin_loss triplet_margin_loss"
         " triplet_margin_with_distance_loss"
     ),
     torch.sparse.softmax, torch.sparse.log_softmax,
-    nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.CosineSimilarity, nn.PairwiseDistance, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, nn.modules.loss._Loss, nn.TripletMarginWithDistanceLoss,
+    nn.CosineSimilarity, nn.PairwiseDistance, nn.modules.loss._Loss, nn.TripletMarginWithDistanceLoss,
 )  # fmt: skip
 def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     for operand in pytree.tree_leaves((args, settings)):
         if isinstance(operand, Operand):
             call.pin(operand.map, f"'{name_of(call)}' depends on its scale")
     return IDENTITY
+
+
+@rule(
+    *named("softmax log_softmax softmin gumbel_softmax alpha_dropout feature_alpha_dropout"),
+    nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.AlphaDropout, nn.FeatureAlphaDropout,
+    shape=shape_functions.same,
+)  # fmt: skip
+def pinned_in_place(call: Call, *args: Any, **settings: Any) -> Any:
+    return pinned(call, *args, **settings)
+
+
+@rule(*named("floordiv floor_divide mod fmod remainder"), shape=shape_functions.broadcast)
+def rounded(call: Call, *args: Any, **settings: Any) -> Any:
+    return pinned(call, *args, **settings)
 
 
 @rule(

@@ -25,10 +25,16 @@ def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
 
 
 @rule(
-    *named("ones full rand randn randint randperm arange linspace logspace eye tensor as_tensor scalar_tensor"),
+    *named("full rand randn randint randperm linspace logspace eye tensor as_tensor scalar_tensor"),
     *named("tril_indices triu_indices hann_window hamming_window"),
 )
 def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
+    return IDENTITY
+
+
+@rule(*named("arange"), shape=shape_functions.ranged)
+@rule(*named("ones"), shape=shape_functions.made)
+def constant_of_size(call: Call, *rest: Any, **settings: Any) -> CobMap:
     return IDENTITY
 
 
