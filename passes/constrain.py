@@ -178,7 +178,7 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            result = self.still(node, self.checked(value, result))
+            result = self.still(node, self.checked(value, result), self.sizing.at.get(node), found.shape is not None)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -202,24 +202,27 @@ class Interpreter:
                 raise Decline("its rule does not know this form of the call")
         return result
 
-    def still(self, node: fx.Node, result: Any, sized: Any = None) -> Any:
+    def still(self, node: fx.Node, result: Any, sized: Any, told: bool) -> Any:
         """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
-        Raises:
-            Decline: it is a map of something without known axes.
+        An operation without a shape function moves nothing: where its map varies, what went in varied along a known axis,
+        or a weight does, and so the axis is known.
         """
-        sized = self.sizing.at.get(node) if sized is None else sized
         if isinstance(result, CobMap):
             if not result.factors or type(sized) is not Sized:
                 return result
-            axes = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
-            axes = [i for i in axes if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
+            unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+            if not told:
+                for i in unknown:
+                    self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
+                return result
+            axes = [i for i in unknown if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
             why = "other inputs have more or fewer of these positions"
             return self.system.constant(result, axes, Origin(node.name, why)) if axes else result
-        if isinstance(result, dict):
-            return {k: self.still(node, cob, sized[k]) for k, cob in result.items()}
+        if isinstance(result, dict) and isinstance(sized, dict):
+            return {k: self.still(node, cob, sized.get(k), told) for k, cob in result.items()}
         if isinstance(result, (list, tuple)) and isinstance(sized, list):
-            return [self.still(node, cob, part) for cob, part in zip(result, sized, strict=False)]
+            return [self.still(node, cob, part, told) for cob, part in zip(result, sized, strict=False)]
         return result
 
     def tensor(self, name: str) -> Operand:

@@ -8,6 +8,7 @@ then the operation is run on other sizes, and they are read off (`sizing.probed`
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,12 +159,29 @@ def convolution(
     """[..., in, *positions] -> [..., out, *positions]; equal convolutions leave equally many positions."""
     first = len(input.sizes) - (len(weight.sizes) - 2)
     at.sizes.insist(input.sizes[first - 1], times(weight.sizes[1], groups))
-    how = (tuple(weight.sizes[2:]), *(tuple(x) if isinstance(x, list) else x for x in (stride, padding, dilation)))
+    count = len(input.sizes) - first
+    ways = zip(weight.sizes[2:], *(_each(x, count) for x in (stride, padding, dilation)), strict=True)
     positions = [
-        n if type(m) is int else at.sizes.named(("convolution", i, m, how), n)
-        for i, (m, n) in enumerate(zip(input.sizes[first:], at.value.shape[first:], strict=True))
+        n if type(m) is int else _windows(at, m, n, *way)
+        for m, n, way in zip(input.sizes[first:], at.value.shape[first:], ways, strict=True)
     ]
     return *input.sizes[: first - 1], weight.sizes[0], *positions
+
+
+def _each(setting: Any, count: int) -> Sequence[Any]:
+    """A setting for each axis, where one may stand for all."""
+    return [setting] * count if isinstance(setting, (int, str)) else setting * count if len(setting) == 1 else setting
+
+
+def _windows(at: At, size: Size, example: int, kernel: Extent, stride: Any, padding: Any, dilation: Any) -> Extent:
+    """How many windows fit into an axis."""
+    if padding == "same":
+        return size
+    if any(type(x) is not int for x in (kernel, stride, dilation)):
+        return at.sizes.named(("windows", size, kernel, stride, padding, dilation), example)
+    beside = 0 if padding == "valid" else 2 * padding
+    room = plus(size, beside - dilation * (kernel - 1) - 1)
+    return plus(at.sizes.apply(operator.floordiv, (room, stride), example - 1), 1)
 
 
 def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:

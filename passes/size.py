@@ -191,7 +191,7 @@ class Sizes:
             a, b = args
             if fn in _POLYNOMIAL:
                 return _POLYNOMIAL[fn](a, b)
-            if fn is operator.floordiv and (exact := quotient(a, b)) is not None:
+            if fn is operator.floordiv and b != 0 and (exact := quotient(a, b)) is not None:
                 return exact
         return self.named((fn, args), example)
 

@@ -21,6 +21,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import META, call_of
 from fxteleport.passes.guards import GUARDS, expect
 from fxteleport.passes.objects import PLAIN
+from fxteleport.passes.proxy import same_items
 from fxteleport.passes.rules import bound, lookup
 from fxteleport.passes.shape_functions import OF_INPUTS, At, Sized
 from fxteleport.passes.size import Size, Sizes, product
@@ -75,14 +76,14 @@ class Sizing:
         return self.opened(value) if rests else value
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:
-        """A guard makes sure of a number, or of the equality of two."""
-        if type(size) is Size and type(expected) is int:
-            self.sizes.insist(size, expected)
-        comparison = source.target if isinstance(source, fx.Node) else None
-        if (comparison, expected) in ((operator.eq, True), (operator.ne, False)):
+        """A guard makes sure of a number, or of the equality of two, or of two shapes."""
+        pairs = [(size, expected)] if type(size) is Size else []
+        if isinstance(source, fx.Node) and source.target in _EQUALITIES and expected is _EQUALITIES[source.target]:
             sides = self.convert(source.args)
-            if all(type(side) in (int, Size) for side in sides):
-                self.sizes.insist(*sides)
+            pairs = list(zip(*sides, strict=True)) if source.target is same_items else [sides]
+        for a, b in pairs:
+            if type(a) in (int, Size) and type(b) in (int, Size):
+                self.sizes.insist(a, b)
 
     # -- tensors ---------------------------------------------------------------------------------------
 
@@ -209,6 +210,8 @@ class Sizing:
         return self.sizes.fresh(value) if type(value) in (int, float) else value
 
 
+# Comparisons, and what they are where both sides are equal.
+_EQUALITIES: dict[Any, bool] = {operator.eq: True, operator.ne: False, same_items: True}
 _ASKING = frozenset({getattr, "size", "numel", "nelement"})
 
 
@@ -230,12 +233,12 @@ def _rests_on_sizes(x: Any) -> bool:
 def _leaves(x: Any) -> list[Any]:
     """What an argument structure holds."""
     kind = type(x)
-    if kind is dict:
-        x = x.values()
-    elif kind is slice:
+    if kind is slice:
         x = (x.start, x.stop, x.step)
-    elif kind is not tuple and kind is not list:
-        return pytree.tree_leaves(x) if isinstance(x, (tuple, list, dict)) else [x]
+    elif issubclass(kind, dict):
+        x = x.values()
+    elif not issubclass(kind, (tuple, list)):
+        return [x]
     return [leaf for item in x for leaf in _leaves(item)]
 
 

@@ -125,6 +125,7 @@ class Probe(nn.Module):
         super().__init__()
         self.stems = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in range(streams))
         self.operation = operation
+        self.sizes = tuple(x.shape[2:])
         with torch.no_grad():
             width = self.features(x).shape[1]
         self.head = nn.Linear(width, 3)
@@ -135,6 +136,8 @@ class Probe(nn.Module):
         return torch.cat([p.reshape(x.shape[0], -1) for p in parts], 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != self.sizes:  # all but the batch is known: what is free is told by the operation alone
+            raise ValueError("another size")
         return self.head(self.features(x))
 
 

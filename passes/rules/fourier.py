@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
@@ -63,7 +64,7 @@ def fixed(call: Call, *settings: Any) -> None:
             call.pin(x.map, "it is a window")
 
 
-@rule(torch.fft.fftshift, torch.fft.ifftshift)
+@rule(torch.fft.fftshift, torch.fft.ifftshift, shape=shape_functions.same)
 def shifted(call: Call, input: Operand, dim: Any = None) -> Any:
     return moved(call, [input])
 

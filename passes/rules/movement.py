@@ -94,7 +94,7 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
-@rule(*named("broadcast_tensors"))
+@rule(*named("broadcast_tensors"), shape=shape_functions.moved)
 def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list) else tensors
     return [tensor.map.aligned(call.value[0].ndim) for tensor in given]
@@ -200,7 +200,7 @@ def triangle(call: Call, input: Operand, diagonal: Any = 0) -> Any:
     return moved(call, [input])
 
 
-@rule(*named("diagonal diagonal_copy"))
+@rule(*named("diagonal diagonal_copy"), shape=shape_functions.moved)
 def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2: int = 1) -> Any:
     axes = [dim1 % input.rank, dim2 % input.rank]
     if not isinstance(offset, Unknown) and not any(type(input.sizes[axis]) is Size for axis in axes):
