@@ -94,7 +94,7 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
-@rule(*named("broadcast_tensors"), shape=shape_functions.moved)
+@rule(*named("broadcast_tensors"), shape=shape_functions.all_broadcast)
 def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list) else tensors
     return [tensor.map.aligned(call.value[0].ndim) for tensor in given]
