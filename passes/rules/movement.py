@@ -149,7 +149,8 @@ def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *re
     axes = _axes_read(call, input.rank, rest, settings)
     cob = call.constant(input.map, axes, "which of these positions is taken is not known before the run")
     if not isinstance(call.value, Tensor):  # parts, cut along an axis
-        return pytree.tree_map(lambda _: cob, call.value)
+        whole = len(axes) == input.rank  # along which axis they are cut may be what is not known
+        return pytree.tree_map(lambda p: cob.each(lambda s: s.reshape((1,) * p.ndim)) if whole else cob, call.value)
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
     return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
