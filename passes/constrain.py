@@ -178,7 +178,8 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            result = self.still(node, self.checked(value, result), self.sizing.at.get(node), found.shape is not None)
+            sized, told = self.sizing.at.get(node), found.shape is not None
+            result = self.still(node, self.checked(value, result), sized, told)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -205,8 +206,8 @@ class Interpreter:
     def still(self, node: fx.Node, result: Any, sized: Any, told: bool) -> Any:
         """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
-        An operation without a shape function moves nothing: where its map varies, what went in varied along a known axis,
-        or a weight does, and so the axis is known.
+        An operation without a shape function moves nothing: where its map varies, what went in varied along a known
+        axis, or a weight does, and so the axis is known.
         """
         if isinstance(result, CobMap):
             if not result.factors or type(sized) is not Sized:
@@ -287,7 +288,7 @@ class Interpreter:
         return [self.convert(v) for v in x] if issubclass(kind, list) else x
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
-        """A value with its map as a rule sees it: of what other inputs change, neither numbers nor indices are known."""
+        """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
         if isinstance(value, Tensor):
             if isinstance(cob, _Ref):
                 return self.tensor(cob.name)
