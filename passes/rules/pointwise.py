@@ -20,7 +20,6 @@ from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import named, rule
 
-
 _TWO_SIDED = frozenset(named("rsqrt digamma psi"))  # -inf on one side of 0, inf on the other
 _WITHOUT_CUT = frozenset(named("exp expm1 exp2 sin cos tan sinh cosh tanh sigmoid expit silu sgn"))
 
