@@ -191,9 +191,9 @@ class _Check:
         if planned.fingerprint != made.plan.fingerprint:
             return None
         wide = planned.rewrite(made.cob)
-        added = ({n: b for n, b in m.named_buffers() if n not in made.plan.captured.metas} for m in (gm, wide))
+        own, other = ({n: b for n, b in m.named_buffers() if n not in made.plan.captured.metas} for m in (gm, wide))
         # A CoB, its inverse and (in a longer product) each factor are rounded.
-        return wide if _operations(gm) == _operations(wide) and same_state(*added, roundings=4) else None
+        return wide if _operations(gm) == _operations(wide) and same_state(own, other, roundings=4) else None
 
 
 def _operations(gm: nn.Module) -> list[tuple[str, str, str, str]]:

@@ -86,7 +86,7 @@ def _alike(a: Any, b: Any) -> bool:
         if a.is_floating_point():  # a byte or less each
             a, b = a.view(torch.uint8), b.view(torch.uint8)
         return torch.equal(a, b)
-    if isinstance(a, Container) or type(a).__eq__ is object.__eq__:
+    if isinstance(a, Container) or getattr(type(a), "__eq__", None) is object.__eq__:
         return type(a) is type(b)
     return bool(a == b)
 

@@ -149,7 +149,7 @@ def _counts(x: Any) -> bool:
 
 
 def _weighted(x: Tensor, generator: torch.Generator) -> Tensor:
-    parts = doubled(torch.view_as_real(x) if x.is_complex() else dense(x))
+    parts: Tensor = doubled(torch.view_as_real(x) if x.is_complex() else dense(x))
     return (parts * torch.randn(parts.shape, generator=generator, dtype=torch.float64).to(parts.device)).sum()
 
 

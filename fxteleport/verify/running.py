@@ -197,7 +197,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def in_float64(model: nn.Module) -> nn.Module:
     """A copy of a network in float64, in eval mode; what its forward changes does not reach the original."""
     made: dict[int, Tensor] = {}  # tied ones stay tied
-    return clone(model, lambda name, t: made.setdefault(id(t), _copy(t, doubled(t))), training=False)
+    wide: nn.Module = clone(model, lambda name, t: made.setdefault(id(t), _copy(t, doubled(t))), training=False)
+    return wide
 
 
 def _copy(old: Tensor, new: Tensor) -> Tensor:
