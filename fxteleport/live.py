@@ -63,16 +63,18 @@ class Teleportable(nn.Module):
             state: "transport", "reset" or "keep" the optimiser's state.
 
         Raises:
-            CobError: the CoB is not valid for this plan.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format.
             InputError: an unknown `state`, or optimiser state that cannot be transported; nothing was changed then.
         """
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
         total = cob @ self.cob
         scales = self.plan.scales(cob)
+        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        self.plan.require_range(cob, held)
+        self.plan.require_range(total, {}, operations=self.plan.mode == "full")
         if optimizer is not None:
             transport(optimizer, self.network, scales, state)
-        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         for name, scale in scales.items():
             if name in held:
                 held[name].data.mul_(scale.to(held[name]))
@@ -83,7 +85,7 @@ class Teleportable(nn.Module):
 
     def _emit(self, total: ChangeOfBasis) -> None:
         """A network of the operations that the total CoB needs, on the tensors of the one before."""
-        emitted = self.plan.rewrite(total)
+        emitted = self.plan.emit(total)
         emitted.meta.pop("teleportation")  # its parameters are not those that the plan would expect
         state = self.network.state_dict(keep_vars=True)
         for path, module in emitted.named_modules():

@@ -11,7 +11,7 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from fxteleport.held import Held, require_structure, structure
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
-from fxteleport.passes import fused
+from fxteleport.passes import fused, ranges
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
@@ -35,7 +35,7 @@ from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solution import POSITIVE, UNIT, Solution
 from fxteleport.passes.solve import solve
 from fxteleport.point import Point
-from fxteleport.sharded import local, put_back
+from fxteleport.sharded import is_sharded, local, put_back
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -304,18 +304,72 @@ class Plan:
                 found[name] = factor
         return found
 
+    # -- number formats --------------------------------------------------------------------------------
+
+    def require_range(self, cob: ChangeOfBasis, tensors: Mapping[str, Tensor], operations: bool = False) -> None:
+        """Raise CobError if a CoB would push tensors out of their number formats (see `passes.ranges`).
+
+        Args:
+            tensors: by the model's names; their values are read where the CoB is far from 1. Of a sharded one no device
+                has all values, and all devices are to decide alike: it is taken for one whose largest value is 1.
+            operations: the CoBs in teleported operations must fit the formats of what they scale, too.
+        """
+        scaled = {name: t for name, t in tensors.items() if name in self.recipe.factors}
+        dtypes = {t.dtype for t in scaled.values()} | {d for _, d in self._wrapped.values() if operations}
+        if not self.has_room(dtypes, cob):
+            sizes = {n: (1.0 if is_sharded(t) else ranges.largest(t.detach()), t.dtype) for n, t in scaled.items()}
+            self.require_sizes(cob, sizes, operations)
+
+    def has_room(self, dtypes: Iterable[torch.dtype], cob: ChangeOfBasis) -> bool:
+        """True if this CoB is so near to 1 that no weight of these formats needs to be looked at."""
+        return ranges.has_room(dtypes, ranges.widest(cob.values) * self._degree)
+
+    def require_sizes(
+        self, cob: ChangeOfBasis, sizes: Mapping[str, tuple[float, torch.dtype]], operations: bool = False
+    ) -> None:
+        """As `require_range`, of tensors whose largest magnitudes and formats are known."""
+        maps = {name: self.constrained.tensors[self.captured.canonical[name]] for name in sizes}
+        if operations:
+            sizes = dict(sizes) | {name: (1.0, dtype) for name, (_, dtype) in self._wrapped.items()}
+            maps |= {name: cob_map for name, (cob_map, _) in self._wrapped.items()}
+        ranges.require_range(sizes, maps, self.tau(cob), self.solution)
+
+    @functools.cached_property
+    def _degree(self) -> int:
+        """Of how many free values a factor is a product, at most."""
+        maps = [self.constrained.tensors[self.captured.canonical[n]] for n in self.recipe.factors]
+        maps += [cob_map for cob_map, _ in self._wrapped.values()]
+        return max((ranges.map_degree(m, self.solution) for m in maps), default=0)
+
+    @functools.cached_property
+    def _wrapped(self) -> dict[str, tuple[CobMap, torch.dtype]]:
+        """The CoBs whose size teleported operations divide or multiply by, and the formats of what they scale."""
+        found = {}
+        for node, wrap in self.constrained.wraps.items():
+            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
+                if cob_map is not None and wrap.part != "sign":
+                    found[f"{node.name}, its {end}"] = cob_map, dtype
+        return found
+
     # -- teleportation ---------------------------------------------------------------------------------
 
     def rewrite(self, cob: ChangeOfBasis) -> TeleportedModule:
         """The teleported network, with the same state-dict keys; the model is not touched.
 
         Raises:
-            CobError: the CoB is not valid for this plan.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format.
             ModelError: the model is on the meta device, or is not what was planned any more.
         """
-        tau = self.tau(cob).detach()
+        self.check(cob)
         require_weights(self.captured.model)
         require_structure(self.captured.model, self._structure)
+        self.require_range(cob, Held(self.captured.model).tensors, operations=True)
+        return self.emit(cob)
+
+    def emit(self, cob: ChangeOfBasis) -> TeleportedModule:
+        """`rewrite` without a look at the model, whose values are going to be replaced."""
+        tau = self.tau(cob).detach()
         start = time.perf_counter()
         numbers = self.solution.numbers(cob.values.detach())
         module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
@@ -331,7 +385,8 @@ class Plan:
 
         Raises:
             InputError: the plan's mode is not "weights".
-            CobError: the CoB is not valid for this plan.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format; then nothing
+                was changed.
             ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
                 parameters are sharded as partial sums.
         """
@@ -341,7 +396,10 @@ class Plan:
         if target is not self.captured.model:
             numbers = self._numbers(cob)
             put_back(target)
-            self._prepare(Held(target)).scale_(numbers)
+            held = Held(target)
+            prepared = self._prepare(held)
+            self._require_room(cob, prepared, held)
+            prepared.scale_(numbers)
             return target
         numbers = self._numbers(cob, self._prepared[1].device if self._prepared else fused.CPU)
         if self._prepared:
@@ -352,8 +410,13 @@ class Plan:
             held = Held(target, self.recipe.factors)
             self._prepared = held, self._prepare(held)
             self._prepared[1].look_up(numbers)
+        self._require_room(cob, self._prepared[1], self._prepared[0])
         self._prepared[1].multiply_()
         return target
+
+    def _require_room(self, cob: ChangeOfBasis, prepared: Prepared, held: Held) -> None:
+        if not self.has_room(prepared.dtypes, cob):
+            self.require_range(cob, held.tensors)
 
     def _numbers(self, cob: ChangeOfBasis, device: torch.device = fused.CPU) -> Tensor:
         """The numbers of a valid CoB, in one compiled pass where that can be; `check` says what is wrong."""

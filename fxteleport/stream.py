@@ -18,6 +18,7 @@ from torch import Tensor
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import CheckpointError, InputError
 from fxteleport.files import write_bytes, write_file
+from fxteleport.passes.ranges import largest
 from fxteleport.plan import Plan
 from fxteleport.shards import Entry, Layout, Shard, read_layout
 
@@ -45,7 +46,8 @@ def stream(
 
     Raises:
         InputError: the plan's mode is not "weights", or the output is the source.
-        CobError: the CoB is not valid for this plan.
+        CobError: the CoB is not valid for this plan, or would push tensors out of their number format (found before
+            anything is written, by reading the source once more where the CoB is far from 1).
         CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
             the output cannot be written.
     """
@@ -54,6 +56,7 @@ def stream(
     plan.check(cob)
     layout = read_layout(source)
     fits(plan, layout)
+    _require_range(plan, cob, layout)
     targets = _targets(layout, Path(output))
     numbers = plan.solution.numbers(cob.values.detach().cpu())
     if layout.index is not None:  # what is there of an earlier one is not whole from now on
@@ -89,6 +92,27 @@ def fits(plan: Plan, layout: Layout) -> None:
     said = [f"{len(names)} {what} (the first: {names[0]})" for what, names in problems.items() if names]
     if said:
         raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(said)}")
+
+
+def _require_range(plan: Plan, cob: ChangeOfBasis, layout: Layout) -> None:
+    scaled = [e for e in layout.entries() if e.name in plan.recipe.factors]
+    if plan.has_room({_DTYPES[e.dtype] for e in scaled}, cob):
+        return
+    sizes: dict[str, tuple[float, torch.dtype]] = {}
+    for shard in layout.shards:
+        with shard.path.open("rb") as source:
+            source.seek(len(shard.header))
+            for entry in shard.entries:
+                if entry.name not in plan.recipe.factors:
+                    source.seek(entry.size, 1)
+                    continue
+                dtype, size = _DTYPES[entry.dtype], 0.0
+                for _, _, length in _rows_of(entry):
+                    raw = torch.empty(length, dtype=torch.uint8)
+                    _fill(source, raw, shard)
+                    size = max(size, largest(raw.view(dtype)))
+                sizes[entry.name] = size, dtype
+    plan.require_sizes(cob, sizes)
 
 
 def _targets(layout: Layout, output: Path) -> list[Path]:

@@ -214,7 +214,7 @@ def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: l
         report = _compared(built.sized(sizes[0]), network, 1, terms)
         passed &= report.passed and report.bitwise_equal
         if not report.passed:
-            row.error = f"{found.mode}: {'vacuous' if report.vacuous else report.first_difference or 'outputs differ'}"
+            row.error = f"{found.mode}: {_why(report)}"
         if found is plans[0]:
             how = _outcome(built.sized(sizes[1]), network, terms)
             row.other = f"2x{_text(sizes[1])} {how}"
@@ -223,6 +223,12 @@ def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: l
         del network
         gc.collect()  # its parameters go before the next network is made
     return passed
+
+
+def _why(report: EquivalenceReport) -> str:
+    if report.verdict != "different":
+        return report.verdict
+    return str(report.first_difference or report.wrong_parameter or report.different_output or "outputs differ")
 
 
 def _outcome(built: zoo.Built, network: nn.Module, terms: Terms) -> str:

@@ -2,6 +2,15 @@
 
 A product's map is the product of its factors' maps: no constraint, no rewriting. Over a contracted axis the
 product must be constant; in attention the CoB of q is therefore the inverse of k's, by head and dimension.
+
+Only what is computed by products, quotients and square roots is exact under powers of two. So of the powers those pass
+that torch multiplies out (`_EXACT`); the others go through a `pow` of the processor's library, whose last bit depends
+on the binary exponent: they are wrapped, and pinned in `mode="weights"`.
+
+A quotient by zero is infinite with the sign of the zero. IEEE 754 makes a sum that cancels +0 whatever the CoB (and
+fx graphs cannot tell which zeros come from sums), so what is divided by has a positive CoB: then a zero has the
+original's sign. A product has positive factors, as `System.require_positive` puts it on each. A parameter may have any:
+its zeros are scaled themselves, -2 * +0 is -0.
 """
 
 from __future__ import annotations
@@ -52,7 +61,14 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
     rank = call.value.ndim
     if call.node.target in ("__rtruediv__", "__rdiv__"):
         input, other = other, input
+    zero_sign(call, other)
     return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
+
+
+def zero_sign(call: Call, divisor: Any) -> None:
+    """What is divided by keeps the sign of its zeros."""
+    if isinstance(divisor, Operand) and divisor.name is None:
+        call.positive(divisor.map, "1 / 0 has the sign of the zero, and a sum that cancels is +0 under any CoB")
 
 
 @rule(*named("var"), shape=shape_functions.reduced)
@@ -120,12 +136,16 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
 
 @rule(*named("reciprocal"), shape=shape_functions.same)
 def reciprocal(call: Call, input: Operand) -> CobMap:
+    zero_sign(call, input)
     return input.map.settled() ** -1
 
 
 @rule(*named("square"), shape=shape_functions.same)
 def square(call: Call, input: Operand) -> CobMap:
     return input.map**2
+
+
+_EXACT = frozenset({-2, -1, 0, 1, 2, 3})  # exponents that ATen multiplies out (native/cpu/PowKernel.cpp, cuda too)
 
 
 @rule(*named("pow"), shape=shape_functions.broadcast)
@@ -138,7 +158,9 @@ def power(call: Call, input: Any, exponent: Any) -> CobMap:
         call.decline("its exponent is not known before the run")
     if call.value.is_complex() and exponent != 2:
         call.decline("a complex power goes by way of logarithms")
-    if float(exponent).is_integer():
+    if exponent < 0 and exponent != -2:  # -2 squares first, and the square of -0 is +0
+        zero_sign(call, input)
+    if exponent in _EXACT:
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
     return teleported(call, input)
 
