@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import Decline
 from fxteleport.passes.evaluate import call_of
 from fxteleport.passes.maps import CobMap, on_symbols, single
+from fxteleport.passes.shape_functions import spelt
+from fxteleport.passes.size import Extent, Size
 from fxteleport.passes.system import Origin
 
 if TYPE_CHECKING:
@@ -43,20 +45,32 @@ def carries(x: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unknown:
-    """A number that the run finds out; `value` is what the example inputs gave, on which nothing may rest."""
+    """A number that other inputs change: a size, or what the run finds out.
+
+    Attributes:
+        value: what it is for the example inputs, on which nothing may rest.
+        size: what it is for any.
+    """
 
     value: int | float
+    size: Size
 
 
 class Operand:
     """A tensor argument of a call: its meta (or real integer) value and its map."""
 
-    __slots__ = ("_map", "_state", "name", "seen", "value")
+    __slots__ = ("_map", "_state", "name", "seen", "sizes", "value")
 
     def __init__(
-        self, value: Tensor, cob: CobMap | None, name: str | None = None, state: Interpreter | None = None
+        self,
+        value: Tensor,
+        cob: CobMap | None,
+        name: str | None = None,
+        state: Interpreter | None = None,
+        sizes: tuple[Extent, ...] | None = None,
     ) -> None:
         self.value, self._map, self.name, self._state = value, cob, name, state
+        self.sizes: tuple[Extent, ...] = tuple(value.shape) if sizes is None else sizes
         self.seen = False  # a rule must look at every operand's map, or it does not know the call
 
     @property
@@ -104,6 +118,20 @@ class Call:
     full: bool
     norm_stats: str
     wrapping: Wrap | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that all spellings of the operation share."""
+        return spelt(self.node.target)
+
+    @property
+    def sizes(self) -> tuple[Extent, ...]:
+        """The axes of the result, a tensor, as sizes."""
+        return tuple(map(self.settled, self.state.sizing.at[self.node].sizes))
+
+    def settled(self, size: Extent) -> Extent:
+        """A size with what the graph insists on put in."""
+        return self.state.sizing.sizes.settled(size)  # type: ignore[no-any-return]
 
     # -- constraints -----------------------------------------------------------------------------------
 

@@ -25,7 +25,10 @@ from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
-from fxteleport.passes.rules import RULES, Rule, lookup
+from fxteleport.passes.rules import RULES, bound, lookup
+from fxteleport.passes.shape_functions import Sized
+from fxteleport.passes.size import Size
+from fxteleport.passes.sizing import Sizing
 from fxteleport.passes.structures import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
 from fxteleport.passes.system import Origin, System
 
@@ -63,7 +66,9 @@ class Constrained:
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
     still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
-    state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
+    sizing = Sizing(captured)
+    sizing.run(captured.graph)
+    state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     state.run(captured.graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
 
@@ -82,6 +87,7 @@ class Interpreter:
     """The state of one run: maps so far, and a journal that undoes a rule which declines half way."""
 
     captured: Captured
+    sizing: Sizing
     full: bool
     norm_stats: str
     system: System = field(default_factory=System)
@@ -168,11 +174,11 @@ class Interpreter:
             self.rules[node.name] = found.name
             for operand in operands:
                 operand.seen = False
-            positional, named = self.arguments(call, found)
+            positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            result = self.checked(value, result)
+            result = self.still(node, self.checked(value, result))
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -196,32 +202,25 @@ class Interpreter:
                 raise Decline("its rule does not know this form of the call")
         return result
 
-    def arguments(self, call: Call, rule: Rule) -> tuple[list[Any], dict[str, Any]]:
-        """The call's arguments in the order of the rule's parameters; a module's settings by their names.
+    def still(self, node: fx.Node, result: Any, sized: Any = None) -> Any:
+        """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
-        Those that the rule does not name come by keyword, where it takes any.
+        Raises:
+            Decline: it is a map of something without known axes.
         """
-        given, kwargs = call.args, dict(call.kwargs)
-        out: list[Any] = []
-        for i, (name, default) in enumerate(rule.parameters):
-            if name[0] == "*":
-                out += given[i:]
-                given = given[:i]
-            elif i < len(given):
-                out.append(given[i])
-            elif kwargs and (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in kwargs), None)):
-                out.append(kwargs.pop(alias))
-            elif call.module is not None and (value := getattr(call.module, name, _ABSENT)) is not _ABSENT:
-                out.append(self.tensor(f"{call.node.target}.{name}") if isinstance(value, Tensor) else value)
-            elif default is not rule.REQUIRED:
-                out.append(default)
-            else:
-                raise Decline(f"its argument '{name}' is missing")
-        known = {name for name, _ in rule.parameters}
-        unnamed = {k: v for k, v in kwargs.items() if k not in known}
-        if len(given) > len(rule.parameters) or (unnamed and not rule.open):
-            raise Decline(f"its rule does not know the arguments {[*unnamed, *given[len(rule.parameters) :]]}")
-        return out, unnamed
+        sized = self.sizing.at.get(node) if sized is None else sized
+        if isinstance(result, CobMap):
+            if not result.factors or type(sized) is not Sized:
+                return result
+            axes = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+            axes = [i for i in axes if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
+            why = "other inputs have more or fewer of these positions"
+            return self.system.constant(result, axes, Origin(node.name, why)) if axes else result
+        if isinstance(result, dict):
+            return {k: self.still(node, cob, sized[k]) for k, cob in result.items()}
+        if isinstance(result, (list, tuple)) and isinstance(sized, list):
+            return [self.still(node, cob, part) for cob, part in zip(result, sized, strict=False)]
+        return result
 
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
@@ -273,7 +272,7 @@ class Interpreter:
         """A node's argument structure: operands for tensors, plain values for the rest."""
         kind = type(x)
         if kind is fx.Node:
-            return self._view(x.meta.get("val"), self.maps.get(x), "trust" in x.meta)
+            return self._view(x.meta.get("val"), self.maps.get(x), self.sizing.at.get(x))
         if kind in PLAIN:
             return x
         if kind is slice:
@@ -284,17 +283,24 @@ class Interpreter:
             return tuple([self.convert(v) for v in x])
         return [self.convert(v) for v in x] if issubclass(kind, list) else x
 
-    def _view(self, value: Any, cob: Any, guessed: bool) -> Any:
-        """A value with its map as a rule sees it; of one that is guessed, neither numbers nor indices are known."""
+    def _view(self, value: Any, cob: Any, sized: Any) -> Any:
+        """A value with its map as a rule sees it: of what other inputs change, neither numbers nor indices are known."""
         if isinstance(value, Tensor):
             if isinstance(cob, _Ref):
                 return self.tensor(cob.name)
-            return Operand(value.to("meta") if guessed else value, cob if cob is not None else IDENTITY)
+            cob = cob if cob is not None else IDENTITY
+            if type(sized) is not Sized:
+                return Operand(value, cob)
+            settled = tuple(map(self.sizing.sizes.settled, sized.sizes))
+            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=settled)
         if isinstance(value, (tuple, list)):
-            return [self._view(v, None if cob is None else cob[i], guessed) for i, v in enumerate(value)]
+            parts = sized if isinstance(sized, list) else [None] * len(value)
+            return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
         if isinstance(value, dict):
-            return {k: self._view(v, None if cob is None else cob[k], guessed) for k, v in value.items()}
-        return Unknown(value) if guessed and isinstance(value, (int, float)) else value
+            parts = sized if isinstance(sized, dict) else {}
+            return {k: self._view(v, None if cob is None else cob[k], parts.get(k)) for k, v in value.items()}
+        size = self.sizing.sizes.settled(sized)
+        return Unknown(value, size) if type(size) is Size else value
 
     def _moves(self, operand: Operand) -> bool:
         return operand.is_unbound or bool(operand.map.factors)
@@ -367,12 +373,6 @@ class Interpreter:
         del self.bound[bound:], self.opaque[opaque:]
 
 
-_ABSENT = object()
-# Other names of arguments: numpy's, which torch takes beside its own, and those of operations that share a rule.
-_ALIASES = {
-    "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1", "A"), "other": ("x2", "B"),
-    "mat1": ("batch1",), "mat2": ("batch2", "other", "vec", "tensor"), "index": ("indices",), "value": ("values",),
-}  # fmt: skip
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 ANY, ONE = 0, 1  # ANY is 0, so that padding with zeros pads with structural zeros
 Factor = tuple[Tensor, int]
+Block = tuple[list[int], list[int]]  # axes before and after a reshape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,17 +122,17 @@ def compress(symbols: Tensor) -> Tensor:
     return symbols.clone() if big else symbols
 
 
-def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int], blocks: Iterable[Block] | None = None) -> Tensor:
     """The factor of a tensor of shape `old` after it is reshaped to `new`, in O(neurons).
 
-    The two shapes are cut into blocks of axes of equal size; only blocks along which the factor varies are
-    expanded.
+    The two shapes are cut into blocks of axes of equal size (those that are given, or the shortest); only blocks along
+    which the factor varies are expanded.
     """
     if math.prod(old) == 0:
         return symbols.new_full((1,) * len(new), ONE)
     wide: list[int] = []
     target: list[int] = []
-    for from_axes, to_axes in _blocks(old, new):
+    for from_axes, to_axes in _blocks(old, new) if blocks is None else blocks:
         if all(symbols.size(i) == 1 for i in from_axes):
             wide += [1] * len(from_axes)
             target += [1] * len(to_axes)
@@ -142,7 +143,7 @@ def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     return compress(result) if target != list(wide) else result
 
 
-def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterable[tuple[list[int], list[int]]]:
+def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterable[Block]:
     """Cut two shapes of the same size into the shortest runs of axes with equal products."""
     i = j = 0
     while i < len(old) or j < len(new):

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes import shape_functions
+from fxteleport.passes.call import Call, Operand, Unknown
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
+from fxteleport.passes.size import Size
 
 CONTRACTED = "this axis is contracted"
 _LONGEST = 4  # factors of a map before they are given one name
@@ -37,13 +39,13 @@ def cob_of(x: Any, rank: int) -> CobMap:
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
-@rule(*named("mul multiply"))
+@rule(*named("mul multiply"), shape=shape_functions.broadcast)
 def mul(call: Call, input: Any, other: Any) -> CobMap:
     rank = call.value.ndim
     return product(call, cob_of(input, rank) * cob_of(other, rank))
 
 
-@rule(*named("div divide true_divide truediv"))
+@rule(*named("div divide true_divide truediv"), shape=shape_functions.broadcast)
 def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
     if rounding_mode is not None:
         call.decline("the quotient is rounded")
@@ -53,7 +55,7 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
     return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
 
 
-@rule(*named("var"))
+@rule(*named("var"), shape=shape_functions.reduced)
 def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
@@ -87,10 +89,12 @@ def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) 
     return product(call, call.constant(input.map, axes, why) * call.constant(other.map, axes, why))
 
 
-@rule(*named("prod"))
+@rule(*named("prod"), shape=shape_functions.reduced)
 def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     """The CoB to the power of how many there are: of few, for no CoB is to overflow."""
     axes = axes_of(dim, input.rank)
+    if any(type(input.sizes[axis]) is Size for axis in axes):
+        call.decline("how many are multiplied is not known before the run")
     number = math.prod(input.shape[axis] for axis in axes)
     if number > _LONGEST:
         call.decline("it is a product of many")
@@ -98,7 +102,7 @@ def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = Fals
     return dropped(cob, axes, keepdim) ** number
 
 
-@rule(*named("addcmul"))
+@rule(*named("addcmul"), shape=shape_functions.broadcast)
 def addcmul(call: Call, input: Operand, tensor1: Operand, tensor2: Operand, value: Any = 1) -> CobMap:
     rank = call.value.ndim
     added = product(call, tensor1.map.aligned(rank) * tensor2.map.aligned(rank))
@@ -114,22 +118,24 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
     return merged(call, input.map.aligned(rank), added, "they are added")
 
 
-@rule(*named("reciprocal"))
+@rule(*named("reciprocal"), shape=shape_functions.same)
 def reciprocal(call: Call, input: Operand) -> CobMap:
     return input.map.settled() ** -1
 
 
-@rule(*named("square"))
+@rule(*named("square"), shape=shape_functions.same)
 def square(call: Call, input: Operand) -> CobMap:
     return input.map**2
 
 
-@rule(*named("pow"))
+@rule(*named("pow"), shape=shape_functions.broadcast)
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
     from fxteleport.passes.rules.pointwise import teleported
 
     if isinstance(exponent, Operand) or call.node.target == "__rpow__":
         call.decline("an exponent has no CoB")
+    if isinstance(exponent, Unknown):
+        call.decline("its exponent is not known before the run")
     if call.value.is_complex() and exponent != 2:
         call.decline("a complex power goes by way of logarithms")
     if float(exponent).is_integer():
@@ -146,7 +152,9 @@ def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMa
     return total.each(lambda s: s.squeeze(tuple(axes)) if axes else s)
 
 
-@rule(*named("matmul bmm mm mv dot vdot smm"), torch.sparse.mm, "__matmul__", "__rmatmul__")
+@rule(
+    *named("matmul bmm mm mv dot vdot smm"), torch.sparse.mm, "__matmul__", "__rmatmul__", shape=shape_functions.matmul
+)
 def matmul(call: Call, input: Operand, mat2: Operand, reduce: Any = "sum") -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
     if reduce not in ("sum", "mean"):
@@ -197,7 +205,7 @@ def solved(call: Call, input: Operand, other: Operand, left: bool = True, **sett
     return call.constant(other.map, [axis], CONTRACTED).aligned(call.value.ndim)
 
 
-@rule(*named("einsum"))
+@rule(*named("einsum"), shape=shape_functions.einsum)
 def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
     left, _, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -229,7 +237,7 @@ def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
     return product(call, contracted(call, cobs, range(len(right), len(order))))
 
 
-@rule(torch.nn.functional.scaled_dot_product_attention)
+@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention)
 def attention(
     call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,

@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import named, rule
@@ -25,6 +26,7 @@ from fxteleport.passes.rules import named, rule
         " to_sparse_csr to_sparse_csc coalesce"
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+    shape=shape_functions.same,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
@@ -48,7 +50,7 @@ def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
     return cob.each(lambda s: s.squeeze(tuple(axes)))
 
 
-@rule(*named("mean sum nanmean nansum"))
+@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced)
 def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "it is averaged or summed over these positions")
@@ -61,7 +63,7 @@ def sparse_sum(call: Call, input: Operand, dim: Any = None, dtype: Any = None) -
     return dropped(call.constant(input.map, axes, "it is summed over these positions"), axes, keepdim=False)
 
 
-@rule(*named("cumsum"))
+@rule(*named("cumsum"), shape=shape_functions.same)
 def accumulated(call: Call, input: Operand, dim: int, **settings: Any) -> CobMap:
     return call.constant(input.map, axes_of(dim, input.rank), "positions are added up")
 

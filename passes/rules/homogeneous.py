@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
@@ -32,12 +33,13 @@ def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
 @rule(
     *named("relu leaky_relu abs absolute abs rrelu"),
     nn.ReLU, nn.LeakyReLU, nn.RReLU,
+    shape=shape_functions.same,
 )  # fmt: skip
 def rectify(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return signed(call, input.map)
 
 
-@rule(*named("prelu"), nn.PReLU)
+@rule(*named("prelu"), nn.PReLU, shape=shape_functions.same)
 def prelu(call: Call, input: Operand, weight: Operand) -> CobMap:
     call.require(weight, CobMap(), "a slope has no scale of its own")
     return signed(call, input.map)
@@ -83,7 +85,7 @@ def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)
 
 
-@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm)
+@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm, shape=shape_functions.reduced)
 def vector_norm(
     call: Call, input: Operand, p: Any = 2, dim: Any = None, keepdim: bool = False, **settings: Any
 ) -> CobMap:  # fmt: skip
@@ -101,7 +103,7 @@ def vector_norm(
     return after
 
 
-@rule(*named("std"))
+@rule(*named("std"), shape=shape_functions.reduced)
 def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     return vector_norm(call, input, dim=dim, keepdim=call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
@@ -117,7 +119,7 @@ def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, 
     return after if isinstance(call.value, torch.Tensor) else [after, None]
 
 
-@rule(*named("maximum minimum fmax fmin"))
+@rule(*named("maximum minimum fmax fmin"), shape=shape_functions.broadcast)
 def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     """The larger of two: homogeneous in both, so a negative CoB is excluded rather than wrapped twice."""
     cob = joined(call, [input, other], "the larger of them is taken")
@@ -125,14 +127,14 @@ def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     return cob
 
 
-@rule(*named("amax amin"))
+@rule(*named("amax amin"), shape=shape_functions.reduced)
 def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "the largest of these positions is taken")
     return signed(call, cob, dropped(cob, axes, keepdim))
 
 
-@rule(*named("median nanmedian"))
+@rule(*named("median nanmedian"), shape=shape_functions.reduced)
 def middle(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> Any:
     """Of an even number it is the lower of two: a negative CoB would take the upper one."""
     axes = axes_of(dim, input.rank)
@@ -142,7 +144,7 @@ def middle(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -
     return after if isinstance(call.value, torch.Tensor) else [after, None]
 
 
-@rule(*named("cummax cummin"))
+@rule(*named("cummax cummin"), shape=shape_functions.same)
 def running(call: Call, input: Operand, dim: int) -> Any:
     cob = call.constant(input.map, axes_of(dim, input.rank), "the largest so far of these positions is taken")
     call.positive(cob, "a negative CoB would change this operation")

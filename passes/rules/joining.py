@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import ANY, IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
@@ -51,7 +53,7 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
         ((x, exponent),), ((y, other),) = a.factors, b.factors
         if exponent == other:
             return CobMap(((x.where(x != ANY, y), exponent),), zeros=True)
-    result = call.fresh(tuple(call.value.shape), why)
+    result = call.fresh(torch.broadcast_shapes(*(s.shape for s, _ in (*a.factors, *b.factors))), why)
     call.same(result, a, why)
     call.same(result, b, why)
     return result
@@ -64,12 +66,12 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub subtract rsub"))
+@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
     return joined(call, [input, other])
 
 
-@rule(*named("where"))
+@rule(*named("where"), shape=shape_functions.broadcast)
 def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
     operands = (*operands, *others.values())
@@ -79,12 +81,12 @@ def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
 
 
-@rule(*named("masked_fill"))
+@rule(*named("masked_fill"), shape=shape_functions.broadcast)
 def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap:
     return joined(call, [input, value], "one of them is chosen")
 
 
-@rule(*named("lerp"))
+@rule(*named("lerp"), shape=shape_functions.broadcast)
 def lerp(call: Call, input: Operand, end: Operand, weight: Any) -> CobMap:
     if isinstance(weight, Operand):
         call.pin(weight.map, "it weighs two values")

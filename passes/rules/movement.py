@@ -7,8 +7,8 @@ with zeros brings in structural zeros, which any CoB fits.
 
 from __future__ import annotations
 
+import functools
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand, Unknown, carries
 from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.equivariant import axes_of
+from fxteleport.passes.rules.joining import merged
+from fxteleport.passes.size import Size, cuts, product
 
 
 def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
@@ -56,22 +60,35 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     ),
     nn.Flatten,
     nn.Unflatten,
+    shape=shape_functions.reshaped,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
-    old, new = tuple(input.shape), tuple(call.value.shape)
-    cob = input.map
-    if any(isinstance(x, Unknown) for x in pytree.tree_leaves((rest, settings))):
-        sizes = pytree.tree_leaves(rest)
-        ends = zip(reversed(old), reversed(new), reversed(sizes), strict=False)
-        same = list(itertools.takewhile(lambda end: end[0] == end[1] == end[2], ends)) if len(sizes) == len(new) else []
-        cob = call.constant(cob, range(input.rank - len(same)), "the run decides how these axes are cut")
-    return cob.each(lambda s: reshape(s, old, new))
+    old, new, cob = tuple(input.shape), tuple(call.value.shape), input.map
+    if not any(type(n) is Size for n in (*input.sizes, *call.sizes)):
+        return cob.each(lambda s: reshape(s, old, new))
+    blocks = cuts(input.sizes, call.sizes)
+    for axes, _ in blocks:
+        cob = call.constant(cob, _recut(call, input, cob, axes), "the inputs' sizes decide how these axes are cut")
+    return cob.each(lambda s: reshape(s, old, new, blocks))
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"))
+def _recut(call: Call, input: Operand, cob: CobMap, axes: Sequence[int]) -> list[int]:
+    """The axes of a block along which a map varies, if where its elements go depends on the inputs' sizes.
+
+    It does not where what lies between them is of a known size, all together: [channels, height, width] -> [features]
+    before a layer that takes so many features.
+    """
+    varying = [axis for axis in axes if cob.varies(axis)]
+    for varies, run in itertools.groupby(axes, cob.varies):
+        if not varies and type(call.settled(product(input.sizes[axis] for axis in run))) is Size:
+            return varying
+    return []
+
+
+@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
@@ -83,7 +100,10 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
     return [tensor.map.aligned(call.value[0].ndim) for tensor in given]
 
 
-@rule(*named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"))
+@rule(
+    *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
+    shape=shape_functions.permuted,
+)
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
         result: Tensor = call.rerun({input: symbols})
@@ -96,22 +116,23 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     *named(
         "getitem select narrow unbind split split_with_sizes chunk tensor_split hsplit vsplit index_select flip"
         " fliplr flipud roll repeat repeat_interleave tile pixel_shuffle pixel_unshuffle channel_shuffle rot90"
-        " diagonal take_along_dim unfold tril triu atleast_1d atleast_2d atleast_3d unsafe_chunk gather diag_embed"
-        " diag diagflat dsplit unsafe_split unsafe_split_with_sizes diagonal_copy narrow_copy select_copy slice_copy"
+        " take_along_dim unfold atleast_1d atleast_2d atleast_3d unsafe_chunk gather diag_embed"
+        " diag diagflat dsplit unsafe_split unsafe_split_with_sizes narrow_copy select_copy slice_copy"
         " split_copy split_with_sizes_copy unbind_copy unfold_copy"
     ),
     nn.PixelShuffle,
     nn.PixelUnshuffle,
     nn.ChannelShuffle,
     nn.Unfold,
+    shape=shape_functions.moved,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
-    unknown = [x for x in _leaves((rest, settings)) if isinstance(x, Unknown) or _is_unknown(x)]
+    unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]
     return picked(call, input, unknown, *rest, **settings) if unknown else moved(call, [input])
 
 
 def _is_unknown(x: Any) -> bool:
-    return isinstance(x, Operand) and x.value.is_meta
+    return isinstance(x, Unknown) or (isinstance(x, Operand) and x.value.is_meta)
 
 
 def _leaves(x: Any) -> list[Any]:
@@ -121,23 +142,43 @@ def _leaves(x: Any) -> list[Any]:
 
 
 def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *rest: Any, **settings: Any) -> Any:
-    """Positions that the run picks: one CoB for all that it may pick from, and then any of them stands for it."""
+    """Positions that sizes or the run pick: one CoB for all that may be picked, and then any of them stands for it."""
     indices = [x for x in unknown if isinstance(x, Operand)]
     if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
         call.decline("it is picked by a mask that is not known before the run")
-    if call.node.target is operator.getitem:
-        (index,) = rest
-        axes = _indexed(index, input.rank)
-    else:  # index_select, gather, take_along_dim: along a dimension, or of all elements
-        given = [x % input.rank for x in (settings.get("dim"), *rest) if isinstance(x, int)]
-        by_index = given and len(indices) == len(unknown) and isinstance(call.value, Tensor)
-        axes = given if by_index else list(range(input.rank))
-    cob = call.constant(input.map, axes, "the run decides which of these positions is taken")
+    axes = _axes_read(call, input.rank, rest, settings)
+    cob = call.constant(input.map, axes, "which of these positions is taken is not known before the run")
+    if not isinstance(call.value, Tensor):  # parts, cut along an axis
+        return pytree.tree_map(lambda _: cob, call.value)
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
-    if not isinstance(call.value, Tensor):  # parts, whose sizes the run decides
-        return pytree.tree_map(lambda part: cob.each(lambda s: s.reshape((1,) * part.ndim)), call.value)
     return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
+
+
+# Where the axis stands among the arguments behind the input, and which it is if it does not.
+_AXIS: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("narrow", "select", "index_select", "gather", "unfold"), (0, None)),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split"), (1, 0)),
+    **dict.fromkeys(("take_along_dim", "repeat_interleave"), (1, None)),
+}
+
+
+def _axes_read(call: Call, rank: int, rest: Sequence[Any], settings: dict[str, Any]) -> list[int]:
+    """The axes along which an unknown number or index of a call picks."""
+    name = call.name
+    if name == "getitem":
+        return _indexed(rest[0], rank)
+    if name in ("repeat", "tile"):
+        counts = rest[0] if len(rest) == 1 and isinstance(rest[0], list) else [*rest, *settings.values()]
+        return [rank - 1 - i for i, n in enumerate(reversed(counts)) if isinstance(n, Unknown) and i < rank]
+    if name in _AXIS:
+        place, default = _AXIS[name]
+        dim = settings.get("dim", settings.get("axis", rest[place] if len(rest) > place else default))
+        if isinstance(dim, int):
+            return [dim % rank]
+    if name == "roll" and len(rest) > 1 and not any(map(_is_unknown, _leaves(rest[1]))):
+        return axes_of(rest[1], rank)
+    return list(range(rank))
 
 
 def _indexed(index: Any, rank: int) -> list[int]:
@@ -152,11 +193,30 @@ def _indexed(index: Any, rank: int) -> list[int]:
     return axes
 
 
-@rule(*named("cat concat concatenate"))
+@rule(*named("tril triu"), shape=shape_functions.same)
+def triangle(call: Call, input: Operand, diagonal: Any = 0) -> Any:
+    if isinstance(diagonal, Unknown) or any(type(n) is Size for n in input.sizes[-2:]):
+        return input.map  # zeros, wherever they are, fit any CoB
+    return moved(call, [input])
+
+
+@rule(*named("diagonal diagonal_copy"))
+def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    axes = [dim1 % input.rank, dim2 % input.rank]
+    if not isinstance(offset, Unknown) and not any(type(input.sizes[axis]) is Size for axis in axes):
+        return moved(call, [input])
+    cob = call.constant(input.map, axes, "how long its diagonal is, and where, is not known before the run")
+    return cob.each(lambda s: compress(call.rerun({input: s.expand(tuple(input.shape))}, guessing=True)))
+
+
+@rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
     tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
-    axis = dim % call.value.ndim
+    axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
+    if any(type(t.sizes[axis]) is Size for t in tensors):
+        maps = [call.constant(t.map, [axis], why) for t in tensors]
+        return functools.reduce(lambda a, b: merged(call, a, b, why), maps)
     factors = []
     for columns, exponent in together([t.map for t in tensors]):
         held = [torch.full((1,) * call.value.ndim, ONE) if c is None else c for c in columns]
@@ -166,21 +226,26 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
 
 
-@rule(*named("stack hstack vstack dstack row_stack column_stack"))
+@rule(*named("stack hstack vstack dstack row_stack column_stack"), shape=shape_functions.stacked)
 def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 
 
-@rule(*named("pad constant_pad_nd"))
+@rule(*named("pad constant_pad_nd"), shape=shape_functions.padded)
 def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant", value: Any = 0) -> Any:
     if not isinstance(mode, str):  # constant_pad_nd(input, pad, value)
         mode, value = "constant", mode
     if value:
         call.pin(input.map, "it is padded with a constant other than zero")
         return IDENTITY
-    grown = (input.rank - 1 - i // 2 for i, n in enumerate(pad) if n)  # pad begins with the last axis
-    if not any(input.map.varies(axis) for axis in grown):
-        return input.map  # what is padded on takes the CoB of its neighbours: zeros fit any
+    sides = [(input.rank - 1 - i // 2, n) for i, n in enumerate(pad)]  # pad begins with the last axis
+    cob = call.constant(
+        input.map, [axis for axis, n in sides if isinstance(n, Unknown)], "how much is put beside it is not known"
+    )
+    if not any(cob.varies(axis) for axis, n in sides if n):
+        return cob  # what is padded on takes the CoB of its neighbours: zeros fit any
+    if any(isinstance(n, Unknown) for _, n in sides):
+        call.decline("it is padded along one axis by what is known, along another by what is not")
     return moved(call, [input])
 
 
@@ -195,18 +260,39 @@ def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: 
     return padded(call, input, padding, value=value)
 
 
-@rule(setitem, *named("index_put"))
+@rule(setitem, *named("index_put"), shape=shape_functions.same)
 def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
     """`x[index] = value`: zero is a structural zero, another constant has the CoB 1."""
-    if isinstance(value, Operand):
+    unknown = [x for x in _leaves(index) if _is_unknown(x)]
+    if not isinstance(value, Operand):
+        if isinstance(value, Unknown) or value != 0:
+            call.pin(input.map, "a constant other than zero is written into it")
+            return IDENTITY
+        call.shape_only(*unknown)
+        return input.map if unknown else moved(call, [input], writes=True)  # zeros fit any CoB, wherever they are
+    if not unknown:
         return moved(call, [input, value], writes=True)
-    if value != 0:
-        call.pin(input.map, "a constant other than zero is written into it")
-        return IDENTITY
-    return moved(call, [input], writes=True)
+    return written_somewhere(call, input, index, value, [x for x in unknown if isinstance(x, Operand)])
 
 
-@rule("copy_")
+def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, indices: Sequence[Operand]) -> CobMap:
+    """Along the axes of which an index is not known, what is written and what stays share one CoB."""
+    if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
+        call.decline("it is written by a mask that is not known before the run")
+    axes, why = _indexed(index, input.rank), "where it is written along this axis is not known before the run"
+    zeros = {i: torch.zeros(tuple(i.shape), dtype=i.value.dtype) for i in indices}
+    blank = torch.full(tuple(input.shape), ANY)
+    factors = value.map.factors or ((torch.full((1,) * value.rank, ONE), 1),)
+
+    def put(symbols: Tensor) -> Tensor:
+        held = symbols.expand(tuple(value.shape))
+        return compress(call.rerun({input: blank.clone(), value: held, **zeros}, guessing=True))
+
+    sent = CobMap(tuple((put(s), e) for s, e in factors), zeros=True)
+    return merged(call, call.constant(input.map, axes, why), call.constant(sent, axes, why), why)
+
+
+@rule("copy_", shape=shape_functions.same)
 def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False) -> CobMap:
     """All of the input is written over."""
     call.shape_only(input)
@@ -216,7 +302,7 @@ def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False)
     return src.map.aligned(call.value.ndim)
 
 
-@rule(*named("slice_scatter select_scatter diagonal_scatter"))
+@rule(*named("slice_scatter select_scatter diagonal_scatter"), shape=shape_functions.same)
 def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
     return moved(call, [input, src])
 

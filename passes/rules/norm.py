@@ -15,6 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
@@ -42,7 +43,7 @@ def affine(call: Call, weight: Operand | None, bias: Operand | None) -> CobMap:
     return out
 
 
-@rule(F.batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+@rule(F.batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, shape=shape_functions.same)
 def batch_norm(
     call: Call, input: Operand, running_mean: Operand | None, running_var: Operand | None,
     weight: Operand | None = None, bias: Operand | None = None, training: bool = False, *rest: Any, **settings: Any,
@@ -71,7 +72,7 @@ def batch_norm(
     return on_axis(affine(call, weight, bias), 1, rank)
 
 
-@rule(*named("layer_norm rms_norm"), nn.LayerNorm, nn.RMSNorm)
+@rule(*named("layer_norm rms_norm"), nn.LayerNorm, nn.RMSNorm, shape=shape_functions.same)
 def layer_norm(
     call: Call, input: Operand, normalized_shape: Any, weight: Operand | None = None, bias: Operand | None = None,
     *rest: Any, **settings: Any,
@@ -80,7 +81,7 @@ def layer_norm(
     return affine(call, weight, bias).aligned(input.rank)
 
 
-@rule(*named("group_norm"), nn.GroupNorm)
+@rule(*named("group_norm"), nn.GroupNorm, shape=shape_functions.same)
 def group_norm(
     call: Call, input: Operand, num_groups: int, weight: Operand | None = None, bias: Operand | None = None,
     *rest: Any, **settings: Any,
@@ -89,7 +90,7 @@ def group_norm(
     return on_axis(affine(call, weight, bias), 1, input.rank)
 
 
-@rule(F.instance_norm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+@rule(F.instance_norm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, shape=shape_functions.same)
 def instance_norm(
     call: Call, input: Operand, running_mean: Operand | None = None, running_var: Operand | None = None,
     weight: Operand | None = None, bias: Operand | None = None, *rest: Any, **settings: Any,
@@ -98,7 +99,7 @@ def instance_norm(
     return on_axis(affine(call, weight, bias), 1, input.rank)
 
 
-@rule(F.normalize, F.local_response_norm, nn.LocalResponseNorm)
+@rule(F.normalize, F.local_response_norm, nn.LocalResponseNorm, shape=shape_functions.same)
 def normalize(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     unscaled(call, input)
     return IDENTITY

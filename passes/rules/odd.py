@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.call import Call, Operand
+from fxteleport.passes import shape_functions
+from fxteleport.passes.call import Call, Operand, Unknown
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.pointwise import teleported
@@ -27,6 +28,7 @@ def odd(call: Call, cob: CobMap) -> CobMap:
 @rule(
     *named("tanh erf sin atan arctan asinh arcsinh softsign tanhshrink hardshrink softshrink sgn sign"),
     nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
+    shape=shape_functions.same,
 )  # fmt: skip
 def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if call.value.is_complex():  # the code of a complex one need not be odd to the last bit
@@ -34,12 +36,12 @@ def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return odd(call, input.map)
 
 
-@rule(*named("hardtanh"), nn.Hardtanh)
+@rule(*named("hardtanh"), nn.Hardtanh, shape=shape_functions.same)
 def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float = 1.0, inplace: Any = None) -> CobMap:
     return clipped(call, input, min_val, max_val)
 
 
-@rule(*named("clamp clip"))
+@rule(*named("clamp clip"), shape=shape_functions.broadcast)
 def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
     bounds = [bound for bound in (min, max) if isinstance(bound, Operand)]
     if not bounds:
@@ -51,18 +53,20 @@ def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMa
     return teleported(call, input)
 
 
-@rule(*named("clamp_min"))
+@rule(*named("clamp_min"), shape=shape_functions.broadcast)
 def clamp_min(call: Call, input: Operand, min: Any) -> CobMap:
     return clamp(call, input, min)  # type: ignore[no-any-return]
 
 
-@rule(*named("clamp_max"))
+@rule(*named("clamp_max"), shape=shape_functions.broadcast)
 def clamp_max(call: Call, input: Operand, max: Any) -> CobMap:
     return clamp(call, input, None, max)  # type: ignore[no-any-return]
 
 
-def clipped(call: Call, input: Operand, low: float | None, high: float | None) -> CobMap:
+def clipped(call: Call, input: Operand, low: float | Unknown | None, high: float | Unknown | None) -> CobMap:
     """Odd where the bounds are symmetric (and in order); else like any pointwise function."""
+    if isinstance(low, Unknown) or isinstance(high, Unknown):
+        return teleported(call, input)
     if high is not None and high >= 0 and low == -high:
         return odd(call, input.map)
     return teleported(call, input)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY
 from fxteleport.passes.rules import named, rule
@@ -34,7 +35,10 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     return IDENTITY
 
 
-@rule(*named("isnan isinf isfinite nonzero count_nonzero all any logical_not logical_and logical_or logical_xor"))
+@rule(
+    *named("isnan isinf isfinite nonzero count_nonzero all any logical_not logical_and logical_or logical_xor"),
+    shape=shape_functions.broadcast,
+)
 def invariant(call: Call, *inputs: Any, **settings: Any) -> Any:
     call.shape_only(*inputs, *settings.values())  # no scale makes a number of what is none, or 0 of what is not
     return IDENTITY

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, CobMap
 from fxteleport.passes.rules import named, rule
@@ -15,7 +16,7 @@ from fxteleport.passes.rules.equivariant import axes_of, dropped
 _TURNED = "a negative CoB would turn the order round"
 
 
-@rule(*named("eq ne"))
+@rule(*named("eq ne"), shape=shape_functions.broadcast)
 def equal(call: Call, input: Any, other: Any) -> CobMap:
     if isinstance(input, Operand) and isinstance(other, Operand):
         call.same(input.map, other.map, "they are compared")
@@ -26,7 +27,7 @@ def equal(call: Call, input: Any, other: Any) -> CobMap:
     return IDENTITY
 
 
-@rule(*named("gt ge lt le"))
+@rule(*named("gt ge lt le"), shape=shape_functions.broadcast)
 def compared(call: Call, input: Any, other: Any) -> CobMap:
     equal(call, input, other)
     for x in (input, other):
@@ -42,19 +43,19 @@ def ordered(call: Call, input: Operand, dim: Any) -> CobMap:
     return cob
 
 
-@rule(*named("argmax argmin"))
+@rule(*named("argmax argmin"), shape=shape_functions.reduced)
 def place(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
 
-@rule(*named("argsort"))
+@rule(*named("argsort"), shape=shape_functions.same)
 def places(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
 
-@rule(*named("sort"))
+@rule(*named("sort"), shape=shape_functions.same)
 def sorted_(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> Any:
     return [ordered(call, input, dim), None]
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import named, rule
 
 
-@rule(*named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"))
+@rule(
+    *named("zeros zeros_like new_zeros empty empty_like new_empty zero new_empty_strided"), shape=shape_functions.made
+)
 def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return structural_zeros(call.value.ndim) if carries(call.value) else IDENTITY
@@ -32,13 +35,14 @@ def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
 @rule(
     *named("ones_like new_ones full_like new_full rand_like randn_like randint_like"),
     *("bernoulli_", "uniform_", "normal_", "exponential_", "random_"),
+    shape=shape_functions.made,
 )
 def constant_like(call: Call, input: Any, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(input)
     return IDENTITY
 
 
-@rule(*named("fill"))
+@rule(*named("fill"), shape=shape_functions.same)
 def fill(call: Call, input: Any, value: Any) -> CobMap:
     call.shape_only(input)
     if isinstance(value, Operand):

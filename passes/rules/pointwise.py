@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import named, rule
@@ -34,6 +35,7 @@ def teleported(call: Call, input: Operand) -> CobMap:
     ),
     nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.Mish,
     nn.Softplus, nn.LogSigmoid, nn.Threshold,
+    shape=shape_functions.same,
 )  # fmt: skip
 def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):

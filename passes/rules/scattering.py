@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
@@ -17,24 +18,24 @@ from fxteleport.passes.rules.joining import joined, merged
 from fxteleport.passes.rules.movement import moved
 
 
-@rule(*named("index_add"))
+@rule(*named("index_add"), shape=shape_functions.same)
 def index_add(call: Call, input: Operand, dim: int, index: Operand, source: Operand, alpha: Any = 1) -> CobMap:
     return spread(call, input, dim, source)
 
 
-@rule(*named("scatter_add"))
+@rule(*named("scatter_add"), shape=shape_functions.same)
 def scatter_add(call: Call, input: Operand, dim: int, index: Operand, src: Operand) -> CobMap:
     return spread(call, input, dim, src)
 
 
-@rule(*named("scatter_reduce"))
+@rule(*named("scatter_reduce"), shape=shape_functions.same)
 def scatter_reduce(
     call: Call, input: Operand, dim: int, index: Operand, src: Operand, reduce: str, include_self: bool = True
 ) -> CobMap:
     return reduced(call, input, dim, src, reduce)
 
 
-@rule(*named("index_reduce"))
+@rule(*named("index_reduce"), shape=shape_functions.same)
 def index_reduce(
     call: Call, input: Operand, dim: int, index: Operand, source: Operand, reduce: str, include_self: bool = True
 ) -> CobMap:
@@ -50,12 +51,12 @@ def reduced(call: Call, input: Operand, dim: int, source: Operand, reduce: str) 
     return cob
 
 
-@rule(*named("index_copy"))
+@rule(*named("index_copy"), shape=shape_functions.same)
 def index_copy(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
     return put(call, input, dim, index, source)
 
 
-@rule(*named("scatter"))
+@rule(*named("scatter"), shape=shape_functions.same)
 def scatter(
     call: Call, input: Operand, dim: int, index: Operand, src: Any = None, value: Any = None, reduce: Any = None
 ) -> Any:
@@ -66,7 +67,7 @@ def scatter(
     return put(call, input, dim, index, src) if reduce is None else spread(call, input, dim, src)
 
 
-@rule(*named("index_fill"))
+@rule(*named("index_fill"), shape=shape_functions.same)
 def index_fill(call: Call, input: Operand, dim: int, index: Operand, value: Any) -> CobMap:
     return joined(call, [input, value], "a constant is put into it")
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import named, rule
@@ -35,7 +36,7 @@ def on_axis(vector: CobMap, axis: int, rank: int) -> CobMap:
     return vector.each(lambda s: s.view(shape))
 
 
-@rule(*named("linear"), nn.Linear)
+@rule(*named("linear"), nn.Linear, shape=shape_functions.linear)
 def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
     cob = input.map
     passing = IDENTITY
@@ -84,7 +85,7 @@ def convolved(
     return on_axis(out, at, call.value.ndim)
 
 
-@rule(*named("conv1d conv2d conv3d"), nn.Conv1d, nn.Conv2d, nn.Conv3d)
+@rule(*named("conv1d conv2d conv3d"), nn.Conv1d, nn.Conv2d, nn.Conv3d, shape=shape_functions.convolution)
 def convolution(
     call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
@@ -119,7 +120,7 @@ def transposed_convolution(
     return convolved(call, input, weight, bias, groups, transposed=True)
 
 
-@rule(*named("embedding"), nn.Embedding)
+@rule(*named("embedding"), nn.Embedding, shape=shape_functions.embedding)
 def embedding(
     call: Call, input: Operand, weight: Operand, padding_idx: Any = None, max_norm: Any = None, *rest: Any,
     **settings: Any,
@@ -169,7 +170,7 @@ def bilinear(call: Call, input1: Operand, input2: Operand, weight: Operand, bias
     return on_axis(out, -1, call.value.ndim)
 
 
-@rule(nn.MultiheadAttention)
+@rule(nn.MultiheadAttention, shape=shape_functions.attention_layer)
 def multihead_attention(
     call: Call, query: Operand, key: Operand, value: Operand, key_padding_mask: Operand | None = None,
     need_weights: bool = True, attn_mask: Operand | None = None, average_attn_weights: bool = True,

@@ -1,0 +1,201 @@
+"""Size: a number that comes from the sizes of a network's inputs, as a polynomial of unknowns.
+
+An *atom* is one unknown number: the size of an axis of an input, what a strided convolution leaves of it, a number that
+the run finds out. A size is an `int` where it is the same on every input, else a `Size`: a polynomial of atoms with
+integer coefficients in normal form, so that two sizes that are equal on every input compare equal. What the graph itself
+insists on (a linear layer takes so many features and no other number) is learned by `Sizes.insist`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+Monomial = tuple[int, ...]  # atoms, sorted, repeated by their power
+
+
+class Size:
+    """A polynomial of atoms: monomials with their coefficients."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: frozenset[tuple[Monomial, int]]) -> None:
+        self.terms = terms
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Size and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __repr__(self) -> str:
+        parts = ["*".join([str(c), *(f"s{a}" for a in atoms)]) for atoms, c in sorted(self.terms)]
+        return " + ".join(parts)
+
+
+Extent = int | Size  # how many: known, or not
+
+
+def _terms(x: Extent) -> Mapping[Monomial, int]:
+    return dict(x.terms) if isinstance(x, Size) else {(): x}
+
+
+def _size(terms: Mapping[Monomial, int]) -> Extent:
+    held = {atoms: c for atoms, c in terms.items() if c}
+    if not held.keys() - {()}:
+        return held.get((), 0)
+    return Size(frozenset(held.items()))
+
+
+def plus(a: Extent, b: Extent, sign: int = 1) -> Extent:
+    """a + sign * b."""
+    if type(a) is int and type(b) is int:
+        return a + sign * b
+    total = dict(_terms(a))
+    for atoms, c in _terms(b).items():
+        total[atoms] = total.get(atoms, 0) + sign * c
+    return _size(total)
+
+
+def times(a: Extent, b: Extent) -> Extent:
+    """a * b."""
+    if type(a) is int and type(b) is int:
+        return a * b
+    total: dict[Monomial, int] = {}
+    for x, c in _terms(a).items():
+        for y, d in _terms(b).items():
+            atoms = tuple(sorted(x + y))
+            total[atoms] = total.get(atoms, 0) + c * d
+    return _size(total)
+
+
+def product(sizes: Iterable[Extent]) -> Extent:
+    """The number of elements of a tensor with axes of these sizes."""
+    total: Extent = 1
+    for size in sizes:
+        total = times(total, size)
+    return total
+
+
+def quotient(a: Extent, b: Extent) -> Extent | None:
+    """a / b where b is one monomial that divides every term of a; else None."""
+    if type(a) is int and type(b) is int:
+        return a // b if b and a % b == 0 else None
+    divisor = _terms(b)
+    if len(divisor) != 1:
+        return None
+    ((atoms, coefficient),) = divisor.items()
+    total: dict[Monomial, int] = {}
+    for held, c in _terms(a).items():
+        rest = _without(held, atoms)
+        if rest is None or not coefficient or c % coefficient:
+            return None
+        total[rest] = c // coefficient
+    return _size(total)
+
+
+def _without(atoms: Monomial, part: Monomial) -> Monomial | None:
+    """The product that is left when a part of its atoms is taken away."""
+    rest = list(atoms)
+    for atom in part:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
+
+
+class Sizes:
+    """The atoms of one graph, with what they are in the example, and what the graph insists on."""
+
+    def __init__(self) -> None:
+        self.examples: list[Any] = []
+        self._named: dict[Hashable, Size] = {}
+        self._insisted: dict[Monomial, int] = {}
+
+    def fresh(self, example: Any) -> Size:
+        """A number that nothing is known of but its value in the example."""
+        self.examples.append(example)
+        return Size(frozenset({((len(self.examples) - 1,), 1)}))
+
+    def named(self, key: Hashable, example: Any) -> Size:
+        """A number that is a function of others: the same key is the same number."""
+        if key not in self._named:
+            self._named[key] = self.fresh(example)
+        return self._named[key]
+
+    def value(self, size: Any, atoms: Mapping[int, int] | None = None) -> Any:
+        """What a size is in the example, or where atoms have other values."""
+        if not isinstance(size, Size):
+            return size
+        table = self.examples if atoms is None else atoms
+        return sum(c * math.prod(table[a] for a in held) for held, c in size.terms)
+
+    def insist(self, a: Extent, b: Extent) -> None:
+        """a = b, or the graph does not run: where one monomial is unknown, it is known from here on."""
+        rest = self.settled(plus(a, b, -1))
+        terms = dict(_terms(rest))
+        constant = terms.pop((), 0)
+        if len(terms) != 1:
+            return
+        ((atoms, coefficient),) = terms.items()
+        if constant % coefficient == 0:
+            self._insisted[atoms] = -constant // coefficient
+
+    def settled(self, size: Any) -> Any:
+        """The size with what the graph insists on put in."""
+        if type(size) is not Size or not self._insisted:
+            return size
+        total: dict[Monomial, int] = {}
+        for atoms, c in size.terms:
+            for part, value in self._insisted.items():
+                while part and (rest := _without(atoms, part)) is not None:
+                    atoms, c = rest, c * value
+            total[atoms] = total.get(atoms, 0) + c
+        return _size(total)
+
+    def apply(self, fn: Callable[..., Any], args: tuple[Any, ...], example: Any) -> Any:
+        """What a function of numbers gives."""
+        if not any(isinstance(x, Size) for x in args):
+            return example
+        if len(args) == 2 and all(type(x) in (int, Size) for x in args):
+            a, b = args
+            if fn in _POLYNOMIAL:
+                return _POLYNOMIAL[fn](a, b)
+            if fn is operator.floordiv and (exact := quotient(a, b)) is not None:
+                return exact
+        return self.named((fn, args), example)
+
+
+_POLYNOMIAL: dict[Any, Callable[[Extent, Extent], Extent]] = {
+    operator.add: plus,
+    operator.sub: lambda a, b: plus(a, b, -1),
+    operator.mul: times,
+}
+
+
+def cuts(old: list[Extent], new: list[Extent]) -> list[tuple[list[int], list[int]]]:
+    """Two shapes of one tensor, cut into the shortest runs of axes whose products are equal on every input."""
+    before, after = _products(old), _products(new)
+    behind, ahead = _products(old[::-1])[::-1], _products(new[::-1])[::-1]
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        end = next(
+            (k, n)
+            for total in range(1, len(old) - i + len(new) - j + 1)
+            for k, n in ((i + step, j + total - step) for step in range(total + 1))
+            if k <= len(old) and n <= len(new) and (before[k] == after[n] or behind[k] == ahead[n])
+        )
+        runs.append((list(range(i, end[0])), list(range(j, end[1]))))
+        i, j = end
+    return runs
+
+
+def _products(sizes: list[Extent]) -> list[Extent]:
+    """The products of the first 0, 1, 2... sizes."""
+    totals: list[Extent] = [1]
+    for size in sizes:
+        totals.append(times(totals[-1], size))
+    return totals
