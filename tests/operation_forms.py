@@ -168,8 +168,17 @@ for _name in ("prod", "median", "nanmedian", "max", "min", "argmax", "argmin"):
     over_one(_name, whole=True)
 for _name in ("mode",):
     over_one(_name)
-for _name in ("cumsum", "cummax", "cummin", "softmax", "log_softmax", "logcumsumexp", "cumprod", "diff"):
+for _name in ("cumsum", "cummax", "cummin", "softmax", "log_softmax"):
     over_one(_name, keeps=False)
+
+
+@form("diff")
+def _diff(pick: Draw, spell: Draw) -> tuple[Any, ...]:
+    x = pick.tensor(*pick.shape(2, 3, 1, 4, 5, least=2))
+    settings = {"n": pick(1, 1, 0), "dim": axis(spell, pick(*range(x.ndim)), x.ndim)}
+    if settings["n"] == 1 and spell(True, False):
+        return written(spell, "diff", (x,), {"dim": settings["dim"]}, "dim")
+    return written(spell, "diff", (x,), settings)
 
 
 @form("norm")
@@ -408,9 +417,7 @@ def _split(pick: Draw, spell: Draw) -> tuple[Any, ...]:
         return written(spell, "unbind", (x,), {"dim": dim})
     cut = pick(*range(1, n + 1))
     if kind == "sizes":
-        return written(spell, "split", (x,), {"split_size_or_sections" if False else "split_size": 1}) if False else (
-            Written(spell(torch.split, "split")), (x, spell([cut, n - cut], (cut, n - cut)), dim), {}
-        )  # fmt: skip
+        return Written(spell(torch.split, "split")), (x, spell([cut, n - cut], (cut, n - cut)), dim), {}
     if kind == "split":
         return Written(spell(torch.split, "split")), (x, cut), {"dim": dim}
     if kind == "indices":
@@ -441,14 +448,28 @@ def _select(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 def _indexed(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     """By tensors of indices, of which several are broadcast, and which an axis may come between."""
     x = pick.tensor(*pick.shape(2, 3, 4, 1))
-    shape = pick.shape(1, 0, 2)
+    count = pick(1, 2, 3)
     parts: list[Any] = []
-    for n in x.shape[: pick(*range(1, x.ndim + 1))]:
-        parts.append(pick(pick.index(n, *shape), pick.index(n, *shape), slice(None), slice(0, None, 2), 0, None))
+    sizes, mask = list(x.shape), pick(True, False)
+    while sizes and len(parts) < 5:
+        n = sizes.pop(0)
+        index = pick.index(n, count)
+        parts.append(pick(index, index, slice(None), slice(0, None, 2), 0, None, "mask"))
         if parts[-1] is None:
-            parts.append(pick(pick.index(n, *shape), slice(None)))
-    if pick(True, False):
-        parts.append(...)
+            sizes.insert(0, n)
+        elif isinstance(parts[-1], str):  # of one axis or two, with as many positions as the other indices
+            shape = (n, *sizes[:1]) if mask else (n,)
+            sizes = sizes[len(shape) - 1 :]
+            held = torch.arange(math.prod(shape)) < count
+            parts[-1] = held[torch.randperm(held.numel(), generator=pick.generator)].view(shape)
+        if pick(False, False, True):
+            break
+    if sizes and pick(True, False):
+        after = pick(0, 1)
+        if after and len(sizes) > 1:
+            parts += [..., pick.index(sizes[-1], count)]
+        else:
+            parts.append(...)
     return (lambda x, *index: x[index]), (x, *parts), {}
 
 
@@ -497,11 +518,7 @@ def _cat(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     target = spell(torch.cat, torch.concat, torch.concatenate)
     way = spell("position", "dim", "axis")
     kwargs = {} if way == "position" else {way: names["dim"]}
-    return (lambda *xs, **kw: target(spell_list(xs), *([names["dim"]] if way == "position" else []), **kw)), tuple(parts), kwargs
-
-
-def spell_list(xs: Sequence[Any]) -> list[Any]:
-    return list(xs)
+    return (lambda *xs, **kw: target(list(xs), *([names["dim"]] if way == "position" else []), **kw)), tuple(parts), kwargs
 
 
 @form("stack")
@@ -759,10 +776,8 @@ def _cross(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     """Both may be broadcast; `torch.cross` without an axis takes the first of three elements of its input."""
     rank = pick(2, 1, 3)
     i = pick(*range(rank))
-    shape = [pick(3, 2, 3) for _ in range(rank)]
-    shape[i] = 3
-    a, b = ([n if k == i else pick(n, n, 1) for k, n in enumerate(shape)] for _ in range(2))
-    a, b = pick.tensor(*a), pick.tensor(*b)
+    shape = [3 if k == i else pick(3, 2, 3) for k in range(rank)]
+    a, b = (pick.tensor(*(n if k == i else pick(n, n, 1) for k, n in enumerate(shape))) for _ in range(2))
     if pick(False, True):
         return (Written(spell(torch.cross, "cross"))), (a, b), {}
     if i == rank - 1 and spell(True, False):

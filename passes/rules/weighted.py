@@ -38,6 +38,8 @@ def on_axis(vector: CobMap, axis: int, rank: int) -> CobMap:
 
 @rule(*named("linear"), nn.Linear, shape=shape_functions.linear)
 def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
+    if weight.rank != 2:
+        call.decline("its weight is one row, not a matrix")
     cob = input.map
     passing = IDENTITY
     if bias is None:
@@ -187,8 +189,8 @@ def multihead_attention(
     inputs = [channel(call, x, -1) for x in (query, key, value)]
     hidden = [k**-1, k, v]
     if in_proj_weight is not None:
-        first = inputs[0]
-        for other in inputs:
+        first = call.filled(inputs[0], "one weight projects zeros and other values")
+        for other in inputs[1:]:
             call.same(first, other, "one weight projects the query, the key and the value")
         rows = stacked(hidden, n)
         call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")
