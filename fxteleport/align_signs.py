@@ -21,19 +21,22 @@ _STRONGEST = 8  # votes of a row or of a column that may become edges
 _TURNS = 50
 
 
-def signs(matrix: Any, votes: Sequence[Votes], movable: Tensor) -> Tensor:
+def signs(matrix: Any, votes: Sequence[Votes], movable: Tensor, start: Tensor | None = None) -> Tensor:
     """The signs that most votes are for, float64 [num_free]; + where there is none and where `movable` is False.
+
+    Those that are given to `start` from are only improved.
 
     Args:
         matrix: every symbol's exponents of the free values, sparse.
         votes: of the parameters.
         movable: bool [num_free].
+        start: signs, + where `movable` is False.
     """
     parity = matrix.copy()
     parity.data = np.abs(parity.data) % 2
     parity.eliminate_zeros()
     held = [v for v in votes if v.factors]
-    bits = _tree(parity, held, movable.numpy())
+    bits = _tree(parity, held, movable.numpy()) if start is None else (start < 0).double().numpy()
     return torch.from_numpy(1.0 - 2.0 * _improved(parity, held, movable.numpy(), bits))
 
 

@@ -130,7 +130,9 @@ def over_many(name: str, least: int = 1, ranks: Sequence[int] = (2, 3, 1, 4, 5, 
         x = pick.tensor(*pick.shape(*ranks, least=least))
         keepdim = pick(False, True)
         if pick(False, False, True) or not x.ndim:
-            ways = [{}, {"dim": None}, {"dim": tuple(range(x.ndim))}] if not keepdim else [{"dim": tuple(range(x.ndim))}]
+            ways = (
+                [{}, {"dim": None}, {"dim": tuple(range(x.ndim))}] if not keepdim else [{"dim": tuple(range(x.ndim))}]
+            )
             settings = spell(*ways)
         else:
             settings = {"dim": axes(spell, pick.some(range(x.ndim)), x.ndim)}
@@ -245,7 +247,9 @@ def _sort(pick: Draw, spell: Draw) -> tuple[Any, ...]:
         settings = {}
     if pick(False, True):
         settings["stable"] = True
-    return written(spell, pick("sort", "argsort"), (x,), settings, "stable dim descending" if "stable" in settings else "")
+    return written(
+        spell, pick("sort", "argsort"), (x,), settings, "stable dim descending" if "stable" in settings else ""
+    )
 
 
 # -- movement ------------------------------------------------------------------------------------------------------
@@ -302,7 +306,9 @@ def _roll(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 def _rot90(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     x = pick.tensor(*pick.shape(2, 3, 4))
     i, j = pick.some(range(x.ndim), 2)[:2]
-    return written(spell, "rot90", (x,), {"k": pick(1, 2, 3, -1), "dims": [axis(spell, i, x.ndim), axis(spell, j, x.ndim)]})
+    return written(
+        spell, "rot90", (x,), {"k": pick(1, 2, 3, -1), "dims": [axis(spell, i, x.ndim), axis(spell, j, x.ndim)]}
+    )
 
 
 @form("repeat")
@@ -310,7 +316,11 @@ def _repeat(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     """More repeats than axes put new axes in front."""
     x = pick.tensor(*pick.shape(2, 1, 3, 0))
     times = [pick(1, 2) for _ in range(x.ndim + pick(0, 1, 2))]
-    return Written(spell(lambda x, t: x.repeat(t), lambda x, t: x.repeat(*t), lambda x, t: torch.tile(x, tuple(t)))), (x, times), {}
+    return (
+        Written(spell(lambda x, t: x.repeat(t), lambda x, t: x.repeat(*t), lambda x, t: torch.tile(x, tuple(t)))),
+        (x, times),
+        {},
+    )
 
 
 @form("tile")
@@ -337,7 +347,11 @@ def _expand(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     new = [pick(1, 2) for _ in range(pick(0, 1, 2))]
     sizes = [pick(3, 2) if n == 1 else spell(n, -1) for n in x.shape]
     whole = [*new, *(n if m == -1 else m for n, m in zip(x.shape, sizes, strict=True))]
-    ways = [lambda x: x.expand(*new, *sizes), lambda x: x.expand([*new, *sizes]), lambda x: torch.broadcast_to(x, whole)]
+    ways = [
+        lambda x: x.expand(*new, *sizes),
+        lambda x: x.expand([*new, *sizes]),
+        lambda x: torch.broadcast_to(x, whole),
+    ]
     return Written(spell(*ways)), (x,), {}
 
 
@@ -497,7 +511,9 @@ def _take_along_dim(pick: Draw, spell: Draw) -> tuple[Any, ...]:
         return written(spell, "take_along_dim", (x,), {"indices": pick.index(x.numel(), *pick.shape(1, 2))})
     i = pick(*range(x.ndim))
     shape = [pick(2, 1) if k == i else pick(n, 1) for k, n in enumerate(x.shape)]
-    return written(spell, "take_along_dim", (x,), {"indices": pick.index(x.shape[i], *shape), "dim": axis(spell, i, x.ndim)})
+    return written(
+        spell, "take_along_dim", (x,), {"indices": pick.index(x.shape[i], *shape), "dim": axis(spell, i, x.ndim)}
+    )
 
 
 @form("method unfold")
@@ -505,7 +521,9 @@ def _method_unfold(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     x = pick.tensor(*pick.shape(2, 3, 1, 4))
     i = pick(*range(x.ndim))
     size = pick(*range(1, x.shape[i] + 1))
-    return written(spell, "unfold", (x,), {"dimension": axis(spell, i, x.ndim), "size": size, "step": pick(1, 2)}, spaces=(torch,))
+    return written(
+        spell, "unfold", (x,), {"dimension": axis(spell, i, x.ndim), "size": size, "step": pick(1, 2)}, spaces=(torch,)
+    )
 
 
 @form("cat")
@@ -518,7 +536,11 @@ def _cat(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     target = spell(torch.cat, torch.concat, torch.concatenate)
     way = spell("position", "dim", "axis")
     kwargs = {} if way == "position" else {way: names["dim"]}
-    return (lambda *xs, **kw: target(list(xs), *([names["dim"]] if way == "position" else []), **kw)), tuple(parts), kwargs
+    return (
+        (lambda *xs, **kw: target(list(xs), *([names["dim"]] if way == "position" else []), **kw)),
+        tuple(parts),
+        kwargs,
+    )
 
 
 @form("stack")
@@ -536,7 +558,9 @@ def _stack(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 def _pad(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     x = pick.tensor(*pick.shape(2, 3, 1, 4, 5, least=2))
     mode = pick("constant", "constant", "reflect", "replicate", "circular")
-    count = pick(*range(1, x.ndim + 1)) if mode == "constant" else pick(*(k for k in (1, 2, 3) if k + 1 <= x.ndim <= k + 2))
+    count = (
+        pick(*range(1, x.ndim + 1)) if mode == "constant" else pick(*(k for k in (1, 2, 3) if k + 1 <= x.ndim <= k + 2))
+    )
     pads = [pick(1, 0, -1) if mode == "constant" else pick(1, 0) for _ in range(2 * count)]
     value = pick(0.0, 0.0, 1.5) if mode == "constant" else None
     settings = {"pad": spell(pads, tuple(pads)), "mode": mode, "value": value}
@@ -564,7 +588,11 @@ def _pixel_shuffle(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     lead = pick.shape(1, 0, 2)
     if pick(True, False):
         x = pick.tensor(*lead, pick(4, 8), 2, 3)
-        return spell(nn.PixelShuffle(2), lambda x: F.pixel_shuffle(x, 2), lambda x: F.pixel_shuffle(x, upscale_factor=2)), (x,), {}
+        return (
+            spell(nn.PixelShuffle(2), lambda x: F.pixel_shuffle(x, 2), lambda x: F.pixel_shuffle(x, upscale_factor=2)),
+            (x,),
+            {},
+        )
     x = pick.tensor(*lead, pick(1, 2), 4, 2)
     return spell(nn.PixelUnshuffle(2), lambda x: F.pixel_unshuffle(x, 2)), (x,), {}
 
@@ -575,7 +603,9 @@ def _unfold(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     kernel, stride, padding = pick(2, (1, 2), (2, 3)), pick(1, 2), pick(0, 1)
     if spell(True, False):
         return nn.Unfold(kernel, stride=stride, padding=padding), (x,), {}
-    return written(spell, "unfold", (x,), {"kernel_size": kernel, "dilation": 1, "padding": padding, "stride": stride}, spaces=(F,))
+    return written(
+        spell, "unfold", (x,), {"kernel_size": kernel, "dilation": 1, "padding": padding, "stride": stride}, spaces=(F,)
+    )
 
 
 @form("fold")
@@ -602,16 +632,31 @@ def _scatter(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     shape = [pick(n, n, *range(1, n + 1)) for n in x.shape]
     index = pick.index(x.shape[i] if x.ndim else 1, *shape)
     if len(shape) and pick(False, True):  # each position once
-        index = torch.randperm(x.shape[i], generator=pick.generator)[: shape[i]].view([-1 if k == i else 1 for k in range(x.ndim)]).expand(shape).clone()
+        index = (
+            torch.randperm(x.shape[i], generator=pick.generator)[: shape[i]]
+            .view([-1 if k == i else 1 for k in range(x.ndim)])
+            .expand(shape)
+            .clone()
+        )
     elif name == "scatter":
-        index = torch.zeros_like(index) + torch.arange(shape[i]).view([-1 if k == i else 1 for k in range(x.ndim)]) if x.ndim else index
+        index = (
+            torch.zeros_like(index) + torch.arange(shape[i]).view([-1 if k == i else 1 for k in range(x.ndim)])
+            if x.ndim
+            else index
+        )
     settings: dict[str, Any] = {"dim": axis(spell, i, x.ndim), "index": index}
     if name == "scatter value":
         return written(spell, "scatter", (x,), settings | {"value": pick(0.0, 2.0)}, "value")
     src = pick.tensor(*(pick(n, n, n + 1) for n in shape))
     if name == "scatter_reduce":
         reduce = pick("sum", "mean", "amax", "amin", "prod")
-        return written(spell, name, (x,), settings | {"src": src, "reduce": reduce, "include_self": pick(True, False)}, "include_self")
+        return written(
+            spell,
+            name,
+            (x,),
+            settings | {"src": src, "reduce": reduce, "include_self": pick(True, False)},
+            "include_self",
+        )
     return written(spell, name, (x,), settings | {"src": src})
 
 
@@ -681,7 +726,13 @@ def _matmul(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     batch = pick.shape(1, 2, 0)
     a = (k,) if pick(False, False, True) else (*(pick(b, 1) for b in batch[pick(*range(len(batch) + 1)) :]), n, k)
     b = (k,) if pick(False, False, True) else (*(pick(b, 1) for b in batch[pick(*range(len(batch) + 1)) :]), k, m)
-    ways: list[Any] = [torch.matmul, "matmul", lambda x, y: x @ y, lambda x, y: x.__matmul__(y), lambda x, y: torch.matmul(x, other=y)]
+    ways: list[Any] = [
+        torch.matmul,
+        "matmul",
+        lambda x, y: x @ y,
+        lambda x, y: x.__matmul__(y),
+        lambda x, y: torch.matmul(x, other=y),
+    ]
     ways += [torch.mm, "mm"] if len(a) == len(b) == 2 else []
     ways += [torch.mv, "mv", lambda x, y: torch.mv(x, vec=y)] if (len(a), len(b)) == (2, 1) else []
     ways += [torch.dot, torch.vdot, torch.inner] if len(a) == len(b) == 1 else []
@@ -753,7 +804,15 @@ def _einsum(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 @form("einsum without an output")
 def _einsum_implicit(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     terms = pick(("ba", "ac"), ("ij", "jk"), ("ii",), ("...ii",), ("ab", "ab"), ("...a", "a..."), ("aab", "b"))
-    output = {("ba", "ac"): "bc", ("ij", "jk"): "ik", ("ii",): "", ("...ii",): "...", ("ab", "ab"): "", ("...a", "a..."): "...", ("aab", "b"): ""}[terms]
+    output = {
+        ("ba", "ac"): "bc",
+        ("ij", "jk"): "ik",
+        ("ii",): "",
+        ("...ii",): "...",
+        ("ab", "ab"): "",
+        ("...a", "a..."): "...",
+        ("aab", "b"): "",
+    }[terms]
     tensors = [pick.tensor(*(2 for c in t.replace("...", "." * pick(1, 2, 0)))) for t in terms]
     equation = ",".join(terms) + spell("", f"->{output}")
     return (lambda *xs: torch.einsum(equation, *xs)), tuple(tensors), {}
@@ -768,7 +827,11 @@ def _inner(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 
 @form("outer")
 def _outer(pick: Draw, spell: Draw) -> tuple[Any, ...]:
-    return Written(spell(torch.outer, torch.ger, "outer", lambda x, y: torch.outer(x, vec2=y))), (pick.tensor(pick(2, 3)), pick.tensor(pick(3, 2, 1))), {}
+    return (
+        Written(spell(torch.outer, torch.ger, "outer", lambda x, y: torch.outer(x, vec2=y))),
+        (pick.tensor(pick(2, 3)), pick.tensor(pick(3, 2, 1))),
+        {},
+    )
 
 
 @form("cross")
@@ -899,13 +962,21 @@ def _convolution(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     kernel = pick(2, 1)
     settings = {"stride": pick(1, 2), "padding": pick(0, 1), "groups": groups, "bias": pick(True, False)}
     name = f"conv{'_transpose' if transposed else ''}{spatial}d"
-    layer = ft.randomize(getattr(nn, f"Conv{'Transpose' if transposed else ''}{spatial}d")(channels, out, kernel, **settings))
+    layer = ft.randomize(
+        getattr(nn, f"Conv{'Transpose' if transposed else ''}{spatial}d")(channels, out, kernel, **settings)
+    )
     x = pick.tensor(*pick.shape(1, 0), channels, *(pick(2, 3, channels) for _ in range(spatial)))
     if spell(True, False):
         return layer, (x,), {}
     bias = settings.pop("bias") and layer.bias.detach()
     function = spell(getattr(F, name), getattr(torch, name))
-    return _Held(lambda x, w, b: function(x, w, b, **settings), layer.weight.detach(), bias if bias is not False else None), (x,), {}
+    return (
+        _Held(
+            lambda x, w, b: function(x, w, b, **settings), layer.weight.detach(), bias if bias is not False else None
+        ),
+        (x,),
+        {},
+    )
 
 
 @form("convolution of a computed weight")
@@ -916,7 +987,11 @@ def _computed_convolution(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     x = pick.tensor(*pick.shape(1, 0), channels, *(pick(2, 3) for _ in range(spatial)))
     function = getattr(F, f"conv{'_transpose' if transposed else ''}{spatial}d")
     kernel = pick(2, 1)
-    return (lambda x, w, b: function(x, w, b, groups=groups)), (x, pick.tensor(*shape, *(kernel,) * spatial), pick.tensor(out)), {}
+    return (
+        (lambda x, w, b: function(x, w, b, groups=groups)),
+        (x, pick.tensor(*shape, *(kernel,) * spatial), pick.tensor(out)),
+        {},
+    )
 
 
 def pooling(kind: str) -> None:
@@ -957,9 +1032,16 @@ def _pool_indices(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 def _interpolate(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     spatial = pick(1, 2, 3)
     x = pick.tensor(pick(2, 1), pick(2, 3), *(pick(2, 3) for _ in range(spatial)))
-    mode = pick("nearest", "nearest-exact", {1: "linear", 2: "bilinear", 3: "trilinear"}[spatial], *(["bicubic", "area"] if spatial == 2 else []))
+    mode = pick(
+        "nearest",
+        "nearest-exact",
+        {1: "linear", 2: "bilinear", 3: "trilinear"}[spatial],
+        *(["bicubic", "area"] if spatial == 2 else []),
+    )
     size = tuple(2 * n for n in x.shape[2:])
-    settings = spell({"scale_factor": 2.0}, {"size": size}, {"size": list(size)}) if mode == "nearest" else {"size": size}
+    settings = (
+        spell({"scale_factor": 2.0}, {"size": size}, {"size": list(size)}) if mode == "nearest" else {"size": size}
+    )
     return (lambda x: F.interpolate(x, mode=mode, **settings)), (x,), {}
 
 
@@ -968,7 +1050,11 @@ def _grid_sample(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     spatial = pick(2, 3)
     x = pick.tensor(2, pick(2, 3), *(pick(2, 3) for _ in range(spatial)))
     grid = pick.tensor(2, *(pick(2, 3) for _ in range(spatial)), spatial)
-    settings = {"mode": pick("bilinear", "nearest"), "padding_mode": pick("zeros", "border", "reflection"), "align_corners": False}
+    settings = {
+        "mode": pick("bilinear", "nearest"),
+        "padding_mode": pick("zeros", "border", "reflection"),
+        "align_corners": False,
+    }
     if pick(False, True):
         return (lambda x: F.grid_sample(x, grid, **settings)), (x,), {}
     return written(spell, "grid_sample", (x, grid), settings, spaces=(F,))
@@ -1012,7 +1098,9 @@ def _with_parameters(spell: Draw, fn: Callable[..., Any], x: Tensor, settings: d
 class _Calls(nn.Module):
     """A function of a tensor, with settings of which some are parameters."""
 
-    def __init__(self, held: nn.Module, fn: Callable[..., Any], places: list[str], plain: dict[str, Any], names: list[str]) -> None:
+    def __init__(
+        self, held: nn.Module, fn: Callable[..., Any], places: list[str], plain: dict[str, Any], names: list[str]
+    ) -> None:
         super().__init__()
         self.fn, self.places, self.plain, self.names = fn, places, plain, names
         for name, parameter in held.named_parameters(recurse=False):
@@ -1042,7 +1130,9 @@ def _norm_module(pick: Draw, spell: Draw) -> tuple[Any, ...]:
         layer: nn.Module = nn.GroupNorm(pick(1, 2), channels, eps=0.125, affine=affine)
         x = pick.tensor(2, channels, *sizes[: pick(*range(spatial + 1))])
     elif kind == "InstanceNorm":
-        layer = getattr(nn, f"InstanceNorm{spatial}d")(channels, eps=0.125, affine=affine, track_running_stats=pick(False, True))
+        layer = getattr(nn, f"InstanceNorm{spatial}d")(
+            channels, eps=0.125, affine=affine, track_running_stats=pick(False, True)
+        )
         x = pick.tensor(*(() if alone else (2,)), channels, *sizes)
     else:
         layer = getattr(nn, f"BatchNorm{spatial}d")(channels, eps=0.125, affine=affine)
@@ -1110,7 +1200,11 @@ def _embedding_bag(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     settings: dict[str, Any] = {"offsets": offsets, "mode": mode}
     x = pick.tensor(bags, table.shape[1])
     if weighted:
-        return _Held(lambda x, i, s, w, _: x + F.embedding_bag(i, w, per_sample_weights=s, **settings), table, None), (x, index, pick.tensor(*index.shape)), {}
+        return (
+            _Held(lambda x, i, s, w, _: x + F.embedding_bag(i, w, per_sample_weights=s, **settings), table, None),
+            (x, index, pick.tensor(*index.shape)),
+            {},
+        )
     return _Held(lambda x, i, w, _: x + F.embedding_bag(i, w, **settings), table, None), (x, index), {}
 
 
@@ -1120,7 +1214,9 @@ def _multihead(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     first, alone, width = pick(True, False), pick(False, True), pick(2, 4)
     sizes = pick({}, {"kdim": 3, "vdim": 2})
     bare = pick(False, True)
-    layer = ft.randomize(nn.MultiheadAttention(width, 2, batch_first=first, bias=not bare, add_bias_kv=pick(False, True), **sizes)).eval()
+    layer = ft.randomize(
+        nn.MultiheadAttention(width, 2, batch_first=first, bias=not bare, add_bias_kv=pick(False, True), **sizes)
+    ).eval()
 
     def tokens(n: int, features: int) -> Tensor:
         shape = (n,) if alone else (2, n) if first else (n, 2)
@@ -1167,7 +1263,9 @@ def _fourier(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     if pick(True, False):
         i = pick(*range(x.ndim))
         settings: dict[str, Any] = {"n": pick(None, 3), "dim": axis(spell, i, x.ndim)}
-        return written(spell, pick("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"), (x,), settings, spaces=(torch.fft,))
+        return written(
+            spell, pick("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"), (x,), settings, spaces=(torch.fft,)
+        )
     over = pick.some(range(x.ndim))
     if len(over) == 2 and pick(True, False):
         name, settings = pick("fft2", "rfft2", "ifft2"), {"s": None, "dim": tuple(axis(spell, i, x.ndim) for i in over)}
@@ -1182,7 +1280,13 @@ def _fourier(pick: Draw, spell: Draw) -> tuple[Any, ...]:
 def _fftshift(pick: Draw, spell: Draw) -> tuple[Any, ...]:
     x = pick.tensor(*pick.shape(2, 3, 1))
     over = pick(None, pick.some(range(x.ndim)))
-    return written(spell, pick("fftshift", "ifftshift"), (x,), {"dim": None if over is None else axes(spell, over, x.ndim)}, spaces=(torch.fft,))
+    return written(
+        spell,
+        pick("fftshift", "ifftshift"),
+        (x,),
+        {"dim": None if over is None else axes(spell, over, x.ndim)},
+        spaces=(torch.fft,),
+    )
 
 
 @form("stft")

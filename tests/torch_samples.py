@@ -116,7 +116,9 @@ def finished(model: Probe) -> Tensor:
         raise Unfit("nothing can move" if width == 0 else "large")
     try:
         results = _seeded(model.results, z)
-        size = sum(x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == model.dtype or model.is_turned(x))
+        size = sum(
+            x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == model.dtype or model.is_turned(x)
+        )
         model.head = nn.Linear(size, 3, dtype=model.dtype) if size else model.head
         before, again = _seeded(model, z), _seeded(model, z)
     except Exception as error:
