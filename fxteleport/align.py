@@ -59,8 +59,8 @@ class Alignment:
 def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
     """Find the change of basis that maps weights `a` onto weights `b`, or as near to them as descent comes.
 
-    One that maps most weights to within 1 % is taken as it is: the others have changed for another reason. Any other that
-    is returned is a local minimum of the distance, and no farther from `b` than `a` is.
+    One that maps most weights to within 1 % is taken as it is: the others have changed for another reason. Any other
+    that is returned is a local minimum of the distance, and no farther from `b` than `a` is.
 
     Args:
         plan: of a model with these parameters; its mode says which values may be negative.
