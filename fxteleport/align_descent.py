@@ -79,6 +79,7 @@ class Distance:
         found = []
         for share in self.shares:
             scale = share.cob.scale(tau)
+            assert scale is not None
             odd = [s for s, e in share.cob.factors if e % 2]
             found.append(Votes(odd, summed(share.cross * scale, odd)))
         return found
