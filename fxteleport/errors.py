@@ -18,7 +18,7 @@ class CobError(TeleportError):
 
 
 class RuleError(TeleportError):
-    """A rule is registered twice, or with a key that no node can have."""
+    """A rule is registered twice, with a key that no node can have, or asks for an axis that a tensor does not have."""
 
 
 class CheckpointError(TeleportError):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
@@ -23,7 +24,7 @@ from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.leaves import hooked, is_stateful
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, bound, lookup
 from fxteleport.passes.shape_functions import Sized
@@ -343,14 +344,23 @@ class Interpreter:
             raise Decline(f"inside it, {inner.opaque[0].why}")
         if any(len(maps_in(out)) != len(maps_in(outs[0])) for out in outs):
             raise Decline("it returns another structure in train mode")
-        for other in outs[1:]:
-            for a, b in zip(maps_in(outs[0]), maps_in(other), strict=True):
-                self.system.same(a, b, Origin(node.name, "it must agree in train and in eval mode"))
-        result = self.checked(value, outs[0])
+        origin = Origin(node.name, "it must agree in train and in eval mode")
+        result = self.checked(value, pytree.tree_map(lambda *cobs: self.agreed(cobs, origin), *outs))
         if inner.wraps:
             self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
         self.rules[node.name] = "inside"
         return result
+
+    def agreed(self, cobs: Sequence[CobMap | None], origin: Origin) -> CobMap | None:
+        """The one map of a value that several graphs may give; what is zero in one of them need not be in another."""
+        known = [cob for cob in cobs if cob is not None]
+        whole = next((cob for cob in known if not cob.zeros), None)
+        if known and whole is None:
+            shape = torch.broadcast_shapes(*(s.shape for cob in known for s, _ in cob.factors))
+            whole = single(self.system.fresh(shape, origin))
+        for cob in known:
+            self.system.same(whole, cob, origin)  # type: ignore[arg-type]
+        return whole
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""

@@ -49,11 +49,18 @@ class Probe(nn.Module):
         self.operation, self.dtype, self.whole = sample.operation, sample.dtype, whole
         leaves, self.structure = pytree.tree_flatten((sample.args, sample.kwargs))
         self.leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-        self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if self.moves(x)})
+        made = {str(i): self.source(x) for i, x in enumerate(self.leaves)}
+        self.stems = nn.ModuleDict({i: source for i, source in made.items() if source is not None})
         self.head: nn.Module = nn.Identity()
 
+    def source(self, x: Any) -> nn.Module | None:
+        """What makes an argument out of the input; None for one that stays as it is."""
+        return _stem(x) if self.moves(x) else None
+
     def result(self, z: Tensor) -> Any:
-        leaves = [self.stems[str(i)](z).reshape(x.shape) if self.moves(x) else x for i, x in enumerate(self.leaves)]
+        leaves = [
+            self.stems[str(i)](z).reshape(x.shape) if str(i) in self.stems else x for i, x in enumerate(self.leaves)
+        ]
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
         return self.operation(*args, **kwargs)
 
@@ -92,27 +99,44 @@ def check(sample: Sample, mode: str, whole: bool = False) -> str:
         Unfit: the sample has nothing that could move, is large, does not run, or gives something else each time.
     """
     torch.manual_seed(0)
-    model, z = Probe(sample, whole).eval(), torch.randn(4, dtype=sample.dtype)
-    width = sum(stem.out_features for stem in model.stems.values())
+    model = Probe(sample, whole).eval()
+    return compare(model, finished(model), mode)[0]
+
+
+@torch.no_grad()
+def finished(model: Probe) -> Tensor:
+    """Gives the model its head; returns an input.
+
+    Raises:
+        Unfit: as for `check`.
+    """
+    z = torch.randn(4, dtype=model.dtype)
+    width = sum(x.numel() for x in model.leaves if model.moves(x))
     if not 0 < width <= LARGEST:
         raise Unfit("nothing can move" if width == 0 else "large")
     try:
         results = _seeded(model.results, z)
         size = sum(
-            x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == sample.dtype or model.is_turned(x)
+            x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == model.dtype or model.is_turned(x)
         )
-        model.head = nn.Linear(size, 3, dtype=sample.dtype) if size else model.head
+        model.head = nn.Linear(size, 3, dtype=model.dtype) if size else model.head
         before, again = _seeded(model, z), _seeded(model, z)
     except Exception as error:
         raise Unfit("does not run") from error
     if not _same(before, again):
         raise Unfit("another result each time")
+    return z
+
+
+@torch.no_grad()
+def compare(model: Probe, z: Tensor, mode: str) -> tuple[str, ft.Plan]:
+    """'equal' or 'different', and the node; and the plan that it was found with."""
     plan = ft.plan(model, z, mode=mode)
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
-    if not _same(before, _seeded(network, z)):
-        return "different"
+    if not _same(_seeded(model, z), _seeded(network, z)):
+        return "different", plan
     report = ft.verify(model, network, z)
-    return "equal" if report.first_difference is None else f"different at {report.first_difference}"
+    return "equal" if report.first_difference is None else f"different at {report.first_difference}", plan
 
 
 def _seeded(fn: Callable[..., Any], *args: Any) -> Any:

@@ -98,10 +98,15 @@ def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
 
 @rule(torch.cross, "cross", torch.linalg.cross)
 def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) -> CobMap:
-    """Along the axis of three coordinates: the last for `linalg.cross`, the first of that size for `cross`."""
-    if dim is None:
-        dim = -1 if call.node.target is torch.linalg.cross else list(call.value.shape).index(3)
-    axes, why = axes_of(dim, input.rank), "these coordinates are multiplied and subtracted"
+    """Along the axis of three coordinates: the last for `linalg.cross`, the first of the input's for `cross`."""
+    why = "these coordinates are multiplied and subtracted"
+    if dim is None and call.node.target is not torch.linalg.cross:
+        first = list(input.shape).index(3)
+        if type(input.sizes[first]) is Size:
+            call.decline("which axis has three coordinates is not known before the run")
+        axes = [i for i in range(first + 1) if i == first or type(input.sizes[i]) is Size]  # may have three of them
+    else:
+        axes = axes_of(-1 if dim is None else dim, input.rank)
     return product(call, call.constant(input.map, axes, why) * call.constant(other.map, axes, why))
 
 
@@ -204,8 +209,8 @@ def tensordot(call: Call, a: Operand, b: Operand, dims: Any = 2, **settings: Any
     kept_a, kept_b = ([i for i in range(x.rank) if i not in over] for over, x in ((over_a, a), (over_b, b)))
     rank, new = call.value.ndim, (None,) * len(kept_b)
     cobs = [  # [kept of a, kept of b, contracted]
-        a.map.each(lambda s: s.permute(*kept_a, *over_a)[(slice(None),) * len(kept_a) + new]),
-        b.map.each(lambda s: s.permute(*kept_b, *over_b)).aligned(rank + len(over_b)),
+        a.map.each(lambda s: s.permute([*kept_a, *over_a])[(slice(None),) * len(kept_a) + new]),
+        b.map.each(lambda s: s.permute([*kept_b, *over_b])).aligned(rank + len(over_b)),
     ]
     return product(call, contracted(call, cobs, range(rank, rank + len(over_b))))
 
@@ -220,20 +225,28 @@ def inner(call: Call, input: Operand, other: Operand) -> CobMap:
 
 @rule(torch.linalg.solve_triangular, torch.linalg.solve)
 def solved(call: Call, input: Operand, other: Operand, left: bool = True, **settings: Any) -> CobMap:
-    """The X of A X = B, or of X A = B: a product of B with a matrix that stays."""
+    """The X of A X = B, or of X A = B: a product of B with a matrix that stays.
+
+    As torch has it, B is vectors if it has one axis, or the sizes of A without its last; else matrices.
+    """
     call.pin(input.map, "it is solved with, not multiplied by")
-    vectors = other.rank != input.rank and other.shape == input.shape[: other.rank]
-    axis = other.rank - 1 if vectors or not left else other.rank - 2
-    return call.constant(other.map, [axis], CONTRACTED).aligned(call.value.ndim)
+    batches, rank = input.sizes[:-1], other.rank
+    vectors = rank == 1 or tuple(other.sizes) == tuple(batches)
+    axes = [rank - 1 if vectors or not left else rank - 2]
+    if not vectors and rank == len(batches) and any(type(n) is Size for n in (*other.sizes, *batches)):
+        axes = [rank - 2, rank - 1]  # for other sizes it may be vectors
+    return call.constant(other.map, axes, CONTRACTED).aligned(call.value.ndim)
 
 
 @rule(*named("einsum"), shape=shape_functions.einsum)
 def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
-    left, _, right = equation.replace(" ", "").partition("->")
+    left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    repeated = any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation
-    if "->" not in equation or repeated:
-        call.decline("this einsum has no output, or repeats an index in one operand")
+    if not arrow:  # the indices that occur once, in alphabetical order, behind what the ellipsis stands for
+        once = [c for c in sorted(set(left) - set(",.")) if left.count(c) == 1]
+        right = "".join(["..." if "..." in left else "", *once])
+    if any(len(set(t)) != len(t) for t in (term.replace("...", "") for term in terms)):
+        call.decline("this einsum repeats an index in one operand")
     # An ellipsis stands for leading axes: give each of them a letter of its own.
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
     width = max(t.rank - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
@@ -51,11 +52,11 @@ def batch_norm(
     tracked, rank = running_mean is not None and not training, input.rank
     call.require(running_var, IDENTITY, "a running variance stays")
     if tracked and call.norm_stats == "rescaled":
-        into = channel(call, input, 1)
+        into = call.filled(channel(call, input, 1), "a mean is taken from it")
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again
             call.require(bias, into, "bias * in")
-            return on_axis(into.settled(), 1, rank)
+            return on_axis(into, 1, rank)
         out = call.fresh(weight.shape)
         call.require(weight, out / into, "gamma * out / in")
         call.require(bias, out, "bias * out")
@@ -96,7 +97,8 @@ def instance_norm(
     weight: Operand | None = None, bias: Operand | None = None, *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
     unscaled(call, input)
-    return on_axis(affine(call, weight, bias), 1, input.rank)
+    alone = isinstance(call.module, _InstanceNorm) and input.rank == call.module._get_no_batch_dim()
+    return on_axis(affine(call, weight, bias), 0 if alone else 1, input.rank)
 
 
 @rule(F.normalize, F.local_response_norm, nn.LocalResponseNorm, shape=shape_functions.same)

@@ -45,6 +45,8 @@ def single_term(call: Call, input: Operand, terms: int, bias: Operand | None) ->
 
 @rule(*named("linear"), nn.Linear, shape=shape_functions.linear)
 def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
+    if weight.rank != 2:
+        call.decline("its weight is one row, not a matrix")
     single_term(call, input, weight.shape[-1], bias)
     cob = input.map
     passing = IDENTITY
@@ -196,8 +198,8 @@ def multihead_attention(
     inputs = [channel(call, x, -1) for x in (query, key, value)]
     hidden = [k**-1, k, v]
     if in_proj_weight is not None:
-        first = inputs[0]
-        for other in inputs:
+        first = call.filled(inputs[0], "one weight projects zeros and other values")
+        for other in inputs[1:]:
             call.same(first, other, "one weight projects the query, the key and the value")
         rows = stacked(hidden, n)
         call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")
