@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxteleport.passes import evaluate
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.writes import same
 
 
 class Applied(nn.Module):
@@ -34,6 +35,39 @@ class Helper(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         owner, fn = self._held
         return fn(owner, *args, **kwargs)
+
+
+class Given(nn.Module):
+    """A torch layer that is given its tensors by keyword; its settings and its mode are its own."""
+
+    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.layer, self._names = layer, names
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = {name: kwargs.pop(name) for name in self._names}
+        return torch.func.functional_call(self.layer, tensors, args, kwargs)
+
+
+def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], plain: Callable[[Any], Any]) -> nn.Module:
+    """A module like `real`, without its tensors and its parts, of one of its classes.
+
+    Args:
+        now: the attributes that it is to have.
+        plain: makes one of an attribute of `now` that is not `real`'s.
+    """
+    held = vars(real)
+    keys = frozenset(now) if cls is type(real) else frozenset(vars(cls(1)))
+    own = {k: v for k, v in now.items() if k not in _TABLES and k in keys}
+    state = {k: held[k] if k in held and same(v, held[k]) else plain(v) for k, v in own.items()}
+    made = object.__new__(cls)
+    made.__dict__.update(state, _modules={}, training=False)
+    for table in ("_parameters", "_buffers"):
+        made.__dict__[table] = dict.fromkeys(held[table])
+    return made
+
+
+_TABLES = frozenset({"_parameters", "_buffers", "_modules", "_path"})
 
 
 class Unread(TorchFunctionMode):

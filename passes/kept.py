@@ -17,13 +17,14 @@ from torch import Tensor, fx, nn
 from fxteleport.errors import OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import Stores, trace_inside, value_of
-from fxteleport.passes.helpers import Applied, Helper, Unread
-from fxteleport.passes.leaves import DROPOUT, is_leaf, watched, without_hooks
+from fxteleport.passes.helpers import Applied, Given, Helper, Unread, with_settings
+from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.objects import is_spelt
-from fxteleport.passes.proxy import Proxy
+from fxteleport.passes.proxy import NumberProxy, Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
-from fxteleport.passes.traced import path_of
+from fxteleport.passes.traced import holds_its_own, path_of
+from fxteleport.passes.writes import Writes, same, same_settings
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -41,6 +42,7 @@ class Kept(Recorder):
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
+        self.writes = Writes()
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
@@ -60,7 +62,9 @@ class Kept(Recorder):
             return tensor if tensor.is_meta else tensor.to(evaluate.META)
 
         made = clone(real, on_meta, path, class_of=class_of, training=training)
-        return without_hooks(made) if cls is not None or (is_leaf(real) and watched(real)) else made
+        if cls is not None:
+            return as_its_class(made)
+        return without_hooks(made) if is_leaf(real) and watched(real) else made
 
     def call_leaf(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is kept whole."""
@@ -76,11 +80,79 @@ class Kept(Recorder):
         what = f"'{path}' ({type(self.real(path)).__name__})"
         return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
 
-    def own_normalisation(self, module: nn.Module, x: Proxy) -> Any:
-        """The normalisation inside a batch norm subclass, as a leaf of its torch base class."""
+    def is_as_planned(self, module: nn.Module) -> bool:
+        """True for a shadow of a layer whose settings, tensors and parts are the layer's own."""
+        real = self.real(path_of(module))
+        if self.writes.have_set(module) or not (same_settings(module, real) and holds_its_own(module)):
+            return False
+        return not module._modules or (
+            module._modules.keys() == real._modules.keys()
+            and all(self.real(path_of(m)) is real._modules[k] for k, m in module._modules.items() if m is not None)
+            and all(self.is_as_planned(m) for m in module._modules.values() if m is not None)
+        )
+
+    def call_given(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cls: type[nn.Module] | None = None,
+        tensors: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Record a call of a layer that forward has changed, and whose mode matters.
+
+        It is a leaf of its own with the settings that it has now, which is given the tensors that it has now.
+        """
+        real = self.real(path_of(module))
+        layer = with_settings(real, {**vars(module), **settings}, cls or type(real), self.plain_setting)
+        if tensors is None:
+            tensors = dict([*module._parameters.items(), *module._buffers.items()])  # proxies, not what stands for them
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        leaf = Given(layer, tuple(given)) if given else layer
+        path = self.free_path(f"{path_of(module)}.{type(layer).__name__}")
+        graphs = self.inside(path, leaf, args, kwargs, (False, True)) if not is_leaf(layer) else []
+        out = self.call_added(path, leaf, functools.partial(evaluate.run, "call_module", leaf), args, kwargs | given)
+        if graphs:
+            self.branches[out._node] = tuple(graphs)
+        return out
+
+    def plain_setting(self, x: Any) -> Any:
+        """A setting as a leaf has it; the emitted network insists on a size that it was made of.
+
+        Raises:
+            RuntimeError: it holds a tensor or a module of this trace.
+        """
+        if type(x) is NumberProxy:
+            return self.number(x, type(x._value))
+        if type(x) in (tuple, list):
+            return type(x)(map(self.plain_setting, x))
+        if not is_spelt(x):
+            raise RuntimeError(f"a layer gets a {type(x).__name__} for a setting")
+        return x
+
+    def own_normalisation(self, module: nn.Module, input: Proxy, **given: Any) -> Any:
+        """The normalisation inside a batch norm subclass, as a leaf of its torch base class.
+
+        Args:
+            given: the other arguments of `F.batch_norm`; where they are not the module's own, the leaf is given them.
+        """
         path = path_of(module)
-        self.classes[path] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-        return self.call_leaf(path, (x,), {})
+        real = cast(nn.BatchNorm1d, self.real(path))
+        cls = next(c for c in type(real).__mro__ if c.__module__.startswith("torch.nn."))
+        tensors = {name: given.get(name) for name in ("running_mean", "running_var", "weight", "bias")}
+        own = dict([*module._parameters.items(), *module._buffers.items()])
+        eps, momentum = given.get("eps", 1e-5), given.get("momentum", 0.1)
+        if real.momentum is None and same(momentum, 0.0):  # the average over all batches, in train mode
+            momentum = None
+        settings = {"eps": eps, "momentum": momentum, "track_running_stats": module.track_running_stats}
+        if all(tensors[name] is own.get(name) for name in tensors) and all(
+            same(value, getattr(real, name)) for name, value in settings.items()
+        ):
+            self.classes[path] = cls
+            return self.call_leaf(path, (input,), {})
+        tensors["num_batches_tracked"] = own.get("num_batches_tracked")
+        return self.call_given(module, (input,), {}, cls, tensors, **settings)
 
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False

@@ -21,7 +21,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
-from fxteleport.passes.leaves import is_leaf, watched, without_hooks
+from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
@@ -159,7 +159,9 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
         if path in leaves:
             cls = captured.classes.get(path)
             twin = clone(module, made_of, path, class_of=_class_of(module, cls))
-            if cls is not None or (is_leaf(module) and watched(module)):  # the graph does what its hooks do
+            if cls is not None:
+                as_its_class(twin)
+            elif is_leaf(module) and watched(module):  # the graph does what its hooks do
                 without_hooks(twin)
             if cls is None:
                 inside = (*inside, path + ".")
