@@ -67,7 +67,7 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
     return made
 
 
-_TABLES = frozenset({"_parameters", "_buffers", "_modules", "_path"})
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class Unread(TorchFunctionMode):

@@ -110,7 +110,7 @@ class Kept(Recorder):
             tensors = dict([*module._parameters.items(), *module._buffers.items()])  # proxies, not what stands for them
         given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         leaf = Given(layer, tuple(given)) if given else layer
-        path = self.free_path(f"{path_of(module)}.{type(layer).__name__}")
+        path = self.free_path(f"{path_of(module)}_as_set")
         graphs = self.inside(path, leaf, args, kwargs, (False, True)) if not is_leaf(layer) else []
         out = self.call_added(path, leaf, functools.partial(evaluate.run, "call_module", leaf), args, kwargs | given)
         if graphs:

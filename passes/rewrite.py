@@ -123,6 +123,10 @@ def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> Teleported
                 module.get_submodule(path).training = source.training
             except AttributeError:
                 continue
+    for path, leaf in captured.added.items():
+        owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
+        if owner is not None and isinstance(leaf, nn.Module):
+            module.get_submodule(path).train(captured.parts[owner].training)
     return module
 
 
