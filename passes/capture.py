@@ -23,6 +23,7 @@ from fxteleport.errors import CaptureError, ModelError
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
+from fxteleport.passes.reach import Reached
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
 
@@ -45,6 +46,7 @@ class Captured:
         specialized: what was fixed by the example inputs: "where: what".
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
+        reached: leaf path -> what its code can read of the model outside it: that stays as it is.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
     """
 
@@ -60,6 +62,7 @@ class Captured:
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
     specialized: list[str]
     assigned: dict[str, Tensor]
+    reached: dict[str, Reached]
     overlapping: frozenset[str]
 
 
@@ -92,6 +95,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.branches,
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
+        tracer.reached,
         frozenset(tracer.overlapping),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -71,13 +71,16 @@ _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class Unread(TorchFunctionMode):
-    """Raises CannotRun where a module's own tensors take part; their sizes and types may be asked for."""
+    """Raises CannotRun where a module's own tensors, or others of the model's, take part.
+
+    Their sizes and types may be asked for.
+    """
 
     _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, others: Iterable[Tensor]) -> None:
         super().__init__()
-        self._tensors = {id(t) for _, t in named_tensors(dict(module.named_modules()))}
+        self._tensors = {id(t) for _, t in named_tensors(dict(module.named_modules()))} | {id(t) for t in others}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

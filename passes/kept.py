@@ -21,6 +21,7 @@ from fxteleport.passes.helpers import Applied, Given, Helper, Unread, with_setti
 from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.proxy import NumberProxy, Proxy
+from fxteleport.passes.reach import Reach, Reached
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.traced import holds_its_own, path_of
@@ -29,6 +30,7 @@ from fxteleport.passes.writes import Writes, same, same_settings
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
+OUTSIDE = "its code can read tensors of other modules"
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
@@ -43,12 +45,14 @@ class Kept(Recorder):
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
         self.writes = Writes()
+        self.reach = Reach(self.parts, self._own)
+        self.reached: dict[str, Reached] = {}  # leaf path -> what its code can read outside it
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
         return self.model if path == WHOLE else self.parts[path]
 
-    def twin(self, path: str, training: bool = False) -> nn.Module:
+    def twin(self, path: str, beside: Reached | None = None) -> nn.Module:
         """The clone of the module at `path` that runs on meta tensors."""
         cls = self.classes.get(path)
         real = self.real(path)
@@ -61,7 +65,7 @@ class Kept(Recorder):
             tensor = self.metas[name]
             return tensor if tensor.is_meta else tensor.to(evaluate.META)
 
-        made = clone(real, on_meta, path, class_of=class_of, training=training)
+        made = clone(real, on_meta, path, class_of=class_of, training=False, beside=beside)
         if cls is not None:
             return as_its_class(made)
         return without_hooks(made) if is_leaf(real) and watched(real) else made
@@ -69,7 +73,7 @@ class Kept(Recorder):
     def call_leaf(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is kept whole."""
         if path not in self.twins:
-            self.twins[path] = self.twin(path)
+            self.twins[path] = self.twin(path, self.reached.get(path))
 
         def real(*inputs: Any, **keywords: Any) -> Any:
             return self.run_leaf(path, inputs, keywords)
@@ -131,6 +135,12 @@ class Kept(Recorder):
             raise RuntimeError(f"a layer gets a {type(x).__name__} for a setting")
         return x
 
+    def keep(self, path: str, why: str) -> None:
+        """A module becomes opaque: what is in it, and what its code can read elsewhere, stays as it is."""
+        self.opaque[path] = why
+        self.reached[path] = self.reach.of(self.real(path))
+        self.twins.pop(path, None)
+
     def own_normalisation(self, module: nn.Module, input: Proxy, **given: Any) -> Any:
         """The normalisation inside a batch norm subclass, as a leaf of its torch base class.
 
@@ -172,9 +182,12 @@ class Kept(Recorder):
         """
         owner = path_of(module)
         path = self.free_path(f"{owner}.{fn.__name__}")
-        twin = self.twin(owner)
+        real = self.real(owner)
+        if self.reach.of(fn, type(real)):
+            raise evaluate.CannotRun(OUTSIDE)
+        twin = self.twin(owner, self.reach.of(real))
         leaf = Helper(twin, fn)
-        with Unread(twin):
+        with Unread(twin, self.metas.values()):
             run = functools.partial(evaluate.run, "call_module", leaf)
             out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
@@ -197,9 +210,13 @@ class Kept(Recorder):
         owner = path_of(self.stack[-1]) if self.stack else ""
         path, leaf = self.free_path(f"{owner}.{function.__name__}"), Applied(function)
         graphs: list[fx.Graph] = []
+        reached = self.reach.of(function)
+        if reached:
+            self.reached[path] = reached
+            self.opaque[path] = OUTSIDE
 
         def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            graphs.extend(self.inside(path, leaf, args, {}, (False,)))
+            graphs.extend([] if reached else self.inside(path, leaf, args, {}, (False,)))
             return value_of(graphs[0]) if graphs else evaluate.run("call_module", leaf, inputs, keywords)
 
         out = self.call_added(path, leaf, run, args, {})
@@ -229,8 +246,16 @@ class Kept(Recorder):
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
-        own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
-        return own(*args, **kwargs)
+        made: dict[int, Tensor] = {}
+
+        def own(_: str, tensor: Tensor) -> Tensor:  # it may write
+            if id(tensor) not in made:
+                copied = tensor.detach().clone()
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            return made[id(tensor)]
+
+        return clone(real, own, training=False, beside=self.reached.get(path))(*args, **kwargs)
 
 
 def again(error: BaseException) -> None:

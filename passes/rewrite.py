@@ -23,6 +23,7 @@ from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.maps import CobMap, compress
+from fxteleport.passes.reach import NOTHING
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
 
@@ -153,7 +154,7 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
     root = nn.Module()
     made: dict[int, nn.Module] = {}
     if WHOLE in leaves:
-        whole = clone(model, made_of)
+        whole = clone(model, made_of, beside=NOTHING)
         _adopt(root, {k: whole.__dict__[k] for k in _TABLES} | {WHOLE: whole})
         return root
     inside: tuple[str, ...] = ()
@@ -162,7 +163,8 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
             continue
         if path in leaves:
             cls = captured.classes.get(path)
-            twin = clone(module, made_of, path, class_of=_class_of(module, cls))
+            beside = captured.reached.get(path)
+            twin = clone(module, made_of, path, class_of=_class_of(module, cls), beside=beside)
             if cls is not None:
                 as_its_class(twin)
             elif is_leaf(module) and watched(module):  # the graph does what its hooks do

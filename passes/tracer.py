@@ -22,7 +22,7 @@ from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
-from fxteleport.passes.kept import WHOLE, Kept, again, first_line
+from fxteleport.passes.kept import OUTSIDE, WHOLE, Kept, again, first_line
 from fxteleport.passes.leaves import (
     DROPOUT,
     is_compiled,
@@ -158,7 +158,13 @@ class Tracer(Kept):
             return (self.call_watched if watched(real) else self.call_layer)(module, forward, args, kwargs)
         if path and is_mode_dependent(real):
             with contextlib.suppress(Stores):
-                if not self.is_as_planned(module):
+                planned = self.is_as_planned(module)
+                if self.reach.of(real):
+                    if not planned:
+                        raise RuntimeError(f"'{path}' has other settings than at planning, and {OUTSIDE}")
+                    self.keep(path, OUTSIDE)
+                    return self.call_leaf(path, args, kwargs)
+                if not planned:
                     return self.call_given(module, args, kwargs)
                 graphs = self.inside(path, real, args, kwargs, (False, True))
                 out = self.call_leaf(path, args, kwargs)
@@ -184,7 +190,8 @@ class Tracer(Kept):
                 raise
             del self.stack[depth:]
             self.rollback(mark, moved, before)
-            self.opaque[path] = reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            self.keep(path, reason)
             warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
