@@ -24,7 +24,6 @@ from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.helpers import Given
 from fxteleport.passes.leaves import hooked, is_stateful
-from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, Rule, lookup
@@ -64,7 +63,9 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *_reached(captured), *(captured.overlapping if mode == "weights" else ())}
+    still = {*_unsaved(captured), *captured.reached_names}
+    if mode == "weights":
+        still |= captured.overlapping | captured.named
     state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     state.run(captured.graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
@@ -77,13 +78,6 @@ def _unsaved(captured: Captured) -> Iterator[str]:
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
                 yield captured.canonical[whole]
-
-
-def _reached(captured: Captured) -> Iterator[str]:
-    """Tensors that the code of a leaf can read though they are not below it, in a way that no rule knows."""
-    for reached in captured.reached.values():
-        names = [*reached.tensors, *(name for name, _ in named_tensors(reached.modules))]
-        yield from (captured.canonical[name] for name in names)
 
 
 @dataclass

@@ -7,8 +7,9 @@ functions, and what takes their place in the graph (a dropout for `F.dropout`). 
 from __future__ import annotations
 
 import functools
+import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Given, Helper, Unread, with_settings
 from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.proxy import NumberProxy, Proxy
 from fxteleport.passes.reach import Reach, Reached
@@ -47,6 +49,7 @@ class Kept(Recorder):
         self.writes = Writes()
         self.reach = Reach(self.parts, self._own)
         self.reached: dict[str, Reached] = {}  # leaf path -> what its code can read outside it
+        self.named: set[str] = set()  # tensors that a method which is kept whole may read on other data
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
@@ -88,6 +91,8 @@ class Kept(Recorder):
         """True for a shadow of a layer whose settings, tensors and parts are the layer's own."""
         real = self.real(path_of(module))
         if self.writes.have_set(module) or not (same_settings(module, real) and holds_its_own(module)):
+            return False
+        if not self._own.keys().isdisjoint(map(id, vars(real).values())):  # a plain attribute is someone's weight
             return False
         return not module._modules or (
             module._modules.keys() == real._modules.keys()
@@ -174,8 +179,10 @@ class Kept(Recorder):
         self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
         return self.append("call_module", path, (input,), {}, proxy.plain(input))
 
-    def call_helper_whole(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any, why: str) -> Any:
+    def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
+
+        Where it does on other data, the emitted network fails; the original would not, so there they stay as they are.
 
         Raises:
             CannotRun: it does read the weights.
@@ -183,14 +190,14 @@ class Kept(Recorder):
         owner = path_of(module)
         path = self.free_path(f"{owner}.{fn.__name__}")
         real = self.real(owner)
-        if self.reach.of(fn, type(real)):
-            raise evaluate.CannotRun(OUTSIDE)
         twin = self.twin(owner, self.reach.of(real))
         leaf = Helper(twin, fn)
         with Unread(twin, self.metas.values()):
             run = functools.partial(evaluate.run, "call_module", leaf)
             out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
+        self.reached[path] = self.reach.of(fn, type(real))
+        self.named |= {self.canonical[name] for name in names_in(self.reach.of_method(real, fn))}
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
 
@@ -256,6 +263,12 @@ class Kept(Recorder):
             return made[id(tensor)]
 
         return clone(real, own, training=False, beside=self.reached.get(path))(*args, **kwargs)
+
+
+def names_in(reached: Reached) -> Iterator[str]:
+    """The names of the tensors that code can read."""
+    yield from reached.tensors
+    yield from (name for name, _ in named_tensors(reached.modules))
 
 
 def again(error: BaseException) -> None:

@@ -26,16 +26,17 @@ from fxteleport.passes.objects import PLAIN
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What code can read outside its own module: modules of the model by path, tensors by name."""
+    """What code can read outside its own module: modules of the model by path, tensors by name.
+
+    `carriers` are the ids of the objects that lead to those, or to the module's own parts.
+    """
 
     modules: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]
+    carriers: frozenset[int]
 
     def __bool__(self) -> bool:
         return bool(self.modules or self.tensors)
-
-
-NOTHING = Reached({}, {})
 
 
 class Reach:
@@ -56,24 +57,53 @@ class Reach:
         inside = {id(part) for root in roots if isinstance(root, nn.Module) for part in root.modules()}
         modules: dict[str, nn.Module] = {}
         tensors: dict[str, Tensor] = {}
-        waiting, seen = list(roots), set[int]()
+        waiting = [(root, 0) for root in roots]
+        holders: dict[int, list[int]] = {}  # by the id of an object, the ids of those that refer to it
+        found: list[int] = []
         held: list[Any] = []  # what was made on the way: its id must stay its own
         while waiting:
-            x = waiting.pop()
-            if type(x) in PLAIN or id(x) in seen:
+            x, holder = waiting.pop()
+            if type(x) in PLAIN:
                 continue
-            seen.add(id(x))
+            known = holders.setdefault(id(x), [])
+            known.append(holder)
+            if len(known) > 1:
+                continue
             held.append(x)
             if isinstance(x, Tensor):
                 if id(x) in self._names:
                     tensors[self._names[id(x)]] = x
+                    found.append(id(x))
             elif isinstance(x, nn.Module):
+                found.append(id(x))
                 if id(x) in self._paths and id(x) not in inside:
                     modules[self._paths[id(x)]] = x
-                waiting += self._held_by(x)
+                waiting += [(y, id(x)) for y in self._held_by(x)]
             else:
-                waiting += _referred(x)
-        return Reached(modules, tensors) if modules or tensors else NOTHING
+                waiting += [(y, id(x)) for y in _referred(x)]
+        carriers: set[int] = set()
+        while found:
+            new = {holder for held in found for holder in holders.get(held, ())} - carriers
+            carriers |= new
+            found = list(new)
+        return Reached(modules, tensors, frozenset(carriers))
+
+    def of_method(self, owner: nn.Module, method: types.FunctionType) -> Reached:
+        """What a method can reach, its own module's tensors among it, as far as its code names them."""
+        names: set[str] = set()
+        waiting, functions = [method], []
+        while waiting:
+            function = waiting.pop()
+            functions.append(function)
+            new = {name for code in _codes(function.__code__) for name in code.co_names} - names
+            names |= new
+            members = (getattr(type(owner), name, None) for name in new)
+            members = (m.fget if isinstance(m, property) else m for m in members)
+            waiting += [m for m in members if isinstance(m, types.FunctionType) and not _is_library(m.__module__)]
+        everything = not names.isdisjoint(_BY_ANY_NAME)
+        tables = (vars(owner), owner._parameters, owner._buffers, owner._modules)
+        held = [v for t in tables for k, v in t.items() if k in names or (everything and t is not tables[0])]
+        return self.of(*functions, held)
 
     def _held_by(self, module: nn.Module) -> Iterator[Any]:
         """A module's parts and attributes, and what the code of its class refers to."""
@@ -89,6 +119,11 @@ class Reach:
 _LIBRARIES = frozenset({"torch", "numpy", "fxteleport", *sys.stdlib_module_names}) - {"__main__"}
 _ITEMS = (list, tuple, set, frozenset, collections.deque, weakref.WeakSet)
 _TABLES = (dict, types.MappingProxyType, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)
+# Attributes by which code gets at others that it does not name.
+_BY_ANY_NAME = frozenset(
+    "getattr attrgetter __dict__ vars __getattr__ __getattribute__ get_submodule get_parameter get_buffer modules"
+    " named_modules children named_children parameters named_parameters buffers named_buffers state_dict".split()
+)
 _CACHED = type(functools.cache(len))
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 
@@ -125,8 +160,13 @@ def _referred(x: Any) -> Iterable[Any]:
         return (x.__wrapped__,)
     if isinstance(x, types.ModuleType) or (_is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
         return ()
-    slots = [name for c in type(x).__mro__ for name in getattr(c, "__slots__", ())]
-    return [*getattr(x, "__dict__", {}).values(), *(getattr(x, name, None) for name in slots), type(x)]
+    return [*(getattr(x, name, None) for name in fields_of(x)), type(x)]
+
+
+def fields_of(x: Any) -> list[str]:
+    """The names of an object's own attributes."""
+    slots = [name for c in type(x).__mro__ for name in vars(c).get("__slots__", ())]
+    return [*getattr(x, "__dict__", ()), *(name for name in slots if hasattr(x, name))]
 
 
 def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:

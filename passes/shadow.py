@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxteleport.passes.objects import PLAIN
-from fxteleport.passes.reach import Reached
+from fxteleport.passes.reach import Reached, fields_of
 
 TensorMap = Callable[[str, Tensor], Any]
 
@@ -44,9 +44,9 @@ def clone(
         table: makes the clone's `_parameters` and `_buffers` dictionaries.
         training: the mode of the clones, or None to keep each module's own.
         beside: what the module's code can reach of the model outside itself; it is linked to clones of that, which it
-            keeps alive. Objects that are no modules, and refer to what is cloned, are copied too.
+            keeps alive. The objects that lead there are copied too.
     """
-    twins = _Twins(beside is not None)
+    twins = _Twins(beside.carriers if beside is not None else frozenset())
     # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
     found: Iterable[tuple[str, nn.Module]] = [(path, module)]
     if module._modules:
@@ -74,7 +74,7 @@ def clone(
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
         for key in state.keys() - _BOOKKEEPING:
-            if type(value := state[key]) in _REFERRING or (twins.deep and type(value) not in PLAIN):
+            if type(value := state[key]) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
             if state[key]:
@@ -88,9 +88,9 @@ def clone(
 class _Twins(dict[int, Any]):
     """What takes the place of an object in clones, by the object's id."""
 
-    def __init__(self, deep: bool) -> None:
+    def __init__(self, carriers: frozenset[int]) -> None:
         super().__init__()
-        self.deep = deep  # objects that are no modules are cloned where they refer to what is
+        self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
 
 
 _BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
@@ -136,9 +136,10 @@ def _relink(value: Any, twins: _Twins) -> Any:
         held = value()
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
-    if twins.deep and hasattr(value, "__dict__") and any(id(v) in twins for v in vars(value).values()):
+    if id(value) in twins.carriers and not isinstance(value, type):
         made = twins[id(value)] = copy.copy(value)
-        vars(made).update({k: _relink(v, twins) for k, v in vars(value).items()})
+        for name in fields_of(value):
+            object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
         return made
     return value
 

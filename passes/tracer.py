@@ -124,6 +124,8 @@ class Tracer(Kept):
         """
         self.rollback(self.entry, 0)
         self.stack.clear()
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        self.keep(WHOLE, reason)
         try:
             out = self.call_leaf(WHOLE, args, kwargs)
         except evaluate.CannotRun:
@@ -137,7 +139,6 @@ class Tracer(Kept):
                 raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
             value = evaluate.tree_map(evaluate.to_meta, value)
             out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
-        self.opaque[WHOLE] = reason = f"{type(error).__name__}: {first_line(error)}"
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
         return out
 
