@@ -34,7 +34,17 @@ class Helper(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         owner, fn = self._held
-        return fn(owner, *args, **kwargs)
+        out = fn(owner, *args, **kwargs)
+        if _on_meta(out) and not _on_meta((args, kwargs)):
+            raise RuntimeError(
+                f"'{fn.__qualname__}' depends on the data, and on these inputs it reads weights that it did not read on"
+                " those that the network was captured on: capture it on these"
+            )
+        return out
+
+
+def _on_meta(x: Any) -> bool:
+    return any(isinstance(t, Tensor) and t.is_meta for t in evaluate.leaves_of(x))
 
 
 class Given(nn.Module):

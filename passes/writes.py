@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -125,6 +126,7 @@ def same(a: Any, b: Any) -> bool:
 _COPIED: Mapping[type, Callable[[Any], Any]] = {
     set: len,
     functools.partial: lambda partial: len(partial.args),
+    weakref.ReferenceType: lambda reference: reference() is None,
     types.FunctionType: lambda function: function.__code__,
     types.MethodType: lambda method: method.__func__,
 }
