@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from fxteleport.passes import evaluate
-from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.writes import same
 
 
@@ -26,7 +23,7 @@ class Applied(nn.Module):
 
 
 class Helper(nn.Module):
-    """A method of a module as a leaf; the module itself is held out of sight: its tensors are meta stand-ins."""
+    """A method of a module as a leaf; the module itself is held out of sight, without its tensors."""
 
     def __init__(self, owner: nn.Module, fn: Callable[..., Any]) -> None:
         super().__init__()
@@ -34,17 +31,7 @@ class Helper(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         owner, fn = self._held
-        out = fn(owner, *args, **kwargs)
-        if _on_meta(out) and not _on_meta((args, kwargs)):
-            raise RuntimeError(
-                f"'{fn.__qualname__}' depends on the data, and on these inputs it reads weights that it did not read on"
-                " those that the network was captured on: capture it on these"
-            )
-        return out
-
-
-def _on_meta(x: Any) -> bool:
-    return any(isinstance(t, Tensor) and t.is_meta for t in evaluate.leaves_of(x))
+        return fn(owner, *args, **kwargs)
 
 
 class Given(nn.Module):
@@ -80,20 +67,22 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
-class Unread(TorchFunctionMode):
-    """Raises CannotRun where a module's own tensors, or others of the model's, take part.
-
-    Their sizes and types may be asked for.
-    """
+class Withheld(Tensor):
+    """A weight that a method which is kept whole does not have: its size and type may be asked for, nothing else."""
 
     _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
 
-    def __init__(self, module: nn.Module, others: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._tensors = {id(t) for _, t in named_tensors(dict(module.named_modules()))} | {id(t) for t in others}
+    def __deepcopy__(self, memo: dict[int, Any]) -> Withheld:
+        return self
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in self._FACTS and any(id(x) in self._tensors for x in evaluate.leaves_of((args, kwargs))):
-            raise evaluate.CannotRun("it reads the weights of its module")
-        return func(*args, **kwargs)
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__reduce_ex__:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        if func in cls._FACTS:
+            return super().__torch_function__(func, types, args, kwargs)
+        raise RuntimeError(
+            "a method that depends on the data reads weights, which it did not on the inputs that the network was"
+            " captured on: capture it on these"
+        )

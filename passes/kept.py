@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxteleport.errors import OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import Stores, trace_inside, value_of
-from fxteleport.passes.helpers import Applied, Given, Helper, Unread, with_settings
+from fxteleport.passes.helpers import Applied, Given, Helper, Withheld, with_settings
 from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import is_spelt
@@ -190,11 +190,13 @@ class Kept(Recorder):
         owner = path_of(module)
         path = self.free_path(f"{owner}.{fn.__name__}")
         real = self.real(owner)
-        twin = self.twin(owner, self.reach.of(real))
-        leaf = Helper(twin, fn)
-        with Unread(twin, self.metas.values()):
-            run = functools.partial(evaluate.run, "call_module", leaf)
-            out = self.call_added(path, leaf, run, args, kwargs)
+
+        def withheld(name: str, _: Tensor) -> Tensor:
+            return self.metas[name].to(evaluate.META).as_subclass(Withheld)
+
+        leaf = Helper(clone(real, withheld, owner, training=False, beside=self.reach.of(real)), fn)
+        run = functools.partial(evaluate.run, "call_module", leaf)
+        out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
         self.reached[path] = self.reach.of(fn, type(real))
         self.named |= {self.canonical[name] for name in names_in(self.reach.of_method(real, fn))}
