@@ -21,14 +21,14 @@ def is_leaf(module: nn.Module) -> bool:
     return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
 
 
-def _functions(cls: type[nn.Module]) -> dict[str, Any]:
+def _functions(cls: type) -> dict[str, Any]:
     """The methods that a class adds to `nn.Module`, and its own `forward`."""
     own = [vars(c) for c in cls.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
     return {name: member for members in own for name, member in members.items() if inspect.isfunction(member)}
 
 
 @functools.cache
-def methods(cls: type[nn.Module]) -> frozenset[str]:
+def methods(cls: type) -> frozenset[str]:
     """The names of the methods that a class's `forward` may run."""
     return frozenset(_functions(cls)) - {"__init__", "__setstate__", "extra_repr", "reset_parameters"}
 
@@ -81,7 +81,7 @@ def is_intricate(module: nn.Module) -> bool:
 
 
 @functools.cache
-def knows_modes(cls: type[nn.Module]) -> bool:
+def knows_modes(cls: type) -> bool:
     """True for a torch layer that does something else in train mode."""
     return any("training" in function.__code__.co_names for function in _functions(cls).values())
 

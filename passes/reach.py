@@ -48,7 +48,7 @@ class Reach:
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], names: Mapping[int, str]) -> None:
-        self._paths = {id(module): path for path, module in reversed(parts.items())}
+        self._paths = {id(module): path for path, module in reversed(list(parts.items()))}
         self._names = names
         self._code: dict[type, list[Any]] = {}
 

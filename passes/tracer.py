@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -206,7 +207,7 @@ class Tracer(Kept):
         path = path_of(module)
         if self.is_as_planned(module):
             return self.call_leaf(path, args, kwargs)
-        cls = type(self.real(path))
+        cls: type = type(self.real(path))
         if is_intricate(module):
             raise RuntimeError(f"'{path}' ({cls.__name__}) is given other weights or settings")
         if knows_modes(cls) and methods(cls).isdisjoint(vars(module)):
@@ -241,7 +242,7 @@ class Tracer(Kept):
             return self.functional_dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)
 
-    def call_helper(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def call_helper(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any) -> Any:
         """A method of a module, other than `forward`, is called: if it depends on the data, keep it whole."""
         depth, mark, moved = len(self.stack), next(iter(reversed(self.graph.nodes)), None), len(self._moved)
         before, writes = evaluate.containers((args, kwargs)), len(self.writes)
