@@ -13,7 +13,7 @@ from torch import nn
 
 def is_leaf(module: nn.Module) -> bool:
     """torch's own layers (not its containers), without hooks where they can do without being a leaf."""
-    cls = type(module)
+    cls: type = type(module)
     if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
         return False
     if not methods(cls).isdisjoint(vars(module)):  # with another `forward`, say, it is one no longer
@@ -35,7 +35,8 @@ def methods(cls: type) -> frozenset[str]:
 
 def as_its_class(module: nn.Module) -> nn.Module:
     """The module, without hooks, and without methods that were replaced on it: they are run by others."""
-    for name in methods(type(module)) & vars(module).keys():
+    cls: type = type(module)
+    for name in methods(cls) & vars(module).keys():
         del vars(module)[name]
     return without_hooks(module)
 
