@@ -21,8 +21,10 @@ from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
+from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
+from fxteleport.passes.reach import Reached
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
 
@@ -45,6 +47,8 @@ class Captured:
         specialized: what was fixed by the example inputs: "where: what".
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
+        reached: leaf path -> what its code can read of the model outside it: that stays as it is.
+        named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
     """
 
@@ -60,7 +64,14 @@ class Captured:
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
     specialized: list[str]
     assigned: dict[str, Tensor]
+    reached: dict[str, Reached]
+    named: frozenset[str]
     overlapping: frozenset[str]
+
+    @property
+    def reached_names(self) -> frozenset[str]:
+        """The tensors that the code of leaves can read outside them."""
+        return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -92,6 +103,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.branches,
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
+        tracer.reached,
+        frozenset(tracer.named),
         frozenset(tracer.overlapping),
     )
 

@@ -23,6 +23,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
+from fxteleport.passes.helpers import Given
 from fxteleport.passes.leaves import hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
@@ -66,7 +67,9 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
+    still = {*_unsaved(captured), *captured.reached_names}
+    if mode == "weights":
+        still |= captured.overlapping | captured.named
     sizing = Sizing(captured)
     sizing.run(captured.graph)
     state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
@@ -163,6 +166,9 @@ class Interpreter:
             if node in self.captured.branches:
                 return self.branches(node, value, self.captured.branches[node])
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+            if isinstance(module, Given):  # its rule finds its tensors among the arguments; counters have no CoB
+                module = module.layer
+                kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
             operands = operands_in((args, kwargs))
             constant = operands and not any(map(self._moves, operands))
             if constant and (module is None or not is_stateful(module)):

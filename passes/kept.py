@@ -7,8 +7,9 @@ functions, and what takes their place in the graph (a dropout for `F.dropout`). 
 from __future__ import annotations
 
 import functools
+import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,17 +18,21 @@ from torch import Tensor, fx, nn
 from fxteleport.errors import OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import Stores, trace_inside, value_of
-from fxteleport.passes.helpers import Applied, Helper, Unread
-from fxteleport.passes.leaves import DROPOUT, is_leaf, watched, without_hooks
+from fxteleport.passes.helpers import Applied, Given, Helper, Withheld, with_settings
+from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import is_spelt
-from fxteleport.passes.proxy import Proxy
+from fxteleport.passes.proxy import NumberProxy, Proxy
+from fxteleport.passes.reach import Reach, Reached
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
-from fxteleport.passes.traced import path_of
+from fxteleport.passes.traced import holds_its_own, path_of
+from fxteleport.passes.writes import Writes, same, same_settings
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
+OUTSIDE = "its code can read tensors of other modules"
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
 
@@ -41,12 +46,16 @@ class Kept(Recorder):
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
+        self.writes = Writes()
+        self.reach = Reach(self.parts, self._own)
+        self.reached: dict[str, Reached] = {}  # leaf path -> what its code can read outside it
+        self.named: set[str] = set()  # tensors that a method which is kept whole may read on other data
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
         return self.model if path == WHOLE else self.parts[path]
 
-    def twin(self, path: str, training: bool = False) -> nn.Module:
+    def twin(self, path: str, beside: Reached | None = None) -> nn.Module:
         """The clone of the module at `path` that runs on meta tensors."""
         cls = self.classes.get(path)
         real = self.real(path)
@@ -59,13 +68,15 @@ class Kept(Recorder):
             tensor = self.metas[name]
             return tensor if tensor.is_meta else tensor.to(evaluate.META)
 
-        made = clone(real, on_meta, path, class_of=class_of, training=training)
-        return without_hooks(made) if cls is not None or (is_leaf(real) and watched(real)) else made
+        made = clone(real, on_meta, path, class_of=class_of, training=False, beside=beside)
+        if cls is not None:
+            return as_its_class(made)
+        return without_hooks(made) if is_leaf(real) and watched(real) else made
 
     def call_leaf(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is kept whole."""
         if path not in self.twins:
-            self.twins[path] = self.twin(path)
+            self.twins[path] = self.twin(path, self.reached.get(path))
 
         def real(*inputs: Any, **keywords: Any) -> Any:
             return self.run_leaf(path, inputs, keywords)
@@ -76,11 +87,87 @@ class Kept(Recorder):
         what = f"'{path}' ({type(self.real(path)).__name__})"
         return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
 
-    def own_normalisation(self, module: nn.Module, x: Proxy) -> Any:
-        """The normalisation inside a batch norm subclass, as a leaf of its torch base class."""
+    def is_as_planned(self, module: nn.Module) -> bool:
+        """True for a shadow of a layer whose settings, tensors and parts are the layer's own."""
+        real = self.real(path_of(module))
+        if self.writes.have_set(module) or not (same_settings(module, real) and holds_its_own(module)):
+            return False
+        if not self._own.keys().isdisjoint(map(id, vars(real).values())):  # a plain attribute is someone's weight
+            return False
+        return not module._modules or (
+            module._modules.keys() == real._modules.keys()
+            and all(self.real(path_of(m)) is real._modules[k] for k, m in module._modules.items() if m is not None)
+            and all(self.is_as_planned(m) for m in module._modules.values() if m is not None)
+        )
+
+    def call_given(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cls: type[nn.Module] | None = None,
+        tensors: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Record a call of a layer that forward has changed, and whose mode matters.
+
+        It is a leaf of its own with the settings that it has now, which is given the tensors that it has now.
+        """
+        real = self.real(path_of(module))
+        layer = with_settings(real, {**vars(module), **settings}, cls or type(real), self.plain_setting)
+        if tensors is None:
+            tensors = dict([*module._parameters.items(), *module._buffers.items()])  # proxies, not what stands for them
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        leaf = Given(layer, tuple(given)) if given else layer
+        path = self.free_path(f"{path_of(module)}_as_set")
+        graphs = self.inside(path, leaf, args, kwargs, (False, True)) if not is_leaf(layer) else []
+        out = self.call_added(path, leaf, functools.partial(evaluate.run, "call_module", leaf), args, kwargs | given)
+        if graphs:
+            self.branches[out._node] = tuple(graphs)
+        return out
+
+    def plain_setting(self, x: Any) -> Any:
+        """A setting as a leaf has it; the emitted network insists on a size that it was made of.
+
+        Raises:
+            RuntimeError: it holds a tensor or a module of this trace.
+        """
+        if type(x) is NumberProxy:
+            return self.number(x, type(x._value))
+        if type(x) in (tuple, list):
+            return type(x)(map(self.plain_setting, x))
+        if not is_spelt(x):
+            raise RuntimeError(f"a layer gets a {type(x).__name__} for a setting")
+        return x
+
+    def keep(self, path: str, why: str) -> None:
+        """A module becomes opaque: what is in it, and what its code can read elsewhere, stays as it is."""
+        self.opaque[path] = why
+        self.reached[path] = self.reach.of(self.real(path))
+        self.twins.pop(path, None)
+
+    def own_normalisation(self, module: nn.Module, input: Proxy, **given: Any) -> Any:
+        """The normalisation inside a batch norm subclass, as a leaf of its torch base class.
+
+        Args:
+            given: the other arguments of `F.batch_norm`; where they are not the module's own, the leaf is given them.
+        """
         path = path_of(module)
-        self.classes[path] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-        return self.call_leaf(path, (x,), {})
+        real = cast(nn.BatchNorm1d, self.real(path))
+        cls = next(c for c in type(real).__mro__ if c.__module__.startswith("torch.nn."))
+        tensors = {name: given.get(name) for name in ("running_mean", "running_var", "weight", "bias")}
+        own = dict([*module._parameters.items(), *module._buffers.items()])
+        eps, momentum = given.get("eps", 1e-5), given.get("momentum", 0.1)
+        if real.momentum is None and same(momentum, 0.0):  # the average over all batches, in train mode
+            momentum = None
+        settings = {"eps": eps, "momentum": momentum, "track_running_stats": module.track_running_stats}
+        if all(tensors[name] is own.get(name) for name in tensors) and all(
+            same(value, getattr(real, name)) for name, value in settings.items()
+        ):
+            self.classes[path] = cls
+            return self.call_leaf(path, (input,), {})
+        tensors["num_batches_tracked"] = own.get("num_batches_tracked")
+        return self.call_given(module, (input,), {}, cls, tensors, **settings)
 
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -92,20 +179,27 @@ class Kept(Recorder):
         self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
         return self.append("call_module", path, (input,), {}, proxy.plain(input))
 
-    def call_helper_whole(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any, why: str) -> Any:
+    def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
+
+        Where it does on other data, the emitted network fails; the original would not, so there they stay as they are.
 
         Raises:
             CannotRun: it does read the weights.
         """
         owner = path_of(module)
         path = self.free_path(f"{owner}.{fn.__name__}")
-        twin = self.twin(owner)
-        leaf = Helper(twin, fn)
-        with Unread(twin):
-            run = functools.partial(evaluate.run, "call_module", leaf)
-            out = self.call_added(path, leaf, run, args, kwargs)
+        real = self.real(owner)
+
+        def withheld(name: str, _: Tensor) -> Tensor:
+            return self.metas[name].to(evaluate.META).as_subclass(Withheld)
+
+        leaf = Helper(clone(real, withheld, owner, training=False, beside=self.reach.of(real)), fn)
+        run = functools.partial(evaluate.run, "call_module", leaf)
+        out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
+        self.reached[path] = self.reach.of(fn, type(real))
+        self.named |= {self.canonical[name] for name in names_in(self.reach.of_method(real, fn))}
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
 
@@ -125,9 +219,13 @@ class Kept(Recorder):
         owner = path_of(self.stack[-1]) if self.stack else ""
         path, leaf = self.free_path(f"{owner}.{function.__name__}"), Applied(function)
         graphs: list[fx.Graph] = []
+        reached = self.reach.of(function)
+        if reached:
+            self.reached[path] = reached
+            self.opaque[path] = OUTSIDE
 
         def run(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            graphs.extend(self.inside(path, leaf, args, {}, (False,)))
+            graphs.extend([] if reached else self.inside(path, leaf, args, {}, (False,)))
             return value_of(graphs[0]) if graphs else evaluate.run("call_module", leaf, inputs, keywords)
 
         out = self.call_added(path, leaf, run, args, {})
@@ -157,8 +255,22 @@ class Kept(Recorder):
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
-        own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
-        return own(*args, **kwargs)
+        made: dict[int, Tensor] = {}
+
+        def own(_: str, tensor: Tensor) -> Tensor:  # it may write
+            if id(tensor) not in made:
+                copied = tensor.detach().clone()
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            return made[id(tensor)]
+
+        return clone(real, own, training=False, beside=self.reached.get(path))(*args, **kwargs)
+
+
+def names_in(reached: Reached) -> Iterator[str]:
+    """The names of the tensors that code can read."""
+    yield from reached.tensors
+    yield from (name for name, _ in named_tensors(reached.modules))
 
 
 def again(error: BaseException) -> None:

@@ -154,7 +154,7 @@ class Lowering(Decisions):
     def free_path(self, wanted: str) -> str:
         """A dotted name that nothing has yet."""
         path = wanted.lstrip(".")
-        while path in self.added or path in self.metas:
+        while path in self.added or path in self.metas or path in self.parts:
             path += "_"
         return path
 

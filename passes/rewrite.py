@@ -21,7 +21,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
 from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
-from fxteleport.passes.leaves import is_leaf, watched, without_hooks
+from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.maps import CobMap, compress
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
@@ -36,6 +36,26 @@ class TeleportedModule(fx.GraphModule):
             cls = type(self)  # of this network alone
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
         return code
+
+    def train(self, mode: bool = True) -> TeleportedModule:
+        super().train(mode)
+        self.link()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
+        super()._apply(fn, recurse)
+        self.link()
+        return self
+
+    def link(self) -> None:
+        """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
+        for leaf in list(self.modules()):
+            for other in vars(leaf).get("_beside", ()):
+                path = vars(other)["_path"]
+                own = self.get_submodule(path)
+                other.training = own.training
+                for table in ("_parameters", "_buffers"):
+                    vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
@@ -123,6 +143,11 @@ def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> Teleported
                 module.get_submodule(path).training = source.training
             except AttributeError:
                 continue
+    for path, leaf in captured.added.items():
+        owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
+        if owner is not None and isinstance(leaf, nn.Module):
+            module.get_submodule(path).train(captured.parts[owner].training)
+    module.link()
     return module
 
 
@@ -149,7 +174,7 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
     root = nn.Module()
     made: dict[int, nn.Module] = {}
     if WHOLE in leaves:
-        whole = clone(model, made_of)
+        whole = clone(model, made_of, beside=captured.reached.get(WHOLE))
         _adopt(root, {k: whole.__dict__[k] for k in _TABLES} | {WHOLE: whole})
         return root
     inside: tuple[str, ...] = ()
@@ -158,8 +183,11 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
             continue
         if path in leaves:
             cls = captured.classes.get(path)
-            twin = clone(module, made_of, path, class_of=_class_of(module, cls))
-            if cls is not None or (is_leaf(module) and watched(module)):  # the graph does what its hooks do
+            beside = captured.reached.get(path)
+            twin = clone(module, made_of, path, class_of=_class_of(module, cls), beside=beside)
+            if cls is not None:
+                as_its_class(twin)
+            elif is_leaf(module) and watched(module):  # the graph does what its hooks do
                 without_hooks(twin)
             if cls is None:
                 inside = (*inside, path + ".")

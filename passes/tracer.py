@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +23,15 @@ from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.grad_mode import write_switches
 from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
-from fxteleport.passes.kept import WHOLE, Kept, again, first_line
+from fxteleport.passes.kept import OUTSIDE, WHOLE, Kept, again, first_line
 from fxteleport.passes.leaves import (
     DROPOUT,
     is_compiled,
+    is_intricate,
     is_leaf,
     is_mode_dependent,
+    knows_modes,
+    methods,
     reads_training,
     watched,
 )
@@ -74,6 +79,8 @@ class Tracer(Kept):
                 out = root(*args, **kwargs)
             for module in parts:
                 reject_state(self, module)
+            for key in self.writes.left():
+                raise evaluate.DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
             self.insist_on(inputs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
@@ -118,6 +125,8 @@ class Tracer(Kept):
         """
         self.rollback(self.entry, 0)
         self.stack.clear()
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        self.keep(WHOLE, reason)
         try:
             out = self.call_leaf(WHOLE, args, kwargs)
         except evaluate.CannotRun:
@@ -131,7 +140,6 @@ class Tracer(Kept):
                 raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
             value = evaluate.tree_map(evaluate.to_meta, value)
             out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
-        self.opaque[WHOLE] = reason = f"{type(error).__name__}: {first_line(error)}"
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
         return out
 
@@ -148,10 +156,18 @@ class Tracer(Kept):
         if is_compiled(real):
             return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
         if path and is_leaf(real):
-            call = functools.partial(self.call_leaf, path)
-            return self.call_watched(module, forward, call, args, kwargs) if watched(real) else call(args, kwargs)
+            self.writes.called(module)
+            return (self.call_watched if watched(real) else self.call_layer)(module, forward, args, kwargs)
         if path and is_mode_dependent(real):
             with contextlib.suppress(Stores):
+                planned = self.is_as_planned(module)
+                if self.reach.of(real):
+                    if not planned:
+                        raise RuntimeError(f"'{path}' has other settings than at planning, and {OUTSIDE}")
+                    self.keep(path, OUTSIDE)
+                    return self.call_leaf(path, args, kwargs)
+                if not planned:
+                    return self.call_given(module, args, kwargs)
                 graphs = self.inside(path, real, args, kwargs, (False, True))
                 out = self.call_leaf(path, args, kwargs)
                 if graphs:
@@ -160,6 +176,7 @@ class Tracer(Kept):
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
             self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
         self.stack.append(module)
+        depth, writes = len(self.stack), len(self.writes)
         mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
         before = evaluate.containers((args, kwargs))
         try:
@@ -171,45 +188,64 @@ class Tracer(Kept):
             again(error)
             if not path or any(map(watched, real.modules())):  # a hook may reach out of what would be kept whole
                 raise
+            if self.writes.changed(module.modules(), writes):  # what is kept whole is what it was at planning
+                raise
+            del self.stack[depth:]
             self.rollback(mark, moved, before)
-            self.opaque[path] = reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            self.keep(path, reason)
             warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
 
-    def call_watched(
-        self, module: nn.Module, forward: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
-        """A leaf with hooks is called: they run on what it takes and gives, as part of the graph."""
+    def call_layer(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One of torch's layers is called: a leaf as long as it is what it was at planning.
+
+        One that forward has changed is a function of what it holds now.
+        """
+        path = path_of(module)
+        if self.is_as_planned(module):
+            return self.call_leaf(path, args, kwargs)
+        cls: type = type(self.real(path))
+        if is_intricate(module):
+            raise RuntimeError(f"'{path}' ({cls.__name__}) is given other weights or settings")
+        if knows_modes(cls) and methods(cls).isdisjoint(vars(module)):
+            return self.call_given(module, args, kwargs)
+        self.stack.append(module)
+        out = module.forward(*args, **kwargs)
+        self.stack.pop()
+        return out
+
+    def call_watched(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A layer with hooks is called: they run on what it takes and gives, as part of the graph."""
 
         def bare(*inputs: Any, **keywords: Any) -> Any:
-            if any(held.get(k, module) is not v for k, v in vars(module).items() if k != "forward"):
-                raise RuntimeError("a hook of its changes its attributes")
-            return call(inputs, keywords)
+            del vars(module)["forward"]
+            return self.call_layer(module, forward, inputs, keywords)
 
-        held = dict(vars(module))
         vars(module)["forward"] = bare
         try:
             return forward(*args, **kwargs)
         finally:
-            del vars(module)["forward"]
+            vars(module).pop("forward", None)
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
         module = self.stack[-1] if self.stack else None
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            given = dict(zip(inspect.signature(func).parameters, args, strict=False)) | kwargs
             own = module._buffers.get("running_mean")
-            if own is not None and len(args) > 1 and args[1] is own:
-                return self.own_normalisation(module, args[0])
+            if own is not None and given.get("running_mean") is own and given.get("training", False) is False:
+                return self.own_normalisation(module, **given)
         if func in DROPOUT:
             return self.functional_dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)
 
-    def call_helper(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def call_helper(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any) -> Any:
         """A method of a module, other than `forward`, is called: if it depends on the data, keep it whole."""
         depth, mark, moved = len(self.stack), next(iter(reversed(self.graph.nodes)), None), len(self._moved)
-        before = evaluate.containers((args, kwargs))
+        before, writes = evaluate.containers((args, kwargs)), len(self.writes)
         try:
             return fn(module, *args, **kwargs)
         except _NOT_HERE:
@@ -217,6 +253,8 @@ class Tracer(Kept):
         except Exception as error:
             again(error)
             if proxy.find_tracer((args, kwargs)) is None or any(map(watched, module.modules())):
+                raise
+            if self.writes.changed(module.modules(), writes):
                 raise
             del self.stack[depth:]
             self.rollback(mark, moved, before)
