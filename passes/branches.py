@@ -28,7 +28,7 @@ class Stores(Exception):
 def trace_inside(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
 ) -> list[fx.Graph]:
-    """The graphs of a call of a module without tensors, for each value of `self.training`.
+    """The graphs of a call of a module, for each value of `self.training`.
 
     Their placeholders are the tensors among the arguments, in order.
 
@@ -37,10 +37,12 @@ def trace_inside(
     """
     graphs = []
     for training in modes:
-        inside = type(tracer)(module, tracer.makes_all, tracer.hashes)
+        inside = type(tracer)(module, tracer.makes_all, tracer.hashes, training)
         inside.device, inside.memo, inside.is_inside = tracer.device, tracer.memo, True
         given = evaluate.tree_map(functools.partial(_given, inside), (args, kwargs))
         made = shadow(inside, module, "", training)
+        if isinstance(made, nn.modules.batchnorm._BatchNorm):
+            made._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
         held = evaluate.containers((made.__dict__,))
         with run_by(inside):
             out = made(*given[0], **given[1])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.both_modes import Choice, trace_training
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
@@ -46,6 +47,8 @@ class Captured:
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
+        training: the graph in train mode, where it is another one.
+        choice: what decides which of the two runs; None where one does for both modes.
     """
 
     graph: fx.Graph
@@ -61,6 +64,13 @@ class Captured:
     specialized: list[str]
     assigned: dict[str, Tensor]
     overlapping: frozenset[str]
+    training: fx.Graph | None = None
+    choice: Choice | None = None
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """The graph, and that of train mode if it is another one."""
+        return (self.graph,) if self.training is None else (self.graph, self.training)
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -74,11 +84,21 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
             tracer = _traced(model, args, kwargs or {})
+            other, choice = trace_training(tracer, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
             " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
         ) from None
+    training = None if other is None else other.graph
+    if other is not None:
+        _name_apart(other.graph)
+        tracer.added, tracer.twins = other.added, other.twins | tracer.twins
+        tracer.classes |= other.classes
+        tracer.branches |= other.branches
+        tracer.assigned |= other.assigned
+        tracer.overlapping |= other.overlapping
+        tracer.specialized += other.specialized
     return Captured(
         tracer.graph,
         model,
@@ -93,7 +113,15 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
         frozenset(tracer.overlapping),
+        training,
+        choice,
     )
+
+
+def _name_apart(graph: fx.Graph) -> None:
+    """Give the nodes of train mode names that no node of eval mode has."""
+    for node in graph.nodes:
+        node._rename(f"{node.name}_in_training")
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:

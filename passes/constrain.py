@@ -64,7 +64,8 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     """Find the maps and the constraints of a captured graph."""
     still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
     state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
-    state.run(captured.graph)
+    for graph in captured.graphs:
+        state.run(graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
 
 

@@ -19,6 +19,7 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Helper, Unread
 from fxteleport.passes.leaves import DROPOUT, is_leaf, watched, without_hooks
+from fxteleport.passes.modes import Modes, depends, modes_after
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
@@ -34,9 +35,14 @@ WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be
 class Kept(Recorder):
     """A recorder that knows the model whose calls it keeps whole."""
 
-    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False
+    ) -> None:
         super().__init__(model, makes_all, hashes)
         self.model = model
+        self.modes = Modes(training)
+        self.started = modes_after(model, training)
+        self.is_whole = False
         self.classes: dict[str, type] = {}
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
@@ -46,10 +52,11 @@ class Kept(Recorder):
         """The user's module at a path."""
         return self.model if path == WHOLE else self.parts[path]
 
-    def twin(self, path: str, training: bool = False) -> nn.Module:
-        """The clone of the module at `path` that runs on meta tensors."""
+    def twin(self, path: str) -> nn.Module:
+        """The clone of the module at `path` that runs on meta tensors; torch's layers give the same in both modes."""
         cls = self.classes.get(path)
         real = self.real(path)
+        training = self.modes.training and depends(real)
         path = "" if path == WHOLE else path
 
         def class_of(module: nn.Module) -> type:
@@ -76,21 +83,36 @@ class Kept(Recorder):
         what = f"'{path}' ({type(self.real(path)).__name__})"
         return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
 
-    def own_normalisation(self, module: nn.Module, x: Proxy) -> Any:
-        """The normalisation inside a batch norm subclass, as a leaf of its torch base class."""
+    def own_normalisation(self, module: nn.Module, x: Proxy, training: bool) -> Any:
+        """The normalisation inside a batch norm subclass, as a leaf of its torch base class, which knows its mode."""
         path = path_of(module)
         self.classes[path] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-        return self.call_leaf(path, (x,), {})
+        out = self.call_leaf(path, (x,), {})
+        if self.is_inside:
+            out._node.meta["follows"] = training is self.modes.training
+        return out
 
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Any:
-        """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`."""
-        if training or p == 0.0:
+        """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`.
+
+        Whether it would is seen later, in train mode: one that never drops is none (`both_modes.py`).
+        """
+        if p == 0.0:
+            training = False
+        if training or p == 0.0 or self.is_inside:
             return self.record("call_function", func, (input, p, training, inplace), {})
-        path = self.free_path(f"{path_of(self.stack[-1])}.{func.__name__}")
-        self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
-        return self.append("call_module", path, (input,), {}, proxy.plain(input))
+        path = self.free_path(f"{path_of(self.stack[-1]) if self.stack else ''}.{func.__name__}")
+        self.added[path] = self.twins[path] = DROPOUT[func](p, inplace).eval()
+        written = [input] if inplace and proxy.is_proxy(input) else []  # in train mode
+        out = self.append("call_module", path, (input,), {}, proxy.plain(input), written)
+        out._node.meta["training"] = False
+        return out
+
+    def mode_of(self, path: str | None) -> bool:
+        """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
+        return self.modes.training if path is None else self.started.get(path, self.modes.training)
 
     def call_helper_whole(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
@@ -153,11 +175,12 @@ class Kept(Recorder):
             return []
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
-        """Run a module with its own weights, in eval mode, where they are."""
+        """Run a module with its own weights, in the mode that is traced, where they are."""
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
-        own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=False)  # it may write
+        mode = self.modes.training and depends(real)
+        own = clone(real, lambda _, t: t if isinstance(t, nn.Parameter) else t.clone(), training=mode)  # it may write
         return own(*args, **kwargs)
 
 

@@ -55,9 +55,10 @@ def is_stateful(module: nn.Module) -> bool:
 
 
 def reads_training(cls: type[nn.Module]) -> bool:
-    """True where the class's forward mentions `self.training`."""
-    code = getattr(cls.forward, "__code__", None)
-    return code is not None and "training" in code.co_names
+    """True where the class's forward, or another method that it adds, mentions `self.training`."""
+    own = [c for c in cls.__mro__ if c is not nn.Module and issubclass(c, nn.Module)]
+    members = [cls.forward, *(x for c in own for x in vars(c).values())]
+    return any("training" in code.co_names for x in members if (code := getattr(x, "__code__", None)) is not None)
 
 
 DROPOUT: dict[Any, type[nn.Module]] = {

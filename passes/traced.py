@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxteleport.passes import modes
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
     if found is None:
         members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
+        if not any("training" in vars(c) for c in cls.__mro__):
+            members["training"] = modes.attribute(tracer)
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
     return found
 

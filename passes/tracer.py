@@ -31,10 +31,12 @@ from fxteleport.passes.leaves import (
     watched,
 )
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
 # Errors that keeping the module whole in which they arise does not mend.
 _NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 
@@ -42,8 +44,10 @@ _NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 class Tracer(Kept):
     """Runs a model's `forward` on proxies and records what it calls. Used once."""
 
-    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
-        super().__init__(model, makes_all, hashes)
+    def __init__(
+        self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False
+    ) -> None:
+        super().__init__(model, makes_all, hashes, training)
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
@@ -53,7 +57,7 @@ class Tracer(Kept):
     # -- the run ---------------------------------------------------------------------------------------
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `model(*args, **kwargs)` in eval mode and tidy the graph.
+        """Record `model(*args, **kwargs)` in this tracer's mode and tidy the graph.
 
         Raises:
             CaptureError: the model does not run on these inputs.
@@ -66,8 +70,10 @@ class Tracer(Kept):
         args, kwargs = placeholders(self, self.model, args, kwargs)
         inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
-        root = shadow(self, self.model, "", training=False)
+        root = shadow(self, self.model, "", self.modes.training)
         parts = list(root.modules())
+        for part in parts if self.started else ():
+            vars(part)["training"] = self.mode_of(path_of(part))
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
@@ -116,6 +122,8 @@ class Tracer(Kept):
 
         Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
         """
+        if self.modes.training:  # there is the graph of eval mode
+            raise error
         self.rollback(self.entry, 0)
         self.stack.clear()
         try:
@@ -131,6 +139,7 @@ class Tracer(Kept):
                 raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
             value = evaluate.tree_map(evaluate.to_meta, value)
             out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
+        self.is_whole = True
         self.opaque[WHOLE] = reason = f"{type(error).__name__}: {first_line(error)}"
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
         return out
@@ -147,18 +156,19 @@ class Tracer(Kept):
         real = self.real(path)
         if is_compiled(real):
             return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
-        if path and is_leaf(real):
+        is_set = self.modes.changed and self.modes.is_set(path_of(m) for m in module.modules())
+        if path and is_leaf(real) and not (is_set and reads_training(type(real))):
             call = functools.partial(self.call_leaf, path)
             return self.call_watched(module, forward, call, args, kwargs) if watched(real) else call(args, kwargs)
-        if path and is_mode_dependent(real):
+        if path and is_mode_dependent(real) and not is_set:
             with contextlib.suppress(Stores):
                 graphs = self.inside(path, real, args, kwargs, (False, True))
                 out = self.call_leaf(path, args, kwargs)
                 if graphs:
                     self.branches[out._node] = tuple(graphs)
                 return out
-        if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
-            self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
+        self.modes.called(module, args, kwargs)
+        asked = dict(self.modes.asked)
         self.stack.append(module)
         mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
         before = evaluate.containers((args, kwargs))
@@ -169,8 +179,9 @@ class Tracer(Kept):
             raise
         except Exception as error:
             again(error)
-            if not path or any(map(watched, real.modules())):  # a hook may reach out of what would be kept whole
+            if not path or is_set or any(map(watched, real.modules())):  # what is kept whole is as it is in the model
                 raise
+            self.modes.asked = asked | ({path: self.mode_of(path)} if depends(real) else {})
             self.rollback(mark, moved, before)
             self.opaque[path] = reason = f"{type(error).__name__}: {first_line(error)}"
             warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
@@ -199,9 +210,10 @@ class Tracer(Kept):
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
         module = self.stack[-1] if self.stack else None
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            own = module._buffers.get("running_mean")
-            if own is not None and len(args) > 1 and args[1] is own:
-                return self.own_normalisation(module, args[0])
+            own, path = module._buffers.get("running_mean"), path_of(module)
+            given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
+            if own is not None and given["running_mean"] is own and path in self.modes.own:
+                return self.own_normalisation(module, given["input"], given.get("training", False))
         if func in DROPOUT:
             return self.functional_dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)
