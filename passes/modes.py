@@ -44,6 +44,7 @@ class Modes:
     changed: dict[str, bool] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
     _read: set[str] = field(default_factory=set)
+    _late: list[nn.Module] = field(default_factory=list)
     _alike: dict[Any, bool] = field(default_factory=dict)
     _given: Any = None  # what the batch norm whose forward runs was given
 
@@ -74,18 +75,20 @@ class Modes:
         return mode
 
     def write(self, tracer: Tracer, module: nn.Module, mode: bool) -> None:
-        """`module.training` is set.
-
-        Raises:
-            DataDependent: it has been used in the mode that it had, so that the next run would find another one.
-        """
+        """`module.training` is set."""
         path = _path(module)
         if tracer.finished:
             return
-        if path not in self.changed and mode is not vars(module)["training"]:
-            if path in self._read or path in tracer.twins:
-                raise evaluate.DataDependent(f"its forward changes the mode of '{path}', which it has used before")
+        if path not in self.changed and (path in self._read or path in tracer.twins):
+            self.asked[path] = vars(module)["training"]
+            self._late.append(module)
         self.changed[path] = mode
+
+    def reject_late(self, tracer: Tracer) -> None:
+        """Raise DataDependent for a mode that was used before forward set it: the next run would find another one."""
+        for module in self._late:
+            if vars(module)["training"] is not tracer.mode_of(path := _path(module)):
+                raise evaluate.DataDependent(f"its forward changes the mode of '{path}', which it has used before")
 
     def is_set(self, paths: Iterable[str]) -> bool:
         """True where forward has set the mode of one of these modules."""

@@ -80,6 +80,7 @@ class Tracer(Kept):
                 out = root(*args, **kwargs)
             for module in parts:
                 reject_state(self, module)
+            self.modes.reject_late(self)
             self.insist_on(inputs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
