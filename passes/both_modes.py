@@ -101,7 +101,7 @@ def trace_training(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]
     refused = ""
     while True:
         other = type(tracer)(tracer.model, makes_all, hashes, training=True)
-        other.memo, other.added, other.modes._alike = tracer.memo, dict(tracer.added), tracer.modes._alike
+        other.memo, other.added = tracer.memo, dict(tracer.added)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OpaqueModuleWarning)

@@ -15,7 +15,7 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import trust_of
 from fxteleport.passes.guards import GUARDS, insist
 from fxteleport.passes.patches import run_by
-from fxteleport.passes.traced import shadow
+from fxteleport.passes.traced import Table, reassigned, shadow
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -43,10 +43,10 @@ def trace_inside(
         made = shadow(inside, module, "", training)
         if isinstance(made, nn.modules.batchnorm._BatchNorm):
             made._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
-        held = evaluate.containers((made.__dict__,))
+        held = [pair for pair in evaluate.containers((made.__dict__,)) if type(pair[0]) is not Table]
         with run_by(inside):
             out = made(*given[0], **given[1])
-        if any(evaluate.changed(*pair) for pair in held):
+        if reassigned(made) or any(evaluate.changed(*pair) for pair in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         inside.finish(inside.lower(out), out)
         inside.finished = True

@@ -45,7 +45,7 @@ class Modes:
     own: set[str] = field(default_factory=set)
     _read: set[str] = field(default_factory=set)
     _late: list[nn.Module] = field(default_factory=list)
-    _alike: dict[Any, bool] = field(default_factory=dict)
+    _norms: dict[str, bool] = field(default_factory=dict)
     _given: Any = None  # what the batch norm whose forward runs was given
 
     def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -66,11 +66,14 @@ class Modes:
         if tracer.is_inside:
             self.own.add(path)
             return mode
+        if isinstance(module, _BatchNorm):
+            if path not in self._norms:
+                self._norms[path] = self._alike_in_both(tracer, module)
+            if self._norms[path]:
+                self.own.add(path)
+                return False
         if arms.agree(frame, mode):
             return mode
-        if isinstance(module, _BatchNorm) and self._alike_in_both(tracer, module):
-            self.own.add(path)
-            return False
         self.asked[path] = mode
         return mode
 
@@ -114,9 +117,12 @@ class Modes:
         from fxteleport.passes.branches import trace_inside
 
         real = tracer.real(_path(norm))
-        kinds = [(type(m), [(k, repr(v)) for k, v in vars(m).items() if k not in _OTHER]) for m in real.modules()]
-        key = repr(kinds)
-        found = self._alike.get(key)
+        key = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
+        try:
+            hash(key)
+        except TypeError:
+            key = (repr(key),)
+        found = _ALIKE.get(key)
         if found is None:
             try:
                 graphs = trace_inside(tracer, real, *self._given, (False, True))
@@ -124,10 +130,14 @@ class Modes:
                 found = False
             else:
                 found = alike(*graphs, {}, {})
-            self._alike[key] = found
+            while len(_ALIKE) >= _MANY:
+                del _ALIKE[next(iter(_ALIKE))]
+            _ALIKE[key] = found
         return found
 
 
+_ALIKE: dict[Any, bool] = {}  # of a batch norm's class and settings, whichever model it is in
+_MANY = 256
 _OTHER = frozenset(vars(nn.Module())) | {"num_features", "_path"}
 
 

@@ -23,7 +23,7 @@ def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.M
         lambda name, _: _Lazy(tracer, name),
         path,
         class_of=functools.partial(_traced_class, tracer),
-        table=_Table,
+        table=Table,
         training=training,
     )
 
@@ -52,7 +52,7 @@ class _Lazy:
         self.tracer, self.name = tracer, name
 
 
-class _Table(dict):  # type: ignore[type-arg]
+class Table(dict):  # type: ignore[type-arg]
     """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read."""
 
     def __getitem__(self, key: str) -> Any:
