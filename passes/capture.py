@@ -47,6 +47,7 @@ class Captured:
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
+        backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
     """
@@ -64,6 +65,7 @@ class Captured:
     specialized: list[str]
     assigned: dict[str, Tensor]
     overlapping: frozenset[str]
+    backwards: dict[fx.Node, fx.Graph | str]
     training: fx.Graph | None = None
     choice: Choice | None = None
 
@@ -96,6 +98,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.added, tracer.twins = other.added, other.twins | tracer.twins
         tracer.classes |= other.classes
         tracer.branches |= other.branches
+        tracer.backwards |= other.backwards
         tracer.assigned |= other.assigned
         tracer.overlapping |= other.overlapping
         tracer.specialized += other.specialized
@@ -113,6 +116,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         list(dict.fromkeys(tracer.specialized)),
         tracer.assigned,
         frozenset(tracer.overlapping),
+        tracer.backwards,
         training,
         choice,
     )

@@ -339,10 +339,28 @@ class Interpreter:
             for a, b in zip(maps_in(outs[0]), maps_in(other), strict=True):
                 self.system.same(a, b, Origin(node.name, "it must agree in train and in eval mode"))
         result = self.checked(value, outs[0])
-        if inner.wraps:
+        backward = self.captured.backwards.get(node)
+        if backward is not None and not (self.full and simple):
+            self.obey(node, backward, operands, value, result)
+        elif inner.wraps or backward is not None:  # in tau f(x / tau), f's backward sees what it sees in the original
             self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
         self.rules[node.name] = "inside"
         return result
+
+    def obey(
+        self, node: fx.Node, backward: fx.Graph | str, operands: Sequence[Operand], value: Any, result: Any
+    ) -> None:
+        """The backward of a custom function, to which the gradients come in the inverse CoB, must return them so."""
+        if isinstance(backward, str):
+            raise Decline(f"its backward could not be traced: {backward}")
+        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})
+        gradients = [Operand(v, IDENTITY / cob.settled()) for v, cob in pairs_of(value, result)]
+        found = inner.within(backward, [*operands, *gradients])
+        if inner.opaque:
+            raise Decline(f"inside its backward, {inner.opaque[0].why}")
+        for operand, cob in zip(operands, found, strict=True):
+            if cob is not None:
+                self.system.same(cob, IDENTITY / operand.map, Origin(node.name, "its backward"))
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.errors import OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.backwards import trace_backward
 from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Helper, Unread
 from fxteleport.passes.leaves import DROPOUT, is_leaf, watched, without_hooks
@@ -46,6 +47,7 @@ class Kept(Recorder):
         self.classes: dict[str, type] = {}
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
+        self.backwards: dict[fx.Node, fx.Graph | str] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
 
     def real(self, path: str) -> nn.Module:
@@ -136,7 +138,11 @@ class Kept(Recorder):
 
         One that is handed code to run (torch's checkpoint and its like) is traced through, as the modules it calls.
         """
-        if self.is_inside or function.__module__.startswith("torch."):
+        if function.__module__.startswith("torch."):
+            return False
+        if self.is_inside:
+            if not isinstance(self.model, Applied):
+                raise evaluate.DataDependent(f"it applies {function.__name__}, whose backward is its own")
             return False
         leaves = evaluate.leaves_of(args)
         plain = all(proxy.is_proxy(x) or isinstance(x, Tensor) or is_spelt(x) for x in leaves)
@@ -155,6 +161,11 @@ class Kept(Recorder):
         out = self.call_added(path, leaf, run, args, {})
         if graphs:
             self.branches[out._node] = tuple(graphs)
+            try:
+                self.backwards[out._node] = trace_backward(cast("Tracer", self), function, args)
+            except Exception as error:
+                again(error)
+                self.backwards[out._node] = first_line(error)
         return out
 
     def call_added(self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
