@@ -91,7 +91,9 @@ def choosing(forward: Callable[..., Any]) -> Callable[..., Any]:
 # -- tracing -----------------------------------------------------------------------------------------------------------
 
 
-def trace_training(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tracer | None, Choice | None]:
+def trace_training(
+    tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tracer | None, Choice | None]:
     """The trace in train mode of what was traced in eval mode, and what chooses; None where one graph does for both."""
     settle = functools.partial(_settle, tracer)
     if not tracer.modes.asked or tracer.is_whole:
@@ -133,7 +135,9 @@ def trace_training(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]
     )
     if refused:
         where = ", ".join("torch.is_grad_enabled()" if path is None else path or "the model" for path in asked)
-        tracer.specialized.append(f"{where}: the mode is asked for: eval mode was traced, train mode is refused ({refused})")
+        tracer.specialized.append(
+            f"{where}: the mode is asked for: eval mode was traced, train mode is refused ({refused})"
+        )
         return None, choice
     return other, choice
 

@@ -22,7 +22,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
-from fxteleport.passes.leaves import hooked, is_stateful
+from fxteleport.passes.leaves import changes_gradients, hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, Rule, lookup
@@ -62,7 +62,7 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
+    still = {*_unsaved(captured), *_with_hooks(captured), *(captured.overlapping if mode == "weights" else ())}
     state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     for graph in captured.graphs:
         state.run(graph)
@@ -76,6 +76,14 @@ def _unsaved(captured: Captured) -> Iterator[str]:
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
                 yield captured.canonical[whole]
+
+
+def _with_hooks(captured: Captured) -> Iterator[str]:
+    """Parameters whose gradients a hook may change."""
+    for path, module in captured.parts.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter._backward_hooks:
+                yield captured.canonical[f"{path}.{name}" if path else name]
 
 
 @dataclass
@@ -152,6 +160,8 @@ class Interpreter:
                 path = str(node.target)
                 if path in self.captured.opaque:
                     return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
+                if changes_gradients(module):
+                    return self.give_up(node, "it has backward hooks, which may change its gradients")
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             if node in self.captured.branches:

@@ -36,9 +36,7 @@ WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be
 class Kept(Recorder):
     """A recorder that knows the model whose calls it keeps whole."""
 
-    def __init__(
-        self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False) -> None:
         super().__init__(model, makes_all, hashes)
         self.model = model
         self.modes = Modes(training)

@@ -27,6 +27,11 @@ def hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def changes_gradients(module: nn.Module) -> bool:
+    """True where a backward hook may change the gradients that pass through the module."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def watched(module: nn.Module) -> bool:
     """True where a forward hook is not torch's own, and so may store what it sees anywhere."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxteleport.passes import arms, evaluate
 from fxteleport.passes.leaves import is_leaf, reads_training
@@ -107,6 +107,19 @@ class Modes:
                 raise evaluate.DataDependent("it asks whether gradients are recorded")
             self.asked[GRADIENTS] = self.training
         return self.training
+
+    def requires_grad(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
+        """What a tensor's `requires_grad` gives: it does where gradients are recorded.
+
+        Raises:
+            DataDependent: whether an input does is not known.
+        """
+        if tracer.finished or frame.f_globals.get("__name__", "").startswith("torch."):
+            return False
+        recorded = self.gradients(tracer, frame)
+        if recorded and node.op == "placeholder":
+            raise evaluate.DataDependent(f"it asks whether '{node.name}' requires a gradient")
+        return recorded
 
     def _alike_in_both(self, tracer: Tracer, norm: nn.Module) -> bool:
         """True for a batch norm of the user's that asks for its mode as torch's do, and goes on as they do.

@@ -119,6 +119,8 @@ def rewrite(captured: Captured, found: Constrained, scaling: Recipe, numbers: Te
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
+                for hook in (tensor._backward_hooks or {}).values():
+                    made[name].register_hook(hook)
         return made[name]
 
     copies = [_copied_graph(graph) for graph in captured.graphs]

@@ -24,6 +24,7 @@ from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.kept import WHOLE, Kept, again, first_line
 from fxteleport.passes.leaves import (
     DROPOUT,
+    changes_gradients,
     is_compiled,
     is_leaf,
     is_mode_dependent,
@@ -44,9 +45,7 @@ _NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 class Tracer(Kept):
     """Runs a model's `forward` on proxies and records what it calls. Used once."""
 
-    def __init__(
-        self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False) -> None:
         super().__init__(model, makes_all, hashes, training)
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
@@ -157,6 +156,8 @@ class Tracer(Kept):
         real = self.real(path)
         if is_compiled(real):
             return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
+        if changes_gradients(real) and not self.is_inside and not (path and is_leaf(real)):
+            return self.call_hooked(path, args, kwargs)
         is_set = self.modes.changed and self.modes.is_set(path_of(m) for m in module.modules())
         if path and is_leaf(real) and not (is_set and reads_training(type(real))):
             call = functools.partial(self.call_leaf, path)
@@ -189,6 +190,17 @@ class Tracer(Kept):
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
+
+    def call_hooked(self, path: str, args: Any, kwargs: Any) -> Any:
+        """A module that is no leaf is called, whose backward hooks may change gradients: they run where it is whole."""
+        reason = "it has backward hooks, which may change its gradients"
+        if not path:
+            raise RuntimeError(reason)
+        self.opaque[path] = reason
+        warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
+        if depends(self.real(path)):
+            self.modes.asked[path] = self.mode_of(path)
+        return self.call_leaf(path, args, kwargs)
 
     def call_watched(
         self, module: nn.Module, forward: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any

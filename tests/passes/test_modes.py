@@ -399,3 +399,228 @@ def test_a_mode_that_the_next_run_finds_changed() -> None:
     network = ft.teleport(Once().eval(), vectors().float(), seed=0).train()
     with pytest.raises(ft.InputError, match="mode"):
         network(vectors().float())
+
+
+# -- spectral norm, whose power iteration runs in train mode -----------------------------------------------------------
+
+
+class Spectral(nn.Module):
+    """Both spellings, inside a block."""
+
+    def __init__(self, normed: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = normed(nn.Conv2d(3, 6, 3, padding=1)), normed(nn.Conv2d(6, 7, 1))
+        self.block = nn.Sequential(nn.ReLU(), normed(nn.Conv2d(7, 7, 1)), nn.ReLU())
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(torch.relu(self.a(x)))
+        return self.head((h + self.block(h)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("normed", [spectral_norm, parametrizations.spectral_norm], ids=["hook", "parametrization"])
+def test_spectral_norm(normed: Callable[[nn.Module], nn.Module], mode: str) -> None:
+    x = images()
+    model, plan, network, scales = teleported(lambda: Spectral(normed), x, mode)
+    assert plan.num_free
+    twin = copy.deepcopy(model).train()
+    assert_trains_alike(twin, network.train(), scales, x)
+    assert any(not torch.equal(b, dict(model.named_buffers())[n]) for n, b in twin.named_buffers())
+    assert_trains_alike(twin.eval(), network.eval(), scales, x)
+    if mode == "weights":
+        moved = plan.apply_(plan.sample(0.9, "inter", seed=1), copy.deepcopy(model))
+        assert_trains_alike(copy.deepcopy(model).train(), moved.train(), scales, x)
+
+
+# -- gradients that are not those of the forward -----------------------------------------------------------------------
+
+
+class Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad.clamp(-0.01, 0.01)
+
+
+class Spike(torch.autograd.Function):
+    """A spike whose surrogate gradient is that of a fast sigmoid."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad / (ctx.slope * x.abs() + 1) ** 2, None
+
+
+class Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
+        ctx.rate = rate
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return -ctx.rate * grad, None
+
+
+class Gated(torch.autograd.Function):
+    """A product, whose backward clips what it gives to one factor."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        return grad * b, (grad * a).clamp(-0.01, 0.01)
+
+
+class Applying(nn.Module):
+    def __init__(self, apply: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.apply_ = nn.Linear(6, 7), nn.Linear(6, 7), nn.Linear(7, 3), apply
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.apply_(self, x))
+
+
+def clipped(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-0.01, 0.01)
+
+
+def with_hook(add: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        model = Applying(lambda m, x: torch.relu(m.a(x)) + torch.relu(m.b(x)))
+        add(model)
+        return model
+
+    return make
+
+
+GRADIENTS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # free values in full, in weights
+    "a clipped gradient": (lambda: Applying(lambda m, x: torch.relu(Clip.apply(m.a(x)))), 7, 0),
+    "a spike": (lambda: Applying(lambda m, x: Spike.apply(m.a(x), 25.0)), 7, 0),
+    "a reversed gradient": (lambda: Applying(lambda m, x: Reversal.apply(m.a(x), 0.3)), 7, 7),
+    "a product": (lambda: Applying(lambda m, x: Gated.apply(m.a(x), m.b(x))), 14, 14),  # signs alone of the second
+    "a hook of a layer": (
+        with_hook(lambda m: m.a.register_full_backward_hook(lambda _, g, __: (clipped(g[0]),))),
+        0,
+        0,
+    ),
+    "a hook of a parameter": (with_hook(lambda m: m.a.weight.register_hook(clipped)), 0, 0),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_that_are_not_of_the_forward(name: str, mode: str) -> None:
+    make, *free = GRADIENTS[name]
+    x = vectors().requires_grad_()
+    model, plan, network, scales = teleported(make, x, mode)
+    assert plan.num_free == free[mode == "weights"], plan.opaque
+    assert_trains_alike(model.train(), network.train(), scales, x)
+
+
+def test_a_hook_of_a_part_keeps_it_whole() -> None:
+    x = vectors().requires_grad_()
+
+    def make() -> nn.Module:
+        part = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 6))
+        part.register_full_backward_hook(lambda _, grads, __: (clipped(grads[0]),))
+        return nn.Sequential(nn.Linear(6, 6), part, nn.Linear(6, 5), nn.Linear(5, 3))
+
+    with pytest.warns(ft.OpaqueModuleWarning, match="backward hooks"):
+        model, plan, network, scales = teleported(make, x, "full")
+    assert plan.num_free
+    assert_trains_alike(model.train(), network.train(), scales, x)
+
+
+def test_a_hook_of_a_tensor_is_refused_in_training() -> None:
+    def apply(m: Any, x: Tensor) -> Tensor:
+        h = torch.relu(m.a(x))
+        if h.requires_grad:
+            h.register_hook(clipped)
+        return h
+
+    network = ft.teleport(Applying(apply).double().eval(), vectors(), seed=0)
+    with torch.no_grad():
+        network(vectors())
+    with pytest.raises(ft.InputError, match="gradients are recorded"):
+        network(vectors())
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+class Targets(nn.Module):
+    """Runs in train mode with targets only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.head = Backbone(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        out = self.head(self.part(x))
+        if self.training:
+            if y is None:
+                raise ValueError("targets are needed in train mode")
+            return F.mse_loss(out, y)
+        return out
+
+
+def test_train_mode_that_has_no_graph_is_refused() -> None:
+    plan = ft.plan(Targets().double().eval(), vectors())
+    assert any("targets are needed" in what for what in plan.specialized)
+    network = plan.rewrite(plan.sample(seed=0))
+    with pytest.raises(ft.InputError, match=r"train mode.*targets are needed"):
+        network.train()(vectors())
+    network.eval()(vectors())
+
+
+def test_modes_that_were_not_captured_are_refused() -> None:
+    """One part that asks for its mode is frozen by hand, another is not."""
+    model = nn.Sequential(Depth(), nn.Linear(3, 6), Depth()).double().eval()
+    network = ft.teleport(model, vectors(), seed=0).train()
+    network(vectors())
+    network.get_submodule("0").eval()
+    with pytest.raises(ft.InputError, match="neither|other modules"):
+        network(vectors())
+
+
+# -- in place ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_teleportable_keeps_modes_and_unsaved_buffers(mode: str) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 7), nn.BatchNorm1d(7), nn.GELU(), nn.Linear(7, 3))
+            self.register_buffer("runs", torch.zeros(1, dtype=torch.float64), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs.add_(1)
+            return self.net(x) * self.runs
+
+    torch.manual_seed(0)
+    model = Counting().double()
+    live = ft.Teleportable(copy.deepcopy(model).eval(), vectors(), mode=mode)
+    for network in (model, live.network):
+        network.train()
+        network.net[1].eval()
+    assert torch.allclose(model(vectors()), live(vectors()))
+    for seed in range(3):
+        live.teleport_(live.plan.sample(0.9, "inter", seed=seed))
+        assert torch.allclose(model(vectors()), live(vectors()))
+        assert live.network.training and not live.network.get_submodule("net.1").training
