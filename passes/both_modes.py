@@ -129,7 +129,7 @@ def trace_training(
         return None, None
     settle(())
     _settle(other, ())
-    asked = tracer.modes.asked | {path: None for path in other.modes.asked}
+    asked = tracer.modes.asked | dict.fromkeys(other.modes.asked)
     choice = Choice(
         {path: tracer.mode_of(path) for path in asked}, {path: other.mode_of(path) for path in asked}, refused
     )
@@ -189,10 +189,10 @@ def _same_target(a: str, b: str, added: Added, more: Added) -> bool:
         return isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape and equal(one, other)
     if type(one) is not type(other):
         return False
-    if isinstance(one, Applied):
-        return one.function is other.function  # type: ignore[union-attr]
-    if isinstance(one, Helper):
-        return one.is_like(other)  # type: ignore[arg-type]
+    if isinstance(one, Applied) and isinstance(other, Applied):
+        return one.function is other.function
+    if isinstance(one, Helper) and isinstance(other, Helper):
+        return one.is_like(other)
     return type(one) in _DROPOUTS and (one.p, one.inplace) == (other.p, other.inplace)  # type: ignore[union-attr]
 
 

@@ -6,7 +6,8 @@ evaluates each call and appends its node.
 
 Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
 (drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
-its normalisation as such a node and the rest of its `forward` as ordinary ones. A submodule that cannot be
+its normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code asks for its
+mode, and goes on in another way in train mode, there is a second graph (`both_modes.py`). A submodule that cannot be
 traced is kept whole too (opaque), with a warning.
 """
 

@@ -64,5 +64,5 @@ def take_modes(network: nn.Module, source: Any) -> None:
     modes = {path: module.training for path, module in source.named_modules(remove_duplicate=False)}
     for path, module in network.named_modules():
         while path not in modes:
-            path = path.rpartition(".")[0]  # noqa: PLW2901
+            path = path.rpartition(".")[0]
         module.training = modes[path]

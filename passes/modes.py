@@ -130,7 +130,7 @@ class Modes:
         from fxteleport.passes.branches import trace_inside
 
         real = tracer.real(_path(norm))
-        key = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
+        key: Any = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
         try:
             hash(key)
         except TypeError:
@@ -138,11 +138,12 @@ class Modes:
         found = _ALIKE.get(key)
         if found is None:
             try:
-                graphs = trace_inside(tracer, real, *self._given, (False, True))
+                args, kwargs = self._given
+                evaluated, trained = trace_inside(tracer, real, args, kwargs, (False, True))
             except Exception:
                 found = False
             else:
-                found = alike(*graphs, {}, {})
+                found = alike(evaluated, trained, {}, {})
             while len(_ALIKE) >= _MANY:
                 del _ALIKE[next(iter(_ALIKE))]
             _ALIKE[key] = found

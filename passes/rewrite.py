@@ -39,7 +39,7 @@ class TeleportedModule(fx.GraphModule):
     def train(self, mode: bool = True) -> TeleportedModule:
         super().train(mode)
         if self.excepted is not None:
-            self.excepted[mode].impose(self)
+            self.excepted[mode].impose(self)  # type: ignore[operator]
         return self
 
     def recompile(self) -> Any:

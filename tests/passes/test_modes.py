@@ -42,7 +42,7 @@ def step(network: nn.Module, x: Tensor, seed: int) -> Tensor:
 
 
 def assert_trains_alike(model: nn.Module, network: nn.Module, scales: dict[str, Tensor], x: Tensor) -> None:
-    """The loss, the gradients (Theorem 5.1: dL/dW' = dL/dW / scale) and the buffers of two runs, one after the other."""
+    """The loss, the gradients (Theorem 5.1: dL/dW' = dL/dW / scale) and the buffers of two runs."""
     for seed in (1, 2):
         assert torch.allclose(step(model, x, seed), step(network, x, seed), rtol=1e-9)
         found = dict(network.named_parameters())
@@ -233,16 +233,13 @@ class Settings(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.checkpointing = nn.Linear(6, 7), nn.Linear(7, 3), False
+        self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3)
+        self.checkpointing, self.slope = False, 0.1
 
     def forward(self, x: Tensor) -> Tensor:
         if self.checkpointing and self.training:
             raise NotImplementedError
-        if self.training and not self.checkpointing:
-            x = x.contiguous()
-        else:
-            x = x.contiguous()
-        return self.b(torch.relu(self.a(x)))
+        return self.b(F.leaky_relu(self.a(x), 0.1 if self.training and not self.checkpointing else self.slope))
 
 
 ASKING: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
@@ -594,7 +591,7 @@ def test_modes_that_were_not_captured_are_refused() -> None:
     network = ft.teleport(model, vectors(), seed=0).train()
     network(vectors())
     network.get_submodule("0").eval()
-    with pytest.raises(ft.InputError, match="neither|other modules"):
+    with pytest.raises(ft.InputError, match="other modules"):
         network(vectors())
 
 
