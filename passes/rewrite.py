@@ -67,7 +67,7 @@ class TeleportedModule(fx.GraphModule):
         other = super().__deepcopy__(memo)
         _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE)}, memo))
         other.__dict__["excepted"] = self.excepted
-        other.choose(self.choice, self._training_graph())
+        other.choose(self.choice, self._training_graph())  # type: ignore[operator]
         return other  # type: ignore[return-value]
 
     def __reduce__(self) -> Any:
