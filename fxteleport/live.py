@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
+from fxteleport.passes.frozen import take_modes
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.plan import plan, require_weights
 from fxteleport.point import Point
 from fxteleport.transport import STATES, transport
@@ -87,11 +89,13 @@ class Teleportable(nn.Module):
         """A network of the operations that the total CoB needs, on the tensors of the one before."""
         emitted = self.plan.emit(total)
         emitted.meta.pop("teleportation")  # its parameters are not those that the plan would expect
-        state = self.network.state_dict(keep_vars=True)
+        state = dict(named_tensors(dict(self.network.named_modules(remove_duplicate=False))))  # what is not saved, too
+        own = self.plan.captured.metas
         for path, module in emitted.named_modules():
             prefix = f"{path}." if path else ""
             for table in (module._parameters, module._buffers):
                 for name in table:
-                    if prefix + name in state:
+                    if prefix + name in state and prefix + name in own:
                         table[name] = state[prefix + name]
-        self.network = emitted.train(self.network.training)
+        take_modes(emitted, self.network)
+        self.network = emitted

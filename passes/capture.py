@@ -6,7 +6,8 @@ evaluates each call and appends its node.
 
 Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
 (drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
-its normalisation as such a node and the rest of its `forward` as ordinary ones. A submodule that cannot be
+its normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code asks for its
+mode, and goes on in another way in train mode, there is a second graph (`both_modes.py`). A submodule that cannot be
 traced is kept whole too (opaque), with a warning.
 """
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.both_modes import Choice, trace_training
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
@@ -50,6 +52,9 @@ class Captured:
         reached: leaf path -> what its code can read of the model outside it: that stays as it is.
         named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
+        backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        training: the graph in train mode, where it is another one.
+        choice: what decides which of the two runs; None where one does for both modes.
     """
 
     graph: fx.Graph
@@ -67,6 +72,14 @@ class Captured:
     reached: dict[str, Reached]
     named: frozenset[str]
     overlapping: frozenset[str]
+    backwards: dict[fx.Node, fx.Graph | str]
+    training: fx.Graph | None = None
+    choice: Choice | None = None
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """The graph, and that of train mode if it is another one."""
+        return (self.graph,) if self.training is None else (self.graph, self.training)
 
     @property
     def reached_names(self) -> frozenset[str]:
@@ -85,11 +98,24 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
             tracer = _traced(model, args, kwargs or {})
+            other, choice = trace_training(tracer, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
             " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
         ) from None
+    training = None if other is None else other.graph
+    if other is not None:
+        _name_apart(other.graph)
+        tracer.added, tracer.twins = other.added, other.twins | tracer.twins
+        tracer.classes |= other.classes
+        tracer.branches |= other.branches
+        tracer.backwards |= other.backwards
+        tracer.assigned |= other.assigned
+        tracer.reached |= other.reached
+        tracer.named |= other.named
+        tracer.overlapping |= other.overlapping
+        tracer.specialized += other.specialized
     return Captured(
         tracer.graph,
         model,
@@ -106,7 +132,16 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.reached,
         frozenset(tracer.named),
         frozenset(tracer.overlapping),
+        tracer.backwards,
+        training,
+        choice,
     )
+
+
+def _name_apart(graph: fx.Graph) -> None:
+    """Give the nodes of train mode names that no node of eval mode has."""
+    for node in graph.nodes:
+        node._rename(f"{node.name}_in_training")
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:

@@ -24,7 +24,7 @@ from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.helpers import Given
-from fxteleport.passes.leaves import hooked, is_stateful
+from fxteleport.passes.leaves import changes_gradients, hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, bound, lookup
@@ -67,13 +67,15 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *captured.reached_names}
+    still = {*_unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
         still |= captured.overlapping | captured.named
     sizing = Sizing(captured)
-    sizing.run(captured.graph)
+    for graph in captured.graphs:
+        sizing.run(graph)
     state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
-    state.run(captured.graph)
+    for graph in captured.graphs:
+        state.run(graph)
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
 
 
@@ -84,6 +86,14 @@ def _unsaved(captured: Captured) -> Iterator[str]:
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
                 yield captured.canonical[whole]
+
+
+def _with_hooks(captured: Captured) -> Iterator[str]:
+    """Parameters whose gradients a hook may change."""
+    for path, module in captured.parts.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter._backward_hooks:
+                yield captured.canonical[f"{path}.{name}" if path else name]
 
 
 @dataclass
@@ -161,6 +171,8 @@ class Interpreter:
                 path = str(node.target)
                 if path in self.captured.opaque:
                     return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
+                if changes_gradients(module):
+                    return self.give_up(node, "it has backward hooks, which may change its gradients")
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             if node in self.captured.branches:
@@ -352,7 +364,10 @@ class Interpreter:
             raise Decline("it returns another structure in train mode")
         origin = Origin(node.name, "it must agree in train and in eval mode")
         result = self.checked(value, pytree.tree_map(lambda *cobs: self.agreed(cobs, origin), *outs))
-        if inner.wraps:
+        backward = self.captured.backwards.get(node)
+        if backward is not None and not (self.full and simple):
+            self.obey(node, backward, operands, value, result)
+        elif inner.wraps or backward is not None:  # in tau f(x / tau), f's backward sees what it sees in the original
             self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
         self.rules[node.name] = "inside"
         return result
@@ -367,6 +382,21 @@ class Interpreter:
         for cob in known:
             self.system.same(whole, cob, origin)  # type: ignore[arg-type]
         return whole
+
+    def obey(
+        self, node: fx.Node, backward: fx.Graph | str, operands: Sequence[Operand], value: Any, result: Any
+    ) -> None:
+        """The backward of a custom function, to which the gradients come in the inverse CoB, must return them so."""
+        if isinstance(backward, str):
+            raise Decline(f"its backward could not be traced: {backward}")
+        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})
+        gradients = [Operand(v, IDENTITY / cob.settled()) for v, cob in pairs_of(value, result)]
+        found = inner.within(backward, [*operands, *gradients])
+        if inner.opaque:
+            raise Decline(f"inside its backward, {inner.opaque[0].why}")
+        for operand, cob in zip(operands, found, strict=True):
+            if cob is not None:
+                self.system.same(cob, IDENTITY / operand.map, Origin(node.name, "its backward"))
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""

@@ -31,7 +31,14 @@ class Helper(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         owner, fn = self._held
+        for module in owner.modules():
+            module.training = self.training
         return fn(owner, *args, **kwargs)
+
+    def is_like(self, other: Helper) -> bool:
+        """True for the same method of the same module."""
+        (owner, fn), (owners, method) = self._held, other._held
+        return fn is method and vars(owner)["_path"] == vars(owners)["_path"]
 
 
 class Given(nn.Module):

@@ -17,10 +17,12 @@ from torch import Tensor, fx, nn
 
 from fxteleport.errors import OpaqueModuleWarning
 from fxteleport.passes import evaluate, proxy
+from fxteleport.passes.backwards import trace_backward
 from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Given, Helper, Withheld, with_settings
 from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.modes import Modes, depends, modes_after
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.proxy import NumberProxy, Proxy
 from fxteleport.passes.reach import Reach, Reached
@@ -39,12 +41,16 @@ WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be
 class Kept(Recorder):
     """A recorder that knows the model whose calls it keeps whole."""
 
-    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False) -> None:
         super().__init__(model, makes_all, hashes)
         self.model = model
+        self.modes = Modes(training)
+        self.started = modes_after(model, training)
+        self.is_whole = False
         self.classes: dict[str, type] = {}
         self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
+        self.backwards: dict[fx.Node, fx.Graph | str] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
         self.writes = Writes()
         self.reach = Reach(self.parts, self._own)
@@ -56,9 +62,10 @@ class Kept(Recorder):
         return self.model if path == WHOLE else self.parts[path]
 
     def twin(self, path: str, beside: Reached | None = None) -> nn.Module:
-        """The clone of the module at `path` that runs on meta tensors."""
+        """The clone of the module at `path` that runs on meta tensors; torch's layers give the same in both modes."""
         cls = self.classes.get(path)
         real = self.real(path)
+        training = self.modes.training and depends(real)
         path = "" if path == WHOLE else path
 
         def class_of(module: nn.Module) -> type:
@@ -68,7 +75,7 @@ class Kept(Recorder):
             tensor = self.metas[name]
             return tensor if tensor.is_meta else tensor.to(evaluate.META)
 
-        made = clone(real, on_meta, path, class_of=class_of, training=False, beside=beside)
+        made = clone(real, on_meta, path, class_of=class_of, training=training, beside=beside)
         if cls is not None:
             return as_its_class(made)
         return without_hooks(made) if is_leaf(real) and watched(real) else made
@@ -146,8 +153,8 @@ class Kept(Recorder):
         self.reached[path] = self.reach.of(self.real(path))
         self.twins.pop(path, None)
 
-    def own_normalisation(self, module: nn.Module, input: Proxy, **given: Any) -> Any:
-        """The normalisation inside a batch norm subclass, as a leaf of its torch base class.
+    def own_normalisation(self, module: nn.Module, input: Proxy, training: bool = False, **given: Any) -> Any:
+        """The normalisation inside a batch norm subclass, as a leaf of its torch base class, which knows its mode.
 
         Args:
             given: the other arguments of `F.batch_norm`; where they are not the module's own, the leaf is given them.
@@ -165,19 +172,35 @@ class Kept(Recorder):
             same(value, getattr(real, name)) for name, value in settings.items()
         ):
             self.classes[path] = cls
-            return self.call_leaf(path, (input,), {})
-        tensors["num_batches_tracked"] = own.get("num_batches_tracked")
-        return self.call_given(module, (input,), {}, cls, tensors, **settings)
+            out = self.call_leaf(path, (input,), {})
+        else:
+            tensors["num_batches_tracked"] = own.get("num_batches_tracked")
+            out = self.call_given(module, (input,), {}, cls, tensors, **settings)
+        if self.is_inside:
+            out._node.meta["follows"] = training is self.modes.training
+        return out
 
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Any:
-        """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`."""
-        if training or p == 0.0:
+        """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`.
+
+        Whether it would is seen later, in train mode: one that never drops is none (`both_modes.py`).
+        """
+        if p == 0.0:
+            training = False
+        if training or p == 0.0 or self.is_inside:
             return self.record("call_function", func, (input, p, training, inplace), {})
-        path = self.free_path(f"{path_of(self.stack[-1])}.{func.__name__}")
-        self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
-        return self.append("call_module", path, (input,), {}, proxy.plain(input))
+        path = self.free_path(f"{path_of(self.stack[-1]) if self.stack else ''}.{func.__name__}")
+        self.added[path] = self.twins[path] = DROPOUT[func](p, inplace).eval()
+        written = [input] if inplace and proxy.is_proxy(input) else []  # in train mode
+        out = self.append("call_module", path, (input,), {}, proxy.plain(input), written)
+        out._node.meta["training"] = False
+        return out
+
+    def mode_of(self, path: str | None) -> bool:
+        """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
+        return self.modes.training if path is None else self.started.get(path, self.modes.training)
 
     def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
@@ -194,7 +217,9 @@ class Kept(Recorder):
         def withheld(name: str, _: Tensor) -> Tensor:
             return self.metas[name].to(evaluate.META).as_subclass(Withheld)
 
-        leaf = Helper(clone(real, withheld, owner, training=False, beside=self.reach.of(real)), fn)
+        mode = self.modes.training and depends(real)
+        leaf = Helper(clone(real, withheld, owner, training=mode, beside=self.reach.of(real)), fn)
+        leaf.training = mode
         run = functools.partial(evaluate.run, "call_module", leaf)
         out = self.call_added(path, leaf, run, args, kwargs)
         self.opaque[path] = why
@@ -208,7 +233,11 @@ class Kept(Recorder):
 
         One that is handed code to run (torch's checkpoint and its like) is traced through, as the modules it calls.
         """
-        if self.is_inside or function.__module__.startswith("torch."):
+        if function.__module__.startswith("torch."):
+            return False
+        if self.is_inside:
+            if not isinstance(self.model, Applied):
+                raise evaluate.DataDependent(f"it applies {function.__name__}, whose backward is its own")
             return False
         leaves = evaluate.leaves_of(args)
         plain = all(proxy.is_proxy(x) or isinstance(x, Tensor) or is_spelt(x) for x in leaves)
@@ -231,6 +260,11 @@ class Kept(Recorder):
         out = self.call_added(path, leaf, run, args, {})
         if graphs:
             self.branches[out._node] = tuple(graphs)
+            try:
+                self.backwards[out._node] = trace_backward(cast("Tracer", self), function, args)
+            except Exception as error:
+                again(error)
+                self.backwards[out._node] = first_line(error)
         return out
 
     def call_added(self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -251,7 +285,7 @@ class Kept(Recorder):
             return []
 
     def run_leaf(self, path: str, args: Any, kwargs: Any) -> Any:
-        """Run a module with its own weights, in eval mode, where they are."""
+        """Run a module with its own weights, in the mode that is traced, where they are."""
         real = self.real(path)
         there = next((p.device for p in real.parameters()), evaluate.CPU)
         args, kwargs = evaluate.tree_map(lambda x: x.to(there) if isinstance(x, Tensor) else x, (args, kwargs))
@@ -264,7 +298,8 @@ class Kept(Recorder):
                 made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
             return made[id(tensor)]
 
-        return clone(real, own, training=False, beside=self.reached.get(path))(*args, **kwargs)
+        mode = self.modes.training and depends(real)
+        return clone(real, own, training=mode, beside=self.reached.get(path))(*args, **kwargs)
 
 
 def names_in(reached: Reached) -> Iterator[str]:

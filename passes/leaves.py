@@ -49,6 +49,11 @@ def hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def changes_gradients(module: nn.Module) -> bool:
+    """True where a backward hook may change the gradients that pass through the module."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def watched(module: nn.Module) -> bool:
     """True where a forward hook is not torch's own, and so may store what it sees anywhere."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
@@ -82,15 +87,11 @@ def is_intricate(module: nn.Module) -> bool:
 
 
 @functools.cache
-def knows_modes(cls: type) -> bool:
-    """True for a torch layer that does something else in train mode."""
-    return any("training" in function.__code__.co_names for function in _functions(cls).values())
-
-
 def reads_training(cls: type[nn.Module]) -> bool:
-    """True where the class's forward mentions `self.training`."""
-    code = getattr(cls.forward, "__code__", None)
-    return code is not None and "training" in code.co_names
+    """True where the class's forward, or another method that it adds, mentions `self.training`."""
+    own = [c for c in cls.__mro__ if c is not nn.Module and issubclass(c, nn.Module)]
+    members = [cls.forward, *(x for c in own for x in vars(c).values())]
+    return any("training" in code.co_names for x in members if (code := getattr(x, "__code__", None)) is not None)
 
 
 DROPOUT: dict[Any, type[nn.Module]] = {

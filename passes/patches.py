@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def aware_of_proxies() -> Iterator[None]:
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             if hasattr(functorch, "unwrap_dead_wrappers"):  # of older torch: its C code takes no proxies
                 _patch(functorch, "unwrap_dead_wrappers", _passing_on(functorch.unwrap_dead_wrappers))
+            _patch(torch, "is_grad_enabled", _asking(torch.is_grad_enabled))
             for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
                 _patch(context, "__enter__", _entering(context.__enter__))
                 _patch(context, "__exit__", _leaving(context.__exit__))
@@ -173,6 +175,19 @@ def _entering(enter: Any) -> Any:
             tracer.enter(isinstance(context, torch.enable_grad))
 
     return wrapper
+
+
+def _asking(plain: Any) -> Any:
+    """Whether gradients are recorded: a model's own code is told what the tracer takes for it."""
+
+    @functools.wraps(plain)
+    def is_grad_enabled() -> bool:
+        tracer, frame = running.tracer, sys._getframe(1)
+        if tracer is None or frame.f_globals.get("__name__", "").startswith("torch."):
+            return plain()  # type: ignore[no-any-return]
+        return tracer.modes.gradients(tracer, frame)
+
+    return is_grad_enabled
 
 
 def _leaving(leave: Any) -> Any:

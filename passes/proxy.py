@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ class Proxy:
                 return self._tracer.ranked(value)
             if name in _RANK:
                 return lambda: self._tracer.ranked(self._value.dim())
+            if name == "requires_grad":
+                return self._tracer.modes.requires_grad(self._tracer, self._node, sys._getframe(1))
             if name in _PLACES:
                 return name == f"is_{self._tracer.device.type}"  # a meta tensor stands for one over there
         if callable(value):

@@ -16,9 +16,11 @@ from torch import Tensor, fx, nn
 
 from fxteleport.errors import ModelError
 from fxteleport.modules import Operation, Rescale, TeleportedActivation, is_trivial
+from fxteleport.passes.both_modes import Choice, choosing
 from fxteleport.passes.call import Wrap
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import Constrained
+from fxteleport.passes.frozen import Excepted, excepted, holder_of, take_modes
 from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
@@ -30,17 +32,25 @@ from fxteleport.passes.shadow import clone
 class TeleportedModule(fx.GraphModule):
     """A `GraphModule` that keeps parameters which its graph does not use, also through `deepcopy`."""
 
-    def recompile(self) -> Any:
-        code = super().recompile()
-        if any(node.target is switch for node in self.graph.nodes):
-            cls = type(self)  # of this network alone
-            cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
-        return code
+    choice: Choice | None = None  # where train mode has a graph of its own, or none
+    in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
+    excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     def train(self, mode: bool = True) -> TeleportedModule:
         super().train(mode)
+        if self.excepted is not None:
+            self.excepted[mode].impose(self)  # type: ignore[operator]
         self.link()
         return self
+
+    def recompile(self) -> Any:
+        code = super().recompile()
+        cls = type(self)  # of this network alone
+        if any(node.target is switch for node in self.graph.nodes):
+            cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
+        if self.choice is not None:
+            cls.forward = choosing(cls.forward)  # type: ignore[method-assign]
+        return code
 
     def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
         super()._apply(fn, recurse)
@@ -57,19 +67,39 @@ class TeleportedModule(fx.GraphModule):
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
 
+    def choose(self, choice: Choice | None, training: fx.Graph | None) -> None:
+        """Have the modes of the network's modules choose between its graph and another one."""
+        if choice is None:
+            return
+        self.__dict__["choice"] = choice
+        if training is not None:
+            other = TeleportedModule(nn.Module(), fx.Graph(), class_name=type(self).__name__)
+            _adopt(other, self.__dict__)
+            other.graph = training
+            self.__dict__["in_training"] = other
+        self.recompile()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
         _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE)}, memo))
+        other.__dict__["excepted"] = self.excepted
+        other.choose(self.choice, self._training_graph())  # type: ignore[operator]
         return other  # type: ignore[return-value]
 
     def __reduce__(self) -> Any:
         """With its graph: a `GraphModule` is unpickled by tracing its code, in which functions would meet proxies."""
-        state = {k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE, "training", "meta")}
-        return _unpickled, (_copied_graph(self.graph)[0], state, type(self).__name__)
+        state = {k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE, "training", "meta", "excepted")}
+        graphs = (_copied_graph(self.graph)[0], self._training_graph())
+        return _unpickled, (graphs[0], state, type(self).__name__, self.choice, graphs[1])
+
+    def _training_graph(self) -> fx.Graph | None:
+        return None if self.in_training is None else _copied_graph(self.in_training.graph)[0]
 
 
-def _unpickled(graph: fx.Graph, state: dict[str, Any], name: str) -> TeleportedModule:
-    for node in graph.nodes:
+def _unpickled(
+    graph: fx.Graph, state: dict[str, Any], name: str, choice: Choice | None = None, training: fx.Graph | None = None
+) -> TeleportedModule:
+    for node in (*graph.nodes, *(training.nodes if training is not None else ())):
         node.type = None  # none was noted; torch 2.9 pickles another thing in its place
     root = nn.Module()
     root.__dict__.update(state)
@@ -77,6 +107,8 @@ def _unpickled(graph: fx.Graph, state: dict[str, Any], name: str) -> TeleportedM
     _adopt(module, state)
     module.training = state["training"]
     module.meta.update(state["meta"])
+    module.__dict__["excepted"] = state.get("excepted")
+    module.choose(choice, training)
     return module
 
 
@@ -103,13 +135,16 @@ def rewrite(captured: Captured, found: Constrained, scaling: Recipe, numbers: Te
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
+                for hook in (tensor._backward_hooks or {}).values():
+                    made[name].register_hook(hook)
         return made[name]
 
-    graph, names = _copied_graph(captured.graph)
+    copies = [_copied_graph(graph) for graph in captured.graphs]
+    names = {old: new for _, renamed in copies for old, new in renamed.items()}
     root = _skeleton(captured, copied)
     scaling.scale_(made, numbers)
     calls: dict[str, int] = {}
-    for node in captured.graph.nodes:
+    for node in names:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     device = next((t.device for t in made.values()), torch.device("cpu"))
@@ -119,30 +154,27 @@ def rewrite(captured: Captured, found: Constrained, scaling: Recipe, numbers: Te
         before = _part(wrap.before, numbers, wrap.part, value.dtype)
         after = _part(wrap.after, numbers, wrap.part, value.dtype)
         if not (is_trivial(before) and is_trivial(after)):
-            _wrap(root, graph, names[node], wrap, before, after, alone=calls.get(str(node.target)) == 1)
-    return _emitted(captured, graph, root)
+            _wrap(root, names[node].graph, names[node], wrap, before, after, alone=calls.get(str(node.target)) == 1)
+    return _emitted(captured, [graph for graph, _ in copies], root)
 
 
 def original(captured: Captured) -> TeleportedModule:
     """The captured graph on the model's own tensors (shared, not copied)."""
-    graph, _ = _copied_graph(captured.graph)
-    return _emitted(captured, graph, _skeleton(captured, lambda name, tensor: tensor))
+    graphs = [_copied_graph(graph)[0] for graph in captured.graphs]
+    return _emitted(captured, graphs, _skeleton(captured, lambda name, tensor: tensor))
 
 
-def _emitted(captured: Captured, graph: fx.Graph, root: nn.Module) -> TeleportedModule:
-    for node in graph.nodes:
-        if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(str(node.target)):
-            raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
-    graph.lint()
-    module = TeleportedModule(root, graph, class_name=type(captured.model).__name__)
+def _emitted(captured: Captured, graphs: list[fx.Graph], root: nn.Module) -> TeleportedModule:
+    for graph in graphs:
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(str(node.target)):
+                raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
+        graph.lint()
+    module = TeleportedModule(root, graphs[0], class_name=type(captured.model).__name__)
     _adopt(module, root.__dict__)
-    module.train(captured.model.training)
-    for path, source in captured.model.named_modules():
-        if path:
-            try:
-                module.get_submodule(path).training = source.training
-            except AttributeError:
-                continue
+    module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
+    module.__dict__["excepted"] = excepted(captured.model)
+    take_modes(module, captured.model)
     for path, leaf in captured.added.items():
         owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
         if owner is not None and isinstance(leaf, nn.Module):
@@ -170,7 +202,8 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
     def made_of(name: str, tensor: Tensor) -> Tensor:
         return tensors(name, captured.assigned.get(name, tensor))
 
-    leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"} - captured.added.keys()
+    called = {str(n.target) for graph in captured.graphs for n in graph.nodes if n.op == "call_module"}
+    leaves = called - captured.added.keys()
     root = nn.Module()
     made: dict[int, nn.Module] = {}
     if WHOLE in leaves:
@@ -197,7 +230,7 @@ def _skeleton(captured: Captured, tensors: Callable[[str, Tensor], Tensor]) -> n
             twin = made[id(module)]
             inside = (*inside, path + ".")
         else:
-            twin = nn.Module()
+            twin = holder_of(module)
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = parameter if parameter is None else made_of(_join(path, name), parameter)  # type: ignore[assignment]
             for name, buffer in module._buffers.items():

@@ -98,6 +98,8 @@ class Sizing:
         if node in self.captured.branches:
             tensors = [x for x in leaves if type(x) is Sized]
             outs = [self.run(graph, tensors) for graph in self.captured.branches[node]]
+            if isinstance(backward := self.captured.backwards.get(node), fx.Graph):
+                self.run(backward, [*tensors, *[x for x in _leaves(outs[0]) if type(x) is Sized]])
             return outs[0] if all(_alike(outs[0], out) for out in outs[1:]) else self.opened(value)
         target = self.captured.modules.get(path, node.target)
         if isinstance(target, Given):  # the layer's shape function finds its tensors among the arguments

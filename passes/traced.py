@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxteleport.passes import modes
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.M
         lambda name, _: _Lazy(tracer, name),
         path,
         class_of=functools.partial(_traced_class, tracer),
-        table=functools.partial(_Table, tracer),
+        table=functools.partial(Table, tracer),
         training=training,
     )
 
@@ -54,10 +55,10 @@ class _Lazy:
 
 def holds_its_own(module: nn.Module) -> bool:
     """True where a shadow's parameters and buffers are those that it was made with."""
-    return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is _Table)
+    return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
 
 
-class _Table(dict):  # type: ignore[type-arg]
+class Table(dict):  # type: ignore[type-arg]
     """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
 
     Assignments are noted; a tensor of its own that is put back (by `torch.func.functional_call`) is one again.
@@ -141,6 +142,8 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
     if found is None:
         members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
+        if not any("training" in vars(c) for c in cls.__mro__):
+            members["training"] = modes.attribute(tracer)
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
     return found
 

@@ -26,16 +26,17 @@ from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.kept import OUTSIDE, WHOLE, Kept, again, first_line
 from fxteleport.passes.leaves import (
     DROPOUT,
+    changes_gradients,
     is_compiled,
     is_intricate,
     is_leaf,
     is_mode_dependent,
-    knows_modes,
     methods,
     reads_training,
     watched,
 )
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
@@ -47,8 +48,8 @@ _NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 class Tracer(Kept):
     """Runs a model's `forward` on proxies and records what it calls. Used once."""
 
-    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False) -> None:
-        super().__init__(model, makes_all, hashes)
+    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False) -> None:
+        super().__init__(model, makes_all, hashes, training)
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
@@ -58,7 +59,7 @@ class Tracer(Kept):
     # -- the run ---------------------------------------------------------------------------------------
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `model(*args, **kwargs)` in eval mode and tidy the graph.
+        """Record `model(*args, **kwargs)` in this tracer's mode and tidy the graph.
 
         Raises:
             CaptureError: the model does not run on these inputs.
@@ -71,8 +72,10 @@ class Tracer(Kept):
         args, kwargs = placeholders(self, self.model, args, kwargs)
         inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
-        root = shadow(self, self.model, "", training=False)
+        root = shadow(self, self.model, "", self.modes.training)
         parts = list(root.modules())
+        for part in parts if self.started else ():
+            vars(part)["training"] = self.mode_of(path_of(part))
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
@@ -81,6 +84,7 @@ class Tracer(Kept):
                 reject_state(self, module)
             for key in self.writes.left():
                 raise evaluate.DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
+            self.modes.reject_late(self)
             self.insist_on(inputs)
             lowered = self.lower(out)
         except evaluate.CannotRun as error:
@@ -123,6 +127,8 @@ class Tracer(Kept):
 
         Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
         """
+        if self.modes.training:  # there is the graph of eval mode
+            raise error
         self.rollback(self.entry, 0)
         self.stack.clear()
         reason = f"{type(error).__name__}: {first_line(error)}"
@@ -140,6 +146,7 @@ class Tracer(Kept):
                 raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
             value = evaluate.tree_map(evaluate.to_meta, value)
             out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
+        self.is_whole = True
         warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
         return out
 
@@ -155,10 +162,13 @@ class Tracer(Kept):
         real = self.real(path)
         if is_compiled(real):
             return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
-        if path and is_leaf(real):
+        if changes_gradients(real) and not self.is_inside and not (path and is_leaf(real)):
+            return self.call_hooked(path, args, kwargs)
+        is_set = self.modes.changed and self.modes.is_set(path_of(m) for m in module.modules())
+        if path and is_leaf(real) and not (is_set and reads_training(type(real))):
             self.writes.called(module)
             return (self.call_watched if watched(real) else self.call_layer)(module, forward, args, kwargs)
-        if path and is_mode_dependent(real):
+        if path and is_mode_dependent(real) and not is_set:
             with contextlib.suppress(Stores):
                 planned = self.is_as_planned(module)
                 if self.reach.of(real):
@@ -173,8 +183,8 @@ class Tracer(Kept):
                 if graphs:
                     self.branches[out._node] = tuple(graphs)
                 return out
-        if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
-            self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
+        self.modes.called(module, args, kwargs)
+        asked = dict(self.modes.asked)
         self.stack.append(module)
         depth, writes = len(self.stack), len(self.writes)
         mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
@@ -186,10 +196,11 @@ class Tracer(Kept):
             raise
         except Exception as error:
             again(error)
-            if not path or any(map(watched, real.modules())):  # a hook may reach out of what would be kept whole
+            if not path or is_set or any(map(watched, real.modules())):  # what is kept whole is as it is in the model
                 raise
             if self.writes.changed(module.modules(), writes):  # what is kept whole is what it was at planning
                 raise
+            self.modes.asked = asked | ({path: self.mode_of(path)} if depends(real) else {})
             del self.stack[depth:]
             self.rollback(mark, moved, before)
             reason = f"{type(error).__name__}: {first_line(error)}"
@@ -198,6 +209,17 @@ class Tracer(Kept):
             out = self.call_leaf(path, args, kwargs)
         self.stack.pop()
         return out
+
+    def call_hooked(self, path: str, args: Any, kwargs: Any) -> Any:
+        """A module that is no leaf is called, whose backward hooks may change gradients: they run where it is whole."""
+        reason = "it has backward hooks, which may change its gradients"
+        if not path:
+            raise RuntimeError(reason)
+        self.keep(path, reason)
+        warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
+        if depends(self.real(path)):
+            self.modes.asked[path] = self.mode_of(path)
+        return self.call_leaf(path, args, kwargs)
 
     def call_layer(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """One of torch's layers is called: a leaf as long as it is what it was at planning.
@@ -210,7 +232,7 @@ class Tracer(Kept):
         cls: type = type(self.real(path))
         if is_intricate(module):
             raise RuntimeError(f"'{path}' ({cls.__name__}) is given other weights or settings")
-        if knows_modes(cls) and methods(cls).isdisjoint(vars(module)):
+        if reads_training(cls) and methods(cls).isdisjoint(vars(module)):
             return self.call_given(module, args, kwargs)
         self.stack.append(module)
         out = module.forward(*args, **kwargs)
@@ -234,9 +256,10 @@ class Tracer(Kept):
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
         module = self.stack[-1] if self.stack else None
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            own, path = module._buffers.get("running_mean"), path_of(module)
             given = dict(zip(inspect.signature(func).parameters, args, strict=False)) | kwargs
-            own = module._buffers.get("running_mean")
-            if own is not None and given.get("running_mean") is own and given.get("training", False) is False:
+            is_own = own is not None and given.get("running_mean") is own and path in self.modes.own
+            if is_own and (self.is_inside or given.get("training", False) is False):
                 return self.own_normalisation(module, **given)
         if func in DROPOUT:
             return self.functional_dropout(func, *args, **kwargs)
