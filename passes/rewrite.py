@@ -30,8 +30,9 @@ class TeleportedModule(fx.GraphModule):
     """A `GraphModule` that keeps parameters which its graph does not use, also through `deepcopy`.
 
     Its state dict says which function it computes. Given the state dict of a network with another CoB of the same
-    plan, it takes over the wraps that the keys name. Keys that name none (the original's, or older ones) say nothing
-    of wraps: if the network has some, their keys are missing, and it does not load.
+    plan, it takes over the wraps that the keys name. Where they name none, it is wrapped nowhere if the state dict's
+    metadata say that they would be named; else (the original's state dict, or one of before wraps had keys) those of
+    its own wraps are missing, and it does not load.
     """
 
     def recompile(self) -> Any:
@@ -73,10 +74,15 @@ class TeleportedModule(fx.GraphModule):
         """Where a CoB is kept, or may come to be."""
         return [place for _, slot in wraps.slots_of(self.graph) for place in slot.places]
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        if any(prefix + place.key in state_dict for place in self.places):
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]][_NAMED] = True
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
+        if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in self.places):
             self.take_names_(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
@@ -104,6 +110,8 @@ def _unpickled(graph: fx.Graph, state: dict[str, Any], name: str) -> TeleportedM
 # A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _ADOPTED = (*_TABLES, *CARRIED, WHOLE)
+
+_NAMED = "wraps_are_named"  # in the metadata of a state dict
 
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
 
