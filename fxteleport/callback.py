@@ -39,7 +39,7 @@ class Teleport:
         seed: of the draws and of the chance; the same seed and count draw the same.
 
     Raises:
-        InputError: settings that contradict each other, no schedule, a network that is no `Teleportable`, or an
+        InputError: settings that contradict each other or give no schedule, a network that is no `Teleportable`, or an
             optimiser of another network.
         CobError: a range outside its law.
     """
@@ -74,7 +74,7 @@ class Teleport:
         if every is not None and every < 1:
             raise InputError(f"every={every}: teleport every n epochs with n of at least 1")
         if at is None and every is None and not probability:
-            raise InputError("there is no schedule: pass at ([] for never), every or probability")
+            raise InputError("the schedule is empty: pass at ([] for never), every or probability")
         if candidates < 1 or (candidates > 1 and metric is None):
             raise InputError(f"candidates={candidates} needs a number of at least 1, and above 1 a metric to choose by")
         self.network, self.optimizer = network, optimizer

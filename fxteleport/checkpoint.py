@@ -52,7 +52,10 @@ def save(
     """
     made = getattr(module, "meta", {}).get("teleportation")
     if made is None:
-        raise InputError("save takes a network that plan.rewrite emitted: this module knows no plan")
+        raise InputError(
+            "save takes a network that plan.rewrite emitted: this module knows no plan (any more: it has the state"
+            " dict of one with another change of basis?)"
+        )
     cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
     tensors, extra = _parted(module.state_dict())
     description = {

@@ -32,7 +32,7 @@ class TeleportedModule(fx.GraphModule):
     Its state dict says which function it computes. Given the state dict of a network with another CoB of the same
     plan, it takes over the wraps that the keys name. Where they name none, it is wrapped nowhere if the state dict's
     metadata say that they would be named; else (the original's state dict, or one of before wraps had keys) those of
-    its own wraps are missing, and it does not load.
+    its own wraps are missing, and it does not load. It forgets its own CoB where it is given another's.
     """
 
     def recompile(self) -> Any:
@@ -81,8 +81,17 @@ class TeleportedModule(fx.GraphModule):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
         if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in self.places):
+            if not all(self._is_at(place, state_dict.get(prefix + place.key)) for place in self.places):
+                self.meta.pop("teleportation", None)  # it is no longer where that CoB led
             self.take_names_(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
+
+    def _is_at(self, place: wraps.Place, cob: Tensor | None) -> bool:
+        module = wraps.held(self, place)
+        own = None if module is None else module.cob
+        if own is None or cob is None:
+            return own is cob
+        return own.shape == cob.shape and torch.equal(own, cob.to(own))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)

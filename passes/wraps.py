@@ -211,22 +211,20 @@ def fill(root: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor | None]) 
 def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Place, value: Tensor) -> None:
     """Teleport a node's operation: `after * f(x / before)`."""
     source = node.args[slot.position]
-    if at is slot.activation:
-        inner = _inner(root, node)
-        module: Teleported = TeleportedActivation(inner, value)
-        node.op, node.target, node.args, node.kwargs = "call_module", at.name, (source,), {}
-    else:
-        module = Rescale(value)
-        with graph.inserting_before(node) if at is slot.before else graph.inserting_after(node):
-            added = graph.call_module(at.name, (source if at is slot.before else node,))
-        added.meta["path"] = node.meta.get("path", "")
-        if at is slot.before:
-            node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
-        else:
-            added.meta["teleports"] = slot.captured
-            node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+    module = TeleportedActivation(_inner(root, node), value) if at is slot.activation else Rescale(value)
     module.training = root.training
     place_module(root, at.name, module)
+    if at is slot.activation:
+        node.op, node.target, node.args, node.kwargs = "call_module", at.name, (source,), {}
+        return
+    with graph.inserting_before(node) if at is slot.before else graph.inserting_after(node):
+        added = graph.call_module(at.name, (source if at is slot.before else node,))
+    added.meta["path"] = node.meta.get("path", "")
+    if at is slot.before:
+        node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
+    else:
+        added.meta["teleports"] = slot.captured
+        node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
 
 
 def _is_plain(root: nn.Module, node: fx.Node) -> bool:
