@@ -69,7 +69,7 @@ class Solution:
         """
         random = np.random.default_rng(0).integers(-(2**62), 2**62, self.num_free)
         key = np.append(random if differ is None else np.where(differ, random, 0), 0)
-        result = key[self.index] * self.exponent
+        result: Array = key[self.index] * self.exponent
         result[self.many] = (key[self.many_index] * self.many_exponent).sum(1)
         return result
 
