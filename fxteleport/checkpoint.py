@@ -1,6 +1,6 @@
 """Checkpoints: a teleported network on disk, as three files.
 
-    X.safetensors       its state dict: the keys and shapes of the original's
+    X.safetensors       its state dict: the original's keys, and the CoBs of operations that are others
     X.cob.safetensors   its change of basis
     X.json              what it was made from: model, inputs, mode, versions
 
@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import MODES, NORM_STATS, Plan, plan
 
 _KIND = "fxteleport network"
+_FORMAT = 2  # in 1, the state dict did not hold the CoBs of operations
 MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
 
@@ -51,11 +52,15 @@ def save(
     """
     made = getattr(module, "meta", {}).get("teleportation")
     if made is None:
-        raise InputError("save takes a network that plan.rewrite emitted: this module knows no plan")
+        raise InputError(
+            "save takes a network that plan.rewrite emitted: this module knows no plan (any more: it has the state"
+            " dict of one with another change of basis?)"
+        )
     cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
-    state = _unshared(module.state_dict())
+    tensors, extra = _parted(module.state_dict())
     description = {
         "kind": _KIND,
+        "format": _FORMAT,
         "id": _identity(cob),
         "model": model_spec,
         "mode": made.plan.mode,
@@ -63,13 +68,14 @@ def save(
         "input_size": None if input_size is None else list(input_size),
         "inputs": _inputs(made.plan),
         "dtype": _dtype(module),
+        "extra_state": extra,
         "fingerprint": made.plan.fingerprint,
         "versions": _versions(),
     }
     files = paths(path)
     fresh = [file for file in files if not file.exists()]
     try:
-        write_tensors(files[0], state, {MARK: f"{made.plan.mode} {description['id']}"})
+        write_tensors(files[0], _unshared(tensors), {MARK: f"{made.plan.mode} {description['id']}"})
         cob.save(files[1])
         write_text(files[2], json.dumps(description, indent=2) + "\n")
     except CheckpointError:
@@ -104,8 +110,12 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
             f" ({_said(facts['versions'])}; here {_said(_versions())})"
         )
     result = found.rewrite(cob)
+    own = result.state_dict()
+    if facts["format"] == 1:
+        added = {place.key for place in result.places}
+        tensors = {name: tensor for name, tensor in own.items() if name in added} | tensors
     try:
-        result.load_state_dict(tensors, strict=True)
+        result.load_state_dict(tensors | _extra_state(facts, own), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"'{weights}' does not fit '{facts['model']}': {error}") from None
     return result
@@ -133,13 +143,41 @@ def paths(path: str | Path) -> list[Path]:
 # -- what is written -------------------------------------------------------------------------------------
 
 
-def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
+def _parted(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a state dict, and the extra state of modules that is text and numbers, as JSON has it."""
+    tensors: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+            continue
+        try:
+            extra[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            raise CheckpointError(
+                f"'{name}' of the state dict is a {type(value).__name__}: only tensors, text and numbers can be saved"
+            ) from None
+    return tensors, extra
+
+
+def _extra_state(facts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The extra state of a network that was built again; it must be what was saved.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    found = _parted(own)[1]
+    wrong = next((name for name, saved in facts["extra_state"].items() if found.get(name) != saved), None)
+    if wrong is not None:
+        raise CheckpointError(f"'{wrong}' is not what it was when '{facts['model']}' was saved: pass that model")
+    return {name: own[name] for name in found}
+
+
+def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor in memory of its own, as safetensors wants it: tied weights appear under each name."""
     seen: set[int] = set()
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"'{name}' of the state dict is a {type(tensor).__name__}: only tensors can be saved")
         if tensor.layout is not torch.strided:
             raise CheckpointError(f"'{name}' of the state dict is sparse: safetensors keeps dense tensors only")
         memory = tensor.untyped_storage().data_ptr()
@@ -194,14 +232,19 @@ def _said(versions: dict[str, str]) -> str:
 _LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "id": str, "model": str, "mode": str, "norm_stats": str, "input_size": (list, type(None)), "inputs": list,
-    "dtype": str, "fingerprint": str, "versions": dict,
+    "dtype": str, "fingerprint": str, "versions": dict, "format": int, "extra_state": dict,
 }  # fmt: skip
+_BEFORE_FORMAT_2: dict[str, Any] = {"format": 1, "extra_state": {}}
 
 
 def _description(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = read_json(path)
+    facts: dict[str, Any] = _BEFORE_FORMAT_2 | read_json(path)
     if facts.get("kind") != _KIND or not all(isinstance(facts.get(k, 0), t) for k, t in _FACTS.items()):
         raise CheckpointError(f"'{path}' describes no teleported network: pass a file that fxteleport.save wrote")
+    if facts["format"] not in (1, _FORMAT):
+        raise CheckpointError(
+            f"'{path}' has format {facts['format']}, which this version does not know: use a newer one"
+        )
     if facts["mode"] not in MODES or facts["norm_stats"] not in NORM_STATS:
         raise CheckpointError(f"'{path}' names a mode or norm statistics that do not exist: it is corrupt")
     if facts["input_size"] is not None:

@@ -30,10 +30,11 @@ from fxteleport.passes import fused, ranges
 from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.rewrite import TeleportedModule, rewrite
+from fxteleport.passes.rewrite import TeleportedModule, live, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solution import POSITIVE, UNIT, Solution
 from fxteleport.passes.solve import solve
+from fxteleport.passes.wraps import Sides, cobs, settle, slots_of
 from fxteleport.point import Point
 from fxteleport.sharded import is_sharded, local, put_back
 from fxteleport.uses import Use, group_uses
@@ -135,6 +136,9 @@ class Plan:
         name = type(self.captured.model).__name__
         return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}, num_free={self.num_free})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        return self  # it never changes
+
     # -- what is free ----------------------------------------------------------------------------------
 
     @property
@@ -167,13 +171,8 @@ class Plan:
 
     @functools.cached_property
     def _keys(self) -> Any:
-        """A 64-bit hash of every symbol, additive in the exponents of its monomial."""
-        solution = self.solution
-        random = np.random.default_rng(0).integers(-(2**62), 2**62, solution.num_free)
-        key = np.append(random, 0)
-        result = key[solution.index] * solution.exponent
-        result[solution.many] = (key[solution.many_index] * solution.many_exponent).sum(1)
-        return result
+        """See `Solution.keys`."""
+        return self.solution.keys()
 
     @functools.cached_property
     def recipe(self) -> Recipe:
@@ -182,6 +181,11 @@ class Plan:
         maps = {name: known[canonical[name]] for name in self.captured.metas if canonical[name] in known}
         shapes = {name: t.shape for name, t in self.captured.metas.items()}
         return recipe(maps, shapes, self.solution.place, self.solution.half)
+
+    @functools.cached_property
+    def sides(self) -> dict[str, Sides]:
+        """Which nodes may need another operation, and how its CoB is made."""
+        return settle(self.constrained.wraps, self.solution)
 
     @property
     def groups(self) -> list[Group]:
@@ -355,7 +359,9 @@ class Plan:
     # -- teleportation ---------------------------------------------------------------------------------
 
     def rewrite(self, cob: ChangeOfBasis) -> TeleportedModule:
-        """The teleported network, with the same state-dict keys; the model is not touched.
+        """The teleported network; the model is not touched.
+
+        Its state dict has the original's keys, and one for the CoB of every operation that is another.
 
         Raises:
             CobError: the CoB is not valid for this plan, or would push weights out of their number format.
@@ -372,10 +378,25 @@ class Plan:
         tau = self.tau(cob).detach()
         start = time.perf_counter()
         numbers = self.solution.numbers(cob.values.detach())
-        module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
+        module = rewrite(self.captured, self.sides, self.recipe, numbers, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
+
+    def live(self, model: nn.Module) -> TeleportedModule:
+        """The planned model, or a copy of it, as a network on the same tensors: what `Teleportable` teleports.
+
+        Raises:
+            ModelError: the model is not what was planned any more.
+        """
+        require_structure(model, self._structure)
+        return live(self.captured, model, self.sides)
+
+    def move_(self, network: TeleportedModule, cob: ChangeOfBasis) -> None:
+        """Teleport the operations of a network of this plan (not its parameters) on from where they are."""
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        slots = (slot for _, slot in slots_of(*network.graphs))
+        network.move_(cobs(slots, self.sides, self.tau(cob).detach(), device))
 
     def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.

@@ -114,7 +114,7 @@ def test_a_mutated_activation_is_caught(small: nn.Module, plan: ft.Plan, x: Tens
     assert wrapped
     for module in wrapped:
         before = module.tau.clone()
-        module.tau.view(-1)[0] *= 2
+        module.tau.view(-1)[0] *= -3
         assert not ft.verify(small, network, x).passed
         module.tau.copy_(before)
     assert ft.verify(small, network, x).passed
