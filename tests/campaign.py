@@ -23,9 +23,9 @@ from oracles import Tally, Wrong
 from random_networks import DTYPES, KINDS, OPERATIONS, Script, Step, seeded, several_of
 
 
-def outcome(script: Script) -> tuple[dict[str, Any], Wrong | None]:
+def outcome(script: Script, skips: tuple[str, ...] = ()) -> tuple[dict[str, Any], Wrong | None]:
     """What a network's checks were worth, and the first that failed."""
-    tally = Tally()
+    tally = Tally(skips=skips)
     try:
         tally.check(script)
     except Wrong as wrong:
@@ -33,7 +33,7 @@ def outcome(script: Script) -> tuple[dict[str, Any], Wrong | None]:
     return tally.as_dict(), None
 
 
-# -- shrinking ---------------------------------------------------------------------------------------------------------
+# -- shrinking ------------------------------------------------------------------------------------------------------
 
 
 def smaller(script: Script) -> Iterator[Script]:
@@ -79,7 +79,7 @@ def without(script: Script, at: int) -> Iterator[Script]:
         yield replace(script, steps=tuple(steps))
 
 
-def shrunk(script: Script, wrong: Wrong, seconds: float = 20.0) -> tuple[Script, Wrong]:
+def shrunk(script: Script, wrong: Wrong, skips: tuple[str, ...] = (), seconds: float = 20.0) -> tuple[Script, Wrong]:
     """A small script that fails in the same check."""
     end = time.monotonic() + seconds
     found = True
@@ -87,7 +87,7 @@ def shrunk(script: Script, wrong: Wrong, seconds: float = 20.0) -> tuple[Script,
         found = False
         for other in smaller(script):
             try:
-                _, again = outcome(other)
+                _, again = outcome(other, skips)
             except Exception:  # it is no network
                 continue
             if again is not None and kind_of(again) == kind_of(wrong):
@@ -112,7 +112,9 @@ def listing(script: Script) -> str:
             made = several_of(call(*(values[i] for i in step.operands)))
             names = ", ".join(f"v{len(values) + k}" for k in range(len(made)))
             taken = ", ".join(f"v{i}" for i in step.operands)
-            lines.append(f"    {names} = {step.operation}({taken})  # picks {step.picks}, {[tuple(m.shape) for m in made]}")
+            lines.append(
+                f"    {names} = {step.operation}({taken})  # picks {step.picks}, {[tuple(m.shape) for m in made]}"
+            )
             values += made
     return "\n".join([*lines, f"    python tests/campaign.py --script {str(script)!r}"])
 
@@ -124,11 +126,11 @@ def read(text: str) -> Script:
     return made
 
 
-# -- running ------------------------------------------------------------------------------------------------------------
+# -- running --------------------------------------------------------------------------------------------------------
 
 
 def numbers(text: str) -> list[int]:
-    """"3", "0-19" or "1,4,7" as numbers."""
+    """ "3", "0-19" or "1,4,7" as numbers."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -147,9 +149,9 @@ def summary(lines: list[dict[str, Any]]) -> str:
     checks, plans = max(1, sum(ends.values())), max(1, total["comparisons"])
     failed = sum(line["wrong"] is not None for line in lines)
     return (
-        f"{total['networks']} networks, {total['comparisons']} plans, {total['nodes']} nodes, {checks} checks: {failed} networks fail;"
-        f" {ends['refused'] / checks:.2%} of the checks refused, {ends['conditions'] / checks:.2%} differ under a condition"
-        f" that the plan names; something is free in {total['moving'] / plans:.1%} of the plans,"
+        f"{total['networks']} networks, {total['comparisons']} plans, {total['nodes']} nodes, {checks} checks:"
+        f" {failed} networks fail; {ends['refused'] / checks:.2%} of the checks refused, {ends['conditions'] / checks:.2%}"
+        f" differ under a condition that the plan names; something is free in {total['moving'] / plans:.1%} of the plans,"
         f" {total['vacuous'] / plans:.2%} vacuous, {total['opaque'] / max(1, total['nodes']):.2%} of the nodes opaque"
     )
 
@@ -164,15 +166,20 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="one JSON line a network; those that are there are not run again")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new network after so long")
     parser.add_argument("--keep", action="store_true", help="do not shrink what fails")
+    parser.add_argument(
+        "--skip", nargs="*", default=[], help="checks that are not made: how their names begin (changed a tie)"
+    )
     parser.add_argument("--script", type=read, help="check this network, and nothing else")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if given.script:
         print(listing(given.script))
-        print(outcome(given.script)[1] or "holds")
+        print(outcome(given.script, tuple(given.skip))[1] or "holds")
         return 0
-    lines = [json.loads(x) for x in given.record.read_text().splitlines()] if given.record and given.record.exists() else []
+    lines = (
+        [json.loads(x) for x in given.record.read_text().splitlines()] if given.record and given.record.exists() else []
+    )
     done = {(line["seed"], line["number"]) for line in lines}
     names = tuple(OPERATIONS) if given.only is None else tuple(n for n in OPERATIONS if n.startswith(tuple(given.only)))
     start, run = time.monotonic(), []
@@ -181,11 +188,11 @@ def main() -> int:
             if (seed, number) in done or time.monotonic() - start > given.seconds:
                 continue
             script = seeded(seed, number, names=names, most=given.most, dtypes=DTYPES)
-            tally, wrong = outcome(script)
+            tally, wrong = outcome(script, tuple(given.skip))
             line: dict[str, Any] = {"seed": seed, "number": number, "tally": tally, "wrong": None}
             if wrong is not None:
                 if not given.keep:
-                    script, wrong = shrunk(script, wrong)
+                    script, wrong = shrunk(script, wrong, tuple(given.skip))
                 kinds = sorted({s.operation for s in script.steps} & set(KINDS))
                 line |= {"wrong": str(wrong), "kinds": kinds, "script": str(script)}
                 print(f"seed {seed}, network {number}: {wrong}\n{listing(script)}", flush=True)

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import functools
 import io
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,9 +45,11 @@ class Tally:
             it rests on something, and the numbers differ there).
         vacuous: comparisons of constant outputs.
         moving: plans in which something is free.
+        skips: how the names of checks begin that are not made.
     """
 
     device: str = "cpu"
+    skips: tuple[str, ...] = ()
     networks: int = 0
     comparisons: int = 0
     vacuous: int = 0
@@ -65,16 +66,22 @@ class Tally:
             Wrong: one of them is neither equal nor refused.
         """
         model, inputs = script.make()
+        shapes = [("example", script.inputs), *others(script, model)]
+        model = model.made().to(self.device)
         if self.device != "cpu":
-            model, inputs = model.to(self.device), [x.to(self.device) for x in inputs]
-            hypothesis.assume(runs(model, inputs))
+            hypothesis.assume(runs(model, [x.to(self.device) for x in inputs]))
         self.networks += 1
         self.operations.update({step.operation for step in script.steps})
-        sizes = [(axis, [x.to(self.device) for x in script.draw(s)]) for axis, s in others(script, script.make()[0])]
+        runs_of = []
+        for what, made_of in shapes:
+            xs = [x.to(self.device) for x in script.draw(made_of)]
+            with torch.no_grad():
+                runs_of.append(Run(what, xs, several_of(seeded(copy.deepcopy(model), xs))))
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
         for mode, norm_stats in MODES:
             if norm_stats == "fixed" or normed:  # without batch norm it is the same plan
-                Comparison(self, copy.deepcopy(model), inputs, mode, norm_stats).make(sizes)
+                own = script.make()[0].made().to(self.device)  # no copy: a closure may hold a layer of the network's
+                Comparison(self, own, runs_of, mode, norm_stats).make()
 
     def assert_meaningful(self, opaque: float = 0.01) -> None:
         """A comparison that proves nothing must be rare, and so must nodes that no rule knows."""
@@ -92,19 +99,35 @@ class Tally:
         return plain | {"runs": {" | ".join(k): v for k, v in self.runs.items()}}
 
 
+@dataclass(frozen=True)
+class Run:
+    """Inputs, and what the original makes of them."""
+
+    what: str
+    inputs: list[Tensor]
+    expected: list[Any]
+
+
 @dataclass
 class Comparison:
     """One network in one mode. The model is the comparison's own: a plan holds it, and it is changed in the end."""
 
     tally: Tally
     model: Network
-    inputs: list[Tensor]
+    runs: list[Run]
     mode: str
     norm_stats: str
 
-    def make(self, sizes: Sequence[tuple[str, list[Tensor]]]) -> None:
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The example's."""
+        return self.runs[0].inputs
+
+    def make(self) -> None:
         pristine = copy.deepcopy(self.model)
-        plan = self.guarded("plan", lambda: ft.plan(self.model, *self.inputs, mode=self.mode, norm_stats=self.norm_stats))
+        plan = self.guarded(
+            "plan", lambda: ft.plan(self.model, *self.inputs, mode=self.mode, norm_stats=self.norm_stats)
+        )
         if plan is None:
             return
         self.tally.comparisons += 1
@@ -120,22 +143,23 @@ class Comparison:
         self.tally.vacuous += report.vacuous
         self.tally.nodes += report.nodes
         self.require("verify", report.bitwise_equal and report.first_difference is None, str(report.first_difference))
-        reference = copy.deepcopy(pristine)
-        self.compared("again", reference, network, self.inputs)
+        self.compared("again", self.runs[0], network)
         twin = None
         if self.mode == "weights":
             twin = copy.deepcopy(pristine)
             self.in_place(plan, cob, network, twin)
-        for axis, other in sizes:
-            self.compared(f"other {axis}", reference, network, other)
+        excused = bool(getattr(plan, "conditions", ()))  # it says that it rests on something
+        for other in self.runs[1:]:
+            self.compared(f"other {other.what}", other, network)
             if twin is not None:
-                self.compared(f"checkpoint, other {axis}", reference, twin, other, bool(getattr(plan, "conditions", ())))
+                self.compared(f"checkpoint, other {other.what}", other, twin, excused)
         if self.norm_stats != "rescaled":  # exact in eval mode only
-            self.in_training(plan, cob, pristine, network)
+            scales = plan.scales(cob)
+            self.trained("train mode", pristine, network, scales)
             if twin is not None:
-                scales = plan.scales(cob)
-                self.trained("checkpoint, train mode", pristine, twin, scales, bool(getattr(plan, "conditions", ())))
-        self.after_changes(plan, cob)
+                self.trained("checkpoint, train mode", pristine, twin, scales, excused)
+        if self.norm_stats == "fixed":
+            self.after_changes(plan, cob)
 
     # -- the checks ---------------------------------------------------------------------------------------------
 
@@ -151,14 +175,17 @@ class Comparison:
         for name in held.keys() & emitted.keys():
             if isinstance(held[name], Tensor):
                 self.require("checkpoint", equal(held[name], emitted[name]), f"'{name}' is not what apply_ makes it")
+        with torch.no_grad(), evaluating(self.model):  # the planned one, with all that refers to its layers
+            expected = several_of(seeded(self.model, self.inputs))
+            plan.apply_(cob)
+            found = several_of(seeded(self.model, self.inputs))
+            plan.apply_(cob.inverse())
+        self.require("apply_ in place", same(expected, found), "another function")
         back = copy.deepcopy(twin)
         plan.apply_(cob.inverse(), back)
         for name, tensor in back.state_dict().items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.require("inverse", equal(before[name], tensor), f"'{name}' is not restored")
-
-    def in_training(self, plan: ft.Plan, cob: ft.ChangeOfBasis, model: Network, network: nn.Module) -> None:
-        self.trained("train mode", model, network, plan.scales(cob))
 
     def trained(
         self, check: str, model: nn.Module, network: nn.Module, scales: dict[str, Tensor], excused: bool = False
@@ -199,30 +226,32 @@ class Comparison:
     def after_changes(self, plan: ft.Plan, cob: ft.ChangeOfBasis) -> None:
         """Something that the plan rests on changes: the stale plan is refused, or gives right numbers."""
         for what, change, undo in changes(self.model):
+            if f"changed {what}".startswith(self.tally.skips or ("-",)):
+                continue
             change()
             try:
                 if not runs(self.model, self.inputs):
                     continue
-                reference = copy.deepcopy(self.model)
+                with torch.no_grad():
+                    expected = several_of(seeded(copy.deepcopy(self.model), self.inputs))
+                run = Run("changed", self.inputs, expected)
                 network = self.guarded(f"changed {what}", lambda: plan.rewrite(cob), counted=False)
                 if network is not None:
-                    self.compared(f"changed {what}", reference, network, self.inputs)
+                    self.compared(f"changed {what}", run, network)
                 if self.mode == "weights":
                     twin = copy.deepcopy(self.model)
                     if self.guarded(f"changed {what}, apply_", lambda t=twin: plan.apply_(cob, t), counted=False):
-                        self.compared(f"changed {what}, apply_", reference, twin, self.inputs)
+                        self.compared(f"changed {what}, apply_", run, twin)
             finally:
                 undo()
 
     # -- how they end ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def compared(
-        self, check: str, reference: nn.Module, network: nn.Module, inputs: list[Tensor], excused: bool = False
-    ) -> None:
-        """Outputs equal to the last bit, where the original gives any; `excused`: or anything, and it is counted."""
-        expected = several_of(seeded(copy.deepcopy(reference), inputs))
-        found = self.guarded(check, lambda: several_of(seeded(network, inputs)))
+    def compared(self, check: str, run: Run, network: nn.Module, excused: bool = False) -> None:
+        """Outputs equal to the last bit; where it is `excused`, another result is counted."""
+        expected = run.expected
+        found = self.guarded(check, lambda: several_of(seeded(network, run.inputs)))
         if found is None:
             return
         if excused and not same(expected, found):
@@ -242,7 +271,9 @@ class Comparison:
                 return run()
         except Exception as error:
             if not refusal(error):
-                raise Wrong(check, f"{self.mode} {self.norm_stats}", f"{type(error).__name__}: {error}"[:300]) from error
+                raise Wrong(
+                    check, f"{self.mode} {self.norm_stats}", f"{type(error).__name__}: {error}"[:300]
+                ) from error
             self.tally.runs[check, "refused"] += 1
             return None
 
@@ -262,7 +293,11 @@ def stepped(network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
     """Outputs and, in the parameters, gradients of a loss that weighs each output element differently."""
     out = several_of(seeded(network, inputs))
     loss = sum(
-        ((x * torch.arange(1, x.numel() + 1, device=x.device).remainder(7).sub(3).view(x.shape)).sum() for x in out if x.is_floating_point()),
+        (
+            (x * torch.arange(1, x.numel() + 1, device=x.device).remainder(7).sub(3).view(x.shape)).sum()
+            for x in out
+            if x.is_floating_point()
+        ),
         torch.zeros(()),
     )
     loss.backward()  # type: ignore[union-attr]
@@ -287,11 +322,8 @@ def close(a: Tensor, b: Tensor) -> bool:
 def distance(expected: list[Tensor], found: list[Tensor]) -> str:
     if [x.shape for x in expected] != [x.shape for x in found]:
         return f"shapes {[tuple(x.shape) for x in found]} for {[tuple(x.shape) for x in expected]}"
-    far = max(
-        (float((a.double() - b.double()).abs().max() / a.double().abs().max().clamp_min(1e-30)))
-        for a, b in zip(expected, found, strict=True)
-        if a.numel()
-    )
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True) if a.numel()]
+    far = max((float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs), default=0.0)
     return f"{far:.2g} relative"
 
 
@@ -332,15 +364,14 @@ def changes(model: nn.Module) -> Iterator[Change]:
     for kind, name, new in SETTINGS:
         layer = next((m for m in model.modules() if isinstance(m, kind)), None)
         if layer is not None and (value := getattr(layer, name)) != new(value):
-            if isinstance(layer, nn.Conv1d):  # torch keeps what it made of its padding
-                if layer.padding == (0,) or isinstance(layer.padding, str):
-                    continue
+            if isinstance(layer, nn.Conv1d) and layer.padding == (0,):  # there is nothing to pad
+                continue
             yield (
                 f"{kind.__name__}.{name}",
                 functools.partial(setattr, layer, name, new(value)),
                 functools.partial(setattr, layer, name, value),
             )
-    for name, buffer in model.named_buffers():
+    for buffer in model.buffers():
         if not buffer.is_floating_point() and buffer.numel() > 1:
             other = ~buffer if buffer.dtype == torch.bool else buffer.reshape(-1).flip(0).view(buffer.shape)
             if not torch.equal(other, buffer):
@@ -348,9 +379,13 @@ def changes(model: nn.Module) -> Iterator[Change]:
                 kind = "a mask" if buffer.dtype == torch.bool else "an index"
                 yield kind, functools.partial(buffer.copy_, other.clone()), functools.partial(buffer.copy_, kept)
                 break
-    weights = [m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is nn.Linear and "weight" in m._parameters]
+    weights = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is nn.Linear and "weight" in m._parameters
+    ]
     for i, one in enumerate(weights):
-        other = next((m for m in weights[:i] if m.weight.shape == one.weight.shape and m.weight is not one.weight), None)
+        other = next(
+            (m for m in weights[:i] if m.weight.shape == one.weight.shape and m.weight is not one.weight), None
+        )
         if other is not None:
             yield "a tie made", *swapped(one, other.weight)
             view = nn.Parameter(other.weight.detach()) if one.weight is not other.weight else one.weight
@@ -385,5 +420,3 @@ def transposed(weight: nn.Parameter) -> tuple[Callable[[], None], Callable[[], N
         weight.data = kept
 
     return change, undo
-
-

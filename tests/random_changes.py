@@ -50,7 +50,7 @@ SETTINGS: dict[str, tuple[Callable[[Tensor], nn.Module], str, Any, Callable[...,
         lambda x: nn.GroupNorm(1, x.shape[1], eps=0.1),
         "num_groups",
         2,
-        lambda x: tokens(x) and x.shape[1] % 2 == 0 and x.shape[1:].numel() > 2,
+        lambda x: floats(x) and x.ndim > 2 and x.shape[1] % 2 == 0 and x.shape[1:].numel() > 2,
     ),
     "dim": (lambda x: nn.Softmax(-1), "dim", 1, floats),
     "p": (lambda x: nn.Dropout(0.25), "p", 0.75, floats),
@@ -384,10 +384,14 @@ CHANGES: dict[str, Operation] = {
     "hidden: drop path": hiding(HiddenDrop, *HIDDEN),
     "hidden: traced": hiding(HiddenTraced, *HIDDEN),
     "hidden: function": hiding(HiddenFunction),
-    "value: None through a layer": Operation(lambda pick, x: Given(nn.Identity(), pick(None, False, True)), floats, plain=False),
+    "value: None through a layer": Operation(
+        lambda pick, x: Given(nn.Identity(), pick(None, False, True)), floats, plain=False
+    ),
     "value: a decision": Operation(lambda pick, x: Asked(pick(None, False, True, 0)), floats, plain=False),
     "forward: replaced": Operation(
-        lambda pick, x: replaced(pick(nn.BatchNorm1d(x.shape[1]), nn.LayerNorm(x.shape[-1], eps=0.1), nn.LeakyReLU(0.5))),
+        lambda pick, x: replaced(
+            pick(nn.BatchNorm1d(x.shape[1]), nn.LayerNorm(x.shape[-1], eps=0.1), nn.LeakyReLU(0.5))
+        ),
         lambda x: tokens(x) and x.shape[-1] > 1,
         plain=False,
     ),

@@ -26,7 +26,10 @@ import fxteleport as ft
 
 OPERATIONS: dict[str, Operation] = {**random_operations.OPERATIONS, **SIZES, **CHANGES}
 KINDS = [*SIZES, *CHANGES]  # what a plan may take for what it was in the example
-SHAPES = [(2, 3), (2, 3, 4), (2, 4, 3), (2, 4, 2, 2), (2, 2, 3, 3), (2, 3, 4, 2), (2, 1, 2), (1, 3, 4), (1, 2, 3, 3)]
+SHAPES = [
+    *[(2, 3), (2, 3, 4), (2, 4, 3), (2, 4, 2, 2), (2, 2, 3, 3), (2, 3, 4, 2), (2, 1, 2)],
+    *[(1, 4), (1, 3, 4), (1, 1, 4), (1, 2, 3, 3)],  # where a batch of one hides what a view mixes
+]
 STEMS = ["Linear", "Conv2d", "Conv1d"]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 Draw = Callable[[int], int]  # a number below another
@@ -82,6 +85,11 @@ class Network(nn.Module):
                 self.drafts += several_of(module(*operands))
         ft.randomize(self.float()).to(script.dtype)
         self.eval()
+
+    def made(self) -> Network:
+        """Itself, without what it was made with."""
+        self.earlier, self.drafts = [], []
+        return self
 
     def values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Every value, inputs first."""
@@ -173,7 +181,7 @@ def fitting(name: str, values: Sequence[Tensor]) -> list[tuple[int, ...]]:
     return [at for at in places if fits(name, tuple(kinds[i] for i in at))]
 
 
-# -- other sizes ------------------------------------------------------------------------------------------------------
+# -- other sizes ----------------------------------------------------------------------------------------------------
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -210,7 +218,7 @@ def others(script: Script, network: Network, among: Sequence[tuple[str, Shapes]]
     return found
 
 
-# -- drawing ------------------------------------------------------------------------------------------------------------
+# -- drawing --------------------------------------------------------------------------------------------------------
 
 
 def build(
@@ -249,7 +257,7 @@ def build(
         script, values, network = more
 
     for i in range(len(shapes)):
-        if draw(10):
+        if draw(16):
             grow(among(possible(STEMS, [values[i]])), (i,))
     for _ in range(1 + draw(most)):
         pool = [n for n in KINDS if n in names] if sized and not draw(3) else names
@@ -262,7 +270,7 @@ def build(
     taken = {i for step in script.steps for i in step.operands}
     ends = ["head", *(["end of all lengths"] * 3 if sized else [])]
     for i in range(len(shapes), len(values)):
-        if i not in taken and draw(4) and values[i].ndim >= 2:
+        if i not in taken and draw(8) and values[i].ndim >= 2:
             grow(among(ends), (i,))
     return script
 

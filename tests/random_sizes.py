@@ -27,7 +27,7 @@ def back(x: Tensor, width: int) -> Tensor:
     return F.pad(x, (0, width - int(x.shape[-1])))
 
 
-# -- rows of a table, one a position -------------------------------------------------------------------------------
+# -- rows of a table, one a position --------------------------------------------------------------------------------
 
 ROWS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "slice": lambda w, t: w[:t],
@@ -70,7 +70,7 @@ def scaled_there_and_back(pick: Any, x: Tensor) -> nn.Module:
     return Own(lambda x, w: F.relu(x * w[0, : x.shape[-2]]) * w[1, : x.shape[-2]], 2, n, 1)
 
 
-# -- numbers ----------------------------------------------------------------------------------------------------------
+# -- numbers --------------------------------------------------------------------------------------------------------
 
 NUMBERS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "times": lambda x, t, n: x * t,
@@ -105,7 +105,7 @@ def set_to(x: Tensor, value: float) -> Tensor:
     return x
 
 
-# -- features that a size cuts ---------------------------------------------------------------------------------------
+# -- features that a size cuts --------------------------------------------------------------------------------------
 
 CUTS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "prefix": lambda x, t: back(x[..., :t], x.shape[-1]),
@@ -156,7 +156,7 @@ def sized_weight(pick: Any, x: Tensor) -> nn.Module:
     return Own(fn, pick(2, 3), x.shape[-1])
 
 
-# -- what is made with sizes -----------------------------------------------------------------------------------------
+# -- what is made with sizes ----------------------------------------------------------------------------------------
 
 MADE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "zeros written": lambda x, n: into(torch.zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:], dtype=x.dtype), x),
@@ -169,8 +169,8 @@ MADE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "zero past the example": lambda x, n: past(x, n - _MORE),
     "eye": lambda x, n: x + torch.eye(x.shape[-2], x.shape[-1], dtype=x.dtype),
     "ramp": lambda x, n: x * torch.arange(1, x.shape[-2] + 1, dtype=x.dtype)[:, None],
-    "ramp from the example": lambda x, n: x * torch.arange(n - _MORE, n - _MORE + x.shape[1]).clamp(max=n).to(x).view(
-        -1, *[1] * (x.ndim - 2)
+    "ramp from the example": lambda x, n: (
+        x * torch.arange(n - _MORE, n - _MORE + x.shape[1]).clamp(max=n).to(x).view(-1, *[1] * (x.ndim - 2))
     ),
     "one row after the other": lambda x, n: torch.stack([x[:, i] for i in range(x.shape[1])][::-1], 1),
     "one sample after the other": lambda x, n: torch.stack([row * 2 for row in x]),
@@ -197,11 +197,13 @@ def past(x: Tensor, t: int) -> Tensor:
 
 def made(fn: Callable[[Tensor, int], Tensor]) -> Operation:
     return Operation(
-        lambda pick, x: (lambda n: lambda x: fn(x, n))(x.shape[1] + _MORE), lambda x: floats(x) and x.ndim > 2, plain=False
+        lambda pick, x: (lambda n: lambda x: fn(x, n))(x.shape[1] + _MORE),
+        lambda x: floats(x) and x.ndim > 2,
+        plain=False,
     )
 
 
-# -- views by sizes -----------------------------------------------------------------------------------------------------
+# -- views by sizes -------------------------------------------------------------------------------------------------
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "there and back": lambda x: x.reshape(x.shape[0] * x.shape[1], -1).view(x.shape),
@@ -209,16 +211,18 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "length and features swapped": lambda x: x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]).transpose(-1, -2),
     "batch and features swapped": lambda x: x.reshape(x.shape[-1], *x.shape[1:-1], x.shape[0]).transpose(0, -1),
     "squeezed": lambda x: x.squeeze().reshape(x.shape),
-    "first joined": lambda x: x.flatten(0, 1).unflatten(0, (x.shape[0], -1)),
+    "first joined": lambda x: x.flatten(0, 1).unflatten(0, x.shape[:2]),
     "of one row": lambda x: x.reshape(1, -1, *x.shape[2:]).view(x.shape),
     "batch last": lambda x: x.reshape(-1, x.shape[0]).t().reshape(x.shape),
+    "transposed as a whole": lambda x: x.transpose(0, -1).reshape(x.shape),
+    "permuted as a whole": lambda x: x.permute(*reversed(range(x.ndim))).reshape(x.shape),
     "flipped as a whole": lambda x: x.reshape(-1).flip(0).view(x.shape),
     "rolled as a whole": lambda x: x.roll(1),
     "unfolded by the batch": lambda x: x.repeat_interleave(x.shape[0], 0)[:: x.shape[0]],
 }
 
 
-# -- constants for each sample -----------------------------------------------------------------------------------------
+# -- constants for each sample --------------------------------------------------------------------------------------
 
 CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "expand": lambda x, c: torch.cat([c.expand(x.shape[0], -1, -1), x], 1),
@@ -242,7 +246,7 @@ def constant(fn: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     return Operation(make, tokens, plain=False)
 
 
-# -- joined along the length, and cut again ----------------------------------------------------------------------------
+# -- joined along the length, and cut again -------------------------------------------------------------------------
 
 JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "the first again": lambda x, y: torch.cat([x, y], 1)[:, : x.shape[1]] * 1,
@@ -267,7 +271,7 @@ def written(x: Tensor, y: Tensor, at: int) -> Tensor:
     return x
 
 
-# -- tables that an index, a mask or a matrix cuts -------------------------------------------------------------------------
+# -- tables that an index, a mask or a matrix cuts ------------------------------------------------------------------
 
 
 class Relative(nn.Module):
@@ -365,7 +369,7 @@ def numbered(fn: Callable[[Tensor, int, int], Tensor]) -> Operation:
 
 
 def viewed(fn: Callable[[Tensor], Tensor]) -> Operation:
-    return Operation(lambda pick, x: fn, matrices, plain=False)
+    return Operation(lambda pick, x: fn, floats, plain=False)
 
 
 def same_but_length(x: Tensor, y: Tensor) -> bool:
