@@ -146,13 +146,13 @@ def summary(lines: list[dict[str, Any]]) -> str:
         total.update({k: v for k, v in line["tally"].items() if isinstance(v, int)})
         for name, n in line["tally"]["runs"].items():
             ends[name.rpartition(" | ")[2]] += n
-    checks, plans = max(1, sum(ends.values())), max(1, total["comparisons"])
+    checks, plans, nodes = max(1, sum(ends.values())), max(1, total["comparisons"]), max(1, total["nodes"])
     failed = sum(line["wrong"] is not None for line in lines)
     return (
-        f"{total['networks']} networks, {total['comparisons']} plans, {total['nodes']} nodes, {checks} checks:"
-        f" {failed} networks fail; {ends['refused'] / checks:.2%} of the checks refused, {ends['conditions'] / checks:.2%}"
-        f" differ under a condition that the plan names; something is free in {total['moving'] / plans:.1%} of the plans,"
-        f" {total['vacuous'] / plans:.2%} vacuous, {total['opaque'] / max(1, total['nodes']):.2%} of the nodes opaque"
+        f"{total['networks']} networks, {plans} plans, {nodes} nodes, {checks} checks: {failed} networks fail;"
+        f" {ends['refused'] / checks:.2%} of the checks refused, {ends['conditions'] / checks:.2%} differ under a"
+        f" condition that the plan names; something is free in {total['moving'] / plans:.1%} of the plans,"
+        f" {total['vacuous'] / plans:.2%} vacuous, {total['opaque'] / nodes:.2%} of the nodes opaque"
     )
 
 
