@@ -86,7 +86,7 @@ class Tally:
     def assert_meaningful(self, opaque: float = 0.01) -> None:
         """A comparison that proves nothing must be rare, and so must nodes that no rule knows."""
         assert self.vacuous <= 0.02 * self.comparisons, self
-        assert self.moving >= 0.8 * self.comparisons, self
+        assert self.moving >= 0.75 * self.comparisons, self
         assert self.opaque <= opaque * self.nodes, self
 
     def share(self, *how: str) -> float:

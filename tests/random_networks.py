@@ -243,6 +243,7 @@ def build(
     script = Script(among(dtypes), shapes)
     network, values = script.make()
     takes = list(stretched(shapes)) if sized else []
+    kinds = [n for n in KINDS if n in names]
 
     def grow(name: str, operands: tuple[int, ...]) -> None:
         nonlocal script, values, network, takes
@@ -260,7 +261,9 @@ def build(
         if draw(16):
             grow(among(possible(STEMS, [values[i]])), (i,))
     for _ in range(1 + draw(most)):
-        pool = [n for n in KINDS if n in names] if sized and not draw(3) else names
+        pool = names
+        if sized:  # a layer between the others keeps something free
+            pool = among([names, names, names, kinds, kinds, ["Linear"]])
         fit = possible(pool, values)
         if not fit:
             continue
