@@ -33,7 +33,7 @@ NAMES = tuple(name for name in OPERATIONS if not name.startswith(OPEN_KINDS))
 def test_random_networks() -> None:
     tally = Tally(skips=OPEN_CHECKS)
 
-    @settings(max_examples=100)
+    @settings(max_examples=80)
     @given(scripts(names=NAMES))
     def run(script: Script) -> None:
         tally.check(script)
