@@ -181,7 +181,8 @@ def test_changes_are_undone() -> None:
 def test_a_campaign_goes_on(tmp_path: Path) -> None:
     """What is in the record is not run again."""
     script, record = Path(campaign.__file__), tmp_path / "record.jsonl"
-    command = [sys.executable, str(script), "--networks", "2", "--only", "relu", "gelu", "--record", str(record)]
+    command = [sys.executable, str(script), "--networks", "2", "--only", "relu", "--most", "2", "--record", str(record)]
+    command += ["--keep", "--skip", "changed"]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent.parent)
         assert "2 networks" in done.stdout, done.stdout + done.stderr

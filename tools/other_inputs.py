@@ -97,7 +97,8 @@ def run(network: nn.Module, inputs: tuple[Any, ...], device: str, seed: int) -> 
 
 def plain(error: Exception) -> str:
     """An error's message as a part of a row."""
-    return one_line(error)[:120].replace(";", ",")
+    text: str = one_line(error)[:120]
+    return text.replace(";", ",")
 
 
 class Entry(NamedTuple):
