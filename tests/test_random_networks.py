@@ -178,12 +178,14 @@ def test_changes_are_undone() -> None:
         assert all(torch.equal(v, after[k]) for k, v in before.items() if not v.isnan().any())
 
 
-def test_a_campaign_goes_on(tmp_path: Path) -> None:
+def test_a_campaign_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What is in the record is not run again."""
-    script, record = Path(campaign.__file__), tmp_path / "record.jsonl"
-    command = [sys.executable, str(script), "--networks", "2", "--only", "relu", "--most", "2", "--record", str(record)]
-    command += ["--keep", "--skip", "changed"]
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent.parent)
-        assert "2 networks" in done.stdout, done.stdout + done.stderr
-    assert len(record.read_text().splitlines()) == 2
+    record = tmp_path / "record.jsonl"
+    given = "--only relu --most 2 --keep --skip changed --networks".split()
+    for networks in ("1", "2", "2"):
+        monkeypatch.setattr(sys, "argv", ["campaign.py", *given, networks, "--record", str(record)])
+        assert campaign.main() == 0
+        assert f"{networks} networks" in capsys.readouterr().out
+        assert len(record.read_text().splitlines()) == int(networks)
