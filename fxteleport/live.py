@@ -68,6 +68,8 @@ class Teleportable(nn.Module):
         """
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+        if self.plan.mode == "weights":
+            self.plan.admit(strict=False)
         total = cob @ self.cob
         scales = self.plan.scales(cob)
         if optimizer is not None:

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
-from fxteleport.errors import CobError, InputError, ModelError
+from fxteleport.errors import CobError, ConditionError, ConditionWarning, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
 from fxteleport.held import Held, require_structure, structure
 from fxteleport.links import Link, Tie, group_links, group_ties
@@ -28,6 +29,7 @@ from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
 from fxteleport.passes import fused
 from fxteleport.passes.capture import Captured, capture
+from fxteleport.passes.conditions import Condition, in_short
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, rewrite
@@ -107,10 +109,17 @@ def teleport(
     seed: int | None = None,
     mode: str = "full",
     norm_stats: str = "fixed",
+    strict: bool = False,
     **keyword_inputs: Any,
 ) -> TeleportedModule:
-    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too)."""
+    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
+
+    Raises:
+        ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
+    """
     found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    if strict:
+        found.require_none()
     return found.rewrite(found.sample(cob_range, landscape, exact, seed))
 
 
@@ -130,6 +139,7 @@ class Plan:
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
         self._prepared: tuple[Held, Prepared] | None = None
         self._structure = structure(captured.model)
+        self._said = False  # what it rests on, in a warning
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
@@ -213,9 +223,44 @@ class Plan:
         return self.constrained.opaque
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the plan rests on: branches, numbers, the form of inputs, modes (see `Condition`).
+
+        With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs
+        that differ in one that a run can check; weights in the original class have no guard.
+        """
+        return (*self.captured.conditions, *self.constrained.conditions)
+
+    @property
     def specialized(self) -> list[str]:
-        """What the emitted network takes over from the example inputs, as "where: what"."""
-        return self.captured.specialized
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
+
+    def require_none(self) -> None:
+        """Raise ConditionError, which lists them, where the plan rests on any conditions."""
+        if self.conditions:
+            said = in_short(self.conditions, len(self.conditions))
+            raise ConditionError(
+                f"this plan holds under conditions that strict=True does not allow: {said}. Teleport without strict if"
+                " they hold wherever the network is used, or change the model's code there"
+            )
+
+    def admit(self, strict: bool) -> None:
+        """Weights are about to go where no guard is: say once what they rest on.
+
+        Raises:
+            ConditionError: `strict`, and they rest on anything.
+        """
+        if strict:
+            self.require_none()
+        if self.conditions and not self._said:
+            self._said = True
+            said = in_short(self.conditions)
+            warnings.warn(
+                f"the teleported weights compute the same function under these conditions: {said} (plan.conditions)",
+                ConditionWarning,
+                stacklevel=3,
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -323,20 +368,25 @@ class Plan:
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
 
-    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
+    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None, strict: bool = False) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
         Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
         communication; all are to be given the same CoB.
 
+        The model's own class has no guards: the first time, a ConditionWarning lists the plan's conditions, if any.
+
         Raises:
             InputError: the plan's mode is not "weights".
+            ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
             CobError: the CoB is not valid for this plan.
             ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
                 parameters are sharded as partial sums.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
+        if strict or not self._said:
+            self.admit(strict)
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
             numbers = self._numbers(cob)

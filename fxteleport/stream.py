@@ -28,7 +28,12 @@ Progress = Callable[[int], None]
 
 
 def stream(
-    plan: Plan, cob: ChangeOfBasis, source: str | Path, output: str | Path, progress: Progress | None = None
+    plan: Plan,
+    cob: ChangeOfBasis,
+    source: str | Path,
+    output: str | Path,
+    progress: Progress | None = None,
+    strict: bool = False,
 ) -> list[Path]:
     """Scale the tensors of a checkpoint, as `plan.apply_` scales those of a model, into another checkpoint.
 
@@ -39,12 +44,14 @@ def stream(
         output: a folder, or a file where the source is one. Each file is written under a temporary name and moved
             into place, the index last: a folder with an index is whole.
         progress: is told the bytes of every run that was written.
+        strict: write nothing that rests on conditions (`plan.conditions`); without it, a warning lists them.
 
     Returns:
         The files written.
 
     Raises:
         InputError: the plan's mode is not "weights", or the output is the source.
+        ConditionError: `strict`, and the plan rests on conditions.
         CobError: the CoB is not valid for this plan.
         CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
             the output cannot be written.
@@ -52,6 +59,7 @@ def stream(
     if plan.mode != "weights":
         raise InputError("a checkpoint holds parameters only, which keep the function in mode='weights': plan again")
     plan.check(cob)
+    plan.admit(strict)
     layout = read_layout(source)
     fits(plan, layout)
     targets = _targets(layout, Path(output))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
@@ -42,7 +43,7 @@ class Captured:
         added: modules (and constants) that capture made, by path.
         opaque: leaf path -> why it could not be traced.
         branches: call of a mode-dependent module -> its graphs in eval and in train mode.
-        specialized: what was fixed by the example inputs: "where: what".
+        conditions: what the trace rests on.
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
@@ -58,9 +59,14 @@ class Captured:
     added: dict[str, nn.Module | Tensor]
     opaque: dict[str, str]
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
-    specialized: list[str]
+    conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
     overlapping: frozenset[str]
+
+    @property
+    def specialized(self) -> list[str]:
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -90,7 +96,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.added,
         tracer.opaque,
         tracer.branches,
-        list(dict.fromkeys(tracer.specialized)),
+        tuple(tracer.conditions),
         tracer.assigned,
         frozenset(tracer.overlapping),
     )

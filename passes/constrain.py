@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.capture import Captured
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
@@ -50,6 +51,7 @@ class Constrained:
         wraps: nodes that need another operation.
         opaque: nodes that no rule knows.
         rules: node name -> name of the rule that was applied.
+        conditions: what the rules rest on: a number that one needed to know, a mode.
     """
 
     system: System
@@ -58,6 +60,7 @@ class Constrained:
     wraps: dict[fx.Node, Wrap]
     opaque: list[Opaque]
     rules: dict[str, str]
+    conditions: tuple[Condition, ...] = ()
 
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
@@ -65,7 +68,8 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
     state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     state.run(captured.graph)
-    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
+    conditions = tuple(dict.fromkeys(state.conditions))
+    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
 
 
 def _unsaved(captured: Captured) -> Iterator[str]:
@@ -91,6 +95,7 @@ class Interpreter:
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     bound: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
 
     def run(self, graph: fx.Graph) -> None:
         for node in graph.nodes:
@@ -357,14 +362,14 @@ class Interpreter:
         return maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:
-        return *self.system.mark(), len(self.bound), len(self.opaque)
+        return *self.system.mark(), len(self.bound), len(self.opaque), len(self.conditions)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        *system, bound, opaque = mark
+        *system, bound, opaque, conditions = mark
         self.system.undo(system)
         for name in self.bound[bound:]:
             self.tensors.pop(name, None)
-        del self.bound[bound:], self.opaque[opaque:]
+        del self.bound[bound:], self.opaque[opaque:], self.conditions[conditions:]
 
 
 _ABSENT = object()

@@ -110,6 +110,13 @@ class Tracer(Kept):
                 value = node.meta["val"]
                 facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
                 guard(self.graph, expect_tensor, node, *facts, node.name)
+        for node in inputs:
+            value = node.meta["val"]
+            if self.rank_line is not None:
+                self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
+            if self.asks_type:
+                kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
+                self.rest_on("form", f"'{node.name}' is of {kind}", node, "")
 
     def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
         """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
@@ -158,7 +165,7 @@ class Tracer(Kept):
                     self.branches[out._node] = tuple(graphs)
                 return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):
-            self.specialized.append(f"{path or 'the model'}: its forward reads self.training (eval mode was traced)")
+            self.rest_on("mode", "its forward reads self.training (eval mode was traced)", path=path)
         self.stack.append(module)
         mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
         before = evaluate.containers((args, kwargs))
