@@ -60,6 +60,7 @@ def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mappin
 
     Raises:
         InputError: a parameter is missing or has another shape.
+        ModelError: an index buffer is not the one that was planned with.
     """
     first, second = (_tensors(plan, x) for x in (a, b))
     pairs = [Pair(plan.constrained.tensors[n], first[n], second[n]) for n in _moving(plan, first)]
@@ -92,7 +93,11 @@ def _root(values: Mapping[str, float]) -> float:
 
 def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
-    held = dict(given.named_parameters(remove_duplicate=False)) if isinstance(given, nn.Module) else given
+    held = given.state_dict(keep_vars=True) if isinstance(given, nn.Module) else given
+    if isinstance(given, nn.Module):
+        held |= dict(given.named_parameters(remove_duplicate=False))
+    for name in plan.planned.values.keys() & held.keys():
+        plan.planned.require_value(name, held[name])
     found = {}
     for name, parameter in plan.captured.model.named_parameters():
         if name not in held:

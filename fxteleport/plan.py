@@ -23,7 +23,7 @@ from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
 from fxteleport.errors import CobError, ConditionError, ConditionWarning, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
-from fxteleport.held import Held, require_structure, structure
+from fxteleport.held import Held
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
@@ -38,6 +38,7 @@ from fxteleport.passes.solution import POSITIVE, UNIT, Solution
 from fxteleport.passes.solve import solve
 from fxteleport.point import Point
 from fxteleport.sharded import local, put_back
+from fxteleport.unchanged import planned
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -138,7 +139,8 @@ class Plan:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
         self._prepared: tuple[Held, Prepared] | None = None
-        self._structure = structure(captured.model)
+        moving = frozenset(name for name, cob in constrained.tensors.items() if cob.factors)
+        self.planned = planned(captured, moving)
         self._said = False  # what it rests on, in a warning
 
     def __repr__(self) -> str:
@@ -360,11 +362,12 @@ class Plan:
         """
         tau = self.tau(cob).detach()
         require_weights(self.captured.model)
-        require_structure(self.captured.model, self._structure)
+        self.planned.require(self.captured.model)
         start = time.perf_counter()
         numbers = self.solution.numbers(cob.values.detach())
         module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
+        module.meta["planned_values"] = self.planned.values
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
 
@@ -380,8 +383,8 @@ class Plan:
             InputError: the plan's mode is not "weights".
             ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
             CobError: the CoB is not valid for this plan.
-            ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
-                parameters are sharded as partial sums.
+            ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), or
+                parameters are sharded as partial sums; nothing was changed.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
@@ -391,15 +394,17 @@ class Plan:
         if target is not self.captured.model:
             numbers = self._numbers(cob)
             put_back(target)
-            self._prepare(Held(target)).scale_(numbers)
+            prepared = self._prepare(Held(target))
+            self.planned.require(target, itself=False)
+            prepared.scale_(numbers)
             return target
         numbers = self._numbers(cob, self._prepared[1].device if self._prepared else fused.CPU)
         if self._prepared:
             self._prepared[1].look_up(numbers)  # a GPU does it while the model is looked at
         if self._prepared is None or not self._prepared[0].still():
             put_back(target)
-            require_structure(target, self._structure)
-            held = Held(target, self.recipe.factors)
+            self.planned.require(target)
+            held = Held(target, self.recipe.factors, self.planned)
             self._prepared = held, self._prepare(held)
             self._prepared[1].look_up(numbers)
         self._prepared[1].multiply_()
@@ -426,6 +431,7 @@ class Plan:
     def at(self, cob: ChangeOfBasis) -> Point:
         """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return Point(self.captured.model, self.scales(cob))
 
     def align(self, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
@@ -436,9 +442,10 @@ class Plan:
         """Make an objective small over CoBs, from one on (see `fxteleport.optimize`; its errors too).
 
         Raises:
-            ModelError: the model is on the meta device.
+            ModelError: the model is on the meta device, or is not what was planned any more.
         """
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return optimize(self, cob, objective, steps, lr)
 
     def map_of(self, node: str) -> CobMap | Any:

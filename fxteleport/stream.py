@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from fxteleport.cob import ChangeOfBasis
@@ -53,6 +54,7 @@ def stream(
         InputError: the plan's mode is not "weights", or the output is the source.
         ConditionError: `strict`, and the plan rests on conditions.
         CobError: the CoB is not valid for this plan.
+        ModelError: an index buffer in the checkpoint is not the planned model's.
         CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
             the output cannot be written.
     """
@@ -62,6 +64,7 @@ def stream(
     plan.admit(strict)
     layout = read_layout(source)
     fits(plan, layout)
+    _require_values(plan, layout)
     targets = _targets(layout, Path(output))
     numbers = plan.solution.numbers(cob.values.detach().cpu())
     if layout.index is not None:  # what is there of an earlier one is not whole from now on
@@ -97,6 +100,16 @@ def fits(plan: Plan, layout: Layout) -> None:
     said = [f"{len(names)} {what} (the first: {names[0]})" for what, names in problems.items() if names]
     if said:
         raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(said)}")
+
+
+def _require_values(plan: Plan, layout: Layout) -> None:
+    """Raise ModelError where an index buffer in a checkpoint is not the one that was planned with."""
+    for shard in layout.shards:
+        names = [entry.name for entry in shard.entries if entry.name in plan.planned.values]
+        if names:
+            with safe_open(shard.path, "pt") as held:
+                for name in names:
+                    plan.planned.require_value(name, held.get_tensor(name))
 
 
 def _targets(layout: Layout, output: Path) -> list[Path]:

@@ -46,6 +46,7 @@ class Captured:
         conditions: what the trace rests on.
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
+        settings: (module's path, attribute) that the trace has read, and not written.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
     """
 
@@ -62,6 +63,7 @@ class Captured:
     conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
     overlapping: frozenset[str]
+    settings: frozenset[tuple[str, str]]
 
     @property
     def specialized(self) -> list[str]:
@@ -99,6 +101,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tuple(tracer.conditions),
         tracer.assigned,
         frozenset(tracer.overlapping),
+        frozenset(tracer.read_settings),
     )
 
 

@@ -65,14 +65,14 @@ class Constrained:
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
+    still = {*unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
     state = Interpreter(captured, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     state.run(captured.graph)
     conditions = tuple(dict.fromkeys(state.conditions))
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
 
 
-def _unsaved(captured: Captured) -> Iterator[str]:
+def unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
     for path, module in captured.parts.items():
         for name in getattr(module, "_non_persistent_buffers_set", ()):

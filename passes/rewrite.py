@@ -37,6 +37,19 @@ class TeleportedModule(fx.GraphModule):
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
         return code
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load a state dict, but no other index buffers than those that the plan looked into.
+
+        Raises:
+            ModelError: it holds others.
+        """
+        for name, value in self.meta.get("planned_values", {}).items():
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and (given.shape != value.shape or not torch.equal(given.cpu(), value)):
+                raise ModelError(f"the buffer '{prefix}{name}' of the state dict is not the one that was planned with:"
+                                 " load it into the original, and plan that again")  # fmt: skip
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
         _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in (*_TABLES, WHOLE)}, memo))

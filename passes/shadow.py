@@ -58,7 +58,7 @@ def clone(
     for twin in list(twins.values()):
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key in state.keys() - _BOOKKEEPING:
+        for key in state.keys() - BOOKKEEPING:
             if type(value := state[key]) in _REFERRING:
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
@@ -68,7 +68,7 @@ def clone(
     return made
 
 
-_BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (

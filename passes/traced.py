@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxteleport.passes.settings import note_reads
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
         members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
+    note_reads(found, module)
     return found
 
 
