@@ -10,6 +10,7 @@ Loading plans the original again and rewrites it with the change of basis, so no
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -183,6 +184,7 @@ def _dtype(module: nn.Module) -> str:
     return str(found).removeprefix("torch.")
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     installed = metadata.packages_distributions()
     names = ("fxteleport", "torch", "timm", "torchvision")

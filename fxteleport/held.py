@@ -30,9 +30,7 @@ class Held:
         tensors: by name; tied ones under each of theirs.
     """
 
-    def __init__(
-        self, model: nn.Module, watched: Container[str] | None = None, planned: Planned | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, watched: Container[str] | None = None, planned: Planned | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
         found: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
         by_path: dict[str, nn.Module] = {}
