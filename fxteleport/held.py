@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.settings import spelled
 from fxteleport.sharded import addresses, is_sharded
-from fxteleport.unchanged import Planned
+from fxteleport.unchanged import Planned, Spelled
 
 
 class Held:
@@ -56,8 +55,8 @@ class Held:
             for (path, name), value in planned.settings.items():
                 now = vars(by_path[path]).get(name)
                 found.append((vars(by_path[path]), name, now))
-                if not _is_fixed(now):
-                    self._settings.append((now, value))
+                if isinstance(value, Spelled):
+                    self._settings.append((now, value.form))
             self._values = [(t, v) for n, v in planned.values.items() if (t := self.tensors.get(n)) is not None]
             found += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
@@ -89,11 +88,6 @@ class Held:
 
     def _addresses(self) -> list[int]:
         return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))
-
-
-def _is_fixed(value: Any) -> bool:
-    """True for what can but be replaced."""
-    return type(value) in PLAIN or (isinstance(value, tuple) and all(map(_is_fixed, value)))
 
 
 def _home(by_path: dict[str, nn.Module], name: str) -> tuple[dict[str, Any], str]:

@@ -7,10 +7,11 @@ parameters, which names are one tensor, and which tensors share memory.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import unsaved
 from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.overlap import by_memory, overlapping
 from fxteleport.passes.settings import digest, said, spelled
 from fxteleport.passes.shadow import BOOKKEEPING
@@ -29,14 +31,13 @@ from fxteleport.sharded import is_sharded, unsharded
 _AGAIN = "since the plan was made: plan the model again"
 
 
-@dataclass(frozen=True)
-class Part:
-    """A module as it was planned: its class, its hooks' code, a forward of its own, its parameters' shapes and kinds."""
+class Part(NamedTuple):
+    """A module: its class, its hooks' code, that of a forward of its own, its parameters' shapes and kinds."""
 
     kind: type
     hooks: tuple[Any, ...]
     forward: Any
-    parameters: dict[str, tuple[torch.Size, bool]] = field(hash=False)
+    parameters: dict[str, tuple[torch.Size, bool]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Planned:
     """What a plan rests on in its model.
 
     Attributes:
-        parts: every module by its path; what is below a shared one under its first path only.
-        settings: (module's path, attribute) -> its value, as `spelled`.
+        parts: every module by its path, a shared one under each of its paths.
+        settings: (module's path, attribute) -> its value, or as it was `spelled` where that may change.
         values: what the index buffers held that the trace has looked into.
         firsts: name of a parameter or buffer -> the first name of the same tensor.
         overlapping: tensors that share memory with others.
@@ -67,18 +68,18 @@ class Planned:
         Args:
             itself: it is the planned model; of another, the classes need but the same names.
         """
-        _require_parts(self.parts, parts_of(model), itself)
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = modules_of(model)
+        _require_parts(self.parts, parts_of(modules), itself)
         for (path, name), before in self.settings.items():
-            now = spelled(vars(modules[path]).get(name)) if path in modules else before
-            if now != before:
-                raise ModelError(
-                    f"the setting '{name}' of {_place(path)} was {said(before)} and is {said(now)} {_AGAIN}"
-                )
+            now = vars(modules[path]).get(name)
+            if now is before or (type(now) is type(before) and now == before) or _form(now) == _form(before):
+                continue
+            raise ModelError(
+                f"the setting '{name}' of {_place(path)} was {said(_form(before))} and is {said(_form(now))} {_AGAIN}"
+            )
         tensors = {name: t for name, t in named_tensors(modules) if name in self.firsts}
-        for name, value in self.values.items():
-            if name in tensors:
-                self.require_value(name, tensors[name])
+        for name in self.values.keys() & tensors.keys():
+            self.require_value(name, tensors[name])
         self._require_ties(tensors, itself)
 
     def require_value(self, name: str, now: Tensor) -> None:
@@ -110,8 +111,8 @@ class Planned:
     def hash_of_settings(self) -> str:
         """A hash of the settings, and of the index buffers that no state dict holds; the same in every process."""
         sha = hashlib.sha256()
-        for (path, name), value in sorted(self.settings.items()):
-            sha.update(f"{path}.{name}={said(value)};".encode())
+        for (path, name), value in sorted(self.settings.items(), key=lambda item: item[0]):
+            sha.update(f"{path}.{name}={said(_form(value))};".encode())
         for name in sorted(self.values.keys() - self.saved):
             sha.update(f"{name}={digest(self.values[name])};".encode())
         return sha.hexdigest()[:32]
@@ -120,8 +121,8 @@ class Planned:
 def planned(captured: Captured, moving: frozenset[str]) -> Planned:
     """What a plan rests on in the model that was captured."""
     return Planned(
-        parts_of(captured.model),
-        {where: spelled(vars(captured.parts[where[0]]).get(where[1])) for where in _settings(captured)},
+        parts_of(modules_of(captured.model)),
+        {where: kept(vars(captured.parts[where[0]]).get(where[1])) for where in _settings(captured)},
         dict(_values(captured)),
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
@@ -130,26 +131,32 @@ def planned(captured: Captured, moving: frozenset[str]) -> Planned:
     )
 
 
-def parts_of(model: nn.Module) -> dict[str, Part]:
-    """Every module of a model, by its path. Not its buffers: a forward may make one when it first runs."""
-    found: dict[str, Part] = {}
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
+    found: dict[str, nn.Module] = {}
     waiting = [("", model)]
-    seen: set[int] = set()
     while waiting:
         path, module = waiting.pop()
+        found[path] = module
+        if module._modules:
+            prefix = f"{path}." if path else ""
+            waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
+    return found
+
+
+def parts_of(modules: dict[str, nn.Module]) -> dict[str, Part]:
+    """What modules are like. Not their buffers: a forward may make one when it first runs."""
+    found: dict[str, Part] = {}
+    for path, module in modules.items():
         kind = unsharded(type(module))  # FSDP makes a class of its own, and hooks
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        found[path] = Part(
-            kind,
-            tuple(_code(h) for h in hooks if not _moves_shards(h)) if hooks and kind is type(module) else (),
-            _code(vars(module).get("forward")),
-            {name: (p.shape, carries(p)) for name, p in module._parameters.items() if p is not None},
-        )
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        prefix = f"{path}." if path else ""
-        waiting += [(prefix + name, child) for name, child in module._modules.items() if child is not None]
+        held = module.__dict__
+        hooks: tuple[Any, ...] = ()
+        if kind is type(module) and (held["_forward_hooks"] or held["_forward_pre_hooks"]):
+            both = (*held["_forward_hooks"].values(), *held["_forward_pre_hooks"].values())
+            hooks = tuple(_code(h) for h in both if not _moves_shards(h))
+        forward = _code(held["forward"]) if "forward" in held else None
+        shapes = {name: (p.shape, _has_cob(p.dtype)) for name, p in held["_parameters"].items() if p is not None}
+        found[path] = Part(kind, hooks, forward, shapes)
     return found
 
 
@@ -198,6 +205,32 @@ def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:
             continue
         if isinstance(value, Tensor) and not value.is_meta and value.layout is torch.strided:
             yield name, value
+
+
+def kept(value: Any) -> Any:
+    """A value that can be held against that of another time: itself, where it can but be replaced."""
+    return value if is_fixed(value) else Spelled(spelled(value))
+
+
+def is_fixed(value: Any) -> bool:
+    """True for what can but be replaced."""
+    return type(value) in PLAIN or (isinstance(value, tuple) and all(map(is_fixed, value)))
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """What a value was."""
+
+    form: Any
+
+
+def _form(value: Any) -> Any:
+    return value.form if isinstance(value, Spelled) else spelled(value)
+
+
+@functools.cache
+def _has_cob(dtype: torch.dtype) -> bool:
+    return carries(torch.empty((), dtype=dtype, device="meta"))
 
 
 def _code(function: Any) -> Any:

@@ -101,7 +101,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tuple(tracer.conditions),
         tracer.assigned,
         frozenset(tracer.overlapping),
-        frozenset(tracer.read_settings),
+        tracer.reads.unwritten(),
     )
 
 

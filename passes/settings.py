@@ -11,24 +11,23 @@ import enum
 import functools
 import hashlib
 import types
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.leaves import is_leaf
 from fxteleport.passes.objects import is_record
 from fxteleport.passes.shadow import BOOKKEEPING
 
-_MISSING = object()
 _DEEP = 6
 _AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, torch.dtype, torch.layout)
 
 
 class Setting:
-    """Put on the class of a shadow module: an attribute that tells the tracer when it is read.
+    """Put on the class of a shadow module: an attribute that tells the tracer when it is read, and when written.
 
-    It costs nothing where none is read, unlike a `__getattribute__`.
+    It costs nothing where none is, unlike a `__getattribute__`.
     """
 
     __slots__ = ("name", "owner")
@@ -42,22 +41,28 @@ class Setting:
         held = module.__dict__
         if self.name not in held:
             return getattr(super(self.owner, module), self.name)  # the class's own, or an AttributeError
+        value = held[self.name]
         if "_path" in held:
-            module._tracer.read_settings.add((held["_path"], self.name))
-        return held[self.name]
+            module._tracer.reads.note(held["_path"], self.name, value)
+        return value
 
     def __set__(self, module: Any, value: Any) -> None:
         module.__dict__[self.name] = value
+        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
 
     def __delete__(self, module: Any) -> None:
-        if module.__dict__.pop(self.name, _MISSING) is _MISSING:
+        if self.name not in module.__dict__:
             raise AttributeError(self.name)
+        del module.__dict__[self.name]
+        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
 
 
 def note_reads(cls: type, module: nn.Module) -> None:
-    """Have the shadow class of a module tell which of its attributes are read."""
-    for name in module.__dict__.keys() - BOOKKEEPING:
-        if name not in cls.__dict__ and not _rules_over_instances(cls, name):
+    """Have the shadow class of a module, whose forward may run, tell which of its attributes are read."""
+    if is_leaf(module):
+        return
+    for name in module.__dict__.keys() - BOOKKEEPING - cls.__dict__.keys():
+        if not _rules_over_instances(cls, name):
             setattr(cls, name, Setting(cls, name))
 
 
@@ -67,44 +72,30 @@ def _rules_over_instances(cls: type, name: str) -> bool:
     return hasattr(type(held), "__set__")
 
 
-def contents(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """What modules hold now; lists, sets and dictionaries with what is in them."""
-    return [(m, {k: _opened(v) for k, v in vars(m).items()}) for m in modules]
+class Reads:
+    """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str], tuple[Any, list[Any]] | None] = {}
+        self.written: set[tuple[str, str]] = set()
+
+    def note(self, path: str, name: str, value: Any) -> None:
+        """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
+        if (path, name) not in self._read:
+            self._read[path, name] = (value, _items(value)) if type(value) in (list, dict, set) else None
+
+    def unwritten(self) -> frozenset[tuple[str, str]]:
+        """Those that were read, and are what they were."""
+        changed = {
+            where
+            for where, held in self._read.items()
+            if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
+        }
+        return frozenset(self._read.keys() - self.written - changed)
 
 
-def written(before: list[tuple[nn.Module, dict[str, Any]]], names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Which attributes of modules, by their path and name, are not what they were."""
-    held = {m.__dict__["_path"]: (vars(m), old) for m, old in before}
-    found = set()
-    for path, name in names:
-        now, old = held.get(path, ({}, {}))
-        was = old.get(name, _MISSING)
-        value = _opened(now.get(name, _MISSING))
-        same = was is value or (type(was) is _Opened and type(value) is _Opened and was.same(value))
-        if not same:
-            found.add((path, name))
-    return found
-
-
-class _Opened:
-    """A container, and the very objects in it."""
-
-    __slots__ = ("held", "items")
-
-    def __init__(self, held: Any) -> None:
-        self.held, self.items = held, list(held.items() if isinstance(held, dict) else held)
-
-    def same(self, other: _Opened) -> bool:
-        """True for the same container of the same objects."""
-        if self.held is not other.held or len(self.items) != len(other.items):
-            return False
-        if isinstance(self.held, dict):
-            return all(a is c and b is d for (a, b), (c, d) in zip(self.items, other.items, strict=True))
-        return all(a is b for a, b in zip(self.items, other.items, strict=True))
-
-
-def _opened(value: Any) -> Any:
-    return _Opened(value) if type(value) in (list, dict, set) else value
+def _items(held: Any) -> list[Any]:
+    return [*held.keys(), *held.values()] if isinstance(held, dict) else list(held)
 
 
 # -- values ----------------------------------------------------------------------------------------------

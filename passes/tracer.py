@@ -32,7 +32,7 @@ from fxteleport.passes.leaves import (
 )
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import run_by, unaware
-from fxteleport.passes.settings import contents, written
+from fxteleport.passes.settings import Reads
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
@@ -48,7 +48,7 @@ class Tracer(Kept):
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
-        self.read_settings: set[tuple[str, str]] = set()  # (module's path, attribute): what forward has read as it was
+        self.reads = Reads()
         self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
@@ -70,7 +70,6 @@ class Tracer(Kept):
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", training=False)
         parts = list(root.modules())
-        held = contents(parts)
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
@@ -90,7 +89,6 @@ class Tracer(Kept):
             again(error)
             out = self.whole(error, "", given, args, kwargs)
             lowered = self.lower(out)
-        self.read_settings -= written(held, self.read_settings)
         names = {name for module in parts for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
         self.finish(lowered, out)

@@ -261,7 +261,7 @@ def lay_out_anew(model: Net) -> None:
 
 
 def set_alike(model: Net) -> None:
-    model.conv.stride, model.act.negative_slope = tuple([1, 1]), float("0.1")
+    model.conv.stride, model.act.negative_slope = (int("1"), 1), float("0.1")
     model.order = model.order.clone()
     model.act = nn.LeakyReLU(0.1)
     model.body.how = {"gain": 2.0}
