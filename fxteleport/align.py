@@ -23,7 +23,9 @@ from fxteleport.align_magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align_signs import signs
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.solution import POSITIVE, UNIT
+from fxteleport.unchanged import modules_of
 
 if TYPE_CHECKING:
     from fxteleport.plan import Plan
@@ -93,9 +95,7 @@ def _root(values: Mapping[str, float]) -> float:
 
 def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
-    held = given.state_dict(keep_vars=True) if isinstance(given, nn.Module) else given
-    if isinstance(given, nn.Module):
-        held |= dict(given.named_parameters(remove_duplicate=False))
+    held = dict(named_tensors(modules_of(given))) if isinstance(given, nn.Module) else given
     for name in plan.planned.values.keys() & held.keys():
         plan.planned.require_value(name, held[name])
     found = {}
