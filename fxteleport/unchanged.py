@@ -28,6 +28,7 @@ from fxteleport.passes.settings import digest, said, spelled
 from fxteleport.passes.shadow import BOOKKEEPING
 from fxteleport.sharded import is_sharded, unsharded
 
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward"}
 _AGAIN = "since the plan was made: plan the model again"
 
 
@@ -122,7 +123,7 @@ def planned(captured: Captured, moving: frozenset[str]) -> Planned:
     """What a plan rests on in the model that was captured."""
     return Planned(
         parts_of(modules_of(captured.model)),
-        {where: kept(vars(captured.parts[where[0]]).get(where[1])) for where in _settings(captured)},
+        {where: kept(value) for where, value in _settings(captured) if where not in captured.state},
         dict(_values(captured)),
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
@@ -180,22 +181,23 @@ def _require_parts(planned: dict[str, Part], now: dict[str, Part], itself: bool)
         raise ModelError(f"module {_place(path, quoted=True)} {what} {_AGAIN}")
 
 
-def _settings(captured: Captured) -> Iterator[tuple[str, str]]:
-    """(path, attribute) of what the trace has read, and of all that a layer has which is kept whole and not opaque."""
+def _settings(captured: Captured) -> Iterator[tuple[tuple[str, str], Any]]:
+    """(path, attribute) and value: what the trace has read, and all that a layer has which is kept whole, not opaque."""
     hidden = tuple(f"{path}." for path in captured.opaque)
     if WHOLE in captured.opaque:
         return
     for path, name in captured.settings:
         if not f"{path}.".startswith(hidden):
-            yield path, name
+            yield (path, name), vars(captured.parts[path]).get(name)
     for path in dict.fromkeys(str(n.target) for n in captured.graph.nodes if n.op == "call_module"):
         module = captured.parts.get(path)
         if module is None or path in captured.added or path in captured.opaque:
             continue
-        names = vars(module).keys() - BOOKKEEPING - {"_compiled_call_impl", "forward"}
+        names = vars(module).keys() - _NO_SETTINGS
         if path in captured.classes:  # the rest of it is traced
             names &= set(getattr(captured.classes[path], "__constants__", ()))
-        yield from ((path, name) for name in names)
+        held = vars(module)
+        yield from (((path, name), held[name]) for name in names if name in held)
 
 
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:

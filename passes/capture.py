@@ -46,7 +46,8 @@ class Captured:
         conditions: what the trace rests on.
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
-        settings: (module's path, attribute) that the trace has read, and not written.
+        settings: (module's path, attribute) that the trace has read.
+        state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
     """
 
@@ -64,6 +65,7 @@ class Captured:
     assigned: dict[str, Tensor]
     overlapping: frozenset[str]
     settings: frozenset[tuple[str, str]]
+    state: frozenset[tuple[str, str]]
 
     @property
     def specialized(self) -> list[str]:
@@ -101,7 +103,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tuple(tracer.conditions),
         tracer.assigned,
         frozenset(tracer.overlapping),
-        tracer.reads.unwritten(),
+        tracer.reads.read(),
+        tracer.reads.changed(),
     )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.leaves import is_leaf
 from fxteleport.passes.objects import is_record
 from fxteleport.passes.shadow import BOOKKEEPING
 
@@ -58,9 +57,7 @@ class Setting:
 
 
 def note_reads(cls: type, module: nn.Module) -> None:
-    """Have the shadow class of a module, whose forward may run, tell which of its attributes are read."""
-    if is_leaf(module):
-        return
+    """Have the shadow class of a module tell which of its attributes are read and written."""
     for name in module.__dict__.keys() - BOOKKEEPING - cls.__dict__.keys():
         if not _rules_over_instances(cls, name):
             setattr(cls, name, Setting(cls, name))
@@ -84,14 +81,18 @@ class Reads:
         if (path, name) not in self._read:
             self._read[path, name] = (value, _items(value)) if type(value) in (list, dict, set) else None
 
-    def unwritten(self) -> frozenset[tuple[str, str]]:
-        """Those that were read, and are what they were."""
-        changed = {
+    def read(self) -> frozenset[tuple[str, str]]:
+        """Those that were read."""
+        return frozenset(self._read)
+
+    def changed(self) -> frozenset[tuple[str, str]]:
+        """Those that were written, or hold other things than when they were read."""
+        filled = {
             where
             for where, held in self._read.items()
             if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
         }
-        return frozenset(self._read.keys() - self.written - changed)
+        return frozenset(self.written | filled)
 
 
 def _items(held: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxteleport.passes.leaves import is_leaf
 from fxteleport.passes.settings import note_reads
 from fxteleport.passes.shadow import clone
 
@@ -96,6 +97,8 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
         members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
+    elif is_leaf(module):  # all of one class have the same attributes
+        return found
     note_reads(found, module)
     return found
 

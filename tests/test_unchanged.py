@@ -25,17 +25,18 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.again = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.up, self.again, self.rest = nn.Linear(8, 8), nn.Linear(8, 8), nn.Dropout()
         self.roll, self.act, self.how, self.sizes = 2, F.relu, {"gain": 2.0}, [2, 4]
         self.log: list[int] = []
         self.runs, self.last = 0, None
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs = self.runs + 1
+        self.rest.p = self.runs / 1000
         self.log.append(self.runs)
         self.last = x.shape
         x = self.act(self.up(x)).roll(self.roll, 1) * self.how["gain"]
-        return self.again(x.unflatten(1, self.sizes).flatten(1))
+        return self.again(self.rest(x).unflatten(1, self.sizes).flatten(1))
 
 
 class Net(nn.Module):
