@@ -26,7 +26,9 @@ from fxteleport.align_magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align_signs import signs
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
+from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.solution import POSITIVE, UNIT
+from fxteleport.unchanged import modules_of
 
 if TYPE_CHECKING:
     from fxteleport.plan import Plan
@@ -68,6 +70,7 @@ def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mappin
 
     Raises:
         InputError: a parameter is missing or has another shape.
+        ModelError: an index buffer is not the one that was planned with.
     """
     first, second = (_tensors(plan, x) for x in (a, b))
     pairs = [Pair(plan.constrained.tensors[n], first[n], second[n]) for n in _moving(plan, first)]
@@ -116,7 +119,9 @@ def _root(values: Mapping[str, float]) -> float:
 
 def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
-    held = dict(given.named_parameters(remove_duplicate=False)) if isinstance(given, nn.Module) else given
+    held = dict(named_tensors(modules_of(given))) if isinstance(given, nn.Module) else given
+    for name in plan.planned.values.keys() & held.keys():
+        plan.planned.require_value(name, held[name])
     found = {}
     for name, parameter in plan.captured.model.named_parameters():
         if name not in held:

@@ -10,6 +10,7 @@ Loading plans the original again and rewrites it with the change of basis, so no
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -25,6 +26,7 @@ from torch import Tensor, fx, nn
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_json, read_tensors, write_tensors, write_text
+from fxteleport.passes.call import carries
 from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import MODES, NORM_STATS, Plan, plan
 
@@ -70,6 +72,7 @@ def save(
         "dtype": _dtype(module),
         "extra_state": extra,
         "fingerprint": made.plan.fingerprint,
+        "settings": made.plan.planned.hash_of_settings(),
         "versions": _versions(),
     }
     files = paths(path)
@@ -103,10 +106,12 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
     if marks.get(MARK) != f"{facts['mode']} {facts['id']}" or _identity(cob) != facts["id"]:
         raise CheckpointError(f"'{weights}', '{basis}' and '{description.name}' belong to different networks")
     built = _build(facts) if model is None else _converted(model, _torch_dtype(facts["dtype"]))
+    _put_indices(built, tensors)
     found = _planned(built, facts)
-    if found.fingerprint != facts["fingerprint"]:
+    if found.fingerprint != facts["fingerprint"] or not _is_set_alike(found, facts):
         raise CheckpointError(
-            f"'{weights}' was made from another model than this '{facts['model']}', or with other versions"
+            f"'{weights}' was made from another model than this '{facts['model']}' (or one of other settings), or with"
+            " other versions"
             f" ({_said(facts['versions'])}; here {_said(_versions())})"
         )
     result = found.rewrite(cob)
@@ -217,6 +222,7 @@ def _dtype(module: nn.Module) -> str:
     return str(found).removeprefix("torch.")
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     installed = metadata.packages_distributions()
     names = ("fxteleport", "torch", "timm", "torchvision")
@@ -285,6 +291,20 @@ def _build(facts: dict[str, Any]) -> nn.Module:
 def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The caller's model as it was when saved: on the CPU, in the file's number format; the caller's is not touched."""
     return copy.deepcopy(model).to("cpu", dtype).eval()
+
+
+def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a model the saved index buffers, whose values a plan looks into; what does not fit is found later."""
+    for name, held in model.state_dict().items():
+        given = tensors.get(name)
+        if isinstance(held, Tensor) and given is not None and given.shape == held.shape and not carries(held):
+            held.copy_(given)
+
+
+def _is_set_alike(found: Plan, facts: dict[str, Any]) -> bool:
+    """False where a module's settings are not those that were saved; other versions may have others."""
+    said = facts.get("settings")  # earlier versions wrote none
+    return said is None or facts["versions"] != _versions() or said == found.planned.hash_of_settings()
 
 
 def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:

@@ -29,9 +29,17 @@ class InputError(TeleportError):
     """A call or a command-line option is wrong."""
 
 
+class ConditionError(TeleportError):
+    """`strict=True` allows no conditions, and the plan rests on some."""
+
+
 class Decline(Exception):
     """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
 
 
 class OpaqueModuleWarning(UserWarning):
     """A submodule could not be traced and is kept whole, with its inputs and outputs pinned."""
+
+
+class ConditionWarning(UserWarning):
+    """Weights without a guard were teleported by a plan that rests on conditions (`plan.conditions`)."""

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxteleport.cob import ChangeOfBasis
-from fxteleport.errors import CobError, InputError
+from fxteleport.errors import CobError, InputError, ModelError
 from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import plan, require_weights
 from fxteleport.point import Point
@@ -46,6 +46,12 @@ class Teleportable(nn.Module):
         super().__init__()
         require_weights(model)
         self.plan = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+        shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
+        if shared is not None:
+            raise ModelError(
+                f"'{shared}' shares memory with another tensor, and would be scaled twice in place: teleport copies"
+                " (plan.rewrite), or use mode='weights', which leaves it"
+            )
         self.network = model
         self.cob = self.plan.identity()
 
@@ -70,11 +76,15 @@ class Teleportable(nn.Module):
 
         Raises:
             CobError: the CoB is not valid for this plan, or would push weights out of their number format.
+            ModelError: the model is not what was planned any more; nothing was changed.
             InputError: an unknown `state`, an optimiser of another network, or state of it that cannot be transported;
                 nothing was changed then.
         """
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+        self.plan.planned.require(self.plan.captured.model)
+        if self.plan.mode == "weights":
+            self.plan.admit(strict=False)
         total = cob @ self.cob
         scales = self.plan.scales(cob)
         held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())

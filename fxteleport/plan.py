@@ -11,6 +11,7 @@ import gc
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,14 +21,15 @@ from torch import Tensor, nn
 
 from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
-from fxteleport.errors import CobError, InputError, ModelError
+from fxteleport.errors import CobError, ConditionError, ConditionWarning, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
-from fxteleport.held import Held, require_structure, structure
+from fxteleport.held import Held
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
 from fxteleport.passes import fused, ranges
 from fxteleport.passes.capture import Captured, capture
+from fxteleport.passes.conditions import Condition, in_short
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rewrite import TeleportedModule, live, rewrite
@@ -37,6 +39,7 @@ from fxteleport.passes.solve import solve
 from fxteleport.passes.wraps import Sides, cobs, settle, slots_of
 from fxteleport.point import Point
 from fxteleport.sharded import is_sharded, local, put_back
+from fxteleport.unchanged import planned
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -108,10 +111,17 @@ def teleport(
     seed: int | None = None,
     mode: str = "full",
     norm_stats: str = "fixed",
+    strict: bool = False,
     **keyword_inputs: Any,
 ) -> TeleportedModule:
-    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too)."""
+    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
+
+    Raises:
+        ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
+    """
     found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    if strict:
+        found.require_none()
     return found.rewrite(found.sample(cob_range, landscape, exact, seed))
 
 
@@ -130,7 +140,9 @@ class Plan:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
         self._prepared: tuple[Held, Prepared] | None = None
-        self._structure = structure(captured.model)
+        moving = frozenset(name for name, cob in constrained.tensors.items() if cob.factors)
+        self.planned = planned(captured, moving)
+        self._said = False  # what it rests on, in a warning
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
@@ -217,9 +229,44 @@ class Plan:
         return self.constrained.opaque
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the plan rests on: branches, numbers, the form of inputs, modes (see `Condition`).
+
+        With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs
+        that differ in one that a run can check; weights in the original class have no guard.
+        """
+        return (*self.captured.conditions, *self.constrained.conditions)
+
+    @property
     def specialized(self) -> list[str]:
-        """What the emitted network takes over from the example inputs, as "where: what"."""
-        return self.captured.specialized
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
+
+    def require_none(self) -> None:
+        """Raise ConditionError, which lists them, where the plan rests on any conditions."""
+        if self.conditions:
+            said = in_short(self.conditions, len(self.conditions))
+            raise ConditionError(
+                f"this plan holds under conditions that strict=True does not allow: {said}. Teleport without strict if"
+                " they hold wherever the network is used, or change the model's code there"
+            )
+
+    def admit(self, strict: bool) -> None:
+        """Weights are about to go where no guard is: say once what they rest on.
+
+        Raises:
+            ConditionError: `strict`, and they rest on anything.
+        """
+        if strict:
+            self.require_none()
+        if self.conditions and not self._said:
+            self._said = True
+            said = in_short(self.conditions)
+            warnings.warn(
+                f"the teleported weights compute the same function under these conditions: {said} (plan.conditions)",
+                ConditionWarning,
+                stacklevel=3,
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -369,7 +416,7 @@ class Plan:
         """
         self.check(cob)
         require_weights(self.captured.model)
-        require_structure(self.captured.model, self._structure)
+        self.planned.require(self.captured.model)
         self.require_range(cob, Held(self.captured.model).tensors, operations=True)
         return self.emit(cob)
 
@@ -380,6 +427,7 @@ class Plan:
         numbers = self.solution.numbers(cob.values.detach())
         module = rewrite(self.captured, self.sides, self.recipe, numbers, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
+        module.meta["planned_values"] = self.planned.values
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
 
@@ -389,8 +437,10 @@ class Plan:
         Raises:
             ModelError: the model is not what was planned any more.
         """
-        require_structure(model, self._structure)
-        return live(self.captured, model, self.sides)
+        self.planned.require(model, itself=model is self.captured.model)
+        network = live(self.captured, model, self.sides)
+        network.meta["planned_values"] = self.planned.values
+        return network
 
     def move_(self, network: TeleportedModule, cob: ChangeOfBasis) -> None:
         """Teleport the operations of a network of this plan (not its parameters) on from where they are."""
@@ -398,27 +448,33 @@ class Plan:
         slots = (slot for _, slot in slots_of(*network.graphs))
         network.move_(cobs(slots, self.sides, self.tau(cob).detach(), device))
 
-    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
+    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None, strict: bool = False) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
         Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
         communication; all are to be given the same CoB.
 
+        The model's own class has no guards: the first time, a ConditionWarning lists the plan's conditions, if any.
+
         Raises:
             InputError: the plan's mode is not "weights".
+            ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
             CobError: the CoB is not valid for this plan, or would push weights out of their number format; then nothing
                 was changed.
-            ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
-                parameters are sharded as partial sums.
+            ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), or
+                parameters are sharded as partial sums; nothing was changed.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
+        if strict or not self._said:
+            self.admit(strict)
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
             numbers = self._numbers(cob)
             put_back(target)
             held = Held(target)
             prepared = self._prepare(held)
+            self.planned.require(target, itself=False)
             self._require_room(cob, prepared, held)
             prepared.scale_(numbers)
             return target
@@ -427,8 +483,8 @@ class Plan:
             self._prepared[1].look_up(numbers)  # a GPU does it while the model is looked at
         if self._prepared is None or not self._prepared[0].still():
             put_back(target)
-            require_structure(target, self._structure)
-            held = Held(target, self.recipe.factors)
+            self.planned.require(target)
+            held = Held(target, self.recipe.factors, self.planned)
             self._prepared = held, self._prepare(held)
             self._prepared[1].look_up(numbers)
         self._require_room(cob, self._prepared[1], self._prepared[0])
@@ -460,6 +516,7 @@ class Plan:
     def at(self, cob: ChangeOfBasis) -> Point:
         """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return Point(self.captured.model, self.scales(cob))
 
     def align(self, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
@@ -470,9 +527,10 @@ class Plan:
         """Make an objective small over CoBs, from one on (see `fxteleport.optimize`; its errors too).
 
         Raises:
-            ModelError: the model is on the meta device.
+            ModelError: the model is on the meta device, or is not what was planned any more.
         """
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return optimize(self, cob, objective, steps, lr)
 
     def map_of(self, node: str) -> CobMap | Any:

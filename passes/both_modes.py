@@ -135,9 +135,8 @@ def trace_training(
     )
     if refused:
         where = ", ".join("torch.is_grad_enabled()" if path is None else path or "the model" for path in asked)
-        tracer.specialized.append(
-            f"{where}: the mode is asked for: eval mode was traced, train mode is refused ({refused})"
-        )
+        what = f"eval mode was traced; train mode, for which {where} asks, is refused ({refused})"
+        tracer.rest_on("mode", what, path="")
         return None, choice
     return other, choice
 

@@ -52,8 +52,9 @@ def trace_inside(
         inside.finished = True
         if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):
             raise RuntimeError("sizes decide what it does, and other inputs may have others")
-        tracer.specialized += inside.specialized
+        tracer.conditions |= dict.fromkeys(inside.conditions)
         tracer.asks_rank |= inside.asks_rank
+        tracer.rank_line = tracer.rank_line or inside.rank_line
         tracer.asks_type |= inside.asks_type
         graphs.append(inside.graph)
     return graphs

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
 from fxteleport.passes.both_modes import Choice, trace_training
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
 from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
@@ -46,11 +47,13 @@ class Captured:
         added: modules (and constants) that capture made, by path.
         opaque: leaf path -> why it could not be traced.
         branches: call of a mode-dependent module -> its graphs in eval and in train mode.
-        specialized: what was fixed by the example inputs: "where: what".
+        conditions: what the trace rests on.
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         reached: leaf path -> what its code can read of the model outside it: that stays as it is.
         named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
+        settings: (module's path, attribute) that the trace has read.
+        state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
         training: the graph in train mode, where it is another one.
@@ -67,12 +70,14 @@ class Captured:
     added: dict[str, nn.Module | Tensor]
     opaque: dict[str, str]
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
-    specialized: list[str]
+    conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
     reached: dict[str, Reached]
     named: frozenset[str]
     overlapping: frozenset[str]
     backwards: dict[fx.Node, fx.Graph | str]
+    settings: frozenset[tuple[str, str]]
+    state: frozenset[tuple[str, str]]
     training: fx.Graph | None = None
     choice: Choice | None = None
 
@@ -85,6 +90,11 @@ class Captured:
     def reached_names(self) -> frozenset[str]:
         """The tensors that the code of leaves can read outside them."""
         return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
+
+    @property
+    def specialized(self) -> list[str]:
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -105,6 +115,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
             " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
         ) from None
     training = None if other is None else other.graph
+    reads, state = tracer.reads.read(), tracer.reads.changed()
     if other is not None:
         _name_apart(other.graph)
         tracer.added, tracer.twins = other.added, other.twins | tracer.twins
@@ -115,7 +126,10 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.reached |= other.reached
         tracer.named |= other.named
         tracer.overlapping |= other.overlapping
-        tracer.specialized += other.specialized
+        for condition, node in other.conditions.items():
+            name = condition.node if node is None else node.name
+            tracer.conditions.setdefault(dataclasses.replace(condition, node=name), node)
+        reads, state = reads | other.reads.read(), state | other.reads.changed()
     return Captured(
         tracer.graph,
         model,
@@ -127,12 +141,14 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.added,
         tracer.opaque,
         tracer.branches,
-        list(dict.fromkeys(tracer.specialized)),
+        tuple(tracer.conditions),
         tracer.assigned,
         tracer.reached,
         frozenset(tracer.named),
         frozenset(tracer.overlapping),
         tracer.backwards,
+        reads,
+        state,
         training,
         choice,
     )

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.capture import Captured
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
@@ -55,6 +56,7 @@ class Constrained:
         wraps: nodes that need another operation.
         opaque: nodes that no rule knows.
         rules: node name -> name of the rule that was applied.
+        conditions: what the rules rest on: a number that one needed to know, a mode.
     """
 
     system: System
@@ -63,11 +65,12 @@ class Constrained:
     wraps: dict[fx.Node, Wrap]
     opaque: list[Opaque]
     rules: dict[str, str]
+    conditions: tuple[Condition, ...] = ()
 
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *_with_hooks(captured), *captured.reached_names}
+    still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
         still |= captured.overlapping | captured.named
     sizing = Sizing(captured)
@@ -76,10 +79,11 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
     for graph in captured.graphs:
         state.run(graph)
-    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
+    conditions = tuple(dict.fromkeys(state.conditions))
+    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
 
 
-def _unsaved(captured: Captured) -> Iterator[str]:
+def unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
     for path, module in captured.parts.items():
         for name in getattr(module, "_non_persistent_buffers_set", ()):
@@ -111,6 +115,7 @@ class Interpreter:
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     bound: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
 
     def run(self, graph: fx.Graph) -> None:
         for node in graph.nodes:
@@ -412,14 +417,14 @@ class Interpreter:
         return maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:
-        return *self.system.mark(), len(self.bound), len(self.opaque)
+        return *self.system.mark(), len(self.bound), len(self.opaque), len(self.conditions)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        *system, bound, opaque = mark
+        *system, bound, opaque, conditions = mark
         self.system.undo(system)
         for name in self.bound[bound:]:
             self.tensors.pop(name, None)
-        del self.bound[bound:], self.opaque[opaque:]
+        del self.bound[bound:], self.opaque[opaque:], self.conditions[conditions:]
 
 
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.

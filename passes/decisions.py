@@ -2,6 +2,8 @@
 
 What it decides from a size is part of the trace: it is recorded as specialised, and a guard makes the emitted network
 insist on it. From a guess (`evaluate.Trust`) nothing may be decided.
+
+Each is a `Condition` of the plan, but for what the model's own code insists on: `assert h == 8`, `b, t, c = x.shape`.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate
-from fxteleport.passes.checks import must_be
+from fxteleport.passes.checks import must_be, own_check, unpacks
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.guards import expect, expect_length, guard, insist
 from fxteleport.passes.proxy import Proxy
-from fxteleport.passes.source import asking_frame, calling_line, written
+from fxteleport.passes.source import Line, asking_frame, calling_line, quoted, written
 from fxteleport.passes.traced import path_of
 
 T = TypeVar("T")
+_LONGEST = 200
+_FORMS = (torch.dtype, torch.device, torch.layout, torch.memory_format, str)
 
 
 class Decisions:
@@ -29,28 +34,40 @@ class Decisions:
     Attributes:
         hashes: a size may be hashed; it is a number then.
         finished: the trace is over. A proxy that Python still holds is its value.
+        conditions: what the trace rests on, each with the node that was asked, if any.
     """
 
     def __init__(self, hashes: bool = False) -> None:
         self.hashes = hashes
         self.finished = False
         self.asks_rank = self.asks_type = False  # Python asked for a tensor's number of axes, or type
+        self.rank_line: Line | None = None  # where it asked for the first, and would go on with another
         self.graph = fx.Graph()
-        self.specialized: list[str] = []
+        self.conditions: dict[Condition, fx.Node | None] = {}
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
+
+    def rest_on(
+        self, kind: str, value: str, node: fx.Node | None = None, path: str | None = None, line: Line | None = None
+    ) -> None:
+        """Note a condition: the graph, and the weights that are scaled by its CoBs, hold where it does."""
+        path = (path_of(self.stack[-1]) if self.stack else "") if path is None else path
+        name = "" if node is None else node.name
+        self.conditions.setdefault(Condition(kind, name, path, quoted(line or calling_line()), value), node)
 
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
-        self.known(handle)
-        self.asks_type |= isinstance(handle._value, torch.dtype) and value is not None
-        if not isinstance(handle._value, Tensor) or not handle._value.is_meta:
-            self.specialized.append(f"{self.where()}: {handle._node.name} is {handle._value!r}"[:200])
+        held = self.known(handle)
+        self.asks_type |= isinstance(held, torch.dtype) and value is not None
+        if not isinstance(held, Tensor) or not held.is_meta:
+            kind = "branch" if isinstance(held, bool) else "form" if isinstance(held, _FORMS) else "number"
+            self.rest_on(kind, f"{handle._node.name} is {held!r}"[:_LONGEST], handle._node)
         return value
 
     def decided(self, handle: Proxy, value: bool) -> None:
         """Python took a branch that depends on sizes: the emitted network insists that it would be the same one."""
         what = f"{handle._node.name} in {self.where()}"
-        self.specialize(handle, value)
+        if own_check(asking_frame()) is not value:
+            self.specialize(handle, value)
         guard(self.graph, expect, handle._node, value, what)
 
     def checked(self, handle: Proxy) -> bool:
@@ -123,11 +140,14 @@ class Decisions:
             raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
         if trust_of(handle) and not _guarded(handle):
             handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
+            self.rest_on("data", f"{handle._node.name} has {len(value)} items", handle._node)
         return value
 
     def ranked(self, value: T) -> T:
         """Python asks how many axes a tensor has, which the inputs decide: the emitted network insists on theirs."""
         self.asks_rank = True
+        if self.rank_line is None and not unpacks(asking_frame()):
+            self.rank_line = calling_line()
         return value
 
     def where(self) -> str:

@@ -216,6 +216,7 @@ class Recorder(Lowering):
         self._attributes = {k: p for k, p in self._attributes.items() if p._node in alive}
         self._constants = {k: p for k, p in self._constants.items() if p._node in alive}
         self._mutations = [m for m in self._mutations if m[0] in alive]
+        self.conditions = {c: node for c, node in self.conditions.items() if node is None or node in alive}
 
 
 _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}

@@ -130,6 +130,16 @@ class TeleportedModule(fx.GraphModule):
             destination._metadata[prefix[:-1]][_NAMED] = True
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
+        """Load a state dict, but no other index buffers than those that the plan looked into.
+
+        Raises:
+            ModelError: it holds others.
+        """
+        for name, value in self.meta.get("planned_values", {}).items():
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and (given.shape != value.shape or not torch.equal(given.cpu(), value)):
+                raise ModelError(f"the buffer '{prefix}{name}' of the state dict is not the one that was planned with:"
+                                 " load it into the original, and plan that again")  # fmt: skip
         if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in self.places):
             if not all(self._is_at(place, state_dict.get(prefix + place.key)) for place in self.places):
                 self.meta.pop("teleportation", None)  # it is no longer where that CoB led

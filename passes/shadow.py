@@ -73,7 +73,7 @@ def clone(
     for twin in clones:
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key in state.keys() - _BOOKKEEPING:
+        for key in state.keys() - BOOKKEEPING:
             if type(value := state[key]) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
@@ -93,7 +93,7 @@ class _Twins(dict[int, Any]):
         self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
 
 
-_BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (

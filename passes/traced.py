@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxteleport.passes import modes
+from fxteleport.passes.leaves import is_leaf
+from fxteleport.passes.settings import note_reads
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -145,6 +147,9 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
         if not any("training" in vars(c) for c in cls.__mro__):
             members["training"] = modes.attribute(tracer)
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
+    elif is_leaf(module):  # all of one class have the same attributes
+        return found
+    note_reads(found, module)
     return found
 
 

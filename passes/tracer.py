@@ -38,6 +38,7 @@ from fxteleport.passes.leaves import (
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
+from fxteleport.passes.settings import Reads
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
@@ -53,6 +54,7 @@ class Tracer(Kept):
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
+        self.reads = Reads()
         self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
@@ -121,6 +123,13 @@ class Tracer(Kept):
                 value = node.meta["val"]
                 facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
                 guard(self.graph, expect_tensor, node, *facts, node.name)
+        for node in inputs:
+            value = node.meta["val"]
+            if self.rank_line is not None:
+                self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
+            if self.asks_type:
+                kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
+                self.rest_on("form", f"'{node.name}' is of {kind}", node, "")
 
     def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
         """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.

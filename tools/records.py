@@ -19,7 +19,8 @@ Outcome = tuple[Record, str]  # a record and what it says, in a sentence
 
 _MEASURED = (
     "vacuous", "bitwise_equal", "max_abs", "max_rel", "first_difference", "num_free", "moved", "opaque",
-    "specialized", "nodes", "parameters", "seconds", "tolerance", "rounding", "execution", "against", "batch",
+    "conditions", "specialized", "nodes", "parameters", "seconds", "tolerance", "rounding", "execution", "against",
+    "batch",
 )  # fmt: skip
 
 _COMPARED = (
@@ -85,7 +86,8 @@ def planned(plan: Plan, loaded: Loaded) -> Record:
         "num_free": plan.num_free,
         "moved": plan.moved,
         "opaque": [asdict(o) for o in plan.opaque],
-        "specialized": list(plan.specialized),
+        "conditions": [asdict(c) for c in plan.conditions],
+        "specialized": plan.specialized,
         "nodes": len(plan.captured.graph.nodes),
         "parameters": loaded.parameters,
         "batch": loaded.batch,

@@ -52,6 +52,7 @@ def batch_norm(
     tracked, rank = running_mean is not None and not training, input.rank
     call.require(running_var, IDENTITY, "a running variance stays")
     if tracked and call.norm_stats == "rescaled":
+        call.rest_on("mode", "rescaled norm statistics are exact in eval mode only", everywhere=True)
         into = call.filled(channel(call, input, 1), "a mean is taken from it")
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again
