@@ -26,6 +26,7 @@ from fxteleport.errors import (
     CaptureError,
     CheckpointError,
     CobError,
+    GuardError,
     InputError,
     ModelError,
     OpaqueModuleWarning,
@@ -47,8 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport",
-    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
-    "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature",
-    "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport",
-    "transport", "verify", "without_weights",
+    "GuardError", "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point",
+    "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "controls",
+    "curvature", "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream",
+    "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip

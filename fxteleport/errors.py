@@ -29,6 +29,10 @@ class InputError(TeleportError):
     """A call or a command-line option is wrong."""
 
 
+class GuardError(TeleportError, ValueError):
+    """An emitted network met what it was not captured for: another number, length, type, structure or branch."""
+
+
 class Decline(Exception):
     """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
 

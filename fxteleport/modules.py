@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.errors import GuardError
 from fxteleport.passes.retraced import one_call
 
 
@@ -101,7 +102,7 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, factor: Tensor, in_place: bool = False) -> Tensor:
-    """x * factor in the number type of `x`; a ValueError where the sizes do not fit (`_require_fit`)."""
+    """x * factor in the number type of `x`; a GuardError where the sizes do not fit (`_require_fit`)."""
     try:
         if in_place:
             return x.mul_(factor)
@@ -118,11 +119,11 @@ def _require_fit(x: Tensor, factor: Tensor) -> None:
     """Refuse a tensor of another size than the captured one's along an axis along which the CoB varies.
 
     Raises:
-        ValueError: it is one; broadcast, it might even be taken.
+        GuardError: it is one; broadcast, it might even be taken.
     """
     sizes = zip(reversed(factor.shape), reversed(x.shape), strict=False)
     if factor.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
-        raise ValueError(
+        raise GuardError(
             f"this network was captured with other sizes: a CoB of {list(factor.shape)} meets a tensor of"
             f" {list(x.shape)}: capture it again"
         )

@@ -122,7 +122,8 @@ class Decisions:
         if trust_of(handle) is Trust.RAGGED:
             raise evaluate.DataDependent(f"the length of '{handle._node.name}' depends on the data")
         if trust_of(handle) and not _guarded(handle):
-            handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value))
+            what = f"{handle._node.name} in {self.where()}"
+            handle._node.meta["guarded"] = guard(self.graph, expect_length, handle._node, len(value), what)
         return value
 
     def ranked(self, value: T) -> T:
