@@ -16,6 +16,17 @@ def must_be(frame: FrameType) -> bool | None:
     return _verdicts(frame.f_code).get(frame.f_lasti)
 
 
+def takes_apart(frame: FrameType) -> bool:
+    """True where a frame is right now giving the items of a sequence to names, one each: `q, k, v = parts`.
+
+    Another number of items raises there, so nothing else may be decided by how many there are.
+    """
+    return frame.f_code.co_code[frame.f_lasti] == _UNPACK
+
+
+_UNPACK = dis.opmap["UNPACK_SEQUENCE"]
+
+
 @functools.lru_cache(maxsize=256)
 def _verdicts(code: CodeType) -> dict[int, bool]:
     """For each place in the code at which a condition is asked for: the value with which it does not raise."""

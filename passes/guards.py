@@ -6,6 +6,7 @@ import collections
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -14,10 +15,14 @@ from fxteleport.passes.retraced import one_call
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
-    """A node that makes a check."""
-    node = graph.call_function(check, args)
+    """A node that makes a check, with plain values for what it expects: the code of a graph spells no others."""
+    node = graph.call_function(check, tuple(map(_plain, args)))
     node.meta.update(val=None, path="", keep=True)
     return node
+
+
+def _plain(x: Any) -> Any:
+    return x.tolist() if isinstance(x, (Tensor, np.generic)) else x
 
 
 @one_call
@@ -36,6 +41,12 @@ def expect_length(value: Any, length: int, name: str = "a list") -> None:
     """Refuse a list or a tuple of another length than the one that was captured."""
     if len(value) != length:
         raise GuardError(f"this network was captured with {length} items in {name}, got {len(value)}: capture it again")
+
+
+@one_call
+def expect_keys(value: dict[Any, Any], keys: list[Any], name: str) -> None:
+    """Refuse a dictionary with other keys than the one that was captured."""
+    expect(list(value), keys, f"the keys of {name}")
 
 
 @one_call
@@ -89,4 +100,4 @@ def insist(condition: Any, value: bool, where: str) -> None:
         raise GuardError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_tensor, expect_form, insist})
+GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_form, insist})

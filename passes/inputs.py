@@ -60,12 +60,12 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     if isinstance(value, Tensor):
-        return proxy.make(node, tracer, meta)
+        return tracer.handle(node, meta)
     form = _form(value, name)
     if not any(x is ... for x in pytree.tree_leaves(form)):
         tracer.specialized.append(f"input '{name}': {value!r}")
     guard(tracer.graph, expect_form, node, form, name)
-    return _opened(proxy.make(node, tracer, meta))
+    return _opened(tracer.handle(node, meta))
 
 
 def _form(value: Any, name: str) -> Any:

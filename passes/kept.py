@@ -20,6 +20,7 @@ from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Helper, Unread
 from fxteleport.passes.leaves import DROPOUT, is_leaf, watched, without_hooks
 from fxteleport.passes.objects import is_spelt
+from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.proxy import Proxy
 from fxteleport.passes.recorder import Recorder
 from fxteleport.passes.shadow import clone
@@ -38,7 +39,6 @@ class Kept(Recorder):
         super().__init__(model, makes_all, hashes)
         self.model = model
         self.classes: dict[str, type] = {}
-        self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
 
@@ -62,6 +62,7 @@ class Kept(Recorder):
         made = clone(real, on_meta, path, class_of=class_of, training=training)
         return without_hooks(made) if cls is not None or (is_leaf(real) and watched(real)) else made
 
+    @unrecorded
     def call_leaf(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is kept whole."""
         if path not in self.twins:
@@ -74,7 +75,10 @@ class Kept(Recorder):
             return self.memo.run("call_module", self.twins[path], inputs, keywords, real)
 
         what = f"'{path}' ({type(self.real(path)).__name__})"
-        return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
+        observed = self.observe(run, what, args, kwargs)
+        if path == WHOLE:
+            return self.append("call_module", path, args, kwargs, *observed)
+        return self.given("call_module", path, args, kwargs, *observed, path in self.opaque)
 
     def own_normalisation(self, module: nn.Module, x: Proxy) -> Any:
         """The normalisation inside a batch norm subclass, as a leaf of its torch base class."""
@@ -82,6 +86,7 @@ class Kept(Recorder):
         self.classes[path] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
         return self.call_leaf(path, (x,), {})
 
+    @unrecorded
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Any:
@@ -92,6 +97,7 @@ class Kept(Recorder):
         self.added[path] = self.twins[path] = DROPOUT[func](p).eval()
         return self.append("call_module", path, (input,), {}, proxy.plain(input))
 
+    @unrecorded
     def call_helper_whole(self, module: nn.Module, fn: Callable[..., Any], args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
 
@@ -104,7 +110,7 @@ class Kept(Recorder):
         leaf = Helper(twin, fn)
         with Unread(twin):
             run = functools.partial(evaluate.run, "call_module", leaf)
-            out = self.call_added(path, leaf, run, args, kwargs)
+            out = self.call_added(path, leaf, run, args, kwargs, unseen=True)
         self.opaque[path] = why
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
@@ -131,16 +137,20 @@ class Kept(Recorder):
             return value_of(graphs[0]) if graphs else evaluate.run("call_module", leaf, inputs, keywords)
 
         out = self.call_added(path, leaf, run, args, {})
-        if graphs:
+        if graphs and proxy.is_proxy(out):
             self.branches[out._node] = tuple(graphs)
         return out
 
-    def call_added(self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    @unrecorded
+    def call_added(
+        self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any, unseen: bool = False
+    ) -> Any:
         """Record a call of a leaf that is not the model's own; `run` evaluates it."""
         observed = self.observe(run, f"'{path}'", args, kwargs)
         self.added[path] = self.twins[path] = leaf
-        return self.append("call_module", path, args, kwargs, *observed)
+        return self.given("call_module", path, args, kwargs, *observed, unseen or path in self.opaque)
 
+    @unrecorded
     def inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, modes: tuple[bool, ...]) -> list[fx.Graph]:
         """The graphs of what a call that is kept whole does, a mode each; none where it cannot be traced."""
         try:

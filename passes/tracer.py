@@ -154,7 +154,7 @@ class Tracer(Kept):
             with contextlib.suppress(Stores):
                 graphs = self.inside(path, real, args, kwargs, (False, True))
                 out = self.call_leaf(path, args, kwargs)
-                if graphs:
+                if graphs and proxy.is_proxy(out):
                     self.branches[out._node] = tuple(graphs)
                 return out
         if reads_training(type(real)) and not isinstance(real, nn.modules.batchnorm._BatchNorm):

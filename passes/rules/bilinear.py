@@ -198,7 +198,8 @@ def solved(call: Call, input: Operand, other: Operand, left: bool = True, **sett
 
 
 @rule(*named("einsum"))
-def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
+def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
+    tensors: Sequence[Operand] = operands[0] if len(operands) == 1 and isinstance(operands[0], list) else operands
     left, _, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     repeated = any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation
