@@ -28,6 +28,7 @@ from fxteleport.errors import (
     CobError,
     ConditionError,
     ConditionWarning,
+    GuardError,
     InputError,
     ModelError,
     OpaqueModuleWarning,
@@ -50,8 +51,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
-    "ConditionWarning", "Difference", "EquivalenceReport", "InputError", "ModelError", "OpaqueModuleWarning",
-    "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable",
-    "TeleportedActivation", "controls", "curvature", "landscapes", "lightning_callback", "load", "objectives", "plan",
-    "randomize", "save", "stream", "teleport", "transport", "verify", "without_weights",
+    "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
+    "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
+    "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature", "landscapes",
+    "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport", "transport",
+    "verify", "without_weights",
 ]  # fmt: skip

@@ -33,6 +33,10 @@ class ConditionError(TeleportError):
     """`strict=True` allows no conditions, and the plan rests on some."""
 
 
+class GuardError(TeleportError, ValueError):
+    """An emitted network met what it was not captured for: another number, length, type, structure or branch."""
+
+
 class Decline(Exception):
     """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fxteleport.errors import GuardError
 from fxteleport.passes.retraced import one_call
 
 
@@ -133,7 +134,7 @@ def _kept(fn: _Binary, x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _applied(fn: _Binary, x: Tensor, factor: Tensor) -> Tensor:
-    """fn(x, factor) in the number type of `x`; a ValueError where the sizes do not fit (`_require_fit`)."""
+    """fn(x, factor) in the number type of `x`; a GuardError where the sizes do not fit (`_require_fit`)."""
     try:
         result = fn(x, factor).to(x.dtype)
     except RuntimeError:
@@ -148,11 +149,11 @@ def _require_fit(x: Tensor, factor: Tensor) -> None:
     """Refuse a tensor of another size than the captured one's along an axis along which the CoB varies.
 
     Raises:
-        ValueError: it is one; broadcast, it might even be taken.
+        GuardError: it is one; broadcast, it might even be taken.
     """
     sizes = zip(reversed(factor.shape), reversed(x.shape), strict=False)
     if factor.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
-        raise ValueError(
+        raise GuardError(
             f"this network was captured with other sizes: a CoB of {list(factor.shape)} meets a tensor of"
             f" {list(x.shape)}: capture it again"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.branches import given, placeholder
 from fxteleport.passes.guards import GUARDS
-from fxteleport.passes.patches import run_by
+from fxteleport.passes.patches import run_by, unrecorded
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -37,6 +37,7 @@ class Context:
     mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_forward = _noted
 
 
+@unrecorded
 def trace_backward(tracer: Tracer, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> fx.Graph:
     """The graph of a call's forward and backward, whose output is the gradients of the tensors among the arguments.
 
@@ -60,7 +61,7 @@ def trace_backward(tracer: Tracer, function: type[torch.autograd.Function], args
     results = results if isinstance(results, tuple) else (results,)
     wanted = tuple(x for x, is_tensor in zip(results, tensors, strict=False) if is_tensor)
     inside.finish(inside.lower(wanted), wanted)
-    inside.finished = True
+    inside.end()
     if any(node.target in GUARDS for node in inside.graph.nodes):
         raise RuntimeError("sizes or data decide what it does")
     return inside.graph

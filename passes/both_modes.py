@@ -119,7 +119,7 @@ def trace_training(
         except Exception as error:
             refused = str(error.__cause__ or error).strip().splitlines()[0][:200]
         finally:
-            other.finished = True
+            other.end()
         break
     new = sorted(other.opaque.keys() - tracer.opaque.keys())
     if not refused and new:

@@ -49,7 +49,7 @@ def trace_inside(
         if reassigned(made) or any(evaluate.changed(*pair) for pair in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         inside.finish(inside.lower(out), out)
-        inside.finished = True
+        inside.end()
         if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):
             raise RuntimeError("sizes decide what it does, and other inputs may have others")
         tracer.conditions |= dict.fromkeys(inside.conditions)
@@ -86,4 +86,4 @@ def placeholder(inside: Tracer, x: Any, value: Any) -> Any:
     node.meta.update(val=value, path="")
     if proxy.is_proxy(x) and trust_of(x):
         node.meta["trust"] = trust_of(x)
-    return proxy.make(node, inside, value)
+    return inside.handle(node, value)

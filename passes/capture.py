@@ -174,7 +174,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         else:
             return tracer
         finally:
-            tracer.finished = True
+            tracer.end()
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")

@@ -65,13 +65,13 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     if isinstance(value, Tensor):
-        return proxy.make(node, tracer, meta)
+        return tracer.handle(node, meta)
     form = _form(value, name)
     tensors = any(x is ... for x in pytree.tree_leaves(form))
     what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
     tracer.rest_on("form", f"input '{name}' is {what}"[:_LONGEST], node, path="")
     guard(tracer.graph, expect_form, node, form, name)
-    return _opened(proxy.make(node, tracer, meta))
+    return _opened(tracer.handle(node, meta))
 
 
 def _form(value: Any, name: str) -> Any:

@@ -24,6 +24,7 @@ from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, wi
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import Modes, depends, modes_after
 from fxteleport.passes.objects import is_spelt
+from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.proxy import NumberProxy, Proxy
 from fxteleport.passes.reach import Reach, Reached
 from fxteleport.passes.recorder import Recorder
@@ -48,7 +49,6 @@ class Kept(Recorder):
         self.started = modes_after(model, training)
         self.is_whole = False
         self.classes: dict[str, type] = {}
-        self.opaque: dict[str, str] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
         self.backwards: dict[fx.Node, fx.Graph | str] = {}
         self.is_inside = False  # its graph tells of a call that is kept whole
@@ -80,6 +80,7 @@ class Kept(Recorder):
             return as_its_class(made)
         return without_hooks(made) if is_leaf(real) and watched(real) else made
 
+    @unrecorded
     def call_leaf(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is kept whole."""
         if path not in self.twins:
@@ -92,7 +93,10 @@ class Kept(Recorder):
             return self.memo.run("call_module", self.twins[path], inputs, keywords, real)
 
         what = f"'{path}' ({type(self.real(path)).__name__})"
-        return self.append("call_module", path, args, kwargs, *self.observe(run, what, args, kwargs))
+        observed = self.observe(run, what, args, kwargs)
+        if path == WHOLE:
+            return self.append("call_module", path, args, kwargs, *observed)
+        return self.given("call_module", path, args, kwargs, *observed, path in self.opaque)
 
     def is_as_planned(self, module: nn.Module) -> bool:
         """True for a shadow of a layer whose settings, tensors and parts are the layer's own."""
@@ -107,6 +111,7 @@ class Kept(Recorder):
             and all(self.is_as_planned(m) for m in module._modules.values() if m is not None)
         )
 
+    @unrecorded
     def call_given(
         self,
         module: nn.Module,
@@ -129,7 +134,7 @@ class Kept(Recorder):
         path = self.free_path(f"{path_of(module)}_as_set")
         graphs = self.inside(path, leaf, args, kwargs, (False, True)) if not is_leaf(layer) else []
         out = self.call_added(path, leaf, functools.partial(evaluate.run, "call_module", leaf), args, kwargs | given)
-        if graphs:
+        if graphs and proxy.is_proxy(out):
             self.branches[out._node] = tuple(graphs)
         return out
 
@@ -139,7 +144,7 @@ class Kept(Recorder):
         Raises:
             RuntimeError: it holds a tensor or a module of this trace.
         """
-        if type(x) is NumberProxy:
+        if issubclass(type(x), NumberProxy):
             return self.number(x, type(x._value))
         if type(x) in (tuple, list):
             return type(x)(map(self.plain_setting, x))
@@ -180,6 +185,7 @@ class Kept(Recorder):
             out._node.meta["follows"] = training is self.modes.training
         return out
 
+    @unrecorded
     def functional_dropout(
         self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Any:
@@ -202,6 +208,7 @@ class Kept(Recorder):
         """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
         return self.modes.training if path is None else self.started.get(path, self.modes.training)
 
+    @unrecorded
     def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:
         """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
 
@@ -221,7 +228,7 @@ class Kept(Recorder):
         leaf = Helper(clone(real, withheld, owner, training=mode, beside=self.reach.of(real)), fn)
         leaf.training = mode
         run = functools.partial(evaluate.run, "call_module", leaf)
-        out = self.call_added(path, leaf, run, args, kwargs)
+        out = self.call_added(path, leaf, run, args, kwargs, unseen=True)
         self.opaque[path] = why
         self.reached[path] = self.reach.of(fn, type(real))
         self.named |= {self.canonical[name] for name in names_in(self.reach.of_method(real, fn))}
@@ -258,7 +265,7 @@ class Kept(Recorder):
             return value_of(graphs[0]) if graphs else evaluate.run("call_module", leaf, inputs, keywords)
 
         out = self.call_added(path, leaf, run, args, {})
-        if graphs:
+        if graphs and proxy.is_proxy(out):
             self.branches[out._node] = tuple(graphs)
             try:
                 self.backwards[out._node] = trace_backward(cast("Tracer", self), function, args)
@@ -267,12 +274,16 @@ class Kept(Recorder):
                 self.backwards[out._node] = first_line(error)
         return out
 
-    def call_added(self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    @unrecorded
+    def call_added(
+        self, path: str, leaf: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any, unseen: bool = False
+    ) -> Any:
         """Record a call of a leaf that is not the model's own; `run` evaluates it."""
         observed = self.observe(run, f"'{path}'", args, kwargs)
         self.added[path] = self.twins[path] = leaf
-        return self.append("call_module", path, args, kwargs, *observed)
+        return self.given("call_module", path, args, kwargs, *observed, unseen or path in self.opaque)
 
+    @unrecorded
     def inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, modes: tuple[bool, ...]) -> list[fx.Graph]:
         """The graphs of what a call that is kept whole does, a mode each; none where it cannot be traced."""
         try:

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from fxteleport.passes import arms, evaluate
 from fxteleport.passes.leaves import is_leaf, reads_training
+from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Modes:
             raise evaluate.DataDependent(f"it asks whether '{node.name}' requires a gradient")
         return recorded
 
+    @unrecorded
     def _alike_in_both(self, tracer: Tracer, norm: nn.Module) -> bool:
         """True for a batch norm of the user's that asks for its mode as torch's do, and goes on as they do.
 

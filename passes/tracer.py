@@ -189,7 +189,7 @@ class Tracer(Kept):
                     return self.call_given(module, args, kwargs)
                 graphs = self.inside(path, real, args, kwargs, (False, True))
                 out = self.call_leaf(path, args, kwargs)
-                if graphs:
+                if graphs and proxy.is_proxy(out):
                     self.branches[out._node] = tuple(graphs)
                 return out
         self.modes.called(module, args, kwargs)

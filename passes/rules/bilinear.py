@@ -239,7 +239,8 @@ def solved(call: Call, input: Operand, other: Operand, left: bool = True, **sett
 
 
 @rule(*named("einsum"), shape=shape_functions.einsum)
-def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
+def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
+    tensors: Sequence[Operand] = operands[0] if len(operands) == 1 and isinstance(operands[0], list) else operands
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow:  # the indices that occur once, in alphabetical order, behind what the ellipsis stands for
