@@ -134,9 +134,10 @@ def trace_training(
         {path: tracer.mode_of(path) for path in asked}, {path: other.mode_of(path) for path in asked}, refused
     )
     if refused:
-        where = ", ".join("torch.is_grad_enabled()" if path is None else path or "the model" for path in asked)
-        what = f"eval mode was traced; train mode, for which {where} asks, is refused ({refused})"
-        tracer.rest_on("mode", what, path="")
+        for path in asked:
+            what = "whether gradients are recorded" if path is None else "its mode"
+            said = f"{what} is asked for: eval mode was traced, train mode is refused ({refused})"
+            tracer.rest_on("mode", said, path=path or "")
         return None, choice
     return other, choice
 

@@ -68,6 +68,8 @@ class Sizing:
             return found
         if node.target is operator.getitem and isinstance(first, (list, dict)):
             return self.part(first, args[1], value)
+        if node.target is torch.Size and isinstance(first, list):
+            return first
         leaves = _leaves((args, kwargs))
         rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
