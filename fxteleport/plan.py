@@ -82,7 +82,7 @@ def plan(
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
             solution = solve(found.system)
             seconds["solve"] = time.perf_counter() - clock
-    return Plan(captured, found, solution, mode, norm_stats, seconds)
+        return Plan(captured, found, solution, mode, norm_stats, seconds)
 
 
 @contextlib.contextmanager

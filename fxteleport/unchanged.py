@@ -182,7 +182,7 @@ def _require_parts(planned: dict[str, Part], now: dict[str, Part], itself: bool)
 
 
 def _settings(captured: Captured) -> Iterator[tuple[tuple[str, str], Any]]:
-    """(path, attribute) and value: what the trace has read, and all that a layer has which is kept whole, not opaque."""
+    """(path, attribute) and value: what the trace has read, and all that a layer has that is kept whole, not opaque."""
     hidden = tuple(f"{path}." for path in captured.opaque)
     if WHOLE in captured.opaque:
         return
