@@ -299,7 +299,8 @@ def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
     items = index if isinstance(index, tuple) else (index,)
     if any(isinstance(i, (list, bool)) for i in items):
         return None
-    named = sum(i is not None and i is not ... for i in items)
+    items = tuple(_counted(i) if type(i) is Sized else i for i in items)
+    named = sum(item.axes if type(item) is _Mask else item is not None and item is not ... for item in items)
     if ... not in [i if i is ... else 0 for i in items]:
         items = (*items, ...)
     sizes: list[Extent] = []
@@ -317,9 +318,14 @@ def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
             axis += 1
         elif type(item) is Sized:
             if item.value.dtype in (torch.bool, torch.uint8):
-                return None
+                return None  # how many it picks, the run finds out
             picked.append((len(sizes), item))
             axis += 1
+        elif type(item) is _Mask:
+            if len(items) > 2 and any(type(i) in (int, Size, Sized) for i in items):
+                return None
+            sizes.append(item.count)
+            axis += item.axes
         else:
             axis += 1
     if not picked:
@@ -329,6 +335,19 @@ def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
     together = all(where == picked[0][0] for where, _ in picked) and _adjacent(items)
     at_front = picked[0][0] if together else 0
     return [*sizes[:at_front], *broadcast(at, *(item for _, item in picked)), *sizes[at_front:]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """A mask that is known: how many positions it picks, of how many axes."""
+
+    count: int
+    axes: int
+
+
+def _counted(item: Sized) -> Sized | _Mask:
+    known = item.value.dtype is torch.bool and not item.value.is_meta and not item.uncertain
+    return _Mask(int(item.value.sum()), item.value.ndim) if known else item
 
 
 def _adjacent(items: Sequence[Any]) -> bool:

@@ -75,9 +75,8 @@ class Sizing:
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         if type(value) in (int, float) and not kwargs and "trust" not in node.meta:
-            numbers = tuple(map(self.sizes.settled, args))
-            if all(type(x) in (int, float, Size) for x in numbers):
-                return self.sizes.apply(node.target, numbers, value)
+            if all(type(x) in (int, float, Size) for x in args):
+                return self.sizes.apply(node.target, args, value)
         return self.opened(value) if rests else value
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:
@@ -192,7 +191,7 @@ class Sizing:
         """An argument structure with what is known of its nodes."""
         kind = type(x)
         if kind is fx.Node:
-            return self.at[x]
+            return self.current(x)
         if kind in PLAIN:
             return x
         if kind is slice:
@@ -202,6 +201,17 @@ class Sizing:
         if issubclass(kind, (tuple, list)):
             return (tuple if issubclass(kind, tuple) else list)([self.convert(v) for v in x])
         return x
+
+    def current(self, node: fx.Node) -> Any:
+        """What is known of a node by now."""
+        held = self.at[node]
+        if type(held) is Size:
+            return self.sizes.settled(held)
+        if type(held) is Sized and Size in map(type, held.sizes):
+            sizes = tuple(map(self.sizes.settled, held.sizes))
+            if sizes != held.sizes:
+                held = self.at[node] = Sized(held.value, sizes, held.uncertain)
+        return held
 
     def part(self, held: Any, key: Any, value: Any) -> Any:
         """An item of a list or a dictionary."""
