@@ -280,9 +280,12 @@ def _known(value: Any) -> Any:
 
 def _agree(value: Any, shapes: Any) -> bool:
     """True where the known ones of the sizes are those of the example."""
+    if not isinstance(shapes, (tuple, list)):
+        return shapes is None and not isinstance(value, Tensor)
     if isinstance(value, Tensor):
-        return len(shapes) == value.ndim and all(type(n) is not int or n == m for n, m in zip(shapes, value.shape))
-    return shapes is None or (len(value) == len(shapes) and all(map(_agree, value, shapes)))
+        pairs = zip(shapes, value.shape, strict=False)
+        return len(shapes) == value.ndim and all(type(n) is not int or n == m for n, m in pairs)
+    return isinstance(value, (tuple, list)) and len(value) == len(shapes) and all(map(_agree, value, shapes))
 
 
 def _sized(value: Any, shapes: Any, uncertain: bool) -> Any:
