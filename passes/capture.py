@@ -126,9 +126,10 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.reached |= other.reached
         tracer.named |= other.named
         tracer.overlapping |= other.overlapping
+        known = {dataclasses.replace(c, node="") for c in tracer.conditions}
         for condition, node in other.conditions.items():
-            name = condition.node if node is None else node.name
-            tracer.conditions.setdefault(dataclasses.replace(condition, node=name), node)
+            if dataclasses.replace(condition, node="") not in known:
+                tracer.conditions[dataclasses.replace(condition, node="" if node is None else node.name)] = node
         reads, state = reads | other.reads.read(), state | other.reads.changed()
     return Captured(
         tracer.graph,
