@@ -115,7 +115,7 @@ def _side(cob: CobMap | None, keys: Array, part: str, dtype: torch.dtype) -> Sid
     factors = []
     key: Tensor | None = None  # of the product
     for symbols, exponent in cob.factors:
-        own = torch.from_numpy(keys[symbols.numpy()]) * exponent
+        own = torch.as_tensor(keys[symbols.numpy()]) * exponent
         small = compress(own)
         for axis, (n, m) in enumerate(zip(own.shape, small.shape, strict=True)):
             symbols = symbols.narrow(axis, 0, m) if m < n else symbols

@@ -150,7 +150,7 @@ def test_checkpoints_hold_plain_extra_state(tmp_path: Path) -> None:
     assert torch.equal(ft.load(tmp_path / "net", made(Plain))(X), model(X))
     other = made(Plain)
     other[0].scale = 3.0
-    with pytest.raises(ft.CheckpointError, match=r"'0._extra_state' is not what it was"):
+    with pytest.raises(ft.CheckpointError, match="of other settings"):
         ft.load(tmp_path / "net", other)
     with pytest.raises(ft.CheckpointError, match="only tensors, text and numbers"):
         ft.save(tmp_path / "net", emitted(made(), "full"), "net")
