@@ -28,7 +28,7 @@ from fxteleport.passes.settings import digest, said, spelled
 from fxteleport.passes.shadow import BOOKKEEPING
 from fxteleport.sharded import is_sharded, unsharded
 
-_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward"}
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", "_path", "_beside"}  # some are of a clone
 _AGAIN = "since the plan was made: plan the model again"
 
 

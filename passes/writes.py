@@ -97,7 +97,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def same_settings(made: nn.Module, real: nn.Module) -> bool:
     """True where a clone holds the attributes of what it was made of (modules and tensors apart)."""
     now, then = vars(made), vars(real)
-    if len(now) != len(then) + 1 - ("_compiled_call_impl" in then):  # its `_path`
+    if len(now) != len(then) + ("_path" not in then) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
         return False
     for key, value in now.items():
         held = then.get(key, _ABSENT)

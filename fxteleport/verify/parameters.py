@@ -43,7 +43,8 @@ def compare_parameters(
     compared = 0
     for name in plan.captured.metas:
         original, actual = before.get(name), after.get(name)
-        if original is None or name in written or any(t is not None and _is_foreign(t) for t in (original, actual)):
+        own = name in written or name in plan.captured.assigned
+        if original is None or own or any(t is not None and _is_foreign(t) for t in (original, actual)):
             continue
         compared += 1
         if actual is None or actual.shape != original.shape or actual.dtype != original.dtype:
