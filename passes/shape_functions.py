@@ -81,6 +81,12 @@ def broadcast(at: At, *operands: Any, **settings: Any) -> Shape:
     return [_joint(at, column) for column in columns][::-1]
 
 
+def all_broadcast(at: At, *tensors: Any) -> list[Shape]:
+    """The one shape of several results."""
+    shape = broadcast(at, *(tensors[0] if isinstance(tensors[0], list) else tensors))
+    return [shape for _ in at.value]
+
+
 def _joint(at: At, column: Sequence[Extent]) -> Extent:
     """The size of axes that meet: they are equal, but for those of size 1."""
     others = [n for n in dict.fromkeys(column) if n != 1]

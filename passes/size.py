@@ -161,6 +161,8 @@ class Sizes:
         if lead and len(terms) < 2 and all(c % coefficient == 0 for c in terms.values()):
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
+            for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
+                self.insist(_size({held: 1}), self._insisted.pop(held))
 
     def settled(self, size: Any) -> Any:
         """The size with what the graph insists on put in."""

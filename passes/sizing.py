@@ -66,8 +66,8 @@ class Sizing:
         first = args[0] if args else None
         if type(first) is Sized and node.target in _ASKING and (found := _asked(node, first, args, kwargs)) is not None:
             return found
-        if node.target is operator.getitem and isinstance(first, (list, dict)):
-            return self.part(first, args[1], value)
+        if node.target in (operator.getitem, getattr) and isinstance(first, (list, dict)):
+            return self.part(node, first, args[1], value)
         if node.target is torch.Size and isinstance(first, list):
             return first
         leaves = _leaves((args, kwargs))
@@ -213,8 +213,11 @@ class Sizing:
                 held = self.at[node] = Sized(held.value, sizes, held.uncertain)
         return held
 
-    def part(self, held: Any, key: Any, value: Any) -> Any:
-        """An item of a list or a dictionary."""
+    def part(self, node: fx.Node, held: Any, key: Any, value: Any) -> Any:
+        """An item of a list or a dictionary, or a field of a named tuple."""
+        if node.target is getattr:
+            items = node.args[0].meta["val"]  # type: ignore[union-attr]
+            key = next((i for i, x in enumerate(items) if x is value), None) if isinstance(items, tuple) else None
         try:
             return held[key]
         except (KeyError, IndexError, TypeError):  # a dictionary of its own kind, say

@@ -91,15 +91,6 @@ GIVEN_UP: dict[str, tuple[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]
     ),
     "rows of an embedding": ("full", [("Conv1d", (0,), (0, 0, 1)), ("Embedding", (1,), ()), ("head", (2,), ())], 1, 2),
     "a mask": ("full", [LINEAR, ("reciprocal", (1,), ()), ("where", (1, 2), ()), ("head", (3,), ())], 0, 4),
-    "zeros that are contracted": (
-        "full",
-        [
-            *(LINEAR, ("square", (1,), ()), ("Linear", (1,), (3,)), ("zeros", (2,), ())),
-            *(("matmul transposed", (3, 4), ()), ("head", (5,), ())),
-        ],
-        2,
-        5,
-    ),
     "cross attention": ("full", [LINEAR, LINEAR, ("cross MultiheadAttention", (1, 2), ()), ("head", (3,), ())], 16, 20),
     "positions that an index picks": (
         "full",

@@ -292,7 +292,7 @@ class ChannelsIntoLinear(nn.Module):
         self.conv, self.a, self.b = nn.Conv2d(4, 6, 1), nn.Linear(24, 6), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).permute(0, 2, 1, 3).reshape(-1, 4, 24)
+        x = self.conv(x).permute(0, 2, 1, 3).flatten(2)
         return self.b(torch.relu(self.a(x)))
 
 

@@ -94,7 +94,7 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
-@rule(*named("broadcast_tensors"), shape=shape_functions.moved)
+@rule(*named("broadcast_tensors"), shape=shape_functions.all_broadcast)
 def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list) else tensors
     return [tensor.map.aligned(call.value[0].ndim) for tensor in given]
@@ -149,7 +149,8 @@ def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *re
     axes = _axes_read(call, input.rank, rest, settings)
     cob = call.constant(input.map, axes, "which of these positions is taken is not known before the run")
     if not isinstance(call.value, Tensor):  # parts, cut along an axis
-        return pytree.tree_map(lambda _: cob, call.value)
+        whole = len(axes) == input.rank  # along which axis they are cut may be what is not known
+        return pytree.tree_map(lambda p: cob.each(lambda s: s.reshape((1,) * p.ndim)) if whole else cob, call.value)
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
     return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))

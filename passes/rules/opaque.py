@@ -47,10 +47,9 @@ def rounded(call: Call, *args: Any, **settings: Any) -> Any:
     return pinned(call, *args, **settings)
 
 
-@rule(
-    *named("isnan isinf isfinite nonzero count_nonzero all any logical_not logical_and logical_or logical_xor"),
-    shape=shape_functions.broadcast,
-)
+@rule(*named("isnan isinf isfinite logical_not logical_and logical_or logical_xor"), shape=shape_functions.broadcast)
+@rule(*named("all any"), shape=shape_functions.reduced)
+@rule(*named("nonzero count_nonzero"))
 def invariant(call: Call, *inputs: Any, **settings: Any) -> Any:
     call.shape_only(*inputs, *settings.values())  # no scale makes a number of what is none, or 0 of what is not
     return IDENTITY

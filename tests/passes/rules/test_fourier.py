@@ -48,8 +48,8 @@ REAL: dict[str, tuple[Callable[[Tensor], Any], int]] = {
         8,
     ),
     "istft": (
-        lambda x: torch.istft(torch.stft(x.flatten(2).flatten(0, 1), 4, window=torch.ones(4), return_complex=True), 4,
-                              window=torch.ones(4)).unflatten(0, (2, 8)),
+        lambda x: torch.istft(torch.stft(x[0].flatten(1), 4, window=torch.ones(4), return_complex=True), 4,
+                              window=torch.ones(4)).expand(x.shape[0], -1, -1),
         8,
     ),
     "stft of channels": (lambda x: torch.stft(x[:, :, 0, 0], 4, return_complex=True).real, 1),

@@ -19,7 +19,7 @@ MASK = torch.tensor([True, False, True, True, False, False, True, False])
 MOVES: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "view": lambda x: x.view(x.shape[0], 4, 2, -1),
     "view_as": lambda x: x.view_as(x.clone()),
-    "reshape": lambda x: x.reshape(-1, 2, 4),
+    "reshape": lambda x: x.reshape(x.shape[0], -1, 2, 4),
     "flatten": nn.Flatten(2),
     "unflatten": nn.Unflatten(1, (2, 4)),
     "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
@@ -83,6 +83,11 @@ def test_moves(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(MOVES[name], full=8, weights=8)
 
 
+def test_channels_that_are_put_into_the_batch_share_one_cob(check_operation: Callable[..., None]) -> None:
+    """How many rows there are then, another batch changes: no map fits all."""
+    check_operation(lambda x: x.reshape(-1, 2, 4), full=1, weights=1)
+
+
 def test_padding_with_another_constant_pins(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: F.pad(x, (1, 1), value=0.5), full=0, weights=0)
     check_operation(nn.ConstantPad2d(1, -2.0), full=0, weights=0)
@@ -117,7 +122,7 @@ def test_joining_two_streams_keeps_both(check_operation: Callable[..., None]) ->
 
 def test_movement_of_a_product(check_operation: Callable[..., None]) -> None:
     """A map of two factors moves factor by factor."""
-    check_operation(lambda x, y: (x * y).flip(1).reshape(2, 4, -1)[:, 1:].transpose(1, 2), full=16, streams=2)
+    check_operation(lambda x, y: (x * y).flip(1).reshape(x.shape[0], 4, -1)[:, 1:].transpose(1, 2), full=16, streams=2)
 
 
 # name -> what padded channels go through, and how many values stay free of 8

@@ -19,7 +19,7 @@ CHANNELS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "index_add of positions": (lambda x, y: x.index_add(3, torch.tensor([1]), y[..., :1]), 8),
     "index_add, from the end": (lambda x, y: x.index_add(-1, torch.tensor([1]), y[..., :1]), 8),
     "index_add to a vector": (
-        lambda x, y: x.flatten().index_add(-1, torch.tensor([0]), y.flatten()[:1]).reshape_as(x) + 0 * x,
+        lambda x, y: x.flatten().index_add(-1, torch.tensor([0]), y[0].flatten()[:1]).reshape_as(x) + 0 * x,
         8,
     ),
     "scatter_add to a number": (lambda x, y: x * x.sum().scatter_add(0, torch.tensor(0), y.sum()), 1),
