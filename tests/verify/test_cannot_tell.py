@@ -113,7 +113,7 @@ def test_classes_that_rounding_turns_are_decided_in_float64() -> None:
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             y = self.b(torch.tanh(self.a(x)))
-            return y, (y * 1e6).round().long()
+            return y, (y * 1e8).round().long()
 
     torch.manual_seed(0)
     model, x = ft.randomize(Choosing().eval()), inputs(torch.float32)
