@@ -229,8 +229,8 @@ class Interpreter:
     def still(self, node: fx.Node, result: Any, sized: Any, told: bool) -> Any:
         """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
-        An operation without a shape function moves nothing: where its map varies, what went in varied along a known axis,
-        or a weight does, and so the axis is known.
+        An operation without a shape function moves nothing: where its map varies, what went in varied along a known
+        axis, or a weight does, and so the axis is known.
         """
         if isinstance(result, CobMap):
             if not result.factors or type(sized) is not Sized:
@@ -311,7 +311,7 @@ class Interpreter:
         return [self.convert(v) for v in x] if issubclass(kind, list) else x
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
-        """A value with its map as a rule sees it: of what other inputs change, neither numbers nor indices are known."""
+        """A value with its map as a rule sees it: no numbers and no indices are known of what other inputs change."""
         if isinstance(value, Tensor):
             if isinstance(cob, _Ref):
                 return self.tensor(cob.name)

@@ -1,7 +1,7 @@
 """Shape functions: the axes of a result as sizes, for families of operations.
 
-A shape function is called as the rule of its operation is (`rules/__init__.py`), with an `At` in place of the call and a
-`Sized` for each tensor. It gives the sizes of the result, a list of them for several, or None where it does not know:
+A shape function is called as the rule of its operation is (`rules/__init__.py`), with an `At` in place of the call and
+a `Sized` for each tensor. It gives the sizes of the result, a list of them for several, or None where it does not know:
 then the operation is run on other sizes, and they are read off (`sizing.probed`).
 """
 
@@ -150,11 +150,13 @@ def _tensors(x: Any) -> list[Tensor]:
 
 
 def linear(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape:
+    """The features are the weight's."""
     at.sizes.insist(input.sizes[-1], weight.sizes[1])
     return *input.sizes[:-1], weight.sizes[0]
 
 
 def embedding(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape:
+    """A row of the weight for each index."""
     return *input.sizes, weight.sizes[1]
 
 
@@ -201,6 +203,7 @@ def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:
 
 
 def matmul(at: At, input: Sized, mat2: Sized, *rest: Any, **settings: Any) -> Shape | None:
+    """The rows of the one, the columns of the other, and their batches."""
     a, b = (mat2.sizes, input.sizes) if at.target == "__rmatmul__" else (input.sizes, mat2.sizes)
     if len(a) < 2 or len(b) < 2:
         return None
@@ -210,11 +213,13 @@ def matmul(at: At, input: Sized, mat2: Sized, *rest: Any, **settings: Any) -> Sh
 
 
 def attention(at: At, query: Sized, key: Sized, value: Sized, *rest: Any, **settings: Any) -> Shape:
+    """The positions of the queries, the features of the values."""
     at.sizes.insist(query.sizes[-1], key.sizes[-1])
     return *query.sizes[:-1], value.sizes[-1]
 
 
 def einsum(at: At, equation: Any, *tensors: Any) -> Shape | None:
+    """An axis for each index of the output."""
     if not isinstance(equation, str) or "->" not in equation or "..." in equation:
         return None
     left, _, right = equation.replace(" ", "").partition("->")
@@ -290,6 +295,7 @@ def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
 
 
 def expanded(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
+    """The sizes that are given; -1 keeps an axis."""
     given = [*rest, *settings.values()]
     if len(given) == 1 and type(given[0]) is Sized:  # expand_as
         return given[0].sizes
@@ -441,6 +447,7 @@ _MOVED: dict[str, Any] = {
 
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
+    """The sizes along the axis are added."""
     tensors = [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
@@ -454,6 +461,7 @@ def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any
 
 
 def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
+    """A new axis, as long as there are tensors."""
     if at.name != "stack":
         return None
     axis = dim % at.value.ndim
@@ -461,6 +469,7 @@ def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> 
 
 
 def padded(at: At, input: Sized, pad: Sequence[Any], *rest: Any, **settings: Any) -> Shape | None:
+    """What is added at both ends of an axis."""
     if isinstance(pad, int) or any(type(n) not in (int, Size) for n in pad):
         return None
     sizes = list(input.sizes)
@@ -483,6 +492,7 @@ def made(at: At, *given: Any, **settings: Any) -> Shape | None:
 
 
 def ranged(at: At, *given: Any, **settings: Any) -> Shape | None:
+    """As many numbers as there are between start and end."""
     numbers = [x for x in given if type(x) in (int, Size)]
     if len(numbers) != len(given) or not 0 < len(numbers) < 3:
         return None

@@ -2,8 +2,8 @@
 
 An *atom* is one unknown number: the size of an axis of an input, what a strided convolution leaves of it, a number that
 the run finds out. A size is an `int` where it is the same on every input, else a `Size`: a polynomial of atoms with
-integer coefficients in normal form, so that two sizes that are equal on every input compare equal. What the graph itself
-insists on (a linear layer takes so many features and no other number) is learned by `Sizes.insist`.
+integer coefficients in normal form, so that two sizes that are equal on every input compare equal. What the graph
+itself insists on (a linear layer takes so many features and no other number) is learned by `Sizes.insist`.
 """
 
 from __future__ import annotations
