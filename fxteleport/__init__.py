@@ -26,6 +26,9 @@ from fxteleport.errors import (
     CaptureError,
     CheckpointError,
     CobError,
+    ConditionError,
+    ConditionWarning,
+    GuardError,
     InputError,
     ModelError,
     OpaqueModuleWarning,
@@ -35,6 +38,7 @@ from fxteleport.errors import (
 from fxteleport.live import Teleportable
 from fxteleport.modules import Operation, Rescale, TeleportedActivation
 from fxteleport.optimize import Optimized
+from fxteleport.passes.conditions import Condition
 from fxteleport.plan import Plan, plan, teleport
 from fxteleport.point import Point
 from fxteleport.randomize import randomize
@@ -46,9 +50,10 @@ from fxteleport.verify import Difference, EquivalenceReport, verify
 __version__ = "0.1.0"
 
 __all__ = [
-    "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Difference", "EquivalenceReport",
-    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
-    "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature",
-    "landscapes", "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport",
-    "transport", "verify", "without_weights",
+    "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
+    "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
+    "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
+    "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature", "landscapes",
+    "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport", "transport",
+    "verify", "without_weights",
 ]  # fmt: skip

@@ -47,7 +47,7 @@ class Pair:
         odd = [s for s, e in self.cob.factors if e % 2]
         size = torch.minimum(self.there(magnitude).abs(), self.b.abs()).square()
         strength = self.a.sign() * self.b.sign() * size / size.mean().clamp_min(_TINY)
-        return Votes(odd, _summed(strength, odd))
+        return Votes(odd, summed(strength, odd))
 
     def deviation(self, tau: Tensor) -> float:
         """The typical distance of two weights (3 robust deviations): what is beyond it is an outlier."""
@@ -91,11 +91,12 @@ class Votes:
 def _gathered(cob: CobMap, goal: Tensor, weight: Tensor) -> Equation:
     """Elements of one factor as one equation: their weighted mean."""
     factors = [s for s, _ in cob.factors]
-    total = _summed(weight, factors)
-    return Equation(cob, _summed(weight * goal, factors) / total.clamp_min(_TINY), total)
+    total = summed(weight, factors)
+    return Equation(cob, summed(weight * goal, factors) / total.clamp_min(_TINY), total)
 
 
-def _summed(values: Tensor, factors: Sequence[Tensor]) -> Tensor:
+def summed(values: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """The sums over the axes along which no factor varies."""
     axes = [i for i, n in enumerate(values.shape) if n > 1 and all(s.shape[i] == 1 for s in factors)]
     return values.sum(axes, keepdim=True) if axes and factors else values
 

@@ -21,19 +21,22 @@ _STRONGEST = 8  # votes of a row or of a column that may become edges
 _TURNS = 50
 
 
-def signs(matrix: Any, votes: Sequence[Votes], movable: Tensor) -> Tensor:
+def signs(matrix: Any, votes: Sequence[Votes], movable: Tensor, start: Tensor | None = None) -> Tensor:
     """The signs that most votes are for, float64 [num_free]; + where there is none and where `movable` is False.
+
+    Those that are given to `start` from are only improved.
 
     Args:
         matrix: every symbol's exponents of the free values, sparse.
         votes: of the parameters.
         movable: bool [num_free].
+        start: signs, + where `movable` is False.
     """
     parity = matrix.copy()
     parity.data = np.abs(parity.data) % 2
     parity.eliminate_zeros()
     held = [v for v in votes if v.factors]
-    bits = _tree(parity, held, movable.numpy())
+    bits = _tree(parity, held, movable.numpy()) if start is None else (start < 0).double().numpy()
     return torch.from_numpy(1.0 - 2.0 * _improved(parity, held, movable.numpy(), bits))
 
 
@@ -55,9 +58,8 @@ def _tree(parity: Any, votes: Sequence[Votes], movable: Array) -> Array:
     kept = total != 0
     total = total[kept]
     a, b = (ends.astype(np.int32) for ends in divmod(unique[kept], free + 1))  # as scipy's graphs had to have them
-    bits = np.zeros(free + 1)
     if not len(total):
-        return bits[:free]
+        return np.zeros(free)
     shape = (free + 1, free + 1)
     cost = 1 + np.abs(total).max() - np.abs(total)  # the strongest first, and never 0
     tree = minimum_spanning_tree(coo_array((cost, (a, b)), shape=shape).tocsr())
@@ -65,13 +67,15 @@ def _tree(parity: Any, votes: Sequence[Votes], movable: Array) -> Array:
     _, label = connected_components(tree, directed=False)
     _, roots = np.unique(label, return_index=True)
     roots[label[free]] = free  # the pinned +1 is the root of what hangs on it
+    above, turned = np.arange(free + 1), np.zeros(free + 1, bool)
     for root in roots[np.bincount(label) > 1]:
         order, parent = breadth_first_order(tree, root, directed=False)
         nodes, up = order[1:], parent[order[1:]]
-        turned = np.asarray(against[np.minimum(up, nodes), np.maximum(up, nodes)]).reshape(-1) > 0
-        for node, above, turn in zip(nodes, up, turned, strict=True):
-            bits[node] = bits[above] != turn
-    return bits[:free]
+        above[nodes] = up
+        turned[nodes] = np.asarray(against[np.minimum(up, nodes), np.maximum(up, nodes)]).reshape(-1) > 0
+    while (above != above[above]).any():  # half the steps to the root are left
+        turned, above = turned ^ turned[above], above[above]
+    return turned[:free].astype(float)
 
 
 def _edges(parity: Any, votes: Votes, movable: Array) -> Iterator[tuple[Array, Array]]:
@@ -107,16 +111,14 @@ def _strongest(strength: Tensor) -> Tensor:
 
 
 def _improved(parity: Any, votes: Sequence[Votes], movable: Array, bits: Array) -> Array:
-    """Turn values round while that gains agreement: all that have more votes against them, else the worst one."""
+    """Turn values round while that gains agreement: those that have more votes against them, or the worst of those."""
     support, best = _support(parity, votes, bits)
     for _ in range(_TURNS):
         wrong = (support < -1e-9 * max(np.abs(support).max(initial=0.0), 1e-300)) & movable
-        if not wrong.any():
-            break
-        alone = np.zeros_like(wrong)
-        alone[np.argmin(np.where(movable, support, np.inf))] = True
-        for turned in (wrong, alone):
-            trial = np.where(turned, 1 - bits, bits)
+        worst = np.argsort(np.where(wrong, support, np.inf))
+        for count in (int(wrong.sum()) >> k for k in range(int(wrong.sum()).bit_length())):
+            trial = bits.copy()
+            trial[worst[:count]] = 1 - trial[worst[:count]]
             found, agreement = _support(parity, votes, trial)
             if agreement > best:
                 bits, support, best = trial, found, agreement

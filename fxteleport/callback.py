@@ -9,7 +9,7 @@ for epoch in range(100):
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fxteleport.cob import ChangeOfBasis, check_range
 from fxteleport.errors import InputError
 from fxteleport.live import Teleportable
 from fxteleport.objectives import Objective
-from fxteleport.transport import STATES
+from fxteleport.transport import STATES, require_own, trains
 
 
 class Teleport:
@@ -27,8 +27,8 @@ class Teleport:
 
     Args:
         network: what to teleport.
-        optimizer: whose state is to move along, if any.
-        at: epochs (or steps, whatever is counted) to teleport at.
+        optimizer: of the network's parameters; its state is to move along. None: there is none, or Lightning's.
+        at: epochs (or steps, whatever is counted) to teleport at; [] for never, a baseline.
         every: teleport at every multiple of this, but not at 0.
         probability: teleport with this chance each time.
         candidates: how many changes of basis to draw.
@@ -39,7 +39,8 @@ class Teleport:
         seed: of the draws and of the chance; the same seed and count draw the same.
 
     Raises:
-        InputError: settings that contradict each other, or an empty schedule.
+        InputError: settings that contradict each other or give no schedule, a network that is no `Teleportable`, or an
+            optimiser of another network.
         CobError: a range outside its law.
     """
 
@@ -48,7 +49,7 @@ class Teleport:
         network: Teleportable,
         optimizer: Optimizer | None = None,
         *,
-        at: Collection[int] = (),
+        at: Collection[int] | None = None,
         every: int | None = None,
         probability: float = 0.0,
         candidates: int = 1,
@@ -58,6 +59,13 @@ class Teleport:
         state: str = "transport",
         seed: int = 0,
     ) -> None:
+        if not isinstance(network, Teleportable):
+            raise InputError(
+                f"a {type(network).__name__} cannot teleport: pass fxteleport.Teleportable(model, *example_inputs), and"
+                " of one that DDP or torch.compile wrapped, what is inside"
+            )
+        if optimizer is not None:
+            require_own(optimizer, network)
         check_range(cob_range, landscape)
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
@@ -65,12 +73,12 @@ class Teleport:
             raise InputError(f"the probability must be between 0 and 1, got {probability}")
         if every is not None and every < 1:
             raise InputError(f"every={every}: teleport every n epochs with n of at least 1")
-        if not at and every is None and not probability:
-            raise InputError("the schedule is empty: pass at, every or probability")
+        if at is None and every is None and not probability:
+            raise InputError("the schedule is empty: pass at ([] for never), every or probability")
         if candidates < 1 or (candidates > 1 and metric is None):
             raise InputError(f"candidates={candidates} needs a number of at least 1, and above 1 a metric to choose by")
         self.network, self.optimizer = network, optimizer
-        self.at, self.every, self.probability = frozenset(at), every, probability
+        self.at, self.every, self.probability = frozenset(at or ()), every, probability
         self.candidates, self.metric = candidates, metric
         self.cob_range, self.landscape, self.state, self.seed = cob_range, landscape, state, seed
 
@@ -98,9 +106,11 @@ class Teleport:
 
 
 def lightning_callback(teleport: Teleport) -> Any:
-    """The same as a Lightning callback: called at the start of every training epoch, with the trainer's optimiser.
+    """The same as a Lightning callback: called at the start of every training epoch.
 
-    The Lightning module must call `teleport.network` in its steps.
+    The Lightning module must hold `teleport.network`, and call it in its steps. Where `teleport` has no optimiser, it
+    gets the trainer's that trains the network. When `fit` starts, an InputError says if the module holds another
+    network, or if none of its optimisers trains this one, or several do.
 
     Raises:
         InputError: Lightning is not installed.
@@ -114,9 +124,33 @@ def lightning_callback(teleport: Teleport) -> Any:
             raise InputError("Lightning is not installed: pip install lightning") from None
 
     class OnEpoch(Callback):  # type: ignore[misc]
-        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            if all(module is not teleport.network for module in pl_module.modules()):
+                raise InputError(
+                    f"{type(pl_module).__name__} does not hold the network that the callback teleports: pass"
+                    " lightning_callback a Teleport of its own Teleportable"
+                )
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             if teleport.optimizer is None and trainer.optimizers:
-                teleport.optimizer = trainer.optimizers[0]
+                teleport.optimizer = _of(teleport.network, trainer.optimizers)
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             teleport(trainer.current_epoch)
 
     return OnEpoch()
+
+
+def _of(network: Teleportable, optimizers: Sequence[Optimizer]) -> Optimizer:
+    """The optimiser that trains a network.
+
+    Raises:
+        InputError: none does, or several.
+    """
+    found = [o for o in optimizers if trains(o, network)]
+    if len(found) != 1:
+        raise InputError(
+            f"{len(found) or 'none'} of the trainer's {len(optimizers)} optimisers hold parameters of the network that"
+            " is teleported: let one hold them all"
+        )
+    return found[0]

@@ -1,6 +1,6 @@
 """Checkpoints: a teleported network on disk, as three files.
 
-    X.safetensors       its state dict: the keys and shapes of the original's
+    X.safetensors       its state dict: the original's keys, and the CoBs of operations that are others
     X.cob.safetensors   its change of basis
     X.json              what it was made from: model, inputs, mode, versions
 
@@ -10,11 +10,12 @@ Loading plans the original again and rewrites it with the change of basis, so no
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from torch import Tensor, fx, nn
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import CheckpointError, InputError, ModelError
 from fxteleport.files import read_json, read_tensors, write_tensors, write_text
+from fxteleport.passes.call import carries
 from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import MODES, NORM_STATS, Plan, plan
 
 _KIND = "fxteleport network"
+_FORMAT = 2  # in 1, the state dict did not hold the CoBs of operations
 MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
 
@@ -51,11 +54,15 @@ def save(
     """
     made = getattr(module, "meta", {}).get("teleportation")
     if made is None:
-        raise InputError("save takes a network that plan.rewrite emitted: this module knows no plan")
+        raise InputError(
+            "save takes a network that plan.rewrite emitted: this module knows no plan (any more: it has the state"
+            " dict of one with another change of basis?)"
+        )
     cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
-    state = _unshared(module.state_dict())
+    tensors, extra = _parted(module.state_dict())
     description = {
         "kind": _KIND,
+        "format": _FORMAT,
         "id": _identity(cob),
         "model": model_spec,
         "mode": made.plan.mode,
@@ -63,13 +70,15 @@ def save(
         "input_size": None if input_size is None else list(input_size),
         "inputs": _inputs(made.plan),
         "dtype": _dtype(module),
+        "extra_state": extra,
         "fingerprint": made.plan.fingerprint,
+        "settings": made.plan.planned.hash_of_settings(),
         "versions": _versions(),
     }
     files = paths(path)
     fresh = [file for file in files if not file.exists()]
     try:
-        write_tensors(files[0], state, {MARK: f"{made.plan.mode} {description['id']}"})
+        write_tensors(files[0], _unshared(tensors), {MARK: f"{made.plan.mode} {description['id']}"})
         cob.save(files[1])
         write_text(files[2], json.dumps(description, indent=2) + "\n")
     except CheckpointError:
@@ -97,15 +106,21 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
     if marks.get(MARK) != f"{facts['mode']} {facts['id']}" or _identity(cob) != facts["id"]:
         raise CheckpointError(f"'{weights}', '{basis}' and '{description.name}' belong to different networks")
     built = _build(facts) if model is None else _converted(model, _torch_dtype(facts["dtype"]))
+    _put_indices(built, tensors)
     found = _planned(built, facts)
-    if found.fingerprint != facts["fingerprint"]:
+    if found.fingerprint != facts["fingerprint"] or not _is_set_alike(found, facts):
         raise CheckpointError(
-            f"'{weights}' was made from another model than this '{facts['model']}', or with other versions"
+            f"'{weights}' was made from another model than this '{facts['model']}' (or one of other settings), or with"
+            " other versions"
             f" ({_said(facts['versions'])}; here {_said(_versions())})"
         )
     result = found.rewrite(cob)
+    own = result.state_dict()
+    if facts["format"] == 1:
+        added = {place.key for place in result.places}
+        tensors = {name: tensor for name, tensor in own.items() if name in added} | tensors
     try:
-        result.load_state_dict(tensors, strict=True)
+        result.load_state_dict(tensors | _extra_state(facts, own), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"'{weights}' does not fit '{facts['model']}': {error}") from None
     return result
@@ -133,13 +148,41 @@ def paths(path: str | Path) -> list[Path]:
 # -- what is written -------------------------------------------------------------------------------------
 
 
-def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
+def _parted(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a state dict, and the extra state of modules that is text and numbers, as JSON has it."""
+    tensors: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+            continue
+        try:
+            extra[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            raise CheckpointError(
+                f"'{name}' of the state dict is a {type(value).__name__}: only tensors, text and numbers can be saved"
+            ) from None
+    return tensors, extra
+
+
+def _extra_state(facts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The extra state of a network that was built again; it must be what was saved.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    found = _parted(own)[1]
+    wrong = next((name for name, saved in facts["extra_state"].items() if found.get(name) != saved), None)
+    if wrong is not None:
+        raise CheckpointError(f"'{wrong}' is not what it was when '{facts['model']}' was saved: pass that model")
+    return {name: own[name] for name in found}
+
+
+def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor in memory of its own, as safetensors wants it: tied weights appear under each name."""
     seen: set[int] = set()
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"'{name}' of the state dict is a {type(tensor).__name__}: only tensors can be saved")
         if tensor.layout is not torch.strided:
             raise CheckpointError(f"'{name}' of the state dict is sparse: safetensors keeps dense tensors only")
         memory = tensor.untyped_storage().data_ptr()
@@ -179,6 +222,7 @@ def _dtype(module: nn.Module) -> str:
     return str(found).removeprefix("torch.")
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     installed = metadata.packages_distributions()
     names = ("fxteleport", "torch", "timm", "torchvision")
@@ -194,14 +238,19 @@ def _said(versions: dict[str, str]) -> str:
 _LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "id": str, "model": str, "mode": str, "norm_stats": str, "input_size": (list, type(None)), "inputs": list,
-    "dtype": str, "fingerprint": str, "versions": dict,
+    "dtype": str, "fingerprint": str, "versions": dict, "format": int, "extra_state": dict,
 }  # fmt: skip
+_BEFORE_FORMAT_2: dict[str, Any] = {"format": 1, "extra_state": {}}
 
 
 def _description(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = read_json(path)
+    facts: dict[str, Any] = _BEFORE_FORMAT_2 | read_json(path)
     if facts.get("kind") != _KIND or not all(isinstance(facts.get(k, 0), t) for k, t in _FACTS.items()):
         raise CheckpointError(f"'{path}' describes no teleported network: pass a file that fxteleport.save wrote")
+    if facts["format"] not in (1, _FORMAT):
+        raise CheckpointError(
+            f"'{path}' has format {facts['format']}, which this version does not know: use a newer one"
+        )
     if facts["mode"] not in MODES or facts["norm_stats"] not in NORM_STATS:
         raise CheckpointError(f"'{path}' names a mode or norm statistics that do not exist: it is corrupt")
     if facts["input_size"] is not None:
@@ -242,6 +291,20 @@ def _build(facts: dict[str, Any]) -> nn.Module:
 def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The caller's model as it was when saved: on the CPU, in the file's number format; the caller's is not touched."""
     return copy.deepcopy(model).to("cpu", dtype).eval()
+
+
+def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a model the saved index buffers, whose values a plan looks into; what does not fit is found later."""
+    for name, held in model.state_dict().items():
+        given = tensors.get(name)
+        if isinstance(held, Tensor) and given is not None and given.shape == held.shape and not carries(held):
+            held.copy_(given)
+
+
+def _is_set_alike(found: Plan, facts: dict[str, Any]) -> bool:
+    """False where a module's settings are not those that were saved; other versions may have others."""
+    said = facts.get("settings")  # earlier versions wrote none
+    return said is None or facts["versions"] != _versions() or said == found.planned.hash_of_settings()
 
 
 def _planned(model: nn.Module, facts: dict[str, Any]) -> Plan:

@@ -18,7 +18,7 @@ class CobError(TeleportError):
 
 
 class RuleError(TeleportError):
-    """A rule is registered twice, or with a key that no node can have."""
+    """A rule is registered twice, with a key that no node can have, or asks for an axis that a tensor does not have."""
 
 
 class CheckpointError(TeleportError):
@@ -29,9 +29,21 @@ class InputError(TeleportError):
     """A call or a command-line option is wrong."""
 
 
+class ConditionError(TeleportError):
+    """`strict=True` allows no conditions, and the plan rests on some."""
+
+
+class GuardError(TeleportError, ValueError):
+    """An emitted network met what it was not captured for: another number, length, type, structure or branch."""
+
+
 class Decline(Exception):
     """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
 
 
 class OpaqueModuleWarning(UserWarning):
     """A submodule could not be traced and is kept whole, with its inputs and outputs pinned."""
+
+
+class ConditionWarning(UserWarning):
+    """Weights without a guard were teleported by a plan that rests on conditions (`plan.conditions`)."""

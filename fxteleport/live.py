@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxteleport.cob import ChangeOfBasis
-from fxteleport.errors import InputError
+from fxteleport.errors import CobError, InputError, ModelError
+from fxteleport.passes.rewrite import TeleportedModule
 from fxteleport.plan import plan, require_weights
 from fxteleport.point import Point
 from fxteleport.transport import STATES, transport
@@ -20,7 +22,11 @@ class Teleportable(nn.Module):
 
     Calls go to `network`: the model itself until it is teleported, then (in mode "full") a network that the plan
     emits, with teleported activations but the model's own parameters and buffers, scaled in place.
-    `network.state_dict()` has the model's keys at any time; in mode "full" its values mean what they do with `cob`.
+
+    A state dict restores the function. In mode "weights" its keys are those of `network`, which are the model's. In
+    mode "full" it has `cob` beside them (float64 [num_free]), and the CoB of each operation that is another than the
+    model's: it loads into a `Teleportable` of the same model, wherever that was teleported to, and not into the model.
+    A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) stays where it was made: teleport it along.
 
     Args:
         model, example_inputs, mode, norm_stats, keyword_inputs: as of `fxteleport.plan`.
@@ -40,6 +46,12 @@ class Teleportable(nn.Module):
         super().__init__()
         require_weights(model)
         self.plan = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+        shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
+        if shared is not None:
+            raise ModelError(
+                f"'{shared}' shares memory with another tensor, and would be scaled twice in place: teleport copies"
+                " (plan.rewrite), or use mode='weights', which leaves it"
+            )
         self.network = model
         self.cob = self.plan.identity()
 
@@ -63,33 +75,63 @@ class Teleportable(nn.Module):
             state: "transport", "reset" or "keep" the optimiser's state.
 
         Raises:
-            CobError: the CoB is not valid for this plan.
-            InputError: an unknown `state`, or optimiser state that cannot be transported; nothing was changed then.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format.
+            ModelError: the model is not what was planned any more; nothing was changed.
+            InputError: an unknown `state`, an optimiser of another network, or state of it that cannot be transported;
+                nothing was changed then.
         """
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+        self.plan.planned.require(self.plan.captured.model)
+        if self.plan.mode == "weights":
+            self.plan.admit(strict=False)
         total = cob @ self.cob
         scales = self.plan.scales(cob)
+        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        self.plan.require_range(cob, held)
+        self.plan.require_range(total, {}, operations=self.plan.mode == "full")
         if optimizer is not None:
             transport(optimizer, self.network, scales, state)
-        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         for name, scale in scales.items():
             if name in held:
                 held[name].data.mul_(scale.to(held[name]))
         if self.plan.mode == "full":
-            self._emit(total)
+            self.plan.move_(self._emitted(), cob)
         self.cob = total
         return self
 
-    def _emit(self, total: ChangeOfBasis) -> None:
-        """A network of the operations that the total CoB needs, on the tensors of the one before."""
-        emitted = self.plan.rewrite(total)
-        emitted.meta.pop("teleportation")  # its parameters are not those that the plan would expect
-        state = self.network.state_dict(keep_vars=True)
-        for path, module in emitted.named_modules():
-            prefix = f"{path}." if path else ""
-            for table in (module._parameters, module._buffers):
-                for name in table:
-                    if prefix + name in state:
-                        table[name] = state[prefix + name]
-        self.network = emitted.train(self.network.training)
+    def _emitted(self) -> TeleportedModule:
+        """The network whose operations can be teleported, on the model's own tensors; made when it is first needed."""
+        if not isinstance(self.network, TeleportedModule):
+            self.network = self.plan.live(self.network)
+        return self.network
+
+    # -- state dicts -----------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.plan.mode == "full":
+            destination[prefix + "cob"] = self.cob.values.detach().clone()
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str],
+        unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        """Be where the state dict was: its CoB, and the operations that it names."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        key = prefix + "cob"
+        if self.plan.mode != "full":
+            return
+        if key not in state_dict:
+            if strict:
+                missing.append(key)
+            return
+        if key in unexpected:
+            unexpected.remove(key)
+        try:
+            self.cob = self.plan.cob(state_dict[key].detach().to("cpu", torch.float64))
+        except CobError as error:
+            errors.append(f"{key!r} is of another plan: {error}")
+            return
+        if isinstance(self.network, TeleportedModule) or bool((self.cob.values != 1).any()):
+            self._emitted().take_names_(state_dict, prefix + "network.")

@@ -1,16 +1,19 @@
 """The modules that teleportation puts into a network where parameters alone cannot keep its function.
 
-Their CoB is a buffer outside the state dict, so that a teleported network has the keys of the original.
+Their CoB is a persistent buffer: a state dict says which function its parameters belong to. Into the original class,
+which has no such buffer, it does not load.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fxteleport.errors import GuardError
 from fxteleport.passes.retraced import one_call
 
 
@@ -33,7 +36,25 @@ class Operation(nn.Module):
         return ", ".join([name, *settings])
 
 
-class TeleportedActivation(nn.Module):
+class Teleported(nn.Module):
+    """A module with a CoB in one persistent buffer; None, which a state dict leaves out, is a CoB of 1."""
+
+    buffer: ClassVar[str]
+
+    @property
+    def cob(self) -> Tensor | None:
+        """The buffer's tensor."""
+        return self._buffers[self.buffer]
+
+    def put(self, cob: Tensor | None) -> None:
+        """Replace the buffer's tensor, by None where the CoB changes nothing."""
+        self._buffers[self.buffer] = None if is_trivial(cob) else cob
+
+    def extra_repr(self) -> str:
+        return "1" if self.cob is None else described(self.cob)
+
+
+class TeleportedActivation(Teleported):
     """tau * f(x / tau): an activation (or a pooling) in another basis (paper, eq. 2).
 
     Args:
@@ -42,38 +63,35 @@ class TeleportedActivation(nn.Module):
             homogeneous `f`, only the magnitude for an odd one.
     """
 
+    buffer = "tau"
+    tau: Tensor | None
+
     def __init__(self, f: nn.Module, tau: Tensor) -> None:
         super().__init__()
         self.f = f
-        self.register_buffer("tau", tau, persistent=False)
-        self.register_buffer("inverse", tau.reciprocal(), persistent=False)
-
-    tau: Tensor
-    inverse: Tensor
+        self.register_buffer("tau", tau)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as of `f`."""
-        return rescaled(self.f(scaled(x, self.inverse)), self.tau, bool(self.f._forward_hooks))
+        tau = self.tau
+        if tau is None:
+            return self.f(x)  # type: ignore[no-any-return]
+        return rescaled(self.f(divided(x, tau)), tau, bool(self.f._forward_hooks))
 
-    def extra_repr(self) -> str:
-        return described(self.tau)
 
-
-class Rescale(nn.Module):
+class Rescale(Teleported):
     """x * factor: divides a CoB away before an operation with parameters of its own, or puts it back after."""
+
+    buffer = "factor"
+    factor: Tensor | None
 
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
-        self.register_buffer("factor", factor, persistent=False)
-
-    factor: Tensor
+        self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] -> [...], the factor broadcast."""
-        return scaled(x, self.factor)
-
-    def extra_repr(self) -> str:
-        return described(self.factor)
+        return x if self.factor is None else scaled(x, self.factor)
 
 
 @one_call
@@ -81,31 +99,44 @@ def rescaled(y: Tensor, tau: Tensor, seen: bool) -> Tensor:
     """y * tau, in place where no one else has `seen` y (a hook may keep it) and no gradient needs it."""
     if _is_recorded():
         return (y * tau).to(y.dtype)
-    return _product(y, tau, in_place=not (seen or y.requires_grad or 0 in y.stride()))
+    in_place = not (seen or y.requires_grad or 0 in y.stride())
+    return _applied(operator.imul if in_place else torch.mul, y, tau)
 
 
 @one_call
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """x * factor in the memory layout and the number type of `x` (under autocast the factor has another).
+    """x * factor in the memory layout and the number type of `x` (under autocast the factor has another)."""
+    return _kept(torch.mul, x, factor)
+
+
+@one_call
+def divided(x: Tensor, tau: Tensor) -> Tensor:
+    """x / tau, as `scaled`: no inverse is kept beside the CoB, which whatever sets the one would have to set, too."""
+    return _kept(torch.div, x, tau)
+
+
+_Binary = Callable[[Tensor, Tensor], Tensor]
+
+
+def _kept(fn: _Binary, x: Tensor, factor: Tensor) -> Tensor:
+    """fn(x, factor) in the memory layout and the number type of `x`.
 
     A slice of a larger tensor or an expanded one would come out dense, and kernels round another way where rows end
     elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
     """
     if _is_recorded():
-        return (x * factor).to(x.dtype)
+        return fn(x, factor).to(x.dtype)
     small = _unexpanded(x, factor)
-    result = _product(small, factor)
+    result = _applied(fn, small, factor)
     if _is_slice(small):
         result = torch.empty_strided(small.shape, small.stride(), dtype=x.dtype, device=result.device).copy_(result)
     return result if small is x else result.expand(x.shape)
 
 
-def _product(x: Tensor, factor: Tensor, in_place: bool = False) -> Tensor:
-    """x * factor in the number type of `x`; a ValueError where the sizes do not fit (`_require_fit`)."""
+def _applied(fn: _Binary, x: Tensor, factor: Tensor) -> Tensor:
+    """fn(x, factor) in the number type of `x`; a GuardError where the sizes do not fit (`_require_fit`)."""
     try:
-        if in_place:
-            return x.mul_(factor)
-        result = (x * factor).to(x.dtype)
+        result = fn(x, factor).to(x.dtype)
     except RuntimeError:
         _require_fit(x, factor)
         raise
@@ -118,11 +149,11 @@ def _require_fit(x: Tensor, factor: Tensor) -> None:
     """Refuse a tensor of another size than the captured one's along an axis along which the CoB varies.
 
     Raises:
-        ValueError: it is one; broadcast, it might even be taken.
+        GuardError: it is one; broadcast, it might even be taken.
     """
     sizes = zip(reversed(factor.shape), reversed(x.shape), strict=False)
     if factor.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
-        raise ValueError(
+        raise GuardError(
             f"this network was captured with other sizes: a CoB of {list(factor.shape)} meets a tensor of"
             f" {list(x.shape)}: capture it again"
         )

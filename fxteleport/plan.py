@@ -11,7 +11,8 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,25 @@ from torch import Tensor, nn
 
 from fxteleport.align import Alignment, align
 from fxteleport.cob import ChangeOfBasis, sample_values
-from fxteleport.errors import CobError, InputError, ModelError
+from fxteleport.errors import CobError, ConditionError, ConditionWarning, InputError, ModelError
 from fxteleport.groups import Group, Grouping, neuron_groups
-from fxteleport.held import Held, require_structure, structure
+from fxteleport.held import Held
 from fxteleport.links import Link, Tie, group_links, group_ties
 from fxteleport.objectives import Objective
 from fxteleport.optimize import Optimized, optimize
-from fxteleport.passes import fused
+from fxteleport.passes import fused, ranges
 from fxteleport.passes.capture import Captured, capture
+from fxteleport.passes.conditions import Condition, in_short
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
-from fxteleport.passes.rewrite import TeleportedModule, rewrite
+from fxteleport.passes.rewrite import TeleportedModule, live, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solution import POSITIVE, UNIT, Solution
 from fxteleport.passes.solve import solve
+from fxteleport.passes.wraps import Sides, cobs, settle, slots_of
 from fxteleport.point import Point
-from fxteleport.sharded import local, put_back
+from fxteleport.sharded import is_sharded, local, put_back
+from fxteleport.unchanged import planned
 from fxteleport.uses import Use, group_uses
 
 MODES = ("full", "weights")
@@ -78,7 +82,7 @@ def plan(
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
             solution = solve(found.system)
             seconds["solve"] = time.perf_counter() - clock
-    return Plan(captured, found, solution, mode, norm_stats, seconds)
+        return Plan(captured, found, solution, mode, norm_stats, seconds)
 
 
 @contextlib.contextmanager
@@ -107,10 +111,17 @@ def teleport(
     seed: int | None = None,
     mode: str = "full",
     norm_stats: str = "fixed",
+    strict: bool = False,
     **keyword_inputs: Any,
 ) -> TeleportedModule:
-    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too)."""
+    """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
+
+    Raises:
+        ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
+    """
     found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    if strict:
+        found.require_none()
     return found.rewrite(found.sample(cob_range, landscape, exact, seed))
 
 
@@ -129,11 +140,16 @@ class Plan:
         self.captured, self.constrained, self.solution = captured, constrained, solution
         self.mode, self.norm_stats, self.seconds = mode, norm_stats, seconds
         self._prepared: tuple[Held, Prepared] | None = None
-        self._structure = structure(captured.model)
+        moving = frozenset(name for name, cob in constrained.tensors.items() if cob.factors)
+        self.planned = planned(captured, moving)
+        self._said = False  # what it rests on, in a warning
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
         return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}, num_free={self.num_free})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        return self  # it never changes
 
     # -- what is free ----------------------------------------------------------------------------------
 
@@ -167,13 +183,8 @@ class Plan:
 
     @functools.cached_property
     def _keys(self) -> Any:
-        """A 64-bit hash of every symbol, additive in the exponents of its monomial."""
-        solution = self.solution
-        random = np.random.default_rng(0).integers(-(2**62), 2**62, solution.num_free)
-        key = np.append(random, 0)
-        result = key[solution.index] * solution.exponent
-        result[solution.many] = (key[solution.many_index] * solution.many_exponent).sum(1)
-        return result
+        """See `Solution.keys`."""
+        return self.solution.keys()
 
     @functools.cached_property
     def recipe(self) -> Recipe:
@@ -182,6 +193,11 @@ class Plan:
         maps = {name: known[canonical[name]] for name in self.captured.metas if canonical[name] in known}
         shapes = {name: t.shape for name, t in self.captured.metas.items()}
         return recipe(maps, shapes, self.solution.place, self.solution.half)
+
+    @functools.cached_property
+    def sides(self) -> dict[str, Sides]:
+        """Which nodes may need another operation, and how its CoB is made."""
+        return settle(self.constrained.wraps, self.solution)
 
     @property
     def groups(self) -> list[Group]:
@@ -213,9 +229,44 @@ class Plan:
         return self.constrained.opaque
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the plan rests on: branches, numbers, the form of inputs, modes (see `Condition`).
+
+        With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs
+        that differ in one that a run can check; weights in the original class have no guard.
+        """
+        return (*self.captured.conditions, *self.constrained.conditions)
+
+    @property
     def specialized(self) -> list[str]:
-        """What the emitted network takes over from the example inputs, as "where: what"."""
-        return self.captured.specialized
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
+
+    def require_none(self) -> None:
+        """Raise ConditionError, which lists them, where the plan rests on any conditions."""
+        if self.conditions:
+            said = in_short(self.conditions, len(self.conditions))
+            raise ConditionError(
+                f"this plan holds under conditions that strict=True does not allow: {said}. Teleport without strict if"
+                " they hold wherever the network is used, or change the model's code there"
+            )
+
+    def admit(self, strict: bool) -> None:
+        """Weights are about to go where no guard is: say once what they rest on.
+
+        Raises:
+            ConditionError: `strict`, and they rest on anything.
+        """
+        if strict:
+            self.require_none()
+        if self.conditions and not self._said:
+            self._said = True
+            said = in_short(self.conditions)
+            warnings.warn(
+                f"the teleported weights compute the same function under these conditions: {said} (plan.conditions)",
+                ConditionWarning,
+                stacklevel=3,
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -304,56 +355,145 @@ class Plan:
                 found[name] = factor
         return found
 
+    # -- number formats --------------------------------------------------------------------------------
+
+    def require_range(self, cob: ChangeOfBasis, tensors: Mapping[str, Tensor], operations: bool = False) -> None:
+        """Raise CobError if a CoB would push tensors out of their number formats (see `passes.ranges`).
+
+        Args:
+            tensors: by the model's names; their values are read where the CoB is far from 1. Of a sharded one no device
+                has all values, and all devices are to decide alike: it is taken for one whose largest value is 1.
+            operations: the CoBs in teleported operations must fit the formats of what they scale, too.
+        """
+        scaled = {name: t for name, t in tensors.items() if name in self.recipe.factors}
+        dtypes = {t.dtype for t in scaled.values()} | {d for _, d in self._wrapped.values() if operations}
+        if not self.has_room(dtypes, cob):
+            sizes = {n: (1.0 if is_sharded(t) else ranges.largest(t.detach()), t.dtype) for n, t in scaled.items()}
+            self.require_sizes(cob, sizes, operations)
+
+    def has_room(self, dtypes: Iterable[torch.dtype], cob: ChangeOfBasis) -> bool:
+        """True if this CoB is so near to 1 that no weight of these formats needs to be looked at."""
+        return ranges.has_room(dtypes, ranges.widest(cob.values) * self._degree)
+
+    def require_sizes(
+        self, cob: ChangeOfBasis, sizes: Mapping[str, tuple[float, torch.dtype]], operations: bool = False
+    ) -> None:
+        """As `require_range`, of tensors whose largest magnitudes and formats are known."""
+        maps = {name: self.constrained.tensors[self.captured.canonical[name]] for name in sizes}
+        if operations:
+            sizes = dict(sizes) | {name: (1.0, dtype) for name, (_, dtype) in self._wrapped.items()}
+            maps |= {name: cob_map for name, (cob_map, _) in self._wrapped.items()}
+        ranges.require_range(sizes, maps, self.tau(cob), self.solution)
+
+    @functools.cached_property
+    def _degree(self) -> int:
+        """Of how many free values a factor is a product, at most."""
+        maps = [self.constrained.tensors[self.captured.canonical[n]] for n in self.recipe.factors]
+        maps += [cob_map for cob_map, _ in self._wrapped.values()]
+        return max((ranges.map_degree(m, self.solution) for m in maps), default=0)
+
+    @functools.cached_property
+    def _wrapped(self) -> dict[str, tuple[CobMap, torch.dtype]]:
+        """The CoBs whose size teleported operations divide or multiply by, and the formats of what they scale."""
+        found = {}
+        for node, wrap in self.constrained.wraps.items():
+            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
+                if cob_map is not None and wrap.part != "sign":
+                    found[f"{node.name}, its {end}"] = cob_map, dtype
+        return found
+
     # -- teleportation ---------------------------------------------------------------------------------
 
     def rewrite(self, cob: ChangeOfBasis) -> TeleportedModule:
-        """The teleported network, with the same state-dict keys; the model is not touched.
+        """The teleported network; the model is not touched.
+
+        Its state dict has the original's keys, and one for the CoB of every operation that is another.
 
         Raises:
-            CobError: the CoB is not valid for this plan.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format.
             ModelError: the model is on the meta device, or is not what was planned any more.
         """
-        tau = self.tau(cob).detach()
+        self.check(cob)
         require_weights(self.captured.model)
-        require_structure(self.captured.model, self._structure)
+        self.planned.require(self.captured.model)
+        self.require_range(cob, Held(self.captured.model).tensors, operations=True)
+        return self.emit(cob)
+
+    def emit(self, cob: ChangeOfBasis) -> TeleportedModule:
+        """`rewrite` without a look at the model, whose values are going to be replaced."""
+        tau = self.tau(cob).detach()
         start = time.perf_counter()
         numbers = self.solution.numbers(cob.values.detach())
-        module = rewrite(self.captured, self.constrained, self.recipe, numbers, tau)
+        module = rewrite(self.captured, self.sides, self.recipe, numbers, tau)
         self.seconds["rewrite"] = time.perf_counter() - start
+        module.meta["planned_values"] = self.planned.values
         module.meta["teleportation"] = Teleportation(self, cob)
         return module
 
-    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None) -> nn.Module:
+    def live(self, model: nn.Module) -> TeleportedModule:
+        """The planned model, or a copy of it, as a network on the same tensors: what `Teleportable` teleports.
+
+        Raises:
+            ModelError: the model is not what was planned any more.
+        """
+        self.planned.require(model, itself=model is self.captured.model)
+        network = live(self.captured, model, self.sides)
+        network.meta["planned_values"] = self.planned.values
+        return network
+
+    def move_(self, network: TeleportedModule, cob: ChangeOfBasis) -> None:
+        """Teleport the operations of a network of this plan (not its parameters) on from where they are."""
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        slots = (slot for _, slot in slots_of(*network.graphs))
+        network.move_(cobs(slots, self.sides, self.tau(cob).detach(), device))
+
+    def apply_(self, cob: ChangeOfBasis, model: nn.Module | None = None, strict: bool = False) -> nn.Module:
         """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
         Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
         communication; all are to be given the same CoB.
 
+        The model's own class has no guards: the first time, a ConditionWarning lists the plan's conditions, if any.
+
         Raises:
             InputError: the plan's mode is not "weights".
-            CobError: the CoB is not valid for this plan.
-            ModelError: the model's parameters, or the planned model's modules, are not those that were planned, or
-                parameters are sharded as partial sums.
+            ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format; then nothing
+                was changed.
+            ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), or
+                parameters are sharded as partial sums; nothing was changed.
         """
         if self.mode != "weights":
             raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
+        if strict or not self._said:
+            self.admit(strict)
         target = self.captured.model if model is None else model
         if target is not self.captured.model:
             numbers = self._numbers(cob)
             put_back(target)
-            self._prepare(Held(target)).scale_(numbers)
+            held = Held(target)
+            prepared = self._prepare(held)
+            self.planned.require(target, itself=False)
+            self._require_room(cob, prepared, held)
+            prepared.scale_(numbers)
             return target
         numbers = self._numbers(cob, self._prepared[1].device if self._prepared else fused.CPU)
         if self._prepared:
             self._prepared[1].look_up(numbers)  # a GPU does it while the model is looked at
         if self._prepared is None or not self._prepared[0].still():
             put_back(target)
-            require_structure(target, self._structure)
-            held = Held(target, self.recipe.factors)
+            self.planned.require(target)
+            held = Held(target, self.recipe.factors, self.planned)
             self._prepared = held, self._prepare(held)
             self._prepared[1].look_up(numbers)
+        self._require_room(cob, self._prepared[1], self._prepared[0])
         self._prepared[1].multiply_()
         return target
+
+    def _require_room(self, cob: ChangeOfBasis, prepared: Prepared, held: Held) -> None:
+        if not self.has_room(prepared.dtypes, cob):
+            self.require_range(cob, held.tensors)
 
     def _numbers(self, cob: ChangeOfBasis, device: torch.device = fused.CPU) -> Tensor:
         """The numbers of a valid CoB, in one compiled pass where that can be; `check` says what is wrong."""
@@ -376,6 +516,7 @@ class Plan:
     def at(self, cob: ChangeOfBasis) -> Point:
         """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return Point(self.captured.model, self.scales(cob))
 
     def align(self, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
@@ -386,9 +527,10 @@ class Plan:
         """Make an objective small over CoBs, from one on (see `fxteleport.optimize`; its errors too).
 
         Raises:
-            ModelError: the model is on the meta device.
+            ModelError: the model is on the meta device, or is not what was planned any more.
         """
         require_weights(self.captured.model)
+        self.planned.require(self.captured.model)
         return optimize(self, cob, objective, steps, lr)
 
     def map_of(self, node: str) -> CobMap | Any:

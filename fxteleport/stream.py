@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import CheckpointError, InputError
 from fxteleport.files import write_bytes, write_file
+from fxteleport.passes.ranges import largest
 from fxteleport.plan import Plan
 from fxteleport.shards import Entry, Layout, Shard, read_layout
 
@@ -28,7 +30,12 @@ Progress = Callable[[int], None]
 
 
 def stream(
-    plan: Plan, cob: ChangeOfBasis, source: str | Path, output: str | Path, progress: Progress | None = None
+    plan: Plan,
+    cob: ChangeOfBasis,
+    source: str | Path,
+    output: str | Path,
+    progress: Progress | None = None,
+    strict: bool = False,
 ) -> list[Path]:
     """Scale the tensors of a checkpoint, as `plan.apply_` scales those of a model, into another checkpoint.
 
@@ -39,21 +46,28 @@ def stream(
         output: a folder, or a file where the source is one. Each file is written under a temporary name and moved
             into place, the index last: a folder with an index is whole.
         progress: is told the bytes of every run that was written.
+        strict: write nothing that rests on conditions (`plan.conditions`); without it, a warning lists them.
 
     Returns:
         The files written.
 
     Raises:
         InputError: the plan's mode is not "weights", or the output is the source.
-        CobError: the CoB is not valid for this plan.
+        ConditionError: `strict`, and the plan rests on conditions.
+        CobError: the CoB is not valid for this plan, or would push tensors out of their number format (found before
+            anything is written, by reading the source once more where the CoB is far from 1).
+        ModelError: an index buffer in the checkpoint is not the planned model's.
         CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
             the output cannot be written.
     """
     if plan.mode != "weights":
         raise InputError("a checkpoint holds parameters only, which keep the function in mode='weights': plan again")
     plan.check(cob)
+    plan.admit(strict)
     layout = read_layout(source)
     fits(plan, layout)
+    _require_values(plan, layout)
+    _require_range(plan, cob, layout)
     targets = _targets(layout, Path(output))
     numbers = plan.solution.numbers(cob.values.detach().cpu())
     if layout.index is not None:  # what is there of an earlier one is not whole from now on
@@ -89,6 +103,37 @@ def fits(plan: Plan, layout: Layout) -> None:
     said = [f"{len(names)} {what} (the first: {names[0]})" for what, names in problems.items() if names]
     if said:
         raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(said)}")
+
+
+def _require_range(plan: Plan, cob: ChangeOfBasis, layout: Layout) -> None:
+    scaled = [e for e in layout.entries() if e.name in plan.recipe.factors]
+    if plan.has_room({_DTYPES[e.dtype] for e in scaled}, cob):
+        return
+    sizes: dict[str, tuple[float, torch.dtype]] = {}
+    for shard in layout.shards:
+        with shard.path.open("rb") as source:
+            source.seek(len(shard.header))
+            for entry in shard.entries:
+                if entry.name not in plan.recipe.factors:
+                    source.seek(entry.size, 1)
+                    continue
+                dtype, size = _DTYPES[entry.dtype], 0.0
+                for _, _, length in _rows_of(entry):
+                    raw = torch.empty(length, dtype=torch.uint8)
+                    _fill(source, raw, shard)
+                    size = max(size, largest(raw.view(dtype)))
+                sizes[entry.name] = size, dtype
+    plan.require_sizes(cob, sizes)
+
+
+def _require_values(plan: Plan, layout: Layout) -> None:
+    """Raise ModelError where an index buffer in a checkpoint is not the one that was planned with."""
+    for shard in layout.shards:
+        names = [entry.name for entry in shard.entries if entry.name in plan.planned.values]
+        if names:
+            with safe_open(shard.path, "pt") as held:
+                for name in names:
+                    plan.planned.require_value(name, held.get_tensor(name))
 
 
 def _targets(layout: Layout, output: Path) -> list[Path]:

@@ -48,10 +48,11 @@ def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Ten
         state: "transport"; "reset", which forgets everything; or "keep", which changes nothing.
 
     Raises:
-        InputError: an unknown `state`, or a tensor in the optimiser's state that no rule knows.
+        InputError: an unknown `state`, an optimiser of another network, or a tensor in its state that no rule knows.
     """
     if state not in STATES:
         raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+    require_own(optimizer, network)
     if state == "reset":
         optimizer.state.clear()
     if state != "transport":
@@ -74,6 +75,21 @@ def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Ten
                 planned.append((value, factor))
     for value, factor in planned:  # only when every tensor is known: never half of a state
         value.mul_(factor)
+
+
+def trains(optimizer: Optimizer, network: nn.Module) -> bool:
+    """True where the optimiser holds a parameter of the network."""
+    own = {id(p) for p in network.parameters()}
+    return any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+
+
+def require_own(optimizer: Optimizer, network: nn.Module) -> None:
+    """Raise InputError for an optimiser whose state nothing of a teleportation would reach."""
+    if not trains(optimizer, network):
+        raise InputError(
+            f"this {type(optimizer).__name__} holds no parameter of the network that is teleported (of a copy of it,"
+            " or of another?): make it of `network.parameters()`, or pass none"
+        )
 
 
 def _known_or_plain(kind: str, key: str, value: object) -> None:

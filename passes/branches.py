@@ -15,7 +15,7 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import trust_of
 from fxteleport.passes.guards import GUARDS, insist
 from fxteleport.passes.patches import run_by
-from fxteleport.passes.traced import shadow
+from fxteleport.passes.traced import Table, reassigned, shadow
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -28,7 +28,7 @@ class Stores(Exception):
 def trace_inside(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
 ) -> list[fx.Graph]:
-    """The graphs of a call of a module without tensors, for each value of `self.training`.
+    """The graphs of a call of a module, for each value of `self.training`.
 
     Their placeholders are the tensors among the arguments, in order.
 
@@ -37,21 +37,24 @@ def trace_inside(
     """
     graphs = []
     for training in modes:
-        inside = type(tracer)(module, tracer.makes_all, tracer.hashes)
+        inside = type(tracer)(module, tracer.makes_all, tracer.hashes, training)
         inside.device, inside.memo, inside.is_inside = tracer.device, tracer.memo, True
-        given = evaluate.tree_map(functools.partial(_given, inside), (args, kwargs))
+        inputs = evaluate.tree_map(functools.partial(given, inside), (args, kwargs))
         made = shadow(inside, module, "", training)
-        held = evaluate.containers((made.__dict__,))
+        if isinstance(made, nn.modules.batchnorm._BatchNorm):
+            made._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
+        held = [pair for pair in evaluate.containers((made.__dict__,)) if type(pair[0]) is not Table]
         with run_by(inside):
-            out = made(*given[0], **given[1])
-        if any(evaluate.changed(*pair) for pair in held):
+            out = made(*inputs[0], **inputs[1])
+        if reassigned(made) or any(evaluate.changed(*pair) for pair in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         inside.finish(inside.lower(out), out)
-        inside.finished = True
+        inside.end()
         if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):
             raise RuntimeError("sizes decide what it does, and other inputs may have others")
-        tracer.specialized += inside.specialized
+        tracer.conditions |= dict.fromkeys(inside.conditions)
         tracer.asks_rank |= inside.asks_rank
+        tracer.rank_line = tracer.rank_line or inside.rank_line
         tracer.asks_type |= inside.asks_type
         graphs.append(inside.graph)
     return graphs
@@ -64,18 +67,18 @@ def value_of(graph: fx.Graph) -> tuple[Any, evaluate.Trust]:
     return out.meta["val"], max(trusts, default=evaluate.Trust.KNOWN)
 
 
-def _given(inside: Tracer, x: Any) -> Any:
+def given(inside: Tracer, x: Any) -> Any:
     """An argument as the graph of the inside has it: a placeholder for a tensor, and for a number of the run's."""
     if not proxy.is_proxy(x):
-        return _placeholder(inside, x, x) if isinstance(x, Tensor) else x
+        return placeholder(inside, x, x) if isinstance(x, Tensor) else x
     if not any(isinstance(value, Tensor) for value in evaluate.leaves_of(x._value)):
-        return _placeholder(inside, x, x._value)
+        return placeholder(inside, x, x._value)
     return evaluate.tree_map(
-        lambda value: _placeholder(inside, x, value) if isinstance(value, Tensor) else value, x._value
+        lambda value: placeholder(inside, x, value) if isinstance(value, Tensor) else value, x._value
     )
 
 
-def _placeholder(inside: Tracer, x: Any, value: Any) -> Any:
+def placeholder(inside: Tracer, x: Any, value: Any) -> Any:
     """A placeholder for `x`, or for a part of it."""
     node = inside.graph.placeholder("given")
     if isinstance(value, Tensor):
@@ -83,4 +86,4 @@ def _placeholder(inside: Tracer, x: Any, value: Any) -> Any:
     node.meta.update(val=value, path="")
     if proxy.is_proxy(x) and trust_of(x):
         node.meta["trust"] = trust_of(x)
-    return proxy.make(node, inside, value)
+    return inside.handle(node, value)

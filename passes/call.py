@@ -11,10 +11,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.errors import Decline
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import call_of
 from fxteleport.passes.maps import CobMap, on_symbols, single
 from fxteleport.passes.shape_functions import spelt
 from fxteleport.passes.size import Extent, Size
+from fxteleport.passes.source import quoted
 from fxteleport.passes.system import Origin
 
 if TYPE_CHECKING:
@@ -175,6 +177,12 @@ class Call:
         if operand.name is not None and not operand.is_unbound:
             why = f"the weight '{operand.name}' has one scale for all its uses"
         self.same(operand.map, cob, why)
+
+    def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
+        """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
+        source = "" if everywhere else quoted(self.node.meta.get("source"))
+        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        self.state.conditions.append(Condition(kind, node, path, source, value))
 
     # -- operations that need another form -------------------------------------------------------------
 

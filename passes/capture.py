@@ -6,7 +6,8 @@ evaluates each call and appends its node.
 
 Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
 (drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
-its normalisation as such a node and the rest of its `forward` as ordinary ones. A submodule that cannot be
+its normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code asks for its
+mode, and goes on in another way in train mode, there is a second graph (`both_modes.py`). A submodule that cannot be
 traced is kept whole too (opaque), with a warning.
 """
 
@@ -20,9 +21,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.errors import CaptureError, ModelError
+from fxteleport.passes.both_modes import Choice, trace_training
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import HashedSize, WrittenConstant
+from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
+from fxteleport.passes.reach import Reached
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
 
@@ -42,10 +47,17 @@ class Captured:
         added: modules (and constants) that capture made, by path.
         opaque: leaf path -> why it could not be traced.
         branches: call of a mode-dependent module -> its graphs in eval and in train mode.
-        specialized: what was fixed by the example inputs: "where: what".
+        conditions: what the trace rests on.
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
+        reached: leaf path -> what its code can read of the model outside it: that stays as it is.
+        named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
+        settings: (module's path, attribute) that the trace has read.
+        state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
+        backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        training: the graph in train mode, where it is another one.
+        choice: what decides which of the two runs; None where one does for both modes.
     """
 
     graph: fx.Graph
@@ -58,9 +70,31 @@ class Captured:
     added: dict[str, nn.Module | Tensor]
     opaque: dict[str, str]
     branches: dict[fx.Node, tuple[fx.Graph, ...]]
-    specialized: list[str]
+    conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
+    reached: dict[str, Reached]
+    named: frozenset[str]
     overlapping: frozenset[str]
+    backwards: dict[fx.Node, fx.Graph | str]
+    settings: frozenset[tuple[str, str]]
+    state: frozenset[tuple[str, str]]
+    training: fx.Graph | None = None
+    choice: Choice | None = None
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """The graph, and that of train mode if it is another one."""
+        return (self.graph,) if self.training is None else (self.graph, self.training)
+
+    @property
+    def reached_names(self) -> frozenset[str]:
+        """The tensors that the code of leaves can read outside them."""
+        return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
+
+    @property
+    def specialized(self) -> list[str]:
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
@@ -74,11 +108,29 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
             tracer = _traced(model, args, kwargs or {})
+            other, choice = trace_training(tracer, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
             " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
         ) from None
+    training = None if other is None else other.graph
+    reads, state = tracer.reads.read(), tracer.reads.changed()
+    if other is not None:
+        _name_apart(other.graph)
+        tracer.added, tracer.twins = other.added, other.twins | tracer.twins
+        tracer.classes |= other.classes
+        tracer.branches |= other.branches
+        tracer.backwards |= other.backwards
+        tracer.assigned |= other.assigned
+        tracer.reached |= other.reached
+        tracer.named |= other.named
+        tracer.overlapping |= other.overlapping
+        known = {dataclasses.replace(c, node="") for c in tracer.conditions}
+        for condition, node in other.conditions.items():
+            if dataclasses.replace(condition, node="") not in known:
+                tracer.conditions[dataclasses.replace(condition, node="" if node is None else node.name)] = node
+        reads, state = reads | other.reads.read(), state | other.reads.changed()
     return Captured(
         tracer.graph,
         model,
@@ -90,10 +142,23 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.added,
         tracer.opaque,
         tracer.branches,
-        list(dict.fromkeys(tracer.specialized)),
+        tuple(tracer.conditions),
         tracer.assigned,
+        tracer.reached,
+        frozenset(tracer.named),
         frozenset(tracer.overlapping),
+        tracer.backwards,
+        reads,
+        state,
+        training,
+        choice,
     )
+
+
+def _name_apart(graph: fx.Graph) -> None:
+    """Give the nodes of train mode names that no node of eval mode has."""
+    for node in graph.nodes:
+        node._rename(f"{node.name}_in_training")
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
@@ -110,7 +175,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         else:
             return tracer
         finally:
-            tracer.finished = True
+            tracer.end()
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")

@@ -10,10 +10,45 @@ import dis
 import functools
 from types import CodeType, FrameType
 
+from fxteleport.passes.source import CAPTURE, OWN
+
 
 def must_be(frame: FrameType) -> bool | None:
     """What the condition that a frame asks for right now must be if it is not to raise; None: it may be either."""
     return _verdicts(frame.f_code).get(frame.f_lasti)
+
+
+def own_check(frame: FrameType | None) -> bool | None:
+    """The same where the model's own code insists on it, and nothing catches what it raises; None: it does not."""
+    return None if frame is None or _caught(frame) else must_be(frame)
+
+
+def unpacks(frame: FrameType | None) -> bool:
+    """True where a frame takes a sequence apart into so many names, and nothing catches what it raises otherwise."""
+    if frame is None or frame.f_lasti < 0:
+        return False
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "UNPACK_SEQUENCE" and not _caught(frame)
+
+
+def _caught(frame: FrameType | None) -> bool:
+    """True where what a frame raises right now may be caught before it leaves the model."""
+    while frame is not None and frame.f_code.co_filename != CAPTURE:
+        own = not frame.f_code.co_filename.startswith(OWN)
+        if own and any(start <= frame.f_lasti < end for start, end in _tried(frame.f_code)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.lru_cache(maxsize=256)
+def _tried(code: CodeType) -> tuple[tuple[int, int], ...]:
+    """From where to where in the code an error does not just leave it (a `with` counts, too)."""
+    steps = dis.Bytecode(code)
+    entries = getattr(steps, "exception_entries", None)
+    if entries is not None:
+        return tuple((entry.start, entry.end) for entry in entries)
+    tries = any(step.opname.startswith("SETUP_") for step in steps)  # Python 3.10 has no table of them
+    return ((0, len(code.co_code)),) if tries else ()
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,15 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from fxteleport.errors import Decline
 from fxteleport.passes.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.capture import Captured
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
-from fxteleport.passes.leaves import hooked, is_stateful
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap, structural_zeros
+from fxteleport.passes.helpers import Given
+from fxteleport.passes.leaves import changes_gradients, hooked, is_stateful
+from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, bound, lookup
 from fxteleport.passes.shape_functions import Sized
@@ -53,6 +56,7 @@ class Constrained:
         wraps: nodes that need another operation.
         opaque: nodes that no rule knows.
         rules: node name -> name of the rule that was applied.
+        conditions: what the rules rest on: a number that one needed to know, a mode.
     """
 
     system: System
@@ -61,25 +65,39 @@ class Constrained:
     wraps: dict[fx.Node, Wrap]
     opaque: list[Opaque]
     rules: dict[str, str]
+    conditions: tuple[Condition, ...] = ()
 
 
 def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
     """Find the maps and the constraints of a captured graph."""
-    still = {*_unsaved(captured), *(captured.overlapping if mode == "weights" else ())}
+    still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
+    if mode == "weights":
+        still |= captured.overlapping | captured.named
     sizing = Sizing(captured)
-    sizing.run(captured.graph)
+    for graph in captured.graphs:
+        sizing.run(graph)
     state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
-    state.run(captured.graph)
-    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules)
+    for graph in captured.graphs:
+        state.run(graph)
+    conditions = tuple(dict.fromkeys(state.conditions))
+    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
 
 
-def _unsaved(captured: Captured) -> Iterator[str]:
+def unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
     for path, module in captured.parts.items():
         for name in getattr(module, "_non_persistent_buffers_set", ()):
             whole = f"{path}.{name}" if path else name
             if whole in captured.canonical:
                 yield captured.canonical[whole]
+
+
+def _with_hooks(captured: Captured) -> Iterator[str]:
+    """Parameters whose gradients a hook may change."""
+    for path, module in captured.parts.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter._backward_hooks:
+                yield captured.canonical[f"{path}.{name}" if path else name]
 
 
 @dataclass
@@ -97,6 +115,7 @@ class Interpreter:
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     bound: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
 
     def run(self, graph: fx.Graph) -> None:
         for node in graph.nodes:
@@ -157,11 +176,16 @@ class Interpreter:
                 path = str(node.target)
                 if path in self.captured.opaque:
                     return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
+                if changes_gradients(module):
+                    return self.give_up(node, "it has backward hooks, which may change its gradients")
                 if hooked(module):
                     return self.give_up(node, "it has forward hooks, which may change its values")
             if node in self.captured.branches:
                 return self.branches(node, value, self.captured.branches[node])
             args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+            if isinstance(module, Given):  # its rule finds its tensors among the arguments; counters have no CoB
+                module = module.layer
+                kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
             operands = operands_in((args, kwargs))
             constant = operands and not any(map(self._moves, operands))
             if constant and (module is None or not is_stateful(module)):
@@ -344,14 +368,41 @@ class Interpreter:
             raise Decline(f"inside it, {inner.opaque[0].why}")
         if any(len(maps_in(out)) != len(maps_in(outs[0])) for out in outs):
             raise Decline("it returns another structure in train mode")
-        for other in outs[1:]:
-            for a, b in zip(maps_in(outs[0]), maps_in(other), strict=True):
-                self.system.same(a, b, Origin(node.name, "it must agree in train and in eval mode"))
-        result = self.checked(value, outs[0])
-        if inner.wraps:
+        origin = Origin(node.name, "it must agree in train and in eval mode")
+        result = self.checked(value, pytree.tree_map(lambda *cobs: self.agreed(cobs, origin), *outs))
+        backward = self.captured.backwards.get(node)
+        if backward is not None and not (self.full and simple):
+            self.obey(node, backward, operands, value, result)
+        elif inner.wraps or backward is not None:  # in tau f(x / tau), f's backward sees what it sees in the original
             self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
         self.rules[node.name] = "inside"
         return result
+
+    def agreed(self, cobs: Sequence[CobMap | None], origin: Origin) -> CobMap | None:
+        """The one map of a value that several graphs may give; what is zero in one of them need not be in another."""
+        known = [cob for cob in cobs if cob is not None]
+        whole = next((cob for cob in known if not cob.zeros), None)
+        if known and whole is None:
+            shape = torch.broadcast_shapes(*(s.shape for cob in known for s, _ in cob.factors))
+            whole = single(self.system.fresh(shape, origin))
+        for cob in known:
+            self.system.same(whole, cob, origin)  # type: ignore[arg-type]
+        return whole
+
+    def obey(
+        self, node: fx.Node, backward: fx.Graph | str, operands: Sequence[Operand], value: Any, result: Any
+    ) -> None:
+        """The backward of a custom function, to which the gradients come in the inverse CoB, must return them so."""
+        if isinstance(backward, str):
+            raise Decline(f"its backward could not be traced: {backward}")
+        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})
+        gradients = [Operand(v, IDENTITY / cob.settled()) for v, cob in pairs_of(value, result)]
+        found = inner.within(backward, [*operands, *gradients])
+        if inner.opaque:
+            raise Decline(f"inside its backward, {inner.opaque[0].why}")
+        for operand, cob in zip(operands, found, strict=True):
+            if cob is not None:
+                self.system.same(cob, IDENTITY / operand.map, Origin(node.name, "its backward"))
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""
@@ -367,14 +418,14 @@ class Interpreter:
         return maps_of(self.convert(nodes[-1].args[0]))
 
     def mark(self) -> tuple[int, ...]:
-        return *self.system.mark(), len(self.bound), len(self.opaque)
+        return *self.system.mark(), len(self.bound), len(self.opaque), len(self.conditions)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        *system, bound, opaque = mark
+        *system, bound, opaque, conditions = mark
         self.system.undo(system)
         for name in self.bound[bound:]:
             self.tensors.pop(name, None)
-        del self.bound[bound:], self.opaque[opaque:]
+        del self.bound[bound:], self.opaque[opaque:], self.conditions[conditions:]
 
 
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.

@@ -59,11 +59,14 @@ class Unhashable(TypeError):
 
 
 class Trust(enum.IntEnum):
-    """What may rest on a value: everything; its structure alone, if the emitted network makes sure; nothing."""
+    """What may rest on a value: everything; if the emitted network makes sure, a branch, as the example inputs have it,
+    or the value's structure alone; nothing.
+    """
 
     KNOWN = 0
-    GUESS = 1
-    RAGGED = 2
+    EXAMPLE = 1
+    GUESS = 2
+    RAGGED = 3
 
 
 def run(
@@ -178,6 +181,8 @@ def memory_of(tensor: Tensor) -> set[int]:
 def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
     """The call on made-up data of the arguments' shapes; floating-point results come back as meta.
 
+    Integers are no made-up data, where their examples are at hand.
+
     It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
     length of a list) differ, they depend on the data.
 
@@ -203,7 +208,13 @@ def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exce
     if not results:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
-    return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else Trust.GUESS
+    worth = Trust.EXAMPLE if all(map(_is_at_hand, leaves_of(arguments))) else Trust.GUESS
+    return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else worth
+
+
+def _is_at_hand(x: Any) -> bool:
+    """True for what the example inputs give, and nothing else would."""
+    return not isinstance(x, Tensor) or not x.is_meta or hasattr(x, "_example")
 
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
 _SAID = 4
+_LONGEST = 200
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def placeholders(
@@ -38,6 +40,9 @@ def placeholders(
     except TypeError as error:
         raise CaptureError(f"the example inputs do not fit the model's forward: {error}") from error
     names = _argument_names(bound)
+    missing = [n for n, p in bound.signature.parameters.items() if n not in bound.arguments and p.kind not in _VARIABLE]
+    if missing:
+        tracer.rest_on("form", f"forward is not given {', '.join(missing)}", path="")
     new_args = tuple(placeholder(tracer, name, value) for name, value in zip(names, args, strict=False))
     new_kwargs = {name: placeholder(tracer, name, value) for name, value in kwargs.items()}
     return new_args, new_kwargs
@@ -60,12 +65,13 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     node = tracer.graph.placeholder(name)
     node.meta.update(val=meta, path="")
     if isinstance(value, Tensor):
-        return proxy.make(node, tracer, meta)
+        return tracer.handle(node, meta)
     form = _form(value, name)
-    if not any(x is ... for x in pytree.tree_leaves(form)):
-        tracer.specialized.append(f"input '{name}': {value!r}")
+    tensors = any(x is ... for x in pytree.tree_leaves(form))
+    what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
+    tracer.rest_on("form", f"input '{name}' is {what}"[:_LONGEST], node, path="")
     guard(tracer.graph, expect_form, node, form, name)
-    return _opened(proxy.make(node, tracer, meta))
+    return _opened(tracer.handle(node, meta))
 
 
 def _form(value: Any, name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections import OrderedDict
 from typing import Any
 
@@ -11,12 +13,32 @@ from torch import nn
 
 def is_leaf(module: nn.Module) -> bool:
     """torch's own layers (not its containers), without hooks where they can do without being a leaf."""
-    cls = type(module)
-    if "forward" in vars(module):  # it is one no longer
-        return False
+    cls: type = type(module)
     if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
         return False
+    if not methods(cls).isdisjoint(vars(module)):  # with another `forward`, say, it is one no longer
+        return False
     return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
+
+
+def _functions(cls: type) -> dict[str, Any]:
+    """The methods that a class adds to `nn.Module`, and its own `forward`."""
+    own = [vars(c) for c in cls.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
+    return {name: member for members in own for name, member in members.items() if inspect.isfunction(member)}
+
+
+@functools.cache
+def methods(cls: type) -> frozenset[str]:
+    """The names of the methods that a class's `forward` may run."""
+    return frozenset(_functions(cls)) - {"__init__", "__setstate__", "extra_repr", "reset_parameters"}
+
+
+def as_its_class(module: nn.Module) -> nn.Module:
+    """The module, without hooks, and without methods that were replaced on it: they are run by others."""
+    cls: type = type(module)
+    for name in methods(cls) & vars(module).keys():
+        del vars(module)[name]
+    return without_hooks(module)
 
 
 _INTRICATE = (nn.MultiheadAttention, nn.RNNBase)
@@ -25,6 +47,11 @@ _INTRICATE = (nn.MultiheadAttention, nn.RNNBase)
 def hooked(module: nn.Module) -> bool:
     """True where a forward hook may change what the module takes or gives."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def changes_gradients(module: nn.Module) -> bool:
+    """True where a backward hook may change the gradients that pass through the module."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def watched(module: nn.Module) -> bool:
@@ -54,10 +81,17 @@ def is_stateful(module: nn.Module) -> bool:
     return bool(module._modules or module._parameters or module._buffers)
 
 
+def is_intricate(module: nn.Module) -> bool:
+    """A torch layer of which no function of its tensors can be made: a recurrent one, an attention."""
+    return isinstance(module, _INTRICATE)
+
+
+@functools.cache
 def reads_training(cls: type[nn.Module]) -> bool:
-    """True where the class's forward mentions `self.training`."""
-    code = getattr(cls.forward, "__code__", None)
-    return code is not None and "training" in code.co_names
+    """True where the class's forward, or another method that it adds, mentions `self.training`."""
+    own = [c for c in cls.__mro__ if c is not nn.Module and issubclass(c, nn.Module)]
+    members = [cls.forward, *(x for c in own for x in vars(c).values())]
+    return any("training" in code.co_names for x in members if (code := getattr(x, "__code__", None)) is not None)
 
 
 DROPOUT: dict[Any, type[nn.Module]] = {

@@ -19,7 +19,8 @@ from fxteleport.passes import evaluate, proxy
 from fxteleport.passes.decisions import Decisions
 from fxteleport.passes.objects import PLAIN, is_record, is_spelt, take_apart
 from fxteleport.passes.overlap import by_memory, equal, memory, overlapping
-from fxteleport.passes.proxy import Proxy, is_proxy
+from fxteleport.passes.patches import unrecorded
+from fxteleport.passes.proxy import NumberProxy, Proxy, is_proxy
 from fxteleport.passes.source import calling_line
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ class Lowering(Decisions):
 
     def handle(self, node: fx.Node, value: Any) -> Proxy:
         """The proxy of a node."""
-        return proxy.make(node, cast("Tracer", self), value)
+        made = proxy.make(node, cast("Tracer", self), value)
+        if issubclass(type(made), NumberProxy):
+            self.numbers.append(cast("NumberProxy", made))
+        return made
 
     def lower(self, x: Any) -> Any:
         """An argument structure with nodes in place of proxies, and constants as attributes."""
@@ -77,6 +81,8 @@ class Lowering(Decisions):
             fields = list(map(self.lower, x))
             # What forward returns, fx of torch 2.11 and before writes by its repr, in which the class has no address.
             return kind(*fields) if self.stack else self._built(x, *fields)
+        if kind is torch.Size and proxy.find_tracer(x) is not None:
+            return self._built(proxy.plain(x), list(map(self.lower, x)))
         if isinstance(x, tuple):
             return kind(map(self.lower, x))
         if isinstance(x, Tensor):
@@ -112,6 +118,7 @@ class Lowering(Decisions):
         node.meta.update(val=value, path="")
         return node
 
+    @unrecorded
     def attribute(self, name: str) -> Proxy:
         """The proxy of a parameter or buffer, by its dotted name; one for all its names."""
         name = self.canonical[name]
@@ -154,7 +161,7 @@ class Lowering(Decisions):
     def free_path(self, wanted: str) -> str:
         """A dotted name that nothing has yet."""
         path = wanted.lstrip(".")
-        while path in self.added or path in self.metas:
+        while path in self.added or path in self.metas or path in self.parts:
             path += "_"
         return path
 

@@ -1,36 +1,45 @@
 """What Python and torch must be told about proxies while a capture runs.
 
 `isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
-take such an answer for leave to read a tensor's memory. Functions that make tensors from sizes do not look for
-`__torch_function__` among their arguments: they are recorded when one of those is a proxy, when the tensor is of random
-numbers, and when the tracer records all that are made. Everything else, other threads' calls included, passes through.
+take such an answer for leave to read a tensor's memory. torch's functions and methods look for `__torch_function__`
+among their tensors only: a mode (`Recording`) sees each call, and records it when any argument is a proxy, when it
+draws random numbers, and when it makes a tensor and the tracer records all that are made. Everything else, other
+threads' calls included, passes through.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import math
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 from torch._functorch import utils as functorch
+from torch.overrides import TorchFunctionMode
 
 from fxteleport.passes import proxy
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NUMBERS = "sqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes, besides operators
 _CREATION = (
-    "arange as_tensor empty eye full linspace logspace ones rand randint randn randperm scalar_tensor tensor"
-    " tril_indices triu_indices zeros hann_window hamming_window complex polar sparse_coo_tensor sparse_csr_tensor"
-    " sparse_csc_tensor"
+    "arange as_tensor asarray empty empty_strided eye full linspace logspace ones rand randint randn randperm"
+    " scalar_tensor tensor tril_indices triu_indices zeros hann_window hamming_window complex polar sparse_coo_tensor"
+    " sparse_csr_tensor sparse_csc_tensor empty_like full_like ones_like zeros_like rand_like randn_like clone"
 ).split()
-CREATION = frozenset(getattr(torch, name) for name in _CREATION)
-_RANDOM = frozenset({"rand", "randint", "randn", "randperm"})  # another result each run, whatever the arguments
+_COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
+MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
+_MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
@@ -45,14 +54,16 @@ def aware_of_proxies() -> Iterator[None]:
         if _depth == 1:
             _known_to_compile()
             _patch(builtins, "isinstance", _isinstance(builtins.isinstance))
-            for name in _CREATION:
-                _patch(torch, name, _recording(getattr(torch, name), name in _RANDOM))
+            for name in _NUMBERS:
+                _patch(math, name, _recording(getattr(math, name)))
             for name in ("finfo", "iinfo"):
                 _patch(torch, name, _known(getattr(torch, name)))
+            _patch(torch, "manual_seed", _seeding(torch.manual_seed))
             _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             if hasattr(functorch, "unwrap_dead_wrappers"):  # of older torch: its C code takes no proxies
                 _patch(functorch, "unwrap_dead_wrappers", _passing_on(functorch.unwrap_dead_wrappers))
+            _patch(torch, "is_grad_enabled", _asking(torch.is_grad_enabled))
             for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
                 _patch(context, "__enter__", _entering(context.__enter__))
                 _patch(context, "__exit__", _leaving(context.__exit__))
@@ -74,7 +85,7 @@ def _known_to_compile() -> None:
     """
     from torch._dynamo import trace_rules
 
-    for function in (isinstance, torch.zeros, nn.Module.__call__):
+    for function in (isinstance, math.sqrt, torch.manual_seed, torch.finfo, nn.Module.__call__):
         trace_rules.lookup(function)
 
 
@@ -101,6 +112,8 @@ def _isinstance(plain: Any) -> Any:
     """`isinstance` that sees the value behind a proxy."""
 
     def isinstance(x: Any, kind: Any, /) -> bool:
+        if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
+            return issubclass(type(x._value), kind) or issubclass(proxy.NumberProxy, kind)
         if type(x) in _PROXIES:
             return plain(x, kind) or issubclass(type(x._value), kind)
         return plain(x, kind)  # type: ignore[no-any-return]
@@ -108,7 +121,8 @@ def _isinstance(plain: Any) -> Any:
     return isinstance
 
 
-_PROXIES = frozenset({proxy.TensorProxy, proxy.NumberProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
+_NUMBER_KINDS = frozenset({proxy.IntProxy, proxy.FloatProxy, proxy.SettledProxy})
+_PROXIES = frozenset({proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
 
 
 class _Running(threading.local):
@@ -121,26 +135,91 @@ running = _Running()
 
 
 @contextmanager
-def run_by(tracer: Tracer | None) -> Iterator[None]:
-    """What makes tensors in this thread asks this tracer whether to record it."""
+def run_by(tracer: Tracer) -> Iterator[None]:
+    """torch's functions in this thread ask this tracer whether to record them."""
     before, running.tracer = running.tracer, tracer
     try:
-        yield
+        with _RECORDING:
+            yield
     finally:
         running.tracer = before
 
 
-def _recording(fn: Any, random: bool) -> Any:
-    """A function that makes tensors, recorded where an argument is a proxy, or where each run must make its own."""
+def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a recorder's that uses torch for its own ends."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        tracer = running.tracer
+        if tracer is None:
+            return method(*args, **kwargs)
+        running.tracer = None
+        modes = _count_modes()  # none while a call that the mode was handed is recorded
+        lifted = modes > 0 and _get_mode(modes - 1) is _RECORDING  # not under a mode that forward has entered
+        if lifted:
+            _pop_mode()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            running.tracer = tracer
+            if lifted:
+                _push_mode(_RECORDING)
+
+    return wrapper
+
+
+# Called twice a node: `torch.overrides` has the same, with checks that take a microsecond.
+_count_modes, _get_mode = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
+_pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
+
+
+class Recording(TorchFunctionMode):
+    """Records torch's functions where an argument is a proxy, or where each run draws its own numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tracer = running.tracer
+        if tracer is not None:
+            found = proxy.find_tracer((args, kwargs))
+            if found is not None:
+                return proxy.overridden(found, func, args, kwargs)
+            if tracer.makes_all and func in _MAKING:
+                return proxy.overridden(tracer, func, args, kwargs)
+            if func.__name__ == "__get__":  # a property
+                return func(*args)
+            state = torch.get_rng_state()
+            out = func(*args, **kwargs)
+            if torch.equal(state, torch.get_rng_state()):
+                return out
+            torch.set_rng_state(state)
+            return proxy.overridden(tracer, func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+_RECORDING = Recording()
+
+
+def _recording(fn: Any) -> Any:
+    """A function of numbers, recorded where one of them is a proxy."""
 
     @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        tracer = running.tracer
-        if tracer is None or not (random or tracer.makes_all):
-            tracer = proxy.find_tracer((args, kwargs))
-        if tracer is None:
-            return fn(*args, **kwargs)
-        return tracer.record("call_function", fn, args, kwargs)
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy):
+                return x._tracer.record("call_function", fn, args, {})
+        return fn(*args)
+
+    return wrapper
+
+
+def _seeding(fn: Any) -> Any:
+    """A seed that forward sets, as no graph does: what does so is kept whole."""
+
+    @functools.wraps(fn)
+    def wrapper(seed: Any) -> Any:
+        if running.tracer is not None:
+            raise RuntimeError("its forward seeds the random numbers")
+        return fn(seed)
 
     return wrapper
 
@@ -173,6 +252,19 @@ def _entering(enter: Any) -> Any:
             tracer.enter(isinstance(context, torch.enable_grad))
 
     return wrapper
+
+
+def _asking(plain: Any) -> Any:
+    """Whether gradients are recorded: a model's own code is told what the tracer takes for it."""
+
+    @functools.wraps(plain)
+    def is_grad_enabled() -> bool:
+        tracer, frame = running.tracer, sys._getframe(1)
+        if tracer is None or frame.f_globals.get("__name__", "").startswith("torch."):
+            return plain()  # type: ignore[no-any-return]
+        return tracer.modes.gradients(tracer, frame)
+
+    return is_grad_enabled
 
 
 def _leaving(leave: Any) -> Any:

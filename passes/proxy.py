@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Proxy:
     def __format__(self, spec: str) -> str:
         """Of a size or a setting, the text that Python would see: code builds messages and names of it."""
         known = isinstance(self._value, _TEXTUAL) and "trust" not in self._node.meta
-        return format(self._value if known else repr(self), spec)
+        return format(self._tracer.said(self) if known else repr(self), spec)
 
     def __str__(self) -> str:
         return format(self)
@@ -54,34 +55,23 @@ class Proxy:
         return self._tracer.record("call_method", "clone", (self,), {}) if isinstance(self._value, Tensor) else self
 
     def __getattr__(self, name: str) -> Any:
+        if name in _SYMBOLIC_PROPERTIES and isinstance(self._value, Tensor):
+            return self._tracer.record("call_function", getattr, (self, name), {})
         value = getattr(self._value, name)  # AttributeError is the right answer where there is none
         if isinstance(self._value, Tensor):
             if name == "ndim":
                 return self._tracer.ranked(value)
             if name in _RANK:
                 return lambda: self._tracer.ranked(self._value.dim())
+            if name == "requires_grad":
+                return self._tracer.modes.requires_grad(self._tracer, self._node, sys._getframe(1))
             if name in _PLACES:
                 return name == f"is_{self._tracer.device.type}"  # a meta tensor stands for one over there
         if callable(value):
             return Method(self, name)
-        if isinstance(value, Tensor) or name in _SYMBOLIC_PROPERTIES or not isinstance(self._value, Tensor):
+        if isinstance(value, Tensor) or not isinstance(self._value, Tensor):
             return self._tracer.record("call_function", getattr, (self, name), {})
         return value
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        tracer = find_tracer((args, kwargs))
-        if tracer is None:
-            return past(func, args, kwargs)
-        if torch.overrides.is_tensor_method_or_property(func):
-            name = func.__name__
-            if name == "__get__":  # a property such as Tensor.T
-                return tracer.record("call_function", getattr, (args[0], func.__self__.__name__), {})
-            return tracer.record("call_method", name, args, kwargs)
-        return tracer.call_function(func, args, kwargs)
 
 
 class Method:
@@ -92,6 +82,20 @@ class Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.owner._tracer.record("call_method", self.name, (self.owner, *args), kwargs)
+
+
+class Overriding:
+    """What torch's functions know by `__torch_function__`, whichever argument it is."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tracer = find_tracer((args, kwargs))
+        return past(func, args, kwargs) if tracer is None else overridden(tracer, func, args, kwargs)
 
 
 class NumericProxy(Proxy):
@@ -112,7 +116,7 @@ class NumericProxy(Proxy):
         return self._tracer.number(self, operator.index)
 
 
-class TensorProxy(NumericProxy):
+class TensorProxy(Overriding, NumericProxy):
     """A tensor."""
 
     __slots__ = ()
@@ -132,7 +136,8 @@ class TensorProxy(NumericProxy):
         return int(self._tracer.record("call_method", "size", (self, 0), {}))
 
     def __iter__(self) -> Iterator[Any]:
-        len(self)
+        if not self._tracer.takes_apart():
+            len(self)
         return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
 
     def __hash__(self) -> int:
@@ -140,7 +145,11 @@ class TensorProxy(NumericProxy):
 
 
 class NumberProxy(NumericProxy):
-    """An int or a float, mostly a size. What it decides is recorded as specialised."""
+    """An int or a float, mostly a size. What it decides is recorded as specialised.
+
+    The parser of torch's functions asks numbers of unknown classes for `__index__`, which fixes them. Symbolic ones it
+    hands on as they are, to `patches.Recording`: so ours claim to be symbolic (`IntProxy`, `FloatProxy`).
+    """
 
     __slots__ = ()
 
@@ -166,11 +175,69 @@ class NumberProxy(NumericProxy):
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
 
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __round__(self, digits: int | None = None) -> Any:
         return self._tracer.record("call_function", round, (self, digits), {})
 
 
-class SequenceProxy(Proxy):
+class _Constant:
+    """What torch's C++ code asks a symbolic number for, where it is no function's argument: the number itself."""
+
+    def __init__(self, handle: NumberProxy) -> None:
+        self.handle = handle
+
+    def is_int(self) -> bool:
+        return isinstance(self.handle._value, int)
+
+    def is_float(self) -> bool:
+        return isinstance(self.handle._value, float)
+
+    def is_bool(self) -> bool:
+        return False
+
+    def is_symbolic(self) -> bool:
+        return False
+
+    def is_nested_int(self) -> bool:
+        return False
+
+    def maybe_as_int(self) -> int:
+        return int(self.handle)
+
+    def guard_int(self, file: str, line: int) -> int:
+        return int(self.handle)
+
+    def guard_float(self, file: str, line: int) -> float:
+        return float(self.handle)
+
+
+class IntProxy(NumberProxy, torch.SymInt):
+    """A whole number."""
+
+    __slots__ = ()
+
+    @property
+    def node(self) -> Any:  # type: ignore[override]
+        return _Constant(self)
+
+
+class FloatProxy(NumberProxy, torch.SymFloat):  # type: ignore[misc]
+    """A number with fractions."""
+
+    __slots__ = ()
+
+    @property
+    def node(self) -> Any:  # type: ignore[override]
+        return _Constant(self)
+
+
+class SettledProxy(Overriding, NumberProxy):
+    """A number that has outlived its trace, in a global table, say: any function takes it as the number that it was."""
+
+
+class SequenceProxy(Overriding, Proxy):
     """A tuple or a list (a shape, the parts of a split): indexing records, slicing gives a plain tuple."""
 
     __slots__ = ()
@@ -214,7 +281,7 @@ class SequenceProxy(Proxy):
         return self._tracer.hashed(self)
 
 
-class DictProxy(Proxy):
+class DictProxy(Overriding, Proxy):
     """A dictionary, such as an opaque module returns: its keys are plain values, its items are recorded."""
 
     __slots__ = ()
@@ -247,7 +314,7 @@ class DictProxy(Proxy):
         return id(self)
 
 
-class ObjectProxy(Proxy):
+class ObjectProxy(Overriding, Proxy):
     """Any other value, such as the data class that an opaque module returns."""
 
     __slots__ = ()
@@ -256,10 +323,10 @@ class ObjectProxy(Proxy):
         return self._tracer.record("call_function", operator.getitem, (self, index), {})
 
     def __len__(self) -> int:
-        return len(self._tracer.known(self))
+        return len(self._tracer.unpacked(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self._tracer.known(self))))
+        return (self[i] for i in range(len(self._tracer.unpacked(self))))
 
     def __contains__(self, item: Any) -> bool:
         return item in self._tracer.known(self)
@@ -278,8 +345,10 @@ def make(node: fx.Node, tracer: Tracer, value: Any) -> Proxy:
     """The proxy of the kind that fits the value."""
     if isinstance(value, Tensor):
         return TensorProxy(node, tracer, value)
-    if isinstance(value, (int, float)):
-        return NumberProxy(node, tracer, value)
+    if isinstance(value, int):
+        return IntProxy(node, tracer, value)
+    if isinstance(value, float):
+        return FloatProxy(node, tracer, value)
     if isinstance(value, (tuple, list)):
         return SequenceProxy(node, tracer, value)
     if isinstance(value, dict):
@@ -316,8 +385,8 @@ def plain(x: Any) -> Any:
     if issubclass(type(x), Proxy):
         return x._value
     kind = type(x)
-    if kind is tuple or kind is list:
-        return kind(plain(v) for v in x)
+    if kind is tuple or kind is list or kind is torch.Size:
+        return kind([plain(v) for v in x])
     if is_named_tuple(kind):
         return kind._make(map(plain, x))  # type: ignore[attr-defined]
     if issubclass(kind, dict):
@@ -325,6 +394,18 @@ def plain(x: Any) -> Any:
     if kind is slice:
         return slice(plain(x.start), plain(x.stop), plain(x.step))
     return x
+
+
+def overridden(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record a function of torch's, as `__torch_function__` names it."""
+    if not torch.overrides.is_tensor_method_or_property(func):
+        return tracer.call_function(func, args, kwargs)
+    name = func.__name__
+    if name == "__get__":  # a property such as Tensor.T
+        return tracer.record("call_function", getattr, (args[0], func.__self__.__name__), {})
+    if name in _OPERATORS:
+        return tracer.record("call_function", _OPERATORS[name], args, kwargs)
+    return tracer.record("call_method", name, args, kwargs)
 
 
 def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -348,7 +429,7 @@ def find_tracer(x: Any) -> Tracer | None:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
-    elif kind is not tuple and kind is not list and not is_named_tuple(kind):
+    elif kind is not tuple and kind is not list and kind is not torch.Size and not is_named_tuple(kind):
         return None
     return next((t for t in map(find_tracer, x) if t is not None), None)
 
@@ -357,6 +438,9 @@ def setitem(x: Any, index: Any, value: Any) -> Any:
     """`x[index] = value` as an expression: the map follows the value, not the name."""
     x[index] = value
     return x
+
+
+_OPERATORS = {"__getitem__": operator.getitem, "__setitem__": setitem}  # those that no method of torch's names
 
 
 def same_items(a: Any, b: Any) -> bool:
@@ -400,3 +484,14 @@ for _kind in (TensorProxy, NumberProxy):
         setattr(_kind, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
     for _name in ("neg", "pos", "abs", "invert"):
         setattr(_kind, f"__{_name}__", _unary(getattr(operator, _name)))
+
+
+def _of_value(name: str) -> property:
+    return property(lambda self: Proxy.__getattr__(self, name))
+
+
+# What a symbolic number of torch's has, and ours must ask its value for.
+for _kind in (IntProxy, FloatProxy):
+    for _name in set(dir(_kind)) - set(dir(NumberProxy)) - {"node"}:
+        if not _name.startswith("_"):
+            setattr(_kind, _name, _of_value(_name))

@@ -22,11 +22,12 @@ from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.lowering import Lowering
 from fxteleport.passes.memo import Memo
 from fxteleport.passes.objects import PLAIN
-from fxteleport.passes.patches import CREATION, running
+from fxteleport.passes.patches import MAKING, unrecorded
 from fxteleport.passes.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.source import calling_line
 from fxteleport.passes.traced import path_of
 
+_BARE = (bool, str, type(None))
 _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
@@ -55,6 +56,7 @@ class Recorder(Lowering):
         self._written: list[Any] = []  # lists and dictionaries that the call being recorded wrote into
         self._mutations: list[tuple[fx.Node, Tensor]] = []
 
+    @unrecorded
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
         if self.finished:
@@ -68,7 +70,7 @@ class Recorder(Lowering):
             value, trust = self.memo.run(op, target, *values)
             if target == "type" and isinstance(value, str):
                 value = value.replace("meta.", "" if self.device.type == "cpu" else f"{self.device.type}.")
-            return evaluate.to_meta(value) if self.makes_all and target in CREATION else value, trust
+            return evaluate.to_meta(value) if self.makes_all and target in MAKING else value, trust
 
         what = f"'{getattr(target, '__name__', target)}'"
         value, mutated, trust = self.observe(run, what, args, kwargs)
@@ -77,15 +79,45 @@ class Recorder(Lowering):
         elif target in _SHAPELESS:
             shaping = {k: v for k, v in kwargs.items() if k != _SHAPELESS[target]}
             trust = max(map(trust_of, _handles((args, shaping))), default=Trust.KNOWN)
-        if not mutated and isinstance(value, (bool, str, type(None))):
-            if isinstance(value, bool):
-                self.asks_type |= getattr(target, "__name__", target) in ("is_floating_point", "is_complex")
-                if trust:
-                    return self.checked(self.append(op, target, args, kwargs, value, mutated, trust))
-                if not any(isinstance(h._value, Tensor) and h._value.is_meta for h in _handles((args, kwargs))):
-                    self.decided(self.append(op, target, args, kwargs, value), value)
+        if isinstance(value, bool):
+            self.asks_type |= getattr(target, "__name__", target) in ("is_floating_point", "is_complex")
+        handles = _handles((args, kwargs)) if isinstance(value, _BARE) else []
+        unseen = any(map(self.is_unseen, handles))
+        if any(trust_of(h) is Trust.RAGGED for h in handles):
+            trust = Trust.RAGGED  # whether it is there depends on the data
+        sizes = not any(isinstance(h._value, Tensor) and h._value.is_meta for h in handles)
+        return self.given(
+            op, target, args, kwargs, value, mutated, trust, unseen or (isinstance(value, bool) and sizes)
+        )
+
+    def given(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        value: Any,
+        mutated: list[Proxy],
+        trust: Trust,
+        decides: bool,
+    ) -> Any:
+        """Append the node of an evaluated call; what is not worth a proxy (None, bool, str) comes back as it is.
+
+        Code branches on such a value: where other inputs may give another, the emitted network insists on it.
+
+        Raises:
+            DataDependent: the data decides it.
+        """
+        if not isinstance(value, _BARE):
+            return self.append(op, target, args, kwargs, value, mutated, trust)
+        if not (trust or decides or mutated or self._written):
             return value
-        return self.append(op, target, args, kwargs, value, mutated, trust)
+        handle = self.append(op, target, args, kwargs, value, mutated, trust)
+        if trust and isinstance(value, bool):
+            return self.checked(handle)
+        if trust or decides:
+            self.decided(handle, value)
+        return value
 
     def after(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of a proxy that has outlived this trace, in another trace or in none."""
@@ -106,7 +138,6 @@ class Recorder(Lowering):
         versions = [(h, h._value._version, _form(h._value)) for h in handles if type(h) is TensorProxy]
         fixed = [t._version for t in constants]
         before = [now.copy() for _, now in lent]
-        tracer, running.tracer = running.tracer, None
         try:
             value, trust = run(*given)
             mutated: list[Proxy] = [h for h, version, _ in versions if h._value._version != version]
@@ -120,8 +151,6 @@ class Recorder(Lowering):
             if self.makes_all:  # not one that a function made which can be recorded
                 raise evaluate.DataDependent(f"{what}: {error}, which the graph does not make") from None
             raise
-        finally:
-            running.tracer = tracer
         for handle, _, form in versions if mutated else ():
             if _form(handle._value) != form:
                 self.keep_as_it_was(handle._value, form)
@@ -216,6 +245,7 @@ class Recorder(Lowering):
         self._attributes = {k: p for k, p in self._attributes.items() if p._node in alive}
         self._constants = {k: p for k, p in self._constants.items() if p._node in alive}
         self._mutations = [m for m in self._mutations if m[0] in alive]
+        self.conditions = {c: node for c, node in self.conditions.items() if node is None or node in alive}
 
 
 _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
@@ -261,8 +291,8 @@ def _opened(x: Any, handles: list[Proxy], lent: list[tuple[Any, Any]], constants
     if proxy.is_left(x):
         x = x._value
         kind = type(x)
-    if kind is tuple:
-        return tuple([_opened(v, handles, lent, constants) for v in x])
+    if kind is tuple or kind is torch.Size:
+        return kind([_opened(v, handles, lent, constants) for v in x])
     if kind is list:
         lent.append((x, made := [_opened(v, handles, lent, constants) for v in x]))
         return made

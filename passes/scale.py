@@ -92,7 +92,7 @@ class Recipe:
                 rounds = [r.to(key[1]) for r in self.rounds]
                 group = groups[key] = Group(rounds, Fused(numbers))
             group.add(tensor, [(self._starts[at], shape) for at, shape in self.factors[name]])
-        return Prepared(list(groups.values()))
+        return Prepared(list(groups.values()), frozenset(dtype for dtype, _ in groups))
 
 
 @dataclass
@@ -130,6 +130,7 @@ class Prepared:
     """Blocks of tensors and views of the numbers they are multiplied by: only the numbers are still missing."""
 
     groups: list[Group]
+    dtypes: frozenset[torch.dtype]
 
     @property
     def device(self) -> torch.device:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import collections
 import copy
 import functools
+import itertools
 import types
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from fxteleport.passes.objects import PLAIN
+from fxteleport.passes.reach import Reached, fields_of
 
 TensorMap = Callable[[str, Tensor], Any]
 
@@ -30,6 +33,7 @@ def clone(
     class_of: Callable[[nn.Module], type] = type,
     table: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     training: bool | None = None,
+    beside: Reached | None = None,
 ) -> nn.Module:
     """A clone of `module` and everything below it.
 
@@ -39,10 +43,20 @@ def clone(
         class_of: the clone's class (the module's own by default).
         table: makes the clone's `_parameters` and `_buffers` dictionaries.
         training: the mode of the clones, or None to keep each module's own.
+        beside: what the module's code can reach of the model outside itself; it is linked to clones of that, which it
+            keeps alive. The objects that lead there are copied too.
     """
-    twins: dict[int, Any] = {}
+    twins = _Twins(beside.carriers if beside is not None else frozenset())
     # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
-    for name, old in module.named_modules(prefix=path) if module._modules else [(path, module)]:
+    found: Iterable[tuple[str, nn.Module]] = [(path, module)]
+    if module._modules:
+        found = module.named_modules(prefix=path)
+    if beside:
+        found = itertools.chain(found, beside.modules.items())
+        twins.update({id(tensor): tensors(name, tensor) for name, tensor in beside.tensors.items()})
+    for name, old in found:
+        if id(old) in twins:
+            continue
         cls = class_of(old)
         twin: nn.Module = object.__new__(cls)
         twins[id(old)] = twin
@@ -55,28 +69,41 @@ def clone(
         state["_path"] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         twin.__dict__.update(state)
-    for twin in list(twins.values()):
+    clones = [twin for twin in twins.values() if isinstance(twin, nn.Module)]
+    for twin in clones:
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key in state.keys() - _BOOKKEEPING:
-            if type(value := state[key]) in _REFERRING:
+        for key in state.keys() - BOOKKEEPING:
+            if type(value := state[key]) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
             if state[key]:
                 state[key] = _relink(state[key], twins)
     made: nn.Module = twins[id(module)]
+    if beside:
+        made.__dict__["_beside"] = clones
     return made
 
 
-_BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+class _Twins(dict[int, Any]):
+    """What takes the place of an object in clones, by the object's id."""
+
+    def __init__(self, carriers: frozenset[int]) -> None:
+        super().__init__()
+        self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
+
+
+BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (
-    frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial}) | _TABLES
+    frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial})
+    | {weakref.ReferenceType}
+    | _TABLES
 )
 
 
-def _relink(value: Any, twins: dict[int, Any]) -> Any:
+def _relink(value: Any, twins: _Twins) -> Any:
     """`value` with the modules it refers to outside `_modules` replaced by their clones.
 
     `twins` also remembers containers and functions, so that a hook and its module go on sharing a list.
@@ -105,10 +132,19 @@ def _relink(value: Any, twins: dict[int, Any]) -> Any:
         return made
     if kind is tuple:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
+    if kind is weakref.ReferenceType:
+        held = value()
+        made = _relink(held, twins)
+        return value if made is held else weakref.ref(made)
+    if id(value) in twins.carriers and not isinstance(value, type):
+        made = twins[id(value)] = copy.copy(value)
+        for name in fields_of(value):
+            object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
+        return made
     return value
 
 
-def _reclosed(function: types.FunctionType, twins: dict[int, Any]) -> types.FunctionType:
+def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
     """A function whose closure holds clones, where it holds anything that has one."""
     cells = [types.CellType() for _ in function.__closure__ or ()]
     made = types.FunctionType(

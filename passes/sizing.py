@@ -8,6 +8,7 @@ is always sound: the rules take it for any number.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.call import carries
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.evaluate import META, call_of
 from fxteleport.passes.guards import GUARDS, expect
+from fxteleport.passes.helpers import Given
 from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.proxy import same_items
 from fxteleport.passes.rules import bound, lookup
@@ -46,7 +49,7 @@ class Sizing:
         tensors = iter(given or ())
         for node in graph.nodes:
             inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
-            self.at[node] = next(tensors) if inner else self.visit(node)
+            self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
@@ -65,8 +68,10 @@ class Sizing:
             return found
         if node.target in (operator.getitem, getattr) and isinstance(first, (list, dict)):
             return self.part(node, first, args[1], value)
+        if node.target is torch.Size and isinstance(first, list):
+            return first
         leaves = _leaves((args, kwargs))
-        rests = "trust" in node.meta or any(map(_rests_on_sizes, leaves))
+        rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
@@ -94,9 +99,15 @@ class Sizing:
         if node in self.captured.branches:
             tensors = [x for x in leaves if type(x) is Sized]
             outs = [self.run(graph, tensors) for graph in self.captured.branches[node]]
-            return outs[0]
+            if isinstance(backward := self.captured.backwards.get(node), fx.Graph):
+                self.run(backward, [*tensors, *[x for x in _leaves(outs[0]) if type(x) is Sized]])
+            return outs[0] if all(_alike(outs[0], out) for out in outs[1:]) else self.opened(value)
         target = self.captured.modules.get(path, node.target)
-        shapes = self.told(node, target, value, args, kwargs)
+        if isinstance(target, Given):  # the layer's shape function finds its tensors among the arguments
+            named = {k: v for k, v in kwargs.items() if type(v) is not Sized or carries(v.value)}
+            shapes = self.told(node, target.layer, value, args, named)
+        else:
+            shapes = self.told(node, target, value, args, kwargs)
         if shapes is None and "trust" not in node.meta:
             shapes = self.probed(node, target, value, args, kwargs)
         if shapes is None:
@@ -255,6 +266,12 @@ def _leaves(x: Any) -> list[Any]:
     return [leaf for item in x for leaf in _leaves(item)]
 
 
+def _alike(a: Any, b: Any) -> bool:
+    """True where two graphs of one call give the same sizes."""
+    pairs = list(itertools.zip_longest(_leaves(a), _leaves(b)))
+    return all(x.sizes == y.sizes if type(x) is Sized and type(y) is Sized else x is y or x == y for x, y in pairs)
+
+
 def _known(value: Any) -> Any:
     """A value that is the same on every input, but for what its tensors hold."""
     if isinstance(value, Tensor):
@@ -266,11 +283,12 @@ def _known(value: Any) -> Any:
 
 def _agree(value: Any, shapes: Any) -> bool:
     """True where the known ones of the sizes are those of the example."""
+    if not isinstance(shapes, (tuple, list)):
+        return shapes is None and not isinstance(value, Tensor)
     if isinstance(value, Tensor):
-        return len(shapes) == value.ndim and all(
-            type(n) is not int or n == m for n, m in zip(shapes, value.shape, strict=True)
-        )
-    return shapes is None or (len(value) == len(shapes) and all(map(_agree, value, shapes)))
+        pairs = zip(shapes, value.shape, strict=False)
+        return len(shapes) == value.ndim and all(type(n) is not int or n == m for n, m in pairs)
+    return isinstance(value, (tuple, list)) and len(value) == len(shapes) and all(map(_agree, value, shapes))
 
 
 def _sized(value: Any, shapes: Any, uncertain: bool) -> Any:

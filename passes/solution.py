@@ -61,6 +61,18 @@ class Solution:
         place[self.many] = np.arange(self.num_free + 1, self.half)
         return torch.from_numpy(place)
 
+    def keys(self, differ: Array | None = None) -> Array:
+        """A 64-bit hash of every symbol, additive in the exponents of its monomial: 0 is structurally 1.
+
+        Args:
+            differ: bool [num_free]: the free values that count; the others are taken for 1.
+        """
+        random = np.random.default_rng(0).integers(-(2**62), 2**62, self.num_free)
+        key = np.append(random if differ is None else np.where(differ, random, 0), 0)
+        result: Array = key[self.index] * self.exponent
+        result[self.many] = (key[self.many_index] * self.many_exponent).sum(1)
+        return result
+
     @functools.cached_property
     def lowest(self) -> Array:
         """What free values lie above, float32; nothing does for a unit, so that those are looked at closely."""

@@ -6,6 +6,7 @@ Frames are walked as they are, by file name: a few hundred nanoseconds a node, w
 
 from __future__ import annotations
 
+import linecache
 import sys
 from pathlib import Path
 from types import FrameType
@@ -15,8 +16,8 @@ import torch
 Line = tuple[str, int]  # file and line number
 
 _HERE = Path(__file__).parent
-_OWN = (f"{_HERE}/", f"{Path(torch.__file__).parent}/")
-_END = str(_HERE / "capture.py")  # what called it is no part of the model
+OWN = (f"{_HERE}/", f"{Path(torch.__file__).parent}/")
+CAPTURE = str(_HERE / "capture.py")  # what called it is no part of the model
 _foreign: dict[str, bool] = {}
 
 
@@ -35,12 +36,12 @@ def calling_frame() -> FrameType | None:
         file = code.co_filename
         foreign = _foreign.get(file)
         if foreign is None:
-            foreign = _foreign[file] = not file.startswith(_OWN)
+            foreign = _foreign[file] = not file.startswith(OWN)
         if foreign:
             return frame
-        if nearest is None and not file.startswith(_OWN[0]):
+        if nearest is None and not file.startswith(OWN[0]):
             nearest = frame
-        if file == _END or frame.f_back is None:
+        if file == CAPTURE or frame.f_back is None:
             return nearest
         frame = frame.f_back
 
@@ -48,7 +49,7 @@ def calling_frame() -> FrameType | None:
 def asking_frame() -> FrameType | None:
     """The innermost frame outside this package, of torch's code, too."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN[0]):
+    while frame is not None and frame.f_code.co_filename.startswith(OWN[0]):
         frame = frame.f_back
     return frame
 
@@ -56,3 +57,9 @@ def asking_frame() -> FrameType | None:
 def written(line: Line | None) -> str:
     """A line as `file:number`; "" for none."""
     return "" if line is None else f"{line[0]}:{line[1]}"
+
+
+def quoted(line: Line | None) -> str:
+    """A line as `file:number: text`; "" for none."""
+    text = "" if line is None else linecache.getline(*line).strip()
+    return f"{written(line)}: {text}" if text else written(line)

@@ -27,7 +27,7 @@ def without_drawing(tracer: Tracer) -> Iterator[None]:
     finally:
         now: Any = np.random.get_state()
         if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
-            tracer.specialized.append("random numbers of Python's or numpy's are those that the trace drew")
+            tracer.rest_on("data", "random numbers of Python's or numpy's are those that the trace drew", path="")
             random.setstate(python)
             np.random.set_state(numpy)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fxteleport.errors import RuleError
 from fxteleport.passes.maps import ANY, CobMap, support
 
 
@@ -90,8 +91,20 @@ class System:
         self.require_one(a, origin)
 
     def constant(self, a: CobMap, axes: Iterable[int], origin: Origin) -> CobMap:
-        """Require `a` to be constant along axes; returns it with size 1 there."""
+        """Require `a` to be constant along axes; returns it with size 1 there.
+
+        Raises:
+            RuleError: an axis that the map does not have. To take it for one along which nothing varies would lose the
+                constraint; so the mistake of a rule is not taken for a call that the rule declines, either.
+        """
         over = frozenset(axes)
+        rank = max((s.ndim for s, _ in a.factors), default=None)
+        if rank is not None and not over <= frozenset(range(rank)):
+            wrong = sorted(over - frozenset(range(rank)))
+            raise RuleError(
+                f"the rule of '{origin.node}' requires a map of rank {rank} to be constant along the axes {wrong}"
+                f" ({origin.why}), which it does not have: count them from 0, and take negative ones modulo the rank"
+            )
         touched = tuple(f for f in a.factors if support(f[0]) & over)
         if not touched:
             return a

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxteleport.passes import modes
+from fxteleport.passes.leaves import is_leaf
+from fxteleport.passes.settings import note_reads
 from fxteleport.passes.shadow import clone
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.M
         lambda name, _: _Lazy(tracer, name),
         path,
         class_of=functools.partial(_traced_class, tracer),
-        table=_Table,
+        table=functools.partial(Table, tracer),
         training=training,
     )
 
@@ -51,8 +55,45 @@ class _Lazy:
         self.tracer, self.name = tracer, name
 
 
-class _Table(dict):  # type: ignore[type-arg]
-    """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read."""
+def holds_its_own(module: nn.Module) -> bool:
+    """True where a shadow's parameters and buffers are those that it was made with."""
+    return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
+
+
+class Table(dict):  # type: ignore[type-arg]
+    """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
+
+    Assignments are noted; a tensor of its own that is put back (by `torch.func.functional_call`) is one again.
+    """
+
+    def __init__(self, tracer: Tracer, given: dict[str, Any]) -> None:
+        super().__init__(given)
+        self._tracer, self._given = tracer, given
+
+    def is_its_own(self) -> bool:
+        return len(self) == len(self._given) and all(map(operator.is_, dict.values(self), self._given.values()))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        own = self._given.get(key)
+        if type(own) is _Lazy and value is not None and value is self._tracer.read(own.name):
+            value = own
+        if value is not dict.get(self, key, self):
+            self._tracer.writes.note(self, key)
+            dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._tracer.writes.note(self, key)
+        dict.__delitem__(self, key)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        value = self.get(key, *default) if key in self or default else self[key]
+        if key in self:
+            del self[key]
+        return value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
 
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)
@@ -76,6 +117,15 @@ class _TracedCall:
     def __init_subclass__(cls) -> None:
         """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "training":
+            self._tracer.writes.note(vars(self), name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._tracer.writes.note(vars(self), name)
+        super().__delattr__(name)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
         if _is_made_by_forward(self):
@@ -94,7 +144,12 @@ def _traced_class(tracer: Tracer, module: nn.Module) -> type:
     if found is None:
         members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
         members |= {"_tracer": tracer, "__module__": cls.__module__}
+        if not any("training" in vars(c) for c in cls.__mro__):
+            members["training"] = modes.attribute(tracer)
         found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
+    elif is_leaf(module):  # all of one class have the same attributes
+        return found
+    note_reads(found, module)
     return found
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.modules import Teleported
 from fxteleport.passes.maps import ANY, ONE
 from fxteleport.passes.system import System
 
@@ -68,7 +69,8 @@ def check_exact(
     assert report.nodes > 0
     assert plan.num_free >= at_least, f"{mode} {norm_stats}: {plan.num_free} free values, expected {at_least}"
     if not plan.opaque:
-        assert network.state_dict().keys() == model.state_dict().keys()
+        assert original_keys(network) == list(model.state_dict())
+        assert_state_is_whole(plan, network, seed + 1)
     return plan
 
 
@@ -113,6 +115,32 @@ def exponent_matrix() -> Callable[[System], np.ndarray]:
         return found
 
     return matrix
+
+
+def original_keys(network: nn.Module) -> list[str]:
+    """The keys of a state dict that are not of a teleported operation's CoB."""
+    cobs = {f"{n}.{m.buffer}" for n, m in network.named_modules() if isinstance(m, Teleported)}
+    return [key for key in network.state_dict() if key not in cobs]
+
+
+def assert_state_is_whole(plan: ft.Plan, network: nn.Module, seed: int) -> None:
+    """Networks of one plan differ in nothing but their state dicts: one takes over the other's, wraps and all."""
+    state = network.state_dict()
+    other = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=seed))
+    other.load_state_dict(state, strict=True)
+    found = other.state_dict()
+    assert found.keys() == state.keys()
+    for key, value in state.items():
+        assert not isinstance(value, Tensor) or torch.equal(_bits(value), _bits(found[key])), key
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.contiguous().reshape(-1).view(torch.uint8)
+
+
+@pytest.fixture(scope="session", name="original_keys")
+def _original_keys() -> Callable[[nn.Module], list[str]]:
+    return original_keys
 
 
 class Probe(nn.Module):

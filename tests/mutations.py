@@ -1,6 +1,10 @@
-"""Mutation testing: every factor of every rule is broken, one at a time, and the tests must notice.
+"""Mutation testing: every factor of every rule, and of the passes, is broken, one at a time; the tests must notice.
 
-    python tests/mutations.py passes/rules/*.py --record mutants.jsonl
+    python tests/mutations.py --target rules constrain solve rewrite verify held checkpoint --record mutants.jsonl
+    python tests/mutations.py --target verify held --record mutants.jsonl --report
+    python tests/mutations.py passes/rules/odd.py --record mutants.jsonl
+
+What a target is (its files, and the tests that are run beside the files' own) is in mutation_targets.json.
 
 A mutant is the source of one file with one node of its syntax tree changed: a constraint dropped, a ratio the other
 way round, an axis shifted, a sign or a bias left out (`changes` has them all). A process forked from one that has
@@ -32,6 +36,7 @@ from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parent.parent
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.json"
+TARGETS = ROOT / "tests" / "mutation_targets.json"
 _SECONDS = 120  # for one test
 _OMITTED = frozenset({"annotation", "returns", "decorator_list", "type_comment"})
 _PARTS = ("all", "sign", "magnitude")
@@ -229,7 +234,8 @@ def _line(node: Any) -> str:
 
 def living(file: str) -> Any:
     """The module of a file."""
-    return importlib.import_module("fxteleport." + file.removesuffix(".py").replace("/", "."))
+    path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return importlib.import_module(path if path.partition(".")[0] == "fxteleport" else f"fxteleport.{path}")
 
 
 def install(file: str, source: str, scope: str) -> None:
@@ -264,8 +270,8 @@ def watch(file: str, reached: set[tuple[str, str]]) -> None:
 class Runner:
     """A pytest plugin that runs, for each mutant, the collected tests that reach its function, until one fails."""
 
-    def __init__(self, found: list[Mutant], record: Path) -> None:
-        self.found, self.record = found, record
+    def __init__(self, found: list[Mutant], record: Path, seconds: float = float("inf")) -> None:
+        self.found, self.record, self.end = found, record, time.monotonic() + seconds
         self.kills: Counter[str] = Counter()
 
     @staticmethod
@@ -287,6 +293,8 @@ class Runner:
         if session.testsfailed:
             return True
         for mutant in self.found:
+            if time.monotonic() > self.end:
+                break
             start = time.perf_counter()
             items = [i for i in session.items if (mutant.file, _outermost(mutant)) in reach[i]]
             items.sort(key=lambda item: (item.path != own_tests(mutant.file), -self.kills[item.nodeid]))
@@ -332,27 +340,74 @@ def _outermost(mutant: Mutant) -> str:
 def own_tests(file: str) -> Path:
     """The tests that mirror a file."""
     path = Path(file)
-    return ROOT / "tests" / path.parent / f"test_{'registry' if path.stem == '__init__' else path.stem}.py"
+    folder = path.parent.relative_to("fxteleport") if path.parts[0] == "fxteleport" else path.parent
+    name = path.stem
+    if name == "__init__":  # of a package
+        name, folder = ("registry", folder) if folder.name == "rules" else (folder.name, folder.parent)
+    return ROOT / "tests" / folder / f"test_{name}.py"
+
+
+def target(name: str) -> tuple[list[str], list[str]]:
+    """The files of a target, and the tests beside their own; patterns that match nothing are left out."""
+    table: dict[str, dict[str, list[str]]] = json.loads(TARGETS.read_text())
+    files = [str(p) for pattern in table[name]["files"] for p in sorted(ROOT.glob(pattern))]
+    tests = [
+        str(p) + "".join(f"::{test}" for test in [pattern.partition("::")[2]] if test)
+        for pattern in table[name]["tests"]
+        for p in sorted(ROOT.glob(pattern.partition("::")[0]))
+    ]
+    return files, tests
+
+
+def report(files: list[str], lines: list[dict[str, Any]]) -> str:
+    """How many mutants of each file were noticed by what, and the names of those that were not."""
+    last = {line["name"]: line["by"] for line in lines if not line["by"]}
+    last |= {line["name"]: line["by"] for line in lines if line["by"]}
+    head = "| file | mutants | noticed by own tests | by others | mean the same | not noticed | not run |"
+    rows, unnoticed = [head, "|---|---:|---:|---:|---:|---:|---:|"], []
+    for file in files:
+        names = [m.name for m in mutants(Path(file).resolve())]
+        same = [n for n in names if n in equivalents()]
+        known = {n: last[n] for n in names if n in last and n not in same}
+        own = str(own_tests(str(Path(file).resolve().relative_to(ROOT))).relative_to(ROOT))
+        by_own = sum(by.startswith(own) for by in known.values() if by)
+        by_other = sum(bool(by) for by in known.values()) - by_own
+        missed = [n for n, by in known.items() if not by]
+        unnoticed += missed
+        counts = [len(names), by_own, by_other, len(same), len(missed), len(names) - len(known) - len(same)]
+        rows.append(f"| `{Path(file).resolve().relative_to(ROOT)}` | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join([*rows, "", *(f"not noticed: {name}" for name in unnoticed)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="files under the root whose mutants are run")
+    parser.add_argument("files", nargs="*", help="files under the root whose mutants are run")
+    parser.add_argument("--target", nargs="*", default=[], help="or all files of these targets, with their tests")
     parser.add_argument("--record", default="mutants.jsonl", help="where results go, one line each")
     parser.add_argument("--only", default="", help="only mutants whose name contains this")
     parser.add_argument("--wider", nargs="*", default=[], help="more tests, after the file's own")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no new mutant after so long")
+    parser.add_argument("--report", action="store_true", help="tell what the record says, and run nothing")
     parser.add_argument("--list", action="store_true", help="list them, and run nothing")
     given = parser.parse_args()
+    for name in given.target:
+        files, tests = target(name)
+        given.files += files
+        given.wider += tests
     record = Path(given.record)
     lines = record.read_text().splitlines() if record.exists() else []
+    if given.report:
+        print(report(given.files, [json.loads(line) for line in lines]))
+        return
     done = {line["name"] for line in map(json.loads, lines) if line["by"]} | equivalents().keys()
     found = [m for f in given.files for m in mutants(Path(f).resolve()) if given.only in m.name and m.name not in done]
     if given.list:
         print(*(f"{m.line}: {m.operator}: {m.name}" for m in found), sep="\n")
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: a fork leaves its threads behind, and waits for them
-    tests = dict.fromkeys([*(str(own_tests(m.file)) for m in found), *given.wider])
-    sys.exit(pytest.main(["-s", "-W", "ignore", *tests], plugins=[Runner(found, record)]))
+    own = [str(own_tests(m.file)) for m in found if own_tests(m.file).exists()]
+    tests = dict.fromkeys([*own, *given.wider])
+    sys.exit(pytest.main(["-s", "-W", "ignore", *tests], plugins=[Runner(found, record, given.seconds)]))
 
 
 if __name__ == "__main__":

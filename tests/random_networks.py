@@ -1,26 +1,38 @@
-"""Random networks: directed acyclic graphs over the table of operations, drawn by hypothesis.
+"""Random networks: directed acyclic graphs over the tables of operations, drawn by hypothesis or by a seed.
 
 A network is plain data, a `Script`: for each step the operation's name, the values it takes and what it picked.
-`Network` is the module that runs it. Values that nothing takes are the outputs, so nothing is dead code.
+`Network` is the module that runs it. Values that nothing takes are the outputs, so nothing is dead code. Most
+networks run at other sizes, too, of each axis that is no feature axis (`others` finds them).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
+import random_operations
 import torch
-from random_operations import OPERATIONS, Function, Unfit
+from random_changes import CHANGES
+from random_operations import Function, Operation, Unfit
+from random_sizes import SIZES
 from torch import Tensor, nn
 
 import fxteleport as ft
 
-SHAPES = [(2, 3), (2, 3, 4), (2, 4, 3), (2, 4, 2, 2), (2, 2, 3, 3), (2, 3, 4, 2), (2, 1, 2)]
+OPERATIONS: dict[str, Operation] = {**random_operations.OPERATIONS, **SIZES, **CHANGES}
+KINDS = [*SIZES, *CHANGES]  # what a plan may take for what it was in the example
+SHAPES = [
+    *[(2, 3), (2, 3, 4), (2, 4, 3), (2, 4, 2, 2), (2, 2, 3, 3), (2, 3, 4, 2), (2, 1, 2)],
+    *[(1, 4), (1, 3, 4), (1, 1, 4), (1, 2, 3, 3)],  # where a batch of one hides what a view mixes
+]
 STEMS = ["Linear", "Conv2d", "Conv1d"]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+Draw = Callable[[int], int]  # a number below another
 _LARGEST = 1e3  # values beyond it, and not finite ones, are not drawn
 _MOST = 256  # elements of a value
 
@@ -44,10 +56,14 @@ class Script:
 
     def make(self) -> tuple[Network, list[Tensor]]:
         """The network in eval mode, its parameters re-drawn, and inputs for it."""
-        generator = torch.Generator().manual_seed(1)
-        inputs = [torch.randn(shape, generator=generator).to(self.dtype) for shape in self.inputs]
+        inputs = self.draw(self.inputs)
         network = Network(self, inputs)
         return network, inputs
+
+    def draw(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Inputs of other shapes."""
+        generator = torch.Generator().manual_seed(1)
+        return [torch.randn(shape, generator=generator).to(self.dtype) for shape in shapes]
 
 
 class Network(nn.Module):
@@ -69,6 +85,11 @@ class Network(nn.Module):
                 self.drafts += several_of(module(*operands))
         ft.randomize(self.float()).to(script.dtype)
         self.eval()
+
+    def made(self) -> Network:
+        """Itself, without what it was made with."""
+        self.earlier, self.drafts = [], []
+        return self
 
     def values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Every value, inputs first."""
@@ -95,7 +116,7 @@ class Picks:
         self,
         answers: Sequence[int] = (),
         earlier: Sequence[tuple[nn.Module, list[torch.Size]]] = (),
-        draw: Callable[[Any], int] | None = None,
+        draw: Draw | None = None,
     ) -> None:
         self.answers, self.earlier, self.draw, self.asked = list(answers), earlier, draw, 0
 
@@ -103,14 +124,14 @@ class Picks:
         if not options:
             raise Unfit
         if self.asked == len(self.answers):
-            self.answers.append(self.draw(st.integers(0, len(options) - 1)) if self.draw else 0)
+            self.answers.append(self.draw(len(options)) if self.draw else 0)
         self.asked += 1
         return options[self.answers[self.asked - 1]]
 
 
 @torch.no_grad()
 def grown(
-    script: Script, step: Step, draw: Callable[[Any], int] | None = None, network: Network | None = None
+    script: Script, step: Step, draw: Draw | None = None, network: Network | None = None
 ) -> tuple[Script, list[Tensor], Network] | None:
     """The script with one more step, the values it computes and its network; None where the step makes no sense.
 
@@ -123,7 +144,7 @@ def grown(
         script = replace(script, steps=(*script.steps, replace(step, picks=tuple(picks.answers))))
         network, inputs = script.make()
         values = network.values(inputs)
-    except (Unfit, RuntimeError, ValueError):
+    except (Unfit, RuntimeError, ValueError, IndexError):
         return None
     return (script, values, network) if all(map(sensible, values)) else None
 
@@ -160,35 +181,109 @@ def fitting(name: str, values: Sequence[Tensor]) -> list[tuple[int, ...]]:
     return [at for at in places if fits(name, tuple(kinds[i] for i in at))]
 
 
-@st.composite
-def scripts(
-    draw: Any,
+# -- other sizes ----------------------------------------------------------------------------------------------------
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def stretched(inputs: Shapes) -> Iterator[tuple[str, Shapes]]:
+    """The shapes of inputs with one axis of another size, and which: the batch of all, or an axis of all that share it.
+
+    Two other sizes an axis, one larger; of an axis of size 1 both are.
+    """
+    sizes = {2: (3, 1)}
+    for n in {shape[0] for shape in inputs}:
+        for other in sizes.get(n, (n + 1, n + 2)):
+            yield "batch", tuple((other, *shape[1:]) for shape in inputs)
+    for axis in range(1, max(map(len, inputs))):
+        for n in {shape[axis] for shape in inputs if len(shape) > axis}:
+            for other in (n + 1, n - 1 or n + 2):
+                yield (
+                    f"axis {axis} of {n}",
+                    tuple((*s[:axis], other, *s[axis + 1 :]) if s[axis : axis + 1] == (n,) else s for s in inputs),
+                )
+
+
+@torch.no_grad()
+def others(script: Script, network: Network, among: Sequence[tuple[str, Shapes]] = ()) -> list[tuple[str, Shapes]]:
+    """Which other sizes of its inputs a network takes, with moderate values."""
+    found = []
+    for axis, shapes in among or stretched(script.inputs):
+        try:
+            values = network.values(script.draw(shapes))
+        except Exception:  # whatever an operation raises for such a size
+            continue
+        if all(bool(v.abs().max() <= _LARGEST) for v in values if v.numel()):
+            found.append((axis, shapes))
+    return found
+
+
+# -- drawing --------------------------------------------------------------------------------------------------------
+
+
+def build(
+    draw: Draw,
     names: Sequence[str] = tuple(OPERATIONS),
     most: int = 16,
     size: int = _MOST,
-    dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16),
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    sized: bool = True,
 ) -> Script:
-    """Networks of up to `most` drawn steps beside stems and heads, with values of up to `size` elements."""
-    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
-    script = Script(draw(st.sampled_from(dtypes)), tuple(shapes))
+    """Draw a network of up to `most` steps beside stems and heads, with values of up to `size` elements.
+
+    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken.
+    """
+
+    def among(options: Sequence[Any]) -> Any:
+        return options[draw(len(options))]
+
+    shapes = tuple(among(SHAPES) for _ in range(1 + draw(2)))
+    if sized:  # one batch for all
+        shapes = tuple((shapes[0][0], *s[1:]) for s in shapes)
+    script = Script(among(dtypes), shapes)
     network, values = script.make()
+    takes = list(stretched(shapes)) if sized else []
+    kinds = [n for n in KINDS if n in names]
 
     def grow(name: str, operands: tuple[int, ...]) -> None:
-        nonlocal script, values, network
+        nonlocal script, values, network, takes
         more = grown(script, Step(name, operands, ()), draw, network)
-        if more is not None and max(v.numel() for v in more[1]) <= size:
-            script, values, network = more
+        if more is None or max(v.numel() for v in more[1]) > size:
+            return
+        if takes:
+            left = others(more[0], more[2], takes)
+            if {axis for axis, _ in left} < {axis for axis, _ in takes} and name not in STEMS and draw(8):
+                return
+            takes = left
+        script, values, network = more
 
     for i in range(len(shapes)):
-        if draw(st.integers(0, 9)) < 9:
-            grow(draw(st.sampled_from(possible(STEMS, [values[i]]))), (i,))
-    for _ in range(draw(st.integers(1, most))):
-        name = draw(st.sampled_from(possible(names, values)))
+        if draw(16):
+            grow(among(possible(STEMS, [values[i]])), (i,))
+    for _ in range(1 + draw(most)):
+        pool = names
+        if sized:  # a layer between the others keeps something free
+            pool = among([names, names, names, kinds, kinds, ["Linear"]])
+        fit = possible(pool, values)
+        if not fit:
+            continue
+        name = among(fit)
         places = fitting(name, values)
-        hidden = [at for at in places if min(at) >= len(shapes)]
-        grow(name, draw(st.sampled_from(hidden or places)))
+        grow(name, among([at for at in places if min(at) >= len(shapes)] or places))
     taken = {i for step in script.steps for i in step.operands}
+    ends = ["head", *(["end of all lengths"] * 3 if sized else [])]
     for i in range(len(shapes), len(values)):
-        if i not in taken and draw(st.integers(0, 3)) < 3 and values[i].ndim >= 2:
-            grow("head", (i,))
+        if i not in taken and draw(8) and values[i].ndim >= 2:
+            grow(among(ends), (i,))
     return script
+
+
+@st.composite
+def scripts(draw: Any, **settings: Any) -> Script:
+    """Networks drawn by hypothesis (see `build`)."""
+    return build(lambda n: draw(st.integers(0, n - 1)), **settings)
+
+
+def seeded(seed: int, number: int, **settings: Any) -> Script:
+    """Network `number` of a seed, whatever was drawn before it."""
+    return build(random.Random(f"{seed} {number}").randrange, **settings)

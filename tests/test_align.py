@@ -115,3 +115,66 @@ def test_wrong_weights_are_named() -> None:
         plan.align(model, {n: w for n, w in weights.items() if n != "0.bias"})
     with pytest.raises(ft.InputError, match=r"'0.bias' has shape"):
         plan.align(model, weights | {"0.bias": torch.zeros(2)})
+
+
+def descended(plan: ft.Plan, a: nn.Module, b: nn.Module, start: ft.ChangeOfBasis) -> float:
+    """The relative distance that plain gradient descent on the log-magnitudes reaches."""
+    goal = {n: p.detach() for n, p in b.named_parameters()}
+    whole = sum(float(w.square().sum()) for w in goal.values())
+
+    def distance(point: ft.Point) -> Tensor:
+        return sum((point.weights[n] - w).square().sum() for n, w in goal.items()) / whole  # type: ignore[return-value]
+
+    return plan.optimize(start, distance, steps=80, lr=0.1).value ** 0.5
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_it_is_as_near_as_descent_and_never_farther_than_the_identity(kind: str, mode: str) -> None:
+    build, shape = CASES[kind]
+    a, b = (ft.randomize(build().double().eval(), seed) for seed in (0, 1))
+    plan = ft.plan(a, torch.zeros(shape, dtype=torch.float64), mode=mode)
+    found = plan.align(a, b)
+    assert found.after <= found.before
+    starts = (plan.identity(), plan.sample(0.5, "inter", seed=3))
+    assert found.after <= 1.01 * min(descended(plan, a, b, start) for start in starts)
+
+
+def trained(seed: int) -> nn.Module:
+    """A small convolutional network that tells rows from columns."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32, 2),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(60):
+        x = torch.randn(32, 1, 4, 4, generator=generator)
+        y = (x.mean(2).abs().amax((1, 2)) > x.mean(3).abs().amax((1, 2))).long()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_networks_that_were_trained_apart(mode: str) -> None:
+    a, b = trained(1), trained(2)
+    plan = ft.plan(a, torch.zeros(2, 1, 4, 4), mode=mode)
+    found = plan.align(a, b)
+    assert not found.exact and found.after <= found.before
+    starts = (plan.identity(), plan.sample(0.5, "inter", seed=3))
+    assert found.after <= 1.01 * min(descended(plan, a, b, start) for start in starts)
+
+
+def test_the_identity_is_where_nothing_is_nearer() -> None:
+    """Pruned networks: two zeros are no weight that is mapped."""
+    model, plan = made("mlp")
+    other = ft.randomize(mlp().double(), seed=9)
+    with torch.no_grad():
+        for network in (model, other):
+            for p in network.parameters():
+                p[torch.rand(p.shape, generator=torch.Generator().manual_seed(4)) < 0.8] = 0
+    found = plan.align(model, other)
+    assert not found.exact and found.after <= found.before

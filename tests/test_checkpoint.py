@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.files import read_tensors
+from fxteleport.files import read_tensors, write_tensors
 from fxteleport.passes.rewrite import TeleportedModule
 
 
@@ -87,6 +87,27 @@ def test_the_number_format_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     network = _teleported(model, x, "full")
     ft.save(tmp_path / "net", network, "test_resnet")
     assert torch.equal(ft.load(tmp_path / "net")(x), network(x))
+
+
+def test_files_of_before_state_dicts_held_cobs(tmp_path: Path) -> None:
+    """Format 1: the original's keys alone, and no word of a format; the operations come from the CoB."""
+    model, x = ft.randomize(timm.create_model("test_resnet")).eval(), _images()
+    network = _teleported(model, x, "full")
+    weights, _, description = ft.save(tmp_path / "net", network, "test_resnet")
+    tensors, marks = read_tensors(weights)
+    write_tensors(weights, {key: tensors[key] for key in model.state_dict()}, marks)
+    facts = json.loads(description.read_text())
+    with pytest.raises(ft.CheckpointError, match="Missing key"):
+        ft.load(tmp_path / "net")  # a newer file that lost them
+    del facts["format"], facts["extra_state"]
+    description.write_text(json.dumps(facts))
+    loaded = ft.load(tmp_path / "net")
+    assert len(network.state_dict()) > len(model.state_dict())
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    assert torch.equal(loaded(x), network(x))
+    description.write_text(json.dumps(facts | {"format": 3}))
+    with pytest.raises(ft.CheckpointError, match="format 3"):
+        ft.load(tmp_path / "net")
 
 
 @pytest.fixture

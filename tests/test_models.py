@@ -119,7 +119,7 @@ def test_deepcopy(pair: tuple[nn.Module, nn.Module, Tensor]) -> None:
     model, network, x = pair
     twin = copy.deepcopy(network)
     assert list(twin.state_dict()) == list(network.state_dict())
-    assert twin.state_dict().keys() == model.state_dict().keys()
+    assert twin.state_dict().keys() >= model.state_dict().keys()
     assert torch.equal(twin(x), network(x))
     assert twin(x).data_ptr() != network(x).data_ptr()
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(twin.parameters(), network.parameters(), strict=True))

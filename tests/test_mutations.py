@@ -1,4 +1,4 @@
-"""A rule that is broken in one factor fails its tests (docs/reliability.md has the table of all rules)."""
+"""A rule or a pass that is broken in one place fails its tests (docs/reliability.md has the table of all)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import ROOT, equivalents, mutants
+from mutations import ROOT, TARGETS, equivalents, living, mutants, own_tests, report, target
 
 
 def test_every_factor_has_a_mutant() -> None:
@@ -38,3 +38,39 @@ def test_no_mutant_survives(rule: str, least: int, tmp_path: Path) -> None:
     results = [json.loads(line) for line in record.read_text().splitlines()]
     assert len(results) >= least
     assert [r["name"] for r in results if not r["by"]] == []
+
+
+@pytest.mark.parametrize("name", json.loads(TARGETS.read_text()))
+def test_every_target_is_there(name: str) -> None:
+    files, tests = target(name)
+    assert files and tests
+    for file in files:
+        path = str(Path(file).relative_to(ROOT))
+        assert Path(living(path).__file__) == Path(file)
+        assert name == "rules" or next(mutants(Path(file)))
+    assert all(Path(test.partition("::")[0]).exists() for test in tests)
+
+
+def test_own_tests() -> None:
+    expected = {
+        "passes/rules/odd.py": "passes/rules/test_odd.py",
+        "passes/rules/__init__.py": "passes/rules/test_registry.py",
+        "fxteleport/held.py": "test_held.py",
+        "fxteleport/verify/__init__.py": "test_verify.py",
+        "fxteleport/verify/report.py": "verify/test_report.py",
+        "passes/solve.py": "passes/test_solve.py",
+    }
+    assert {file: str(own_tests(file).relative_to(ROOT / "tests")) for file in expected} == expected
+
+
+def test_a_report() -> None:
+    file = ROOT / "passes/rules/odd.py"
+    first, second, third, *rest = [m.name for m in mutants(file) if m.name not in equivalents()]
+    lines = [
+        {"name": first, "by": ""}, {"name": first, "by": "tests/passes/rules/test_odd.py::test_a"},
+        {"name": second, "by": "tests/test_plan.py::test_b"}, {"name": third, "by": ""},
+    ]  # fmt: skip
+    same = sum(m.name in equivalents() for m in mutants(file))
+    text = report([str(file)], lines)
+    assert f"| {len(rest) + 3 + same} | 1 | 1 | {same} | 1 | {len(rest)} |" in text
+    assert f"not noticed: {third}" in text

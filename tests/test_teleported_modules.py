@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.modules import Operation, Rescale, TeleportedActivation, described, is_trivial
+from fxteleport.modules import Operation, Rescale, Teleported, TeleportedActivation, described, is_trivial
 
 TAU = torch.tensor([2.0, -0.5, 1.0, -4.0])
 
@@ -129,10 +129,21 @@ def test_operation(x: Tensor) -> None:
 
 
 @CASES
-def test_the_state_dict_is_empty(module: nn.Module) -> None:
-    assert module.state_dict() == {}
-    module.load_state_dict({}, strict=True)
+def test_the_state_dict_is_the_cob(module: nn.Module) -> None:
+    state = module.state_dict()
+    assert list(state) == [n for n, _ in module.named_buffers()]
+    assert len(state) == isinstance(module, Teleported)
+    module.load_state_dict(state, strict=True)
     assert not list(module.parameters())
+
+
+def test_without_a_cob_it_is_the_operation(x: Tensor) -> None:
+    for module, f in ((TeleportedActivation(nn.GELU(), TAU), nn.GELU()), (Rescale(TAU), nn.Identity())):
+        module.put(torch.ones(4))
+        assert module.cob is None and module.state_dict() == {} and module.extra_repr() == "1"
+        assert torch.equal(module(x), f(x))
+        module.put(TAU)
+        assert module.cob is TAU
 
 
 @CASES

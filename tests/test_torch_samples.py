@@ -18,10 +18,12 @@ pytest.importorskip("expecttest", reason="torch's own tables need the package ex
     [
         pytest.param(["--every", "8", "--most", "1"], 250, id="some"),
         pytest.param(["--every", "16", "--most", "1", "--dtype", "complex64"], 50, id="some complex"),
+        pytest.param(["--every", "16", "--most", "1", "--sizes"], 60, id="some at other sizes"),
         *(
             pytest.param(["--most", "20", "--dtype", dtype], 5_000, id=f"all {dtype}", marks=pytest.mark.slow)
             for dtype in ("float32", "float64", "bfloat16", "complex64")
         ),
+        pytest.param(["--most", "20", "--sizes"], 4_000, id="all at other sizes", marks=pytest.mark.slow),
     ],
 )
 def test_every_form_of_call(arguments: list[str], least: int) -> None:

@@ -5,12 +5,19 @@ that nobody chose with teleportation in mind: keywords, scalars, broadcasts, neg
 tensor of fractions in a sample becomes the output of a linear layer of its own, every element with a CoB of its own;
 the operation runs as a function, as a method and in place; a linear head reads what comes out. The network that a plan
 emits under powers of two with signs must give the same bits, in both modes, at every node.
+
+With `--sizes` the first axis of the sample's tensors comes from the input's: planned at the sample's size and run at
+others that the operation takes, where the emitted network gives the same bits or is refused, and so do weights that
+went back into the original (`apply_`), unless `plan.conditions` names what they rest on.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import copy
+import io
 import json
 import sys
 import warnings
@@ -25,6 +32,7 @@ from torch.utils import _pytree as pytree
 import fxteleport as ft
 
 LARGEST = 4000  # elements in a sample
+ENDS = {"equal", "unfit", "refused"}
 
 
 class Sample(NamedTuple):
@@ -49,11 +57,18 @@ class Probe(nn.Module):
         self.operation, self.dtype, self.whole = sample.operation, sample.dtype, whole
         leaves, self.structure = pytree.tree_flatten((sample.args, sample.kwargs))
         self.leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-        self.stems = nn.ModuleDict({str(i): _stem(x) for i, x in enumerate(self.leaves) if self.moves(x)})
+        made = {str(i): self.source(x) for i, x in enumerate(self.leaves)}
+        self.stems = nn.ModuleDict({i: source for i, source in made.items() if source is not None})
         self.head: nn.Module = nn.Identity()
 
+    def source(self, x: Any) -> nn.Module | None:
+        """What makes an argument out of the input; None for one that stays as it is."""
+        return _stem(x) if self.moves(x) else None
+
     def result(self, z: Tensor) -> Any:
-        leaves = [self.stems[str(i)](z).reshape(x.shape) if self.moves(x) else x for i, x in enumerate(self.leaves)]
+        leaves = [
+            self.stems[str(i)](z).reshape(x.shape) if str(i) in self.stems else x for i, x in enumerate(self.leaves)
+        ]
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
         return self.operation(*args, **kwargs)
 
@@ -92,27 +107,131 @@ def check(sample: Sample, mode: str, whole: bool = False) -> str:
         Unfit: the sample has nothing that could move, is large, does not run, or gives something else each time.
     """
     torch.manual_seed(0)
-    model, z = Probe(sample, whole).eval(), torch.randn(4, dtype=sample.dtype)
-    width = sum(stem.out_features for stem in model.stems.values())
+    model = Probe(sample, whole).eval()
+    return compare(model, finished(model), mode)[0]
+
+
+@torch.no_grad()
+def finished(model: Probe) -> Tensor:
+    """Gives the model its head; returns an input.
+
+    Raises:
+        Unfit: as for `check`.
+    """
+    z = torch.randn(4, dtype=model.dtype)
+    width = sum(x.numel() for x in model.leaves if model.moves(x))
     if not 0 < width <= LARGEST:
         raise Unfit("nothing can move" if width == 0 else "large")
     try:
         results = _seeded(model.results, z)
         size = sum(
-            x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == sample.dtype or model.is_turned(x)
+            x.numel() * (1 + model.is_turned(x)) for x in results if x.dtype == model.dtype or model.is_turned(x)
         )
-        model.head = nn.Linear(size, 3, dtype=sample.dtype) if size else model.head
+        model.head = nn.Linear(size, 3, dtype=model.dtype) if size else model.head
         before, again = _seeded(model, z), _seeded(model, z)
     except Exception as error:
         raise Unfit("does not run") from error
     if not _same(before, again):
         raise Unfit("another result each time")
+    return z
+
+
+@torch.no_grad()
+def compare(model: Probe, z: Tensor, mode: str) -> tuple[str, ft.Plan]:
+    """'equal' or 'different', and the node; and the plan that it was found with."""
     plan = ft.plan(model, z, mode=mode)
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
-    if not _same(before, _seeded(network, z)):
-        return "different"
+    if not _same(_seeded(model, z), _seeded(network, z)):
+        return "different", plan
     report = ft.verify(model, network, z)
-    return "equal" if report.first_difference is None else f"different at {report.first_difference}"
+    return "equal" if report.first_difference is None else f"different at {report.first_difference}", plan
+
+
+class SizedProbe(Probe):
+    """linear layers a row -> the call -> a linear head over what has one size.
+
+    The first axis of each tensor that is as long there as the first one is that of the input; others are a row's.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__(sample)
+        moving = [x for x in self.leaves if self.moves(x)]
+        self.rows = next((x.shape[0] for x in moving if x.ndim), 0)
+        if not self.rows:
+            raise Unfit("nothing can move, or no size")
+        for i, x in enumerate(self.leaves):
+            if self.moves(x) and self.is_sized(x):
+                self.stems[str(i)] = _stem(x.mean(0))
+        self.heads = nn.ModuleDict()
+
+    def is_sized(self, x: Tensor) -> bool:
+        return x.ndim > 0 and x.shape[0] == self.rows
+
+    def result(self, z: Tensor) -> Any:
+        leaves = list(self.leaves)
+        for i, x in enumerate(self.leaves):
+            if self.moves(x):
+                stem, shape = self.stems[str(i)], x.shape[1:]
+                leaves[i] = stem(z).reshape(z.shape[0], *shape) if self.is_sized(x) else stem(z[0]).reshape(x.shape)
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        return self.operation(*args, **kwargs)
+
+    def fit(self, one: list[Tensor], other: list[Tensor]) -> None:
+        """Give heads to the results whose last axis has one size."""
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            if a.dtype == self.dtype and a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0:
+                self.heads[str(i)] = nn.Linear(a.shape[-1], 3, dtype=self.dtype)
+
+    def forward(self, z: Tensor) -> Any:
+        return [self.heads[str(i)](x) if str(i) in self.heads else x for i, x in enumerate(self.results(z))]
+
+
+@torch.no_grad()
+def check_sizes(sample: Sample, mode: str) -> str:
+    """'equal', 'refused' or 'different', and where.
+
+    Raises:
+        Unfit: the sample has nothing that could move, takes no other size, or gives something else each time.
+    """
+    torch.manual_seed(0)
+    model = SizedProbe(sample).eval()
+    if not 0 < sum(stem.out_features for stem in model.stems.values()) <= LARGEST:
+        raise Unfit("large")
+    n = model.rows
+    inputs = {m: torch.randn(m, 4, dtype=sample.dtype) for m in (n, n + 1, n - 1 or n + 2)}
+    try:
+        results = _seeded(model.results, inputs[n])
+    except Exception as error:
+        raise Unfit("does not run") from error
+    taken = {}
+    for m, z in inputs.items():
+        with contextlib.suppress(Exception):  # whatever it raises for such a size
+            taken[m] = _seeded(model.results, z)
+    others = [m for m in taken if m != n and len(taken[m]) == len(results)]
+    if not others:
+        raise Unfit("takes no other size")
+    model.fit(results, taken[others[0]])
+    expected = {m: _seeded(model, inputs[m]) for m in (n, *others)}
+    if not all(_same(expected[m], _seeded(model, inputs[m])) for m in expected):
+        raise Unfit("another result each time")
+    plan = ft.plan(model, inputs[n], mode=mode)
+    cob = plan.sample(0.9, "inter", exact=True, seed=1)
+    network, refused = plan.rewrite(cob), ""
+    twin = plan.apply_(cob, copy.deepcopy(model)) if mode == "weights" and not getattr(plan, "conditions", ()) else None
+    for m in expected:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # fx prints the line that raised
+                found = _seeded(network, inputs[m])
+        except (ft.TeleportError, ValueError) as error:
+            if not isinstance(error, ft.TeleportError) and "capture it again" not in str(error):
+                raise
+            refused = f"refused at {m}: {error}"
+        else:
+            if not _same(expected[m], found):
+                return f"different at size {m} for {n}"
+        if twin is not None and not _same(expected[m], _seeded(twin, inputs[m])):
+            return f"different at size {m} for {n}, apply_"
+    return refused or "equal"
 
 
 def _seeded(fn: Callable[..., Any], *args: Any) -> Any:
@@ -193,6 +312,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=20, help="samples of each")
     parser.add_argument("--dtype", default="float32", help="the number format of what can move")
     parser.add_argument("--whole", action="store_true", help="return what comes out as it comes")
+    parser.add_argument("--sizes", action="store_true", help="run at other sizes than planned")
     parser.add_argument("--record", type=Path, help="write one JSON line a sample")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -202,7 +322,7 @@ def main() -> int:
         for sample in table(chosen.every, chosen.most, getattr(torch, chosen.dtype)):
             for mode in ("full", "weights"):
                 try:
-                    result = check(sample, mode, chosen.whole)
+                    result = check_sizes(sample, mode) if chosen.sizes else check(sample, mode, chosen.whole)
                 except Unfit as unfit:
                     result = f"unfit: {unfit}"
                 except Exception as error:
@@ -213,10 +333,10 @@ def main() -> int:
                 if chosen.record:
                     with chosen.record.open("a") as file:
                         file.write(json.dumps({"name": sample.name, "mode": mode, "result": result}) + "\n")
-                if kind not in ("equal", "unfit"):
+                if kind not in ENDS:
                     print(f"{sample.name} ({mode}): {result}: {str((sample.args, sample.kwargs))[:200]}")
     print(f"{dict(seen)}, {len(names)} operations, variants and layers")
-    return 1 if set(seen) - {"equal", "unfit"} else 0
+    return 1 if set(seen) - ENDS else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from fxteleport.tools.other_inputs import ENDS, counts, entries
 from fxteleport.tools.survey import Row
 
 
@@ -121,13 +122,17 @@ def document(rows: Sequence[Row], command: str) -> str:
 
 
 def _others(rows: Sequence[Row]) -> str:
+    """How the ways to other inputs ended, and for how many networks there were any."""
     known = [r for r in rows if r.other]
-    resized = [r for r in known if str(r.other).split()[0].partition("x")[2] != r.size]
-    refused, different = ([r for r in known if word in str(r.other)] for word in (" refused", " differs"))
-    exact = [r for r in known if str(r.other).endswith(" exact")]
+    resized = [r for r in known if any(e.size != r.size for e in entries(str(r.other)))]
+    ways = counts(str(r.other) for r in known)
+    lines = [f"| {way} | {' | '.join(f'{ends[end]:,}' for end in ENDS)} |" for way, ends in ways.items()]
+    head = [f"| run again on other inputs | {' | '.join(ENDS)} |", "|---|---:|---:|---:|"]
     return (
-        f"Each emitted network was run again on a batch of two: {len(exact)} of {len(known)} exact, {len(different)}"
-        f" different, {len(refused)} refused with an error. For {len(resized)} of them the images had another size too."
+        f"{len(known)} networks were run again on a batch of two and on other sizes of each axis that they take, for"
+        f" {len(resized)} of them images of another size. A checkpoint is the original class with teleported weights."
+        + "\n\n"
+        + "\n".join([*head, *lines])
     )
 
 

@@ -92,8 +92,10 @@ def _call(operation: str, read: list[str]) -> str:
     return f"{operation}({', '.join(read)})"
 
 
-def cob_words(tau: Tensor) -> str:
+def cob_words(tau: Tensor | None) -> str:
     """How many factors, and their range; axes along which they do not vary are left out."""
+    if tau is None:
+        return "1"
     tau = compress(tau.detach())
     if tau.numel() and bool((tau.abs() == 1).all()):
         return f"{count(tau.numel(), 'sign')}, {int((tau < 0).sum())} negative"

@@ -47,8 +47,9 @@ def run(
     settings: Settings,
     step: Callable[[str], None] = lambda _: None,
     execution: Execution | None = None,
+    strict: bool = False,
 ) -> Run:
-    """Plan, sample, rewrite and verify; `step` hears what comes next.
+    """Plan, sample, rewrite and verify; `step` hears what comes next; `strict` refuses a plan with conditions.
 
     Where an execution is wanted too, the networks must first agree as they are, node by node.
 
@@ -57,6 +58,8 @@ def run(
     """
     step("planning")
     found = settings.plan(loaded)
+    if strict:
+        found.require_none()
     cob = settings.sample(found)
     step("rewriting")
     network = found.rewrite(cob)

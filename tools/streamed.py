@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fxteleport.errors import InputError
+from fxteleport.errors import ConditionWarning, InputError
+from fxteleport.plan import Plan
 from fxteleport.shards import read_layout
 from fxteleport.stream import stream
 from fxteleport.tools import models
 from fxteleport.tools.console import count, progress, write_json
 from fxteleport.tools.options import Settings
+from fxteleport.tools.resting import resting
 
 _FACTS = ("mode", "norm_stats", "exact", "landscape", "cob_range", "seed")
 
@@ -26,6 +30,7 @@ def streamed(
     wanted: models.Request,
     output: Path | None,
     json: str | None,
+    strict: bool = False,
 ) -> None:
     """Plan a network without its weights, draw a change of basis, and scale its checkpoint with it.
 
@@ -33,6 +38,7 @@ def streamed(
 
     Raises:
         InputError: no checkpoint or no output is given.
+        ConditionError: `strict`, and the plan rests on conditions.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
     source = wanted.checkpoint
@@ -54,7 +60,9 @@ def streamed(
             before, moved = moved, moved + size
             step("megabytes", moved // 1_000_000 - before // 1_000_000)
 
-        written = stream(found, cob, source, output, told)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
+            written = stream(found, cob, source, output, told, strict)
     seconds = time.perf_counter() - start
     cob.save(basis)
     written.append(basis)
@@ -63,23 +71,25 @@ def streamed(
         **{name: getattr(settings, name) for name in _FACTS},
         "num_free": found.num_free,
         "moved": found.moved,
+        "conditions": [asdict(c) for c in found.conditions],
         "parameters": loaded.parameters,
         "tensors": sum(1 for _ in layout.entries()),
         "bytes": layout.size,
         "seconds": found.seconds | {"stream": seconds},
         "files": [str(f) for f in written],
     }
-    show(out, facts)
+    show(out, facts, found)
     write_json(json, facts)
 
 
-def show(out: Console, facts: dict[str, Any]) -> None:
+def show(out: Console, facts: dict[str, Any], plan: Plan) -> None:
     """Print the summary."""
     seconds = facts["seconds"]["stream"]
     rows = [
         ("model", f"{facts['model']}, {facts['parameters']:,} parameters, {facts['moved']:.2%} of them moved"),
         ("freedom", count(facts["num_free"], "CoB value")),
         ("checkpoint", f"{count(facts['tensors'], 'tensor')}, {facts['bytes'] / 1e9:.2f} GB in {seconds:.1f} s"),
+        *resting(plan.conditions),
         ("compared", "nothing: the weights were never in memory together"),
         *(("written" if i == 0 else "", path) for i, path in enumerate(facts["files"])),
     ]

@@ -1,7 +1,8 @@
 """Survey: what fxteleport makes of one network of timm or torchvision, as one row of the coverage table.
 
 Planned at the network's own input size, in both modes; then teleported with an exact CoB on re-drawn parameters and
-compared at every node, twice on the same emitted graph: at its own size if that is affordable, and at another.
+compared at every node, at its own size if that is affordable; and the same graphs, and a checkpoint, are run on other
+inputs (`tools/other_inputs.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fxteleport.tools.console import one_line
 from fxteleport.tools.determinism import deterministic
 from fxteleport.tools.memory import out_of_memory, peak_bytes
 from fxteleport.tools.models import seeded
+from fxteleport.tools.other_inputs import Other, asked, checkpoint, emitted, shapes
 from fxteleport.tools.unfilled import Unfilled
 from fxteleport.verify import EquivalenceReport, verify
 
@@ -67,11 +69,11 @@ class Row:
         nodes: of the captured graph.
         captured: as a graph, not as one opaque leaf.
         planned: in both modes.
-        exact: bitwise equal at every node in both modes, not vacuous, and no other result on the second input; None:
+        exact: bitwise equal at every node in both modes, not vacuous, and no other result on another input; None:
             not run.
         dtype, size, batch: what the check ran on.
         same_graph: the check's graph was captured at the network's own size.
-        other: the input of the second check on the same graph, and how it ended.
+        other: the other inputs, in which way each was run, and how it ended ("full 2x3x64x64 exact; ...").
         free, free_weights: independent CoB values in full and in weights mode.
         moved, moved_weights: share of parameter elements that can move.
         opaque: nodes that no rule knows; why: their reasons.
@@ -157,8 +159,7 @@ def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
     if _cost(row.parameters, size) <= terms.budget:
         row.size = _text(size)
         _fill(built, terms)
-        other = next((s for s in _smaller(size) if accepts(built.sized(s))), size)
-        row.exact = _check(row, built, plans, terms, [size, other])
+        row.exact = _check(row, built, plans, terms, size)
         return
     affordable = [s for s in _smaller(size) if _cost(row.parameters, s) <= terms.budget]
     for small in [*affordable, *list(_smaller(size))[::-1]]:
@@ -166,16 +167,16 @@ def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
         if not built.listed and accepts(built.sized(small)):
             _fill(built, terms)
             with contextlib.suppress(*_REFUSALS):  # the graph has its own size built in
-                row.exact = _check(row, built, plans, terms, [small, small])
+                row.exact = _check(row, built, plans, terms, small)
                 return
         with contextlib.suppress(*_REFUSALS):
             made = _rebuilt(row.model, small, dtype, terms)
             own = [_plan(made, mode, terms) for mode in MODES]
-            row.same_graph, row.exact = False, _check(row, made, own, terms, [small, small])
+            row.same_graph, row.exact = False, _check(row, made, own, terms, small)
             return
     row.size, row.same_graph = _text(size), True
     _fill(built, terms)
-    row.exact = _check(row, built, plans, terms, [size, size])
+    row.exact = _check(row, built, plans, terms, size)
 
 
 # -- planning --------------------------------------------------------------------------------------------
@@ -206,32 +207,50 @@ def _plan(built: zoo.Built, mode: str, terms: Terms) -> Plan:
 # -- checking --------------------------------------------------------------------------------------------
 
 
-def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, sizes: list[tuple[int, ...]]) -> bool:
-    """Compare the emitted networks with the original at the first size (batch 1), and then at the second (batch 2)."""
+def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, size: tuple[int, ...]) -> bool:
+    """Compare the emitted networks with the original on one sample of a size, and then on other inputs."""
     passed, row.error = True, None
+    others: list[Other] | None = None
+    ends: list[str] = []
     for found in plans:
-        network = found.rewrite(found.sample(exact=True, seed=terms.seed))
-        report = _compared(built.sized(sizes[0]), network, 1, terms)
+        cob = found.sample(exact=True, seed=terms.seed)
+        network = found.rewrite(cob)
+        report = _compared(built.sized(size), network, 1, terms)
         passed &= report.passed and report.bitwise_equal
         if not report.passed:
-            row.error = f"{found.mode}: {'vacuous' if report.vacuous else report.first_difference or 'outputs differ'}"
-        if found is plans[0]:
-            how = _outcome(built.sized(sizes[1]), network, terms)
-            row.other = f"2x{_text(sizes[1])} {how}"
-            if how == "differs":  # a refusal is honest, another result is not
-                passed, row.error = False, f"{found.mode}: differs on {row.other}"
+            row.error = f"{found.mode}: {_why(report)}"
+        if others is None:
+            others = _others(built, terms, size)
+        ends += emitted(found, network, others, terms.device, terms.seed)
         del network
         gc.collect()  # its parameters go before the next network is made
+        if found.mode == "weights":
+            ends += checkpoint(found, cob, others, terms.device, terms.seed)
+    row.other = "; ".join(ends) or None
+    different = next((end for end in ends if end.endswith("differs")), None)
+    if different is not None:  # a refusal is honest, another result is not
+        passed, row.error = False, different
     return passed
 
 
-def _outcome(built: zoo.Built, network: nn.Module, terms: Terms) -> str:
-    """How the same graph does on another input."""
-    try:
-        report = _compared(built, network, 2, terms)
-    except Exception as error:  # sizes that the graph has built in
-        return f"refused: {one_line(error)[:120]}"
-    return "exact" if report.passed and report.bitwise_equal else "differs"
+def _why(report: EquivalenceReport) -> str:
+    if report.verdict != "different":
+        return report.verdict
+    return str(report.first_difference or report.wrong_parameter or report.different_output or "outputs differ")
+
+
+def _others(built: zoo.Built, terms: Terms, size: tuple[int, ...]) -> list[Other]:
+    """A batch of two of another size, if the network takes one; and another size of each axis."""
+
+    def accepted(shape: tuple[int, ...]) -> bool:
+        return accepts(built.sized(shape))
+
+    both = next((s for s in _smaller(size) if accepted(s)), size)
+    chosen = [(2, both), *((1, s) for s in shapes(size, accepted) if s != both and not built.listed)]
+    dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
+    with seeded(terms.seed):
+        given = [(f"{n}x{_text(s)}", _arguments(built.sized(s), n, None, dtype)) for n, s in chosen]
+    return asked(built.model, given, terms.device, terms.seed)
 
 
 def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) -> EquivalenceReport:

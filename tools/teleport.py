@@ -20,6 +20,7 @@ from fxteleport.tools.command import option
 from fxteleport.tools.console import console, count, progress, write_json
 from fxteleport.tools.options import Settings
 from fxteleport.tools.records import record, verdict
+from fxteleport.tools.resting import resting
 from fxteleport.tools.run import Run, run
 from fxteleport.tools.streamed import streamed
 
@@ -44,6 +45,10 @@ ModeOrNone = Annotated[
     str | None,
     option("--mode", options.COB, f"{options.MODE} Default: full; weights with --stream.", "|".join(MODES)),
 ]
+Strict = Annotated[
+    bool,
+    option("--strict", options.COB, "Refuse a plan that rests on conditions: a size that decided a branch, a mode."),
+]
 _SHOWN = 5
 
 
@@ -56,6 +61,7 @@ def teleport(
     mode: ModeOrNone = None,
     norm_stats: options.NormStats = "fixed",
     law: options.Law,
+    strict: Strict = False,
     json: options.Json = None,
 ) -> None:
     """Teleport a network, check that it still computes the same function, and write it.
@@ -72,7 +78,7 @@ def teleport(
         of_the_run |= {"--dtype": source.dtype != "float32"}
         for name in (name for name, given in of_the_run.items() if given):
             raise InputError(f"{name} does not go with --stream, which scales a checkpoint as it is")
-        streamed(out, model, settings, source.request(law.seed), output, json)
+        streamed(out, model, settings, source.request(law.seed), output, json, strict)
         return
     wanted = source.request(law.seed)
     if output is not None:
@@ -80,7 +86,7 @@ def teleport(
     with progress(total=4) as step:
         step("building")
         loaded = models.load(model, wanted)
-        done = run(loaded, settings, lambda what: step(what, 1))
+        done = run(loaded, settings, lambda what: step(what, 1), strict=strict)
     written: list[Path] = []
     if output is not None and done.report.passed:
         written = files.save(output, done.network, model, wanted.input_size)
@@ -112,7 +118,7 @@ def show(out: Console, done: Run, written: list[Path]) -> None:
         ("freedom", f"{count(found.num_free, 'CoB value')} in {count(len(free), 'neuron group')}"),
         ("law", _law(done.settings)),
         ("operations", _operations(activations(done))),
-        ("specialised", _specialised(len(found.specialized))),
+        *resting(found.conditions),
         ("opaque", count(len(found.opaque), "node") if found.opaque else "none: a rule knows every node"),
         *_first((f"{o.path or o.node}: {o.why}" for o in found.opaque), len(found.opaque)),
         ("seconds", ", ".join(f"{name} {seconds[name]:.1f}" for name in _PASSES if name in seconds)),
@@ -142,10 +148,6 @@ def _law(settings: Settings) -> str:
     plan = f"mode {settings.mode}, norm statistics {settings.norm_stats}"
     note = " (exact in eval mode)" if settings.norm_stats == "rescaled" else ""
     return f"{law}{', powers of two' if settings.exact else ''}; {plan}{note}"
-
-
-def _specialised(n: int) -> str:
-    return f"{count(n, 'choice')} of the code taken over from the example inputs" if n else "nothing: runs on any batch"
 
 
 def _operations(found: dict[str, int]) -> str:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fxteleport.tools.models import seeded
-from fxteleport.verify import FLOAT64, EquivalenceReport, difference, equal, is_vacuous, own_copy, paired
+from fxteleport.verify import FLOAT64, EquivalenceReport, compare, own_copy
+from fxteleport.verify.report import Verdict
 
 
 @torch.no_grad()
@@ -27,15 +28,26 @@ def verify_training(
     """
     start = time.perf_counter()
     expected, actual = (_outputs(copy.deepcopy(net), args, kwargs, seed) for net in (model, network))
-    pairs = paired(expected, actual)
-    vacuous = not pairs or any(is_vacuous(a) for a, _ in pairs)
-    bitwise = all(equal(a, b) for a, b in pairs)
-    found = [difference(a, b) for a, b in pairs]
-    max_abs, max_rel = max((f[0] for f in found), default=0.0), max((f[1] for f in found), default=0.0)
+    found = compare(expected, actual)
     tolerance = 0.0 if exact else FLOAT64
-    passed = not vacuous and (bitwise or (not exact and max_rel <= tolerance))
-    spent = time.perf_counter() - start
-    return EquivalenceReport(passed, bitwise, max_abs, max_rel, vacuous, 0, None, tolerance, None, spent)
+    same = found.bitwise or (not exact and found.max_rel <= tolerance and found.other is None)
+    verdict: Verdict = "vacuous" if found.vacuous else "same" if same else "different"
+    passed = verdict == "same"
+    return EquivalenceReport(
+        passed,
+        found.bitwise,
+        found.max_abs,
+        found.max_rel,
+        found.vacuous,
+        0,
+        None,
+        tolerance,
+        None,
+        time.perf_counter() - start,
+        verdict,
+        constant_outputs=found.constant,
+        different_output=None if passed else found.other,
+    )
 
 
 def _outputs(network: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Any]:

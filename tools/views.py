@@ -17,6 +17,7 @@ from fxteleport.tools.lookup import find_group, find_node
 from fxteleport.tools.options import Settings
 from fxteleport.tools.pinned import other_settings, pinned_lines, reasons
 from fxteleport.tools.reading import Reading
+from fxteleport.tools.resting import resting
 from fxteleport.tools.rows import Row
 from fxteleport.tools.run import Run
 from fxteleport.tools.tree import TreeView, percent
@@ -58,8 +59,9 @@ class View:
         yield Text(
             f"{count(len(found.captured.graph.nodes), 'graph node')} ({rules}), {len(reading.wrapped)} of them wrapped"
         )
-        taken = f", {count(len(found.specialized), 'choice')} taken over from the inputs" if found.specialized else ""
-        yield Text(f"mode {found.mode}, norm statistics {found.norm_stats}{taken}")
+        yield Text(f"mode {found.mode}, norm statistics {found.norm_stats}")
+        for name, value in resting(found.conditions) if found.conditions else ():
+            yield Text(f"{name} {value}" if name else f"  {value}")
 
     def group(self, text: str) -> Iterator[RenderableType]:
         """One group."""

@@ -2,6 +2,15 @@
 
 A product's map is the product of its factors' maps: no constraint, no rewriting. Over a contracted axis the
 product must be constant; in attention the CoB of q is therefore the inverse of k's, by head and dimension.
+
+Only what is computed by products, quotients and square roots is exact under powers of two. So of the powers those pass
+that torch multiplies out (`_EXACT`); the others go through a `pow` of the processor's library, whose last bit depends
+on the binary exponent: they are wrapped, and pinned in `mode="weights"`.
+
+A quotient by zero is infinite with the sign of the zero. IEEE 754 makes a sum that cancels +0 whatever the CoB (and
+fx graphs cannot tell which zeros come from sums), so what is divided by has a positive CoB: then a zero has the
+original's sign. A product has positive factors, as `System.require_positive` puts it on each. A parameter may have any:
+its zeros are scaled themselves, -2 * +0 is -0.
 """
 
 from __future__ import annotations
@@ -52,7 +61,14 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
     rank = call.value.ndim
     if call.node.target in ("__rtruediv__", "__rdiv__"):
         input, other = other, input
+    zero_sign(call, other)
     return product(call, cob_of(input, rank) / cob_of(other, rank).settled())
+
+
+def zero_sign(call: Call, divisor: Any) -> None:
+    """What is divided by keeps the sign of its zeros."""
+    if isinstance(divisor, Operand) and divisor.name is None:
+        call.positive(divisor.map, "1 / 0 has the sign of the zero, and a sum that cancels is +0 under any CoB")
 
 
 @rule(*named("var"), shape=shape_functions.reduced)
@@ -82,10 +98,15 @@ def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
 
 @rule(torch.cross, "cross", torch.linalg.cross)
 def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) -> CobMap:
-    """Along the axis of three coordinates: the last for `linalg.cross`, the first of that size for `cross`."""
-    if dim is None:
-        dim = -1 if call.node.target is torch.linalg.cross else list(call.value.shape).index(3)
-    axes, why = axes_of(dim, input.rank), "these coordinates are multiplied and subtracted"
+    """Along the axis of three coordinates: the last for `linalg.cross`, the first of the input's for `cross`."""
+    why = "these coordinates are multiplied and subtracted"
+    if dim is None and call.node.target is not torch.linalg.cross:
+        first = list(input.shape).index(3)
+        if type(input.sizes[first]) is Size:
+            call.decline("which axis has three coordinates is not known before the run")
+        axes = [i for i in range(first + 1) if i == first or type(input.sizes[i]) is Size]  # may have three of them
+    else:
+        axes = axes_of(-1 if dim is None else dim, input.rank)
     return product(call, call.constant(input.map, axes, why) * call.constant(other.map, axes, why))
 
 
@@ -120,12 +141,16 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
 
 @rule(*named("reciprocal"), shape=shape_functions.same)
 def reciprocal(call: Call, input: Operand) -> CobMap:
+    zero_sign(call, input)
     return input.map.settled() ** -1
 
 
 @rule(*named("square"), shape=shape_functions.same)
 def square(call: Call, input: Operand) -> CobMap:
     return input.map**2
+
+
+_EXACT = frozenset({-2, -1, 0, 1, 2, 3})  # exponents that ATen multiplies out (native/cpu/PowKernel.cpp, cuda too)
 
 
 @rule(*named("pow"), shape=shape_functions.broadcast)
@@ -138,7 +163,9 @@ def power(call: Call, input: Any, exponent: Any) -> CobMap:
         call.decline("its exponent is not known before the run")
     if call.value.is_complex() and exponent != 2:
         call.decline("a complex power goes by way of logarithms")
-    if float(exponent).is_integer():
+    if exponent < 0 and exponent != -2:  # -2 squares first, and the square of -0 is +0
+        zero_sign(call, input)
+    if exponent in _EXACT:
         return product(call, (input.map if exponent > 0 else input.map.settled()) ** int(exponent))
     return teleported(call, input)
 
@@ -182,8 +209,8 @@ def tensordot(call: Call, a: Operand, b: Operand, dims: Any = 2, **settings: Any
     kept_a, kept_b = ([i for i in range(x.rank) if i not in over] for over, x in ((over_a, a), (over_b, b)))
     rank, new = call.value.ndim, (None,) * len(kept_b)
     cobs = [  # [kept of a, kept of b, contracted]
-        a.map.each(lambda s: s.permute(*kept_a, *over_a)[(slice(None),) * len(kept_a) + new]),
-        b.map.each(lambda s: s.permute(*kept_b, *over_b)).aligned(rank + len(over_b)),
+        a.map.each(lambda s: s.permute([*kept_a, *over_a])[(slice(None),) * len(kept_a) + new]),
+        b.map.each(lambda s: s.permute([*kept_b, *over_b])).aligned(rank + len(over_b)),
     ]
     return product(call, contracted(call, cobs, range(rank, rank + len(over_b))))
 
@@ -198,20 +225,29 @@ def inner(call: Call, input: Operand, other: Operand) -> CobMap:
 
 @rule(torch.linalg.solve_triangular, torch.linalg.solve)
 def solved(call: Call, input: Operand, other: Operand, left: bool = True, **settings: Any) -> CobMap:
-    """The X of A X = B, or of X A = B: a product of B with a matrix that stays."""
+    """The X of A X = B, or of X A = B: a product of B with a matrix that stays.
+
+    As torch has it, B is vectors if it has one axis, or the sizes of A without its last; else matrices.
+    """
     call.pin(input.map, "it is solved with, not multiplied by")
-    vectors = other.rank != input.rank and other.shape == input.shape[: other.rank]
-    axis = other.rank - 1 if vectors or not left else other.rank - 2
-    return call.constant(other.map, [axis], CONTRACTED).aligned(call.value.ndim)
+    batches, rank = input.sizes[:-1], other.rank
+    vectors = rank == 1 or tuple(other.sizes) == tuple(batches)
+    axes = [rank - 1 if vectors or not left else rank - 2]
+    if not vectors and rank == len(batches) and any(type(n) is Size for n in (*other.sizes, *batches)):
+        axes = [rank - 2, rank - 1]  # for other sizes it may be vectors
+    return call.constant(other.map, axes, CONTRACTED).aligned(call.value.ndim)
 
 
 @rule(*named("einsum"), shape=shape_functions.einsum)
-def einsum(call: Call, equation: str, *tensors: Operand) -> CobMap:
-    left, _, right = equation.replace(" ", "").partition("->")
+def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
+    tensors: Sequence[Operand] = operands[0] if len(operands) == 1 and isinstance(operands[0], list) else operands
+    left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    repeated = any(len(set(t)) != len(t) for t in (*terms, right)) and "..." not in equation
-    if "->" not in equation or repeated:
-        call.decline("this einsum has no output, or repeats an index in one operand")
+    if not arrow:  # the indices that occur once, in alphabetical order, behind what the ellipsis stands for
+        once = [c for c in sorted(set(left) - set(",.")) if left.count(c) == 1]
+        right = "".join(["..." if "..." in left else "", *once])
+    if any(len(set(t)) != len(t) for t in (term.replace("...", "") for term in terms)):
+        call.decline("this einsum repeats an index in one operand")
     # An ellipsis stands for leading axes: give each of them a letter of its own.
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
     width = max(t.rank - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))

@@ -88,18 +88,25 @@ def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)
 
 
+_EXACT_ORDERS = (None, 1, 2, math.inf, -math.inf, "fro")  # of sums, maxima and square roots alone
+
+
 @rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm, shape=shape_functions.reduced)
 def vector_norm(
-    call: Call, input: Operand, p: Any = 2, dim: Any = None, keepdim: bool = False, **settings: Any
+    call: Call, input: Operand, p: Any = None, dim: Any = None, keepdim: bool = False, **settings: Any
 ) -> CobMap:  # fmt: skip
-    if 0 in (p, call.kwargs.get("ord")):
+    order = call.kwargs.get("ord", p)
+    if order == 0:
         call.decline("it counts what is not zero")
     axes = axes_of(dim, input.rank)
+    of_matrix = call.node.target is torch.linalg.norm and len(axes) == 2
     cob = call.constant(input.map, axes, "these positions are measured together")
     after = dropped(cob, axes, keepdim)
-    if call.kwargs.get("ord", p) in (None, 1, 2, math.inf, -math.inf, "fro"):
+    if order in _EXACT_ORDERS and not (of_matrix and order == 2):
         return signed(call, cob, after)
-    if not call.full:  # homogeneous but for the rounding of its root, which a power of two does not keep
+    # Homogeneous but for its rounding, which a power of two does not keep: that of another root than the square root,
+    # which IEEE 754 rounds correctly (of 4^k x it is 2^k times that of x), or of singular values, which are iterated.
+    if not call.full:
         call.pin(cob, "its root would be rounded another way")
         return IDENTITY
     call.wrap(cob, after)

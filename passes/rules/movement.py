@@ -197,7 +197,7 @@ def _axes_read(call: Call, rank: int, rest: Sequence[Any], settings: dict[str, A
         place, default = _AXIS[name]
         dim = settings.get("dim", settings.get("axis", rest[place] if len(rest) > place else default))
         if isinstance(dim, int):
-            return [dim % rank]
+            return axes_of(dim, rank)
     if name == "roll" and len(rest) > 1 and not any(map(_is_unknown, _leaves(rest[1]))):
         return axes_of(rest[1], rank)
     return list(range(rank))
@@ -206,13 +206,20 @@ def _axes_read(call: Call, rank: int, rest: Sequence[Any], settings: dict[str, A
 def _indexed(index: Any, rank: int) -> list[int]:
     """The axes that `x[index]` reads where the run finds out: through tensors and numbers."""
     items = index if isinstance(index, tuple) else (index,)
-    named = sum(item is not None and item is not ... for item in items)
-    axes, axis = [], 0
+    axes, axis = list[int](), 0
     for item in items:
+        span = rank - sum(map(_span, items)) if item is ... else _span(item)
         if any(isinstance(x, (Operand, Unknown)) for x in _leaves(item)):
-            axes.append(axis)
-        axis += rank - named if item is ... else item is not None
+            axes += range(axis, axis + span)
+        axis += span
     return axes
+
+
+def _span(item: Any) -> int:
+    """How many axes one item of an index stands for: a mask for as many as it has."""
+    if isinstance(item, Operand) and item.value.dtype in (torch.bool, torch.uint8):
+        return item.rank
+    return 0 if item is None or item is ... or isinstance(item, bool) else 1
 
 
 @rule(*named("tril triu"), shape=shape_functions.same)

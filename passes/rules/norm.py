@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
@@ -51,11 +52,12 @@ def batch_norm(
     tracked, rank = running_mean is not None and not training, input.rank
     call.require(running_var, IDENTITY, "a running variance stays")
     if tracked and call.norm_stats == "rescaled":
-        into = channel(call, input, 1)
+        call.rest_on("mode", "rescaled norm statistics are exact in eval mode only", everywhere=True)
+        into = call.filled(channel(call, input, 1), "a mean is taken from it")
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again
             call.require(bias, into, "bias * in")
-            return on_axis(into.settled(), 1, rank)
+            return on_axis(into, 1, rank)
         out = call.fresh(weight.shape)
         call.require(weight, out / into, "gamma * out / in")
         call.require(bias, out, "bias * out")
@@ -96,11 +98,38 @@ def instance_norm(
     weight: Operand | None = None, bias: Operand | None = None, *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
     unscaled(call, input)
-    return on_axis(affine(call, weight, bias), 1, input.rank)
+    alone = isinstance(call.module, _InstanceNorm) and input.rank == call.module._get_no_batch_dim()
+    return on_axis(affine(call, weight, bias), 0 if alone else 1, input.rank)
 
 
-@rule(F.normalize, F.local_response_norm, nn.LocalResponseNorm, shape=shape_functions.same)
-def normalize(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+@rule(F.normalize, shape=shape_functions.same)
+def normalize(
+    call: Call, input: Operand, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Operand | None = None
+) -> CobMap:
+    """Of weights alone (a step of spectral norm), which no input brings near `eps`, a positive CoB is divided away."""
+    call.require(out, IDENTITY, "what is written there is normalised")
+    if call.full or not isinstance(dim, int) or not _is_of_weights(call.node):
+        unscaled(call, input)
+    else:
+        call.positive(call.constant(input.map, [dim % input.rank], "these are normalised together"), "its sign stays")
+    return IDENTITY
+
+
+def _is_of_weights(node: fx.Node) -> bool:
+    """True for what is computed from parameters and buffers alone."""
+    waiting, seen = [node], {node}
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source.op == "placeholder":
+                return False
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return True
+
+
+@rule(F.local_response_norm, nn.LocalResponseNorm, shape=shape_functions.same)
+def local_response_norm(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     unscaled(call, input)
     return IDENTITY
 

@@ -2,6 +2,11 @@
 
 The map passes, with the wrapped operation tau f(x / tau) (paper, eq. 2); `mode="weights"` pins it. In a * sigmoid(b)
 the CoB of a passes as it is, and b's is divided away before.
+
+The wrapped operation sees the original's value but for the sign of a zero: a sum that cancels is +0 whatever the CoB,
+so x / tau is -0 where tau is negative. Functions with a pole at 0 that has two sides (`rsqrt`, `digamma`) need a
+positive CoB therefore. A complex function with a branch cut asks for the sign of a zero part, which multiplying by
+a real factor does not keep either (torch multiplies by a complex one): its input is pinned.
 """
 
 from __future__ import annotations
@@ -16,10 +21,19 @@ from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import named, rule
 
+_TWO_SIDED = frozenset(named("rsqrt digamma psi"))  # -inf on one side of 0, inf on the other
+_WITHOUT_CUT = frozenset(named("exp expm1 exp2 sin cos tan sinh cosh tanh sigmoid expit silu sgn"))
+
 
 def teleported(call: Call, input: Operand) -> CobMap:
     """The output map of tau f(x / tau)."""
     cob = input.map.settled()
+    target = None if call.module is not None else call.node.target
+    if input.value.is_complex() and target not in _WITHOUT_CUT:
+        call.pin(cob, "the sign of a zero says on which side of a branch cut a complex number is")
+        return IDENTITY
+    if target in _TWO_SIDED:
+        call.positive(cob, "its pole has the sign of the zero, and a sum that cancels is +0 under any CoB")
     if call.full:
         call.wrap(cob, cob)
         return cob

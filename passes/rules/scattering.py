@@ -14,6 +14,7 @@ from fxteleport.passes import shape_functions
 from fxteleport.passes.call import Call, Operand
 from fxteleport.passes.maps import CobMap
 from fxteleport.passes.rules import named, rule
+from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import joined, merged
 from fxteleport.passes.rules.movement import moved
 
@@ -78,11 +79,11 @@ def put(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -
 
 def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
     """The one map of a tensor and of what goes to positions along an axis of it that are not known."""
-    axis = dim % max(input.rank, 1)
-    if [n for i, n in enumerate(source.shape) if i != axis] != [n for i, n in enumerate(input.shape) if i != axis]:
+    axes, sizes = axes_of(dim, input.rank), zip(source.shape, input.shape, strict=False)
+    if source.rank != input.rank or any(n != m for i, (n, m) in enumerate(sizes) if i not in axes):
         call.decline("what an index scatters is of another size than the positions that it goes to")
     why = "an index decides which of these positions it goes to"
-    held, sent = (call.constant(operand.map, [axis], why) for operand in (input, source))
+    held, sent = (call.constant(operand.map, axes, why) for operand in (input, source))
     return merged(call, held, sent, why)
 
 

@@ -6,6 +6,7 @@ Rewritten: weight * out / in, bias * out (paper, eq. 1).
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -36,8 +37,17 @@ def on_axis(vector: CobMap, axis: int, rank: int) -> CobMap:
     return vector.each(lambda s: s.view(shape))
 
 
+def single_term(call: Call, input: Operand, terms: int, bias: Operand | None) -> None:
+    """A sum of one product has the sign of its zero, as a product has (see `bilinear`): its factors are positive."""
+    if terms == 1 and bias is None:
+        call.positive(input.map, "a product of one weight keeps the sign of a zero")
+
+
 @rule(*named("linear"), nn.Linear, shape=shape_functions.linear)
 def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
+    if weight.rank != 2:
+        call.decline("its weight is one row, not a matrix")
+    single_term(call, input, weight.shape[-1], bias)
     cob = input.map
     passing = IDENTITY
     if bias is None:
@@ -60,6 +70,7 @@ def convolved(
     """
     spatial = weight.rank - 2
     at = input.rank - spatial - 1
+    single_term(call, input, weight.shape[0] // groups if transposed else math.prod(weight.shape[1:]), bias)
     into = channel(call, input, at)
     out = call.fresh((weight.shape[1] * groups if transposed else weight.shape[0],))
     if groups == 1:
@@ -187,8 +198,8 @@ def multihead_attention(
     inputs = [channel(call, x, -1) for x in (query, key, value)]
     hidden = [k**-1, k, v]
     if in_proj_weight is not None:
-        first = inputs[0]
-        for other in inputs:
+        first = call.filled(inputs[0], "one weight projects zeros and other values")
+        for other in inputs[1:]:
             call.same(first, other, "one weight projects the query, the key and the value")
         rows = stacked(hidden, n)
         call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")

@@ -184,7 +184,7 @@ class SumOfList(nn.Module):
 def test_another_number_of_items_is_refused(count: int) -> None:
     plan = ft.plan(SumOfList(), [torch.zeros(4), torch.zeros(4)])
     network = plan.rewrite(plan.identity())
-    with pytest.raises(ValueError, match=f"captured with 2 items here, got {count}"):
+    with pytest.raises(ValueError, match=f"captured with 2 items in images, got {count}"):
         network([torch.zeros(4)] * count)
 
 

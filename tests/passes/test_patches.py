@@ -13,6 +13,7 @@ import fxteleport as ft
 from fxteleport.errors import OpaqueModuleWarning
 
 COMPILED_AFTERWARDS = """
+import math
 import torch
 from torch import nn
 import fxteleport as ft
@@ -21,7 +22,7 @@ ft.plan(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch
 
 @torch.compile(backend="eager", fullgraph=True)
 def function(x):
-    return x + torch.zeros(3) + torch.arange(3) if isinstance(x, torch.Tensor) else x
+    return x + math.sqrt(0.0 * x.shape[0]) + torch.arange(3) if isinstance(x, torch.Tensor) else x
 
 assert torch.equal(function(torch.ones(3)), torch.tensor([1.0, 2.0, 3.0]))
 """

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fxteleport.errors import RuleError
 from fxteleport.passes import system
 from fxteleport.passes.maps import ANY, ONE, CobMap, single
 from fxteleport.passes.solution import POSITIVE, UNIT
@@ -197,3 +198,12 @@ def test_a_table_read_at_many_positions_makes_few_equations() -> None:
     read = table[torch.randint(0, 30, (200, 200))]
     made.pin(single(read), Origin("softmax", ""))
     assert [len(batch.symbols) for batch in made.equations] == [30]
+
+
+@pytest.mark.parametrize("axes", [[-1], [2], [0, -2], [5]])
+def test_what_is_no_axis_is_a_mistake(axes: list[int]) -> None:
+    made = System()
+    cob = single(made.fresh((2, 3), HERE))
+    with pytest.raises(RuleError, match=r"the rule of 'node' requires a map of rank 2 .* \(because\)"):
+        made.constant(cob, axes, HERE)
+    assert not made.equations

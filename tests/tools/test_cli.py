@@ -22,8 +22,9 @@ from fxteleport.tools.cli import app
 SMALL = ["test_resnet", "--input-size", "3,32,32"]
 RECORD = (
     "model mode norm_stats device dtype exact landscape cob_range seed passed vacuous bitwise_equal max_abs max_rel"
-    " first_difference num_free moved opaque specialized nodes parameters seconds tolerance rounding execution against"
-    " batch training channels_last images device_name"
+    " first_difference num_free moved opaque conditions specialized nodes parameters seconds tolerance rounding"
+    " execution against batch training channels_last images device_name verdict bound float64 constant_outputs"
+    " different_output compared_tensors wrong_parameter exercised"
 ).split()
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
 DOCUMENTS = "".join(p.read_text() for p in (Path(__file__).parents[2] / "docs").glob("*.md"))
@@ -98,6 +99,18 @@ def test_the_same_seed_writes_the_same_network(tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert call("teleport", *SMALL, "-o", tmp_path / name).exit_code == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()  # every byte
+
+
+def test_strict_writes_nothing_that_rests_on_conditions(tmp_path: Path) -> None:
+    asked = ("teleport", "test_vit", "--input-size", "3,160,160", "-o", tmp_path / "net")
+    done = call(*asked, "--strict")
+    assert done.exit_code == 2 and "strict" in done.stderr and not list(tmp_path.iterdir())
+    done = call(*asked, "--json", tmp_path / "facts.json")
+    found = json.loads((tmp_path / "facts.json").read_text())["conditions"]
+    assert found and set(found[0]) == {"kind", "node", "path", "source", "value"}
+    assert done.exit_code == 0 and f"rests on       {len(found)} condition" in done.stdout
+    done = call("teleport", *SMALL, "--strict")
+    assert done.exit_code == 0 and "rests on       nothing" in done.stdout
 
 
 def test_a_vacuous_check_fails_and_writes_nothing(file: Path, tmp_path: Path) -> None:

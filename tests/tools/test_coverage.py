@@ -36,7 +36,9 @@ def test_a_survey_has_all_the_facts() -> None:
     assert (found.exact, found.captured, found.planned) == (True, True, True)
     assert found.size == "3x64x64"
     assert found.same_graph is True  # the graph of the network's own 160 x 160
-    assert found.other == "2x3x64x64 exact"
+    assert found.other is not None
+    ran = ["2x3x48x48 exact", "1x3x32x64 exact", "1x3x64x32 exact"]
+    assert found.other.split("; ") == [f"{way} {shape}" for way in ("full", "weights", "checkpoint") for shape in ran]
     assert found.free is not None and found.free_weights is not None
     assert found.free >= found.free_weights > 0
 
@@ -64,11 +66,13 @@ def test_what_goes_wrong_is_in_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.planned, found.exact) == (None, None)
 
 
-def test_another_result_on_the_second_input_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxteleport.tools.survey._outcome", lambda *args: "differs")
+@pytest.mark.parametrize("way", ["full", "weights", "checkpoint"])
+def test_another_result_on_another_input_is_a_failure(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["exact"] * 3 * ["full", "weights", "checkpoint"].index(way) + ["differs"] + ["exact"] * 9)
+    monkeypatch.setattr("fxteleport.tools.other_inputs.outcome", lambda *args: next(answers))
     found = survey("test_resnet", Terms(budget=0.01))
     assert found.exact is False
-    assert "differs on 2x3x64x64" in str(found.error)
+    assert str(found.error).startswith(f"{way} 2x3x") and str(found.error).endswith("differs")
 
 
 def test_accepts() -> None:

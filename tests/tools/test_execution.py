@@ -92,7 +92,7 @@ def test_deviation() -> None:
     a = torch.tensor([3.0, 4.0])
     assert deviation(a, a) == 0
     assert deviation(a, 2 * a) == pytest.approx(1)
-    assert deviation((a, a), [a, a * 1.5]) == pytest.approx(0.5)
+    assert deviation((a, a), (a, a * 1.5)) == pytest.approx(0.5)
 
 
 def test_networks_are_left_as_they_were(loaded: Loaded) -> None:

@@ -372,8 +372,13 @@ def test_keys_that_differ_by_position(check_operation: Callable[..., None]) -> N
     )
 
 
+def test_an_einsum_without_an_output_has_what_occurs_once(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.einsum("bchw,dhw", x, y[0]), full=16, streams=2)  # as with "->bcd"
+    check_operation(lambda x, y: torch.einsum("c...h,dh", x.transpose(0, 1), y[0, :, 0]), full=16, streams=2)
+
+
 def test_other_einsums_are_opaque(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: torch.einsum("bchw,bdhw", x, y), full=0, streams=2, known=False)
+    check_operation(lambda x, y: torch.einsum("...cc,bdhw->bd", x[:, :4, 0], y), full=None, streams=2, known=False)
     check_operation(lambda x, y: torch.einsum("bccw,bdhw->bd", x[:, :4], y), full=None, streams=2, known=False)
 
 
@@ -398,3 +403,64 @@ def test_axes_that_are_counted_by_a_tensor() -> None:
     plan = ft.plan(Counted(), torch.randn(2, 3), torch.tensor(1))
     assert plan.num_free == 0
     assert "which axes it contracts is not known before the run" in plan.opaque[0].why
+
+
+class Solved(nn.Module):
+    """A constant matrix, or a batch of them, solved with features that are vectors or matrices."""
+
+    def __init__(self, matrix: Tensor, size: tuple[int, ...], left: bool) -> None:
+        super().__init__()
+        self.size, self.left = size, left
+        self.stem, self.head = nn.Linear(5, math.prod(size)), nn.Linear(3, 2)
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        solution = torch.linalg.solve(self.matrix, self.stem(x).view(self.size), left=self.left)
+        return self.head(solution.flatten()[:3])
+
+
+@pytest.mark.parametrize(
+    ("matrices", "size", "left", "free"),
+    [
+        ((), (3,), True, 1),
+        ((4,), (3,), True, 1),  # one vector for all of the matrices
+        ((2, 4), (3,), True, 1),
+        ((4,), (4, 3), True, 4),  # a vector for each of them
+        ((4,), (3, 3), True, 3),  # one matrix for all
+        ((3,), (3, 3), True, 3),  # which torch takes for a vector for each
+        ((4,), (2, 3), False, 2),
+        ((4,), (4, 3, 2), True, 8),
+        ((2, 4), (2, 4, 3), True, 8),
+    ],
+)
+def test_a_right_side_of_vectors(
+    matrices: tuple[int, ...], size: tuple[int, ...], left: bool, free: int, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(*matrices, 3, 3, generator=generator) + 4 * torch.eye(3)
+    for mode in ("full", "weights"):
+        plan = assert_exact(Solved(matrix, size, left), torch.randn(5), mode=mode, randomize=False)
+        assert plan.num_free == free and not plan.opaque
+
+
+class Crossed(nn.Module):
+    """A cross product along the first axis of three elements of its input, which is not that of the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(4, 18), nn.Linear(18, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x).view(1, 2, 3), self.b(x).view(3, 2, 3)
+        return self.head(torch.cross(a, b).flatten())
+
+
+@pytest.mark.filterwarnings("ignore:Using torch.cross")
+def test_the_axis_of_a_cross_product_is_that_of_its_input(assert_exact: Callable[..., ft.Plan]) -> None:
+    for mode in ("full", "weights"):
+        plan = assert_exact(Crossed(), torch.randn(4), mode=mode)
+        assert plan.num_free == 2 + 6 and not plan.opaque  # one for each three coordinates
+
+
+def test_nothing_is_contracted_with_a_number(check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x, y: torch.tensordot(x, y[0, 0, 0, 0], dims=0), full=None, streams=2)

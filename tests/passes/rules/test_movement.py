@@ -287,3 +287,51 @@ def test_writing_leaves_the_maps_of_others(check_operation: Callable[..., None])
 def test_broadcast_tensors(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: torch.mul(*torch.broadcast_tensors(x, x.mean((2, 3), keepdim=True))), 8, 8)
     check_operation(lambda x: torch.cat(torch.broadcast_tensors(x, x[:1], x[:, :, :1]), 1), 8, 8)
+
+
+class Found(nn.Module):
+    """A table of values read by a mask that is known, and by an index that the run finds, along the axis behind it."""
+
+    def __init__(self, dots: bool) -> None:
+        super().__init__()
+        self.stem, self.head, self.dots = nn.Linear(5, 2 * 2 * 4), nn.Linear(2, 3), dots
+        self.register_buffer("mask", torch.tensor([[True, False], [False, True]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        table, at = self.stem(x).view(2, 2, 4), x[:2].argsort()
+        return self.head(table[..., at][self.mask, 0] if self.dots else table[self.mask, at])
+
+
+@pytest.mark.parametrize("dots", [False, True])
+def test_a_mask_stands_for_as_many_axes_as_it_has(dots: bool, assert_exact: Callable[..., ft.Plan]) -> None:
+    model = ft.randomize(Found(dots).eval())
+    for mode in ("full", "weights"):
+        plan = ft.plan(model, torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]), mode=mode)
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+        for values in ([1.0, 2.0, 0.5, 0.0, 1.0], [2.0, 1.0, -1.0, 1.0, 0.0]):
+            x = torch.tensor(values)
+            assert torch.equal(model(x), network(x))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x, at: x.gather(0, at),
+        lambda x, at: x.index_select(0, at),
+        lambda x, at: x.index_add(0, at, x),
+        lambda x, at: x.scatter_add(-1, at, x * 2),
+        lambda x, at: x.index_copy(0, at, x),
+    ],
+)
+def test_a_number_has_no_axis(operation: Callable[..., Tensor], assert_exact: Callable[..., ft.Plan]) -> None:
+    class Number(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(4, 1), nn.Linear(1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            at = x[:1].argsort()[0]  # which the run finds
+            return self.head(operation(self.stem(x).view(()), at).view(1))
+
+    plan = assert_exact(Number(), torch.randn(4))
+    assert not plan.opaque

@@ -205,3 +205,45 @@ def test_a_batch_norm_of_zeros(check_operation: Callable[..., None]) -> None:
             return first + (second + y)
 
     check_operation(Normalised(), full=None, weights=None, streams=2, norm=True)
+
+
+class Alone(nn.Module):
+    """A norm of each channel of one image that is in no batch: [channels, *positions]."""
+
+    def __init__(self, spatial: int, tracked: bool) -> None:
+        super().__init__()
+        layer = getattr(nn, f"InstanceNorm{spatial}d")
+        self.size = (4,) * (spatial + 1)  # as many channels as positions: no size tells the axes apart
+        self.stem = nn.Linear(5, 4 ** (spatial + 1))
+        self.norm, self.head = layer(4, affine=True, track_running_stats=tracked), nn.Linear(4 ** (spatial + 1), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(x).view(self.size)).flatten())
+
+
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+@pytest.mark.parametrize("tracked", [False, True])
+def test_the_channels_of_one_image_are_its_first_axis(
+    spatial: int, tracked: bool, assert_exact: Callable[..., ft.Plan]
+) -> None:
+    for mode in ("full", "weights"):
+        plan = assert_exact(Alone(spatial, tracked), torch.randn(5), mode=mode)
+        assert plan.num_free == 4 + (mode == "full") * 4 ** (spatial + 1) and not plan.opaque
+
+
+class Twice(nn.Module):
+    """A batch norm without affine parameters, of channels, and of channels among which are zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(4, 3), nn.Linear(12, 2)
+        self.norm = nn.BatchNorm1d(6, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.norm(self.a(x)), self.norm(F.pad(self.b(x), (3, 0)))], 1))
+
+
+def test_a_mean_that_is_taken_from_zeros(assert_exact: Callable[..., ft.Plan]) -> None:
+    for mode in ("full", "weights"):
+        plan = assert_exact(Twice(), torch.randn(5, 4), mode=mode, norm_stats="rescaled")
+        assert plan.num_free == 6 and not plan.opaque

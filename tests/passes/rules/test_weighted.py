@@ -185,6 +185,24 @@ def test_a_mask_of_attention_is_pinned(assert_exact: Callable[..., ft.Plan]) -> 
     assert plan.num_free == 8 * 4 and not plan.opaque
 
 
+def test_one_projection_of_zeros_and_of_other_values(assert_exact: Callable[..., ft.Plan]) -> None:
+    """A query with zeros among its features says nothing about the weights that meet the key's."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.out = (nn.Linear(4, n) for n in (6, 8, 8, 8))
+            self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, _ = self.attention(F.pad(self.q(x), (0, 2)), self.k(x), self.v(x))
+            return self.head(x)
+
+    for mode in ("full", "weights"):
+        plan = assert_exact(Padded(), torch.randn(2, 5, 4), mode=mode)
+        assert plan.num_free == 8 * 4 and not plan.opaque
+
+
 def test_attention_gives_its_weights(assert_exact: Callable[..., ft.Plan]) -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:

@@ -1,0 +1,147 @@
+"""Compare: two networks' outputs, all of them, of every kind; and which of them can tell two networks apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.call import carries
+from fxteleport.verify.outputs import Container, Outputs, dense, has_fractions, outputs, require_alike
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two networks' outputs.
+
+    Attributes:
+        pairs: the outputs with fractions, side by side.
+        bitwise: they, and all others, are equal to the last bit.
+        max_abs, max_rel: their largest difference; relative to the largest magnitude of its output.
+        other: the first output that differs and has no fractions; integers have no rounding.
+        constant: the tensors that are constant or not finite in the first network.
+        vacuous: no output tells anything.
+    """
+
+    pairs: list[tuple[Tensor, Tensor]]
+    bitwise: bool
+    max_abs: float
+    max_rel: float
+    other: str | None
+    constant: tuple[str, ...]
+    vacuous: bool
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """The number formats of the outputs."""
+        return {a.dtype for a, _ in self.pairs}
+
+
+def compare(expected: Any, actual: Any) -> Comparison:
+    """Compare two networks' outputs, structures of any kind.
+
+    Raises:
+        InputError: they have different structures, shapes or types.
+    """
+    return compared(outputs(expected), outputs(actual))
+
+
+def compared(expected: Outputs, actual: Outputs) -> Comparison:
+    """As `compare`, of outputs that are taken apart already."""
+    require_alike(expected, actual, types=True)
+    exact = [p for p, a in expected.items() if not has_fractions(a) and not _alike(a, actual[p])]
+    pairs = {p: (_tensor(a), _tensor(actual[p])) for p, a in expected.items() if has_fractions(a)}
+    found = [difference(a, b) for a, b in pairs.values()]
+    tensors = {p: dense(a) for p, a in expected.items() if isinstance(a, Tensor)}
+    constant = tuple(p for p, a in tensors.items() if is_vacuous(a))
+    # A mask of booleans may vary and depend on no parameter: it tells only where nothing else is put out.
+    telling = [p for p, a in tensors.items() if carries(a)] or list(tensors)
+    return Comparison(
+        [pair for p, pair in pairs.items() if p in tensors],
+        not exact and all(equal(a, b) for a, b in pairs.values()),
+        max((f[0] for f in found), default=0.0),
+        max((f[1] for f in found), default=0.0),
+        exact[0] if exact else None,
+        constant,
+        all(p in constant for p in telling),
+    )
+
+
+def _tensor(x: Any) -> Tensor:
+    return (
+        dense(x)
+        if isinstance(x, Tensor)
+        else torch.tensor(x, dtype=torch.complex128 if isinstance(x, complex) else torch.float64)
+    )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Equal outputs without fractions; objects without an equality of their own are equal in kind."""
+    if isinstance(a, Tensor):
+        a, b = dense(a), dense(b)
+        if a.is_quantized:
+            a, b = a.int_repr(), b.int_repr()
+        if a.is_floating_point():  # a byte or less each
+            a, b = a.view(torch.uint8), b.view(torch.uint8)
+        return torch.equal(a, b)
+    if isinstance(a, Container) or getattr(type(a), "__eq__", None) is object.__eq__:
+        return type(a) is type(b)
+    return bool(a == b)
+
+
+def is_vacuous(x: Tensor) -> bool:
+    """True for an output that proves nothing: constant, empty or not finite; of one element, zero."""
+    if x.is_quantized or (x.itemsize == 1 and x.is_floating_point()):
+        x = x.dequantize() if x.is_quantized else x.float()
+    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+        return True
+    first = x.reshape(-1)[0]
+    return bool(first == 0) if x.numel() == 1 else bool((x == first).all())
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Equal to the last bit, in shape and format; NaN equals NaN.
+
+    So do 0 and -0: which of them a sum that cancels gives, no change of basis keeps (see `passes.rules.bilinear`).
+    """
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
+    """Largest absolute difference, the same relative to the largest |a|, and where."""
+    if a.shape != b.shape or a.numel() == 0:
+        return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    x, y = a.to(wide), b.to(wide)
+    gap = torch.where(x == y, 0.0, (x - y).abs()).reshape(-1)
+    gap = torch.where(gap.isnan(), torch.where((x.isnan() & y.isnan()).reshape(-1), 0.0, float("inf")), gap)
+    at = int(gap.argmax())
+    return float(gap[at]), float(gap[at]) / max(_largest(x), torch.finfo(torch.float64).tiny), at
+
+
+def _largest(x: Tensor) -> float:
+    return float(torch.where(torch.isfinite(x), x, 0).abs().max())
+
+
+def largest_tolerance(model: nn.Module, expected: list[Tensor]) -> float:
+    """The tolerance from which on a comparison cannot tell a network that has lost a weight from the original.
+
+    A network that has lost all its weights puts out a constant. The constant nearest to an output is as far from it as
+    half of its range: s, relative to its largest magnitude. If all N weights (parameters with two axes or more) make
+    the same of the output, one makes s / N. What passes lies within the tolerance of the original, and what passes for
+    a network that has lost one weight within the tolerance of that: the two do not meet while twice the tolerance is
+    below s / N.
+    """
+    weights = sum(p.ndim > 1 for p in model.parameters())
+    spreads = [_spread(x) for x in expected if not is_vacuous(x)]
+    return min(spreads, default=1.0) / (2 * max(1, weights))
+
+
+def _spread(x: Tensor) -> float:
+    if x.numel() == 1:
+        return 1.0
+    parts = torch.view_as_real(x) if x.is_complex() else x
+    values = parts.to(torch.float64)
+    return float(values.max() - values.min()) / 2 / _largest(values)

@@ -1,0 +1,116 @@
+"""What a comparison of two networks found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["same", "different", "cannot tell", "vacuous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A node at which the teleported value is not `original * tau`.
+
+    Attributes:
+        node, op, path, rule: the node, its operation, its module path and the rule that was applied.
+        max_abs, max_rel: the difference there.
+        expected, actual: the values at the element with the largest difference.
+        source: the line of the model's code that makes the call, as "file:number"; "" where it is not known.
+    """
+
+    node: str
+    op: str
+    path: str
+    rule: str
+    max_abs: float
+    max_rel: float
+    expected: float
+    actual: float
+    source: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"node '{self.node}' ({self.op}, in '{self.path or 'the model'}', rule '{self.rule}'):"
+            f" expected {self.expected:.9g}, got {self.actual:.9g}{f' ({self.source})' if self.source else ''}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """A parameter or buffer of an emitted network that is not `original * scales(cob)`.
+
+    Attributes:
+        name, index: the first element that differs.
+        expected, actual: the values there; NaN where the network has no such tensor.
+        elements: how many elements of the tensor differ.
+    """
+
+    name: str
+    index: tuple[int, ...]
+    expected: float
+    actual: float
+    elements: int
+
+    def __str__(self) -> str:
+        return (
+            f"'{self.name}' at {list(self.index)}: expected {self.expected:.9g}, got {self.actual:.9g}"
+            f" ({self.elements} elements differ)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EquivalenceReport:
+    """The result of a comparison.
+
+    Attributes:
+        passed: the networks compute the same function, and the comparison could have failed: `verdict` is "same".
+        bitwise_equal: outputs equal to the last bit (and every node, where nodes were compared).
+        max_abs, max_rel: largest difference of the outputs; relative to the largest magnitude of an output.
+        vacuous: no reference output tells anything: each is constant or not finite.
+        nodes: how many nodes were compared (0: end to end only).
+        first_difference: the first node that differs, or None.
+        tolerance: what `max_rel` was held against; 0 means bitwise.
+        rounding: the original's own relative rounding error, where it was measured.
+        seconds: the time of the comparison.
+        verdict: "same", "different", "vacuous", or "cannot tell": the tolerance that the original's own rounding asks
+            for is above `bound`, and float64 did not decide either.
+        bound: the tolerance from which on a comparison cannot tell a wrong network (see `compare.largest_tolerance`).
+        float64: float64 copies of both networks decided; then `max_abs`, `max_rel` and `tolerance` are theirs.
+        constant_outputs: the outputs (tensors) that are constant or not finite in the original: they tell nothing.
+        different_output: the first output that differs and is no tensor of fractions: an integer or boolean tensor, a
+            number, a text.
+        parameters: how many parameters and buffers of an emitted network were compared with `original * scales(cob)`.
+        wrong_parameter: the first of them that differs, or None.
+        exercised: the share of the original's parameter elements with a non-zero gradient on these inputs, of a sum of
+            all outputs with random weights: a change of the others does not show in the outputs, to first order. None
+            where there is no such gradient (outputs of integers, operations without a derivative).
+    """
+
+    passed: bool
+    bitwise_equal: bool
+    max_abs: float
+    max_rel: float
+    vacuous: bool
+    nodes: int
+    first_difference: Difference | None
+    tolerance: float
+    rounding: float | None
+    seconds: float
+    verdict: Verdict = "same"
+    bound: float | None = None
+    float64: bool = False
+    constant_outputs: tuple[str, ...] = ()
+    different_output: str | None = None
+    parameters: int = 0
+    wrong_parameter: TensorDifference | None = None
+    exercised: float | None = None
+
+    @property
+    def cannot_tell(self) -> bool:
+        """The original's own rounding is too large to tell a wrong network from a right one."""
+        return self.verdict == "cannot tell"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)

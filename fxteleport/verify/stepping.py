@@ -1,0 +1,197 @@
+"""Stepping: the original and a teleported network node by node, each value held against the original's times tau."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+from fxteleport.errors import InputError
+from fxteleport.passes.call import carries
+from fxteleport.passes.maps import CobMap
+from fxteleport.passes.rewrite import original
+from fxteleport.passes.rules import named
+from fxteleport.passes.source import written
+from fxteleport.verify.compare import difference, equal
+from fxteleport.verify.outputs import dense
+from fxteleport.verify.report import Difference
+from fxteleport.verify.running import Draws, evaluating, own_copy, undisturbed
+
+
+def compare_nodes(
+    made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
+) -> tuple[int, Difference | None]:
+    """Hold every value against the original's times tau."""
+    compared, first = 0, None
+    for value in in_step(gm, *inputs, **keyword_inputs):
+        compared += 1
+        if first is not None or (tolerance == 0.0 and equal(value.expected, value.actual)):
+            continue
+        gap, relative, at = difference(value.expected, value.actual)
+        if relative > tolerance or tolerance == 0.0:
+            rule = made.plan.constrained.rules.get(value.node, value.source.op)
+            first = Difference(
+                value.node, value.op, value.path, rule, gap, relative,
+                _number(value.expected, at), _number(value.actual, at), written(value.source.meta.get("source")),
+            )  # fmt: skip
+    return compared, first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeValue:
+    """One tensor of one node, in the original and in the teleported network.
+
+    Attributes:
+        node, op, path: the node of the captured graph, its operation and its module path.
+        source: the node itself, as a copy.
+        original, actual: the values in the two networks.
+        expected: `original * tau`, which `actual` should be.
+    """
+
+    node: str
+    op: str
+    path: str
+    source: fx.Node
+    original: Tensor
+    expected: Tensor
+    actual: Tensor
+
+    @property
+    def error(self) -> float:
+        """The largest difference of `actual` from `expected`, relative to the largest magnitude of `expected`."""
+        return difference(self.expected.detach(), self.actual.detach())[1]
+
+
+@torch.no_grad()
+def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator[NodeValue]:
+    """Run the original and a teleported network node by node, in eval mode, on given inputs.
+
+    Raises:
+        InputError: `gm` does not remember the plan and the CoB that made it.
+    """
+    made = getattr(gm, "meta", {}).get("teleportation")
+    if made is None:
+        raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
+    with undisturbed(made.plan.captured.model, gm), evaluating(gm), Draws(gm).kept():
+        yield from _in_step(made, gm, inputs, keyword_inputs)
+
+
+def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
+    plan = made.plan
+    reference = original(plan.captured)
+    reference.eval()
+    tau = plan.tau(made.cob).detach()
+    maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
+    values = {node.name: node.meta.get("val") for node in plan.captured.graph.nodes}
+    left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
+    sources = {n.meta.get("captured"): n for n in reference.graph.nodes}
+    restored = {n.meta["teleports"] for n in gm.graph.nodes if "teleports" in n.meta}
+    held: dict[str, Any] = {}
+    draws = Draws(gm)
+    for node in gm.graph.nodes:
+        name = node.meta.get("captured")
+        if name is None:
+            value = right.step(node)
+        else:
+            source = sources[name]
+            held[name], value = draws.same(functools.partial(left.step, source), functools.partial(right.step, node))
+            if name in restored:
+                continue  # the node behind it carries the CoB
+        name = name or node.meta.get("teleports")
+        if name is None:
+            continue
+        source, before = sources[name], held.pop(name)
+        if source.op == "get_attr":
+            cob_map = plan.constrained.tensors.get(plan.captured.canonical.get(str(source.target)))
+        else:
+            cob_map = maps.get(name)
+        planned = [x.shape for x, _, _ in _leaves(values[name], values[name], None)]
+        for i, (a, b, cob) in enumerate(_leaves(before, value, cob_map)):
+            scale = None if cob is None else cob.scale(tau)
+            if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
+                continue  # another input size than the plan's, and a map that varies along a merged batch axis
+            expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
+            op, path = _op_name(source, reference), str(source.meta.get("path", ""))
+            yield NodeValue(name, op, path, source, a, expected, b)
+
+
+def _fits(scale: Tensor, value: Tensor) -> bool:
+    return all(n in (1, size) for n, size in zip(scale.shape[::-1], value.shape[::-1], strict=False))
+
+
+class _Interpreter(fx.Interpreter):
+    """Gives modules lists and dictionaries of their own, as the generated code does: some write into theirs."""
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(map(_fresh, args)), {k: _fresh(v) for k, v in kwargs.items()}
+
+
+def _fresh(x: Any) -> Any:
+    if isinstance(x, immutable_list):
+        return [_fresh(v) for v in x]
+    return {k: _fresh(v) for k, v in x.items()} if isinstance(x, immutable_dict) else x
+
+
+_UNFILLED = frozenset(named("empty empty_like new_empty empty_strided new_empty_strided"))
+
+
+class _Stepper:
+    """Runs a graph node by node, and forgets values that are no longer needed.
+
+    Memory that holds no value yet holds zeros: whatever else is in it would differ between two networks.
+    """
+
+    def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
+        self.run = _Interpreter(module)
+        names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
+        given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
+        self.run.args_iter = iter(own_copy(given))
+        self.gradients = torch.is_grad_enabled()  # a node may switch: for this network only
+
+    def step(self, node: fx.Node) -> Any:
+        with torch.set_grad_enabled(self.gradients):
+            value = self.run.env[node] = self.run.run_node(node)
+            self.gradients = torch.is_grad_enabled()
+        if node.op in ("call_function", "call_method") and node.target in _UNFILLED:  # a module may have such a name
+            value.zero_()
+        for done in self.run.user_to_last_uses.get(node, []):
+            self.run.env.pop(done, None)
+        return value
+
+
+def _leaves(a: Any, b: Any, cob: Any) -> list[tuple[Tensor, Tensor, CobMap | None]]:
+    """The tensors of one node with their maps."""
+    if isinstance(a, Tensor):
+        cob = cob if isinstance(cob, CobMap) else None
+        return [(dense(a), dense(b), cob)] if isinstance(b, Tensor) and carries(a) else []
+    if isinstance(a, (list, tuple)):
+        maps = cob if isinstance(cob, (list, tuple)) else [None] * len(a)
+        return [leaf for x, y, m in zip(a, b, maps, strict=False) for leaf in _leaves(x, y, m)]
+    if isinstance(a, dict):
+        return [leaf for k in a for leaf in _leaves(a[k], b[k], None if cob is None else cob.get(k))]
+    return []
+
+
+def _number(x: Tensor, at: int) -> float:
+    flat = x.reshape(-1)
+    if at >= len(flat):  # the two differ in shape
+        return math.nan
+    return float(flat[at].real if x.is_complex() else flat[at])
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+def _op_name(node: fx.Node, module: nn.Module) -> str:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    target = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

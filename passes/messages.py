@@ -1,0 +1,57 @@
+"""Messages: text of a size that nothing but a message holds fixes nothing.
+
+`torch._assert(n % 2 == 0, f"{n} is odd")` makes the text at each call, `print(x.shape)` shows it, and what the network
+computes depends on neither: the text goes into a call whose result is dropped. A text that is looked up, compared or
+kept (`getattr(self, f"table_{n}")`) may decide anything, so the size in it is a number.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+from types import CodeType, FrameType
+
+_LOGS = frozenset({"logging", "warnings", "traceback"})  # modules that make texts of what they are handed
+_MAKES = ("FORMAT_", "CONVERT_", "BUILD_STRING", "BUILD_TUPLE")
+_AROUND = (*_MAKES, "LOAD_", "BINARY_SUBSCR", "BINARY_OP", "PRECALL", "CALL", "KW_NAMES", "PUSH_NULL", "EXTENDED_ARG")
+
+
+def is_message(frame: FrameType) -> bool:
+    """True where the text that a frame is making right now is part of a message only."""
+    if frame.f_globals.get("__name__", "").partition(".")[0] in _LOGS:
+        return True
+    return _is_dropped(frame.f_code, frame.f_lasti)
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_dropped(code: CodeType, offset: int) -> bool:
+    """Follow the text through the code: joined to others, it must go into a call that leaves nothing behind."""
+    steps = [step for step in _steps(code) if step.offset >= offset]
+    if steps[0].opname.startswith(("PRECALL", "CALL")):  # str(n), or print(n)
+        steps = [step for i, step in enumerate(steps) if i and not step.opname.startswith("CALL")]
+        if steps[0].opname == "POP_TOP":
+            return True
+    elif steps[0].opname.startswith("FORMAT_"):
+        steps = steps[1:]
+    else:
+        return False
+    above = 0  # values on the stack above the text
+    for i, step in enumerate(steps):
+        touches = not above and step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD"))
+        if touches or not step.opname.startswith(_AROUND):
+            return False
+        above += dis.stack_effect(step.opcode, step.arg, jump=False)
+        if above >= 0:
+            continue
+        if step.opname.startswith(("PRECALL", "CALL")):
+            after = next((s for s in steps[i + 1 :] if not s.opname.startswith("CALL")), None)
+            return after is not None and after.opname == "POP_TOP"
+        if not step.opname.startswith(_MAKES):
+            return False
+        above = 0  # a longer text is in its place
+    return False

@@ -1,0 +1,422 @@
+"""What must hold of every network, however it was drawn: equal to the last bit wherever the original runs, or refused.
+
+On the example (every node), again, at other sizes, in train mode (outputs, gradients, statistics), after `apply_` and
+its inverse, and after something that the plan rests on has changed. A refusal is an error of the project's own; weights
+that went back into the original class have no guard, so they must be right wherever the original runs, unless
+`plan.conditions` says what they rest on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hypothesis
+import torch
+from random_networks import Network, Script, others, several_of
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.verify import equal, evaluating
+
+MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]
+
+
+class Wrong(AssertionError):
+    """A network that is neither equal nor refused: in which check, in which mode, how."""
+
+    def __init__(self, check: str, mode: str, how: str) -> None:
+        super().__init__(f"{check} ({mode}): {how}")
+        self.check, self.mode, self.how = check, mode, how
+
+
+@dataclass
+class Tally:
+    """What a run of comparisons was worth, and on which device.
+
+    Attributes:
+        runs: how often each check was made, by how it ended ("equal", "refused", "conditions" where the plan says that
+            it rests on something, and the numbers differ there).
+        vacuous: comparisons of constant outputs.
+        moving: plans in which something is free.
+        skips: how the names of checks begin that are not made.
+    """
+
+    device: str = "cpu"
+    skips: tuple[str, ...] = ()
+    networks: int = 0
+    comparisons: int = 0
+    vacuous: int = 0
+    moving: int = 0
+    nodes: int = 0
+    opaque: int = 0
+    operations: Counter[str] = field(default_factory=Counter)
+    runs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def check(self, script: Script) -> None:
+        """Compare a network with its teleported versions in every mode.
+
+        Raises:
+            Wrong: one of them is neither equal nor refused.
+        """
+        model, inputs = script.make()
+        shapes = [("example", script.inputs), *others(script, model)]
+        model = model.made().to(self.device)
+        if self.device != "cpu":
+            hypothesis.assume(runs(model, [x.to(self.device) for x in inputs]))
+        self.networks += 1
+        self.operations.update({step.operation for step in script.steps})
+        runs_of = []
+        for what, made_of in shapes:
+            xs = [x.to(self.device) for x in script.draw(made_of)]
+            with torch.no_grad():
+                runs_of.append(Run(what, xs, several_of(seeded(copy.deepcopy(model), xs))))
+        normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        for mode, norm_stats in MODES:
+            if norm_stats == "fixed" or normed:  # without batch norm it is the same plan
+                own = script.make()[0].made().to(self.device)  # no copy: a closure may hold a layer of the network's
+                Comparison(self, own, runs_of, mode, norm_stats).make()
+
+    def assert_meaningful(self, opaque: float = 0.01) -> None:
+        """A comparison that proves nothing must be rare, and so must nodes that no rule knows."""
+        assert self.vacuous <= 0.02 * self.comparisons, self
+        assert self.moving >= 0.75 * self.comparisons, self
+        assert self.opaque <= opaque * self.nodes, self
+
+    def share(self, *how: str) -> float:
+        """The share of all checks that ended so."""
+        total = sum(self.runs.values())
+        return sum(n for (_, end), n in self.runs.items() if end in how) / total if total else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int)}
+        return plain | {"runs": {" | ".join(k): v for k, v in self.runs.items()}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inputs, and what the original makes of them."""
+
+    what: str
+    inputs: list[Tensor]
+    expected: list[Any]
+
+
+@dataclass
+class Comparison:
+    """One network in one mode. The model is the comparison's own: a plan holds it, and it is changed in the end."""
+
+    tally: Tally
+    model: Network
+    runs: list[Run]
+    mode: str
+    norm_stats: str
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The example's."""
+        return self.runs[0].inputs
+
+    def make(self) -> None:
+        pristine = copy.deepcopy(self.model)
+        plan = self.guarded(
+            "plan", lambda: ft.plan(self.model, *self.inputs, mode=self.mode, norm_stats=self.norm_stats)
+        )
+        if plan is None:
+            return
+        self.tally.comparisons += 1
+        self.tally.moving += plan.num_free > 0
+        self.tally.opaque += len(plan.opaque)
+        cob = plan.sample(0.9, "inter", exact=True, seed=3)
+        network = self.guarded("rewrite", lambda: plan.rewrite(cob))
+        if network is None:
+            return
+        report = self.guarded("verify", lambda: ft.verify(self.model, network, *self.inputs))
+        if report is None:
+            return
+        self.tally.vacuous += report.vacuous
+        self.tally.nodes += report.nodes
+        self.require("verify", report.bitwise_equal and report.first_difference is None, str(report.first_difference))
+        self.compared("again", self.runs[0], network)
+        twin = None
+        if self.mode == "weights":
+            twin = copy.deepcopy(pristine)
+            self.in_place(plan, cob, network, twin)
+        excused = bool(getattr(plan, "conditions", ()))  # it says that it rests on something
+        for other in self.runs[1:]:
+            self.compared(f"other {other.what}", other, network)
+            if twin is not None:
+                self.compared(f"checkpoint, other {other.what}", other, twin, excused)
+        if self.norm_stats != "rescaled":  # exact in eval mode only
+            scales = plan.scales(cob)
+            self.trained("train mode", pristine, network, scales)
+            if twin is not None:
+                self.trained("checkpoint, train mode", pristine, twin, scales, excused)
+        if self.norm_stats == "fixed":
+            self.after_changes(plan, cob)
+
+    # -- the checks ---------------------------------------------------------------------------------------------
+
+    def in_place(self, plan: ft.Plan, cob: ft.ChangeOfBasis, network: nn.Module, twin: Network) -> None:
+        """`apply_` on a copy keeps its outputs, is what the emitted network holds, and has an inverse."""
+        before = copy.deepcopy(twin.state_dict())
+        with evaluating(twin), torch.no_grad():
+            expected = several_of(seeded(twin, self.inputs))
+            if self.guarded("apply_", lambda: plan.apply_(cob, twin)) is None:
+                return
+            self.require("apply_", same(expected, several_of(seeded(twin, self.inputs))), "another function")
+        held, emitted = twin.state_dict(), network.state_dict()
+        for name in held.keys() & emitted.keys():
+            if isinstance(held[name], Tensor):
+                self.require("checkpoint", equal(held[name], emitted[name]), f"'{name}' is not what apply_ makes it")
+        with torch.no_grad(), evaluating(self.model):  # the planned one, with all that refers to its layers
+            expected = several_of(seeded(self.model, self.inputs))
+            plan.apply_(cob)
+            found = several_of(seeded(self.model, self.inputs))
+            plan.apply_(cob.inverse())
+        self.require("apply_ in place", same(expected, found), "another function")
+        back = copy.deepcopy(twin)
+        plan.apply_(cob.inverse(), back)
+        for name, tensor in back.state_dict().items():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.require("inverse", equal(before[name], tensor), f"'{name}' is not restored")
+
+    def trained(
+        self, check: str, model: nn.Module, network: nn.Module, scales: dict[str, Tensor], excused: bool = False
+    ) -> None:
+        """One step in train mode: outputs, gradients over their factors (Theorem 5.1), and statistics."""
+        a, b = copy.deepcopy(model).train(), copy.deepcopy(network).train()
+        try:
+            expected = stepped(a, self.inputs)
+        except Exception:  # it does not train: one value a channel, a write into a leaf
+            return
+        found = self.guarded(check, lambda: stepped(b, self.inputs))
+        if found is None:
+            return
+        if excused and not same(expected, found):
+            self.tally.runs[check, "conditions"] += 1
+            return
+        self.require(check, same(expected, found), "other outputs")
+        theirs = dict(b.named_parameters())
+        for name, p in a.named_parameters():
+            if name not in theirs:
+                continue
+            one, other = p.grad, theirs[name].grad
+            if one is None or other is None:
+                there = other if one is None else one
+                agree = there is None or not bool(there.any())
+            else:
+                scale = scales.get(name)
+                wanted = one if scale is None else (one / scale.to(one.device)).to(one.dtype)
+                agree = close(wanted, other)
+            self.require(f"{check}, gradients", agree, f"of '{name}'")
+        held = b.state_dict()
+        for name, buffer in a.named_buffers():
+            if name in held:
+                scale = scales.get(name)
+                wanted = buffer if scale is None else (buffer * scale.to(buffer.device)).to(buffer.dtype)
+                self.require(f"{check}, buffers", close(wanted, held[name]), f"'{name}'")
+
+    def after_changes(self, plan: ft.Plan, cob: ft.ChangeOfBasis) -> None:
+        """Something that the plan rests on changes: the stale plan is refused, or gives right numbers."""
+        for what, change, undo in changes(self.model):
+            if f"changed {what}".startswith(self.tally.skips or ("-",)):
+                continue
+            change()
+            try:
+                if not runs(self.model, self.inputs):
+                    continue
+                with torch.no_grad():
+                    expected = several_of(seeded(copy.deepcopy(self.model), self.inputs))
+                run = Run("changed", self.inputs, expected)
+                network = self.guarded(f"changed {what}", lambda: plan.rewrite(cob), counted=False)
+                if network is not None:
+                    self.compared(f"changed {what}", run, network)
+                if self.mode == "weights":
+                    twin = copy.deepcopy(self.model)
+                    if self.guarded(f"changed {what}, apply_", lambda t=twin: plan.apply_(cob, t), counted=False):
+                        self.compared(f"changed {what}, apply_", run, twin)
+            finally:
+                undo()
+
+    # -- how they end ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def compared(self, check: str, run: Run, network: nn.Module, excused: bool = False) -> None:
+        """Outputs equal to the last bit; where it is `excused`, another result is counted."""
+        expected = run.expected
+        found = self.guarded(check, lambda: several_of(seeded(network, run.inputs)))
+        if found is None:
+            return
+        if excused and not same(expected, found):
+            self.tally.runs[check, "conditions"] += 1
+            return
+        self.require(check, same(expected, found), f"another function: {distance(expected, found)}")
+
+    def require(self, check: str, holds: bool, how: str) -> None:
+        if not holds:
+            raise Wrong(check, f"{self.mode} {self.norm_stats}", how)
+        self.tally.runs[check, "equal"] += 1
+
+    def guarded(self, check: str, run: Callable[[], Any], counted: bool = True) -> Any:
+        """What a run gives; None, and counted, where it is refused."""
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # fx prints the line that raised
+                return run()
+        except Exception as error:
+            if not refusal(error):
+                raise Wrong(
+                    check, f"{self.mode} {self.norm_stats}", f"{type(error).__name__}: {error}"[:300]
+                ) from error
+            self.tally.runs[check, "refused"] += 1
+            return None
+
+
+def refusal(error: BaseException) -> bool:
+    """True for an error that the project raises on purpose."""
+    return isinstance(error, ft.TeleportError) or (isinstance(error, ValueError) and "capture it again" in str(error))
+
+
+def seeded(network: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """Random numbers are the same ones each time."""
+    torch.manual_seed(5)
+    return network(*inputs)
+
+
+def stepped(network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    """Outputs and, in the parameters, gradients of a loss that weighs each output element differently."""
+    out = several_of(seeded(network, inputs))
+    loss = sum(
+        (
+            (x * torch.arange(1, x.numel() + 1, device=x.device).remainder(7).sub(3).view(x.shape)).sum()
+            for x in out
+            if x.is_floating_point()
+        ),
+        torch.zeros(()),
+    )
+    loss.backward()  # type: ignore[union-attr]
+    return [x.detach() for x in out]
+
+
+def same(expected: list[Any], found: list[Any]) -> bool:
+    return len(expected) == len(found) and all(
+        equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+        for a, b in zip(expected, found, strict=True)
+    )
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal to the last bit, or nearly: sums of gradients may be taken in another order."""
+    if equal(a, b) or not a.is_floating_point():
+        return equal(a, b)
+    bound = 64 * torch.finfo(a.dtype).eps * float(a.abs().max().clamp_min(1e-30))
+    return a.shape == b.shape and bool((a - b).abs().max() <= bound)
+
+
+def distance(expected: list[Tensor], found: list[Tensor]) -> str:
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return f"shapes {[tuple(x.shape) for x in found]} for {[tuple(x.shape) for x in expected]}"
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True) if a.numel()]
+    far = max((float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs), default=0.0)
+    return f"{far:.2g} relative"
+
+
+@torch.no_grad()
+def runs(model: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether a network can run where it was moved to (some make constants on the CPU, say), or as it was changed."""
+    try:
+        model(*inputs)
+    except Exception:  # whatever an operation raises
+        return False
+    return True
+
+
+# -- what changes after a plan -----------------------------------------------------------------------------------------
+
+# A setting of torch's layers, and what it becomes.
+SETTINGS: list[tuple[type[nn.Module], str, Callable[[Any], Any]]] = [
+    (nn.LeakyReLU, "negative_slope", lambda v: -v),
+    (nn.Hardtanh, "min_val", lambda v: v / 2),
+    (nn.ELU, "alpha", lambda v: v * 2),
+    (nn.LayerNorm, "eps", lambda v: v * 8),
+    (nn.GroupNorm, "num_groups", lambda v: 1),
+    (nn.modules.batchnorm._BatchNorm, "eps", lambda v: v + 1),
+    (nn.Conv1d, "padding_mode", lambda v: "circular"),
+    (nn.Conv2d, "dilation", lambda v: (1, 2)),
+    (nn.AvgPool1d, "kernel_size", lambda v: 1),
+    (nn.MaxPool2d, "stride", lambda v: 1),
+    (nn.Softmax, "dim", lambda v: 0),
+    (nn.Upsample, "scale_factor", lambda v: 1),
+    (nn.MultiheadAttention, "num_heads", lambda v: 1),
+]
+
+Change = tuple[str, Callable[[], None], Callable[[], None]]
+
+
+def changes(model: nn.Module) -> Iterator[Change]:
+    """Changes of a model, one of each kind: what, how, and back."""
+    for kind, name, new in SETTINGS:
+        layer = next((m for m in model.modules() if isinstance(m, kind)), None)
+        if layer is not None and (value := getattr(layer, name)) != new(value):
+            if isinstance(layer, nn.Conv1d) and layer.padding == (0,):  # there is nothing to pad
+                continue
+            yield (
+                f"{kind.__name__}.{name}",
+                functools.partial(setattr, layer, name, new(value)),
+                functools.partial(setattr, layer, name, value),
+            )
+    for buffer in model.buffers():
+        if not buffer.is_floating_point() and buffer.numel() > 1:
+            other = ~buffer if buffer.dtype == torch.bool else buffer.reshape(-1).flip(0).view(buffer.shape)
+            if not torch.equal(other, buffer):
+                kept = buffer.clone()
+                kind = "a mask" if buffer.dtype == torch.bool else "an index"
+                yield kind, functools.partial(buffer.copy_, other.clone()), functools.partial(buffer.copy_, kept)
+                break
+    weights = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is nn.Linear and "weight" in m._parameters
+    ]
+    for i, one in enumerate(weights):
+        other = next(
+            (m for m in weights[:i] if m.weight.shape == one.weight.shape and m.weight is not one.weight), None
+        )
+        if other is not None:
+            yield "a tie made", *swapped(one, other.weight)
+            view = nn.Parameter(other.weight.detach()) if one.weight is not other.weight else one.weight
+            yield "a memory shared", *swapped(one, view)
+            break
+    names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for one in weights:
+        if names[id(one.weight)] > 1:
+            yield "a tie cut", *swapped(one, nn.Parameter(one.weight.detach() * 2))
+            break
+    for one in weights:
+        if one.weight.shape[0] == one.weight.shape[1] > 1:
+            yield "transposed in place", *transposed(one.weight)
+            break
+
+
+def swapped(layer: nn.Linear, weight: nn.Parameter) -> tuple[Callable[[], None], Callable[[], None]]:
+    table = layer._parameters
+    return (
+        functools.partial(table.__setitem__, "weight", weight),
+        functools.partial(table.__setitem__, "weight", layer.weight),
+    )
+
+
+def transposed(weight: nn.Parameter) -> tuple[Callable[[], None], Callable[[], None]]:
+    kept = weight.data
+
+    def change() -> None:
+        weight.data = kept.t()
+
+    def undo() -> None:
+        weight.data = kept
+
+    return change, undo
