@@ -202,7 +202,8 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            result = self.still(node, self.checked(value, result), self.sizing.at.get(node), found.shape is not None)
+            sized, told = self.sizing.at.get(node), found.shape is not None
+            result = self.still(node, self.checked(value, result), sized, told)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -311,7 +312,7 @@ class Interpreter:
         return [self.convert(v) for v in x] if issubclass(kind, list) else x
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
-        """A value with its map as a rule sees it: no numbers and no indices are known of what other inputs change."""
+        """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
         if isinstance(value, Tensor):
             if isinstance(cob, _Ref):
                 return self.tensor(cob.name)

@@ -150,13 +150,13 @@ def _tensors(x: Any) -> list[Tensor]:
 
 
 def linear(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape:
-    """The features are the weight's."""
+    """[..., in] -> [..., out]."""
     at.sizes.insist(input.sizes[-1], weight.sizes[1])
     return *input.sizes[:-1], weight.sizes[0]
 
 
 def embedding(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape:
-    """A row of the weight for each index."""
+    """[...] -> [..., columns]."""
     return *input.sizes, weight.sizes[1]
 
 
@@ -203,7 +203,7 @@ def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:
 
 
 def matmul(at: At, input: Sized, mat2: Sized, *rest: Any, **settings: Any) -> Shape | None:
-    """The rows of the one, the columns of the other, and their batches."""
+    """[..., n, k] x [..., k, m] -> [..., n, m]."""
     a, b = (mat2.sizes, input.sizes) if at.target == "__rmatmul__" else (input.sizes, mat2.sizes)
     if len(a) < 2 or len(b) < 2:
         return None
@@ -213,13 +213,13 @@ def matmul(at: At, input: Sized, mat2: Sized, *rest: Any, **settings: Any) -> Sh
 
 
 def attention(at: At, query: Sized, key: Sized, value: Sized, *rest: Any, **settings: Any) -> Shape:
-    """The positions of the queries, the features of the values."""
+    """Queries [..., l, e] over values [..., s, v] -> [..., l, v]."""
     at.sizes.insist(query.sizes[-1], key.sizes[-1])
     return *query.sizes[:-1], value.sizes[-1]
 
 
 def einsum(at: At, equation: Any, *tensors: Any) -> Shape | None:
-    """An axis for each index of the output."""
+    """A size for each letter of the equation."""
     if not isinstance(equation, str) or "->" not in equation or "..." in equation:
         return None
     left, _, right = equation.replace(" ", "").partition("->")
@@ -295,7 +295,7 @@ def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
 
 
 def expanded(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
-    """The sizes that are given; -1 keeps an axis."""
+    """expand, expand_as, broadcast_to."""
     given = [*rest, *settings.values()]
     if len(given) == 1 and type(given[0]) is Sized:  # expand_as
         return given[0].sizes
@@ -447,7 +447,7 @@ _MOVED: dict[str, Any] = {
 
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
-    """The sizes along the axis are added."""
+    """The sizes along one axis are added up."""
     tensors = [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
@@ -461,7 +461,7 @@ def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any
 
 
 def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
-    """A new axis, as long as there are tensors."""
+    """A new axis, as long as the list."""
     if at.name != "stack":
         return None
     axis = dim % at.value.ndim
@@ -469,7 +469,7 @@ def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> 
 
 
 def padded(at: At, input: Sized, pad: Sequence[Any], *rest: Any, **settings: Any) -> Shape | None:
-    """What is added at both ends of an axis."""
+    """Each axis with what is put beside it."""
     if isinstance(pad, int) or any(type(n) not in (int, Size) for n in pad):
         return None
     sizes = list(input.sizes)
@@ -492,7 +492,7 @@ def made(at: At, *given: Any, **settings: Any) -> Shape | None:
 
 
 def ranged(at: At, *given: Any, **settings: Any) -> Shape | None:
-    """As many numbers as there are between start and end."""
+    """arange of whole numbers: as many as there are from the first to the last."""
     numbers = [x for x in given if type(x) in (int, Size)]
     if len(numbers) != len(given) or not 0 < len(numbers) < 3:
         return None

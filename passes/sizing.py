@@ -1,9 +1,9 @@
 """Sizing: which numbers and axes of a graph come from the sizes of its inputs.
 
 Every axis of an input is an unknown (`size.py`), and every node is visited once: what a shape or an arithmetic
-expression gives is a polynomial of the unknowns, what an operation gives is told by its shape function. One without is
-run on other sizes, and what does not change is known. Whatever stays unclear is one more unknown, which is always
-sound: the rules take it for any number.
+expression gives is a polynomial of the unknowns, what an operation gives is told by its shape function. An operation
+without one is run on other sizes, and what does not change is known. Whatever stays unclear is one more unknown, which
+is always sound: the rules take it for any number.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Sizing:
         return shapes if shapes is not None and _agree(value, shapes) else None
 
     def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-        """The shapes as they are read off when the operation is run on other sizes, twice; None where it fails."""
+        """The shapes, read off where the operation is run on other sizes, twice; None where it does not run."""
         leaves = _leaves((args, kwargs))
         sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
         free = [size for size in sizes if type(size) is Size]

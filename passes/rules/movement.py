@@ -23,7 +23,7 @@ from fxteleport.passes.proxy import setitem
 from fxteleport.passes.rules import named, rule
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
-from fxteleport.passes.size import Size, cuts, product
+from fxteleport.passes.size import Extent, Size, cuts, product
 
 
 def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
@@ -67,15 +67,36 @@ def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
     old, new, cob = tuple(input.shape), tuple(call.value.shape), input.map
-    if not any(type(n) is Size for n in (*input.sizes, *call.sizes)):
+    sizes, target = input.sizes, call.sizes
+    if not any(type(n) is Size for n in (*sizes, *target)):
         return cob.each(lambda s: reshape(s, old, new))
-    blocks = cuts(input.sizes, call.sizes)
+    for axis, inner in _divided(sizes, target):
+        sizes = (*sizes[:axis], sizes[axis] // inner, inner, *sizes[axis + 1 :])  # type: ignore[operator]
+        apart = (*old[:axis], old[axis] // inner, inner, *old[axis + 1 :])
+        cob, old = cob.each(functools.partial(reshape, old=old, new=apart)), apart
+    blocks = cuts(sizes, target)
     for axes, _ in blocks:
-        cob = call.constant(cob, _recut(call, input, cob, axes), "the inputs' sizes decide how these axes are cut")
+        cob = call.constant(cob, _recut(call, sizes, cob, axes), "the inputs' sizes decide how these axes are cut")
     return cob.each(lambda s: reshape(s, old, new, blocks))
 
 
-def _recut(call: Call, input: Operand, cob: CobMap, axes: Sequence[int]) -> list[int]:
+def _divided(old: Sequence[Extent], new: Sequence[Extent]) -> list[tuple[int, int]]:
+    """Known axes of which only the inner part is cut out: heads that go into the batch, [b, 128] -> [b * 8, 16].
+
+    They come last first, each with the size of its inner part.
+    """
+    parts = []
+    for rows, columns in reversed(cuts(tuple(old), tuple(new))):
+        ends = itertools.takewhile(lambda n: type(n) is int, (new[j] for j in reversed(columns)))
+        inner = product(ends)
+        whole = old[rows[-1]] if rows else None
+        mixed = any(type(old[i]) is Size for i in rows)
+        if mixed and type(whole) is int and type(inner) is int and 1 < inner < whole and whole % inner == 0:
+            parts.append((rows[-1], inner))
+    return parts
+
+
+def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]) -> list[int]:
     """The axes of a block along which a map varies, if where its elements go depends on the inputs' sizes.
 
     It does not where what lies between them is of a known size, all together: [channels, height, width] -> [features]
@@ -83,7 +104,7 @@ def _recut(call: Call, input: Operand, cob: CobMap, axes: Sequence[int]) -> list
     """
     varying = [axis for axis in axes if cob.varies(axis)]
     for varies, run in itertools.groupby(axes, cob.varies):
-        if not varies and type(call.settled(product(input.sizes[axis] for axis in run))) is Size:
+        if not varies and type(call.settled(product(sizes[axis] for axis in run))) is Size:
             return varying
     return []
 

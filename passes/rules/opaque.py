@@ -16,9 +16,8 @@ from fxteleport.passes.rules import named, rule
 
 @rule(
     *named(
-        "multinomial bincount histc searchsorted bucketize logsumexp isclose cosine_similarity pairwise_distance cdist"
-        " pdist"
-        " affine_grid cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss"
+        "multinomial bincount histc searchsorted bucketize logsumexp isclose cosine_similarity pairwise_distance"
+        " cdist pdist affine_grid cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss"
         " huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits ctc_loss gaussian_nll_loss"
         " poisson_nll_loss cosine_embedding_loss hinge_embedding_loss margin_ranking_loss multi_margin_loss"
         " multilabel_margin_loss multilabel_soft_margin_loss soft_margin_loss triplet_margin_loss"
