@@ -325,8 +325,8 @@ class Interpreter:
             parts = sized if isinstance(sized, list) else [None] * len(value)
             return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
         if isinstance(value, dict):
-            parts = sized if isinstance(sized, dict) else {}
-            return {k: self._view(v, None if cob is None else cob[k], parts.get(k)) for k, v in value.items()}
+            held = sized if isinstance(sized, dict) else {}
+            return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
         size = self.sizing.sizes.settled(sized)
         return Unknown(value, size) if type(size) is Size else value
 

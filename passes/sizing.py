@@ -62,7 +62,7 @@ class Sizing:
             return self.convert(node.args[0])
         args, kwargs = self.convert(node.args), self.convert(node.kwargs)
         if node.target in GUARDS:
-            return self.insist(*args[:2], node.args[0]) if node.target is expect else None
+            return self.insist(args[0], args[1], node.args[0]) if node.target is expect else None
         first = args[0] if args else None
         if type(first) is Sized and node.target in _ASKING and (found := _asked(node, first, args, kwargs)) is not None:
             return found
@@ -76,7 +76,7 @@ class Sizing:
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
         if plain and all(type(x) in (int, float, Size) for x in args):
-            return self.sizes.apply(node.target, args, value)
+            return self.sizes.apply(call_of(node.op, node.target), args, value)
         return self.opened(value) if rests else value
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:

@@ -50,7 +50,7 @@ def _walk(x: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]
     if parts is None:
         yield path, x
         return
-    yield path, Container(_KINDS.get(type(x), type(x).__qualname__), len(parts))
+    yield path, Container(_KINDS.get(type(x)) or type(x).__qualname__, len(parts))
     for name, part in parts.items():
         yield from _walk(part, path + name, (*above, id(x)))
 
