@@ -72,8 +72,9 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def is_mode_dependent(module: nn.Module) -> bool:
-    """A module without tensors or parts whose forward reads `self.training` (drop path and its like)."""
-    return not is_stateful(module) and reads_training(type(module)) and not hooked(module)
+    """A module without tensors or parts whose forward itself reads `self.training` (drop path and its like)."""
+    code = getattr(type(module).forward, "__code__", None)
+    return not is_stateful(module) and code is not None and "training" in code.co_names and not hooked(module)
 
 
 def is_stateful(module: nn.Module) -> bool:
@@ -87,7 +88,7 @@ def is_intricate(module: nn.Module) -> bool:
 
 
 @functools.cache
-def reads_training(cls: type[nn.Module]) -> bool:
+def reads_training(cls: Any) -> bool:
     """True where the class's forward, or another method that it adds, mentions `self.training`."""
     own = [c for c in cls.__mro__ if c is not nn.Module and issubclass(c, nn.Module)]
     members = [cls.forward, *(x for c in own for x in vars(c).values())]

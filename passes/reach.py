@@ -90,6 +90,22 @@ class Reach:
 
     def of_method(self, owner: nn.Module, method: types.FunctionType) -> Reached:
         """What a method can reach, its own module's tensors among it, as far as its code names them."""
+        functions, names = self.code_of_method(owner, method)
+        everything = not names.isdisjoint(_BY_ANY_NAME)
+        tables = (vars(owner), owner._parameters, owner._buffers, owner._modules)
+        held = [v for t in tables for k, v in t.items() if k in names or (everything and t is not tables[0])]
+        return self.of(*functions, held)
+
+    def parts_of_method(self, owner: nn.Module, method: types.FunctionType) -> tuple[list[nn.Module], set[str]]:
+        """The parts of its module that a method may call, with theirs, and the names that its code has."""
+        _, names = self.code_of_method(owner, method)
+        everything = not names.isdisjoint(_BY_ANY_NAME)
+        parts = [m for k, m in owner._modules.items() if m is not None and (everything or k in names)]
+        inner = [m for part in parts for m in part.modules()]
+        return ([owner, *inner] if everything else inner), names
+
+    def code_of_method(self, owner: nn.Module, method: types.FunctionType) -> tuple[list[types.FunctionType], set[str]]:
+        """A method, with those of its class that it may call, and all names in their code."""
         names: set[str] = set()
         waiting, functions = [method], []
         while waiting:
@@ -100,10 +116,7 @@ class Reach:
             members = (getattr(type(owner), name, None) for name in new)
             members = (m.fget if isinstance(m, property) else m for m in members)
             waiting += [m for m in members if isinstance(m, types.FunctionType) and not _is_library(m.__module__)]
-        everything = not names.isdisjoint(_BY_ANY_NAME)
-        tables = (vars(owner), owner._parameters, owner._buffers, owner._modules)
-        held = [v for t in tables for k, v in t.items() if k in names or (everything and t is not tables[0])]
-        return self.of(*functions, held)
+        return functions, names
 
     def _held_by(self, module: nn.Module) -> Iterator[Any]:
         """A module's parts and attributes, and what the code of its class refers to."""

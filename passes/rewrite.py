@@ -339,7 +339,10 @@ def _skeleton(
         if isinstance(extra, Tensor):
             root.register_buffer(path, extra, persistent=False)
         else:
-            place_module(root, path, copy.deepcopy(extra))
+            place_module(root, path, made_leaf := copy.deepcopy(extra))
+            owner, _, name = path.rpartition(".")
+            if hasattr(type(holder := root.get_submodule(owner)), name):  # a method of a module that is kept whole, too
+                holder.__dict__[name] = made_leaf
     return root
 
 

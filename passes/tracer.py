@@ -286,7 +286,8 @@ class Tracer(Kept):
             again(error)
             if proxy.find_tracer((args, kwargs)) is None or any(map(watched, module.modules())):
                 raise
-            if self.writes.changed(module.modules(), writes):
+            parts, names = self.reach.parts_of_method(module, fn)
+            if self.writes.changed(parts, writes, module, names):
                 raise
             del self.stack[depth:]
             self.rollback(mark, moved, before)

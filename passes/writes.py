@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,12 +53,17 @@ class Writes:
             if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, _ABSENT), before):
                 yield key
 
-    def changed(self, modules: Iterable[nn.Module], mark: int) -> bool:
-        """True where modules were not as planned when the journal was `mark` long."""
+    def changed(
+        self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()
+    ) -> bool:
+        """True where modules, or what `owner` holds under these names, were not as planned at the journal's `mark`."""
         theirs = {id(table) for module in modules for table in _tables(module)}
+        own = {id(table) for table in _tables(owner)} if owner is not None else set()
         with self._undone(mark):
             return any(
-                i < mark and id(table) in theirs and not same(dict.get(table, key, _ABSENT), before)
+                i < mark
+                and (id(table) in theirs or (id(table) in own and key in names))
+                and not same(dict.get(table, key, _ABSENT), before)
                 for i, table, key, before in self._first()
             )
 

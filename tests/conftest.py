@@ -135,7 +135,8 @@ def assert_state_is_whole(plan: ft.Plan, network: nn.Module, seed: int) -> None:
 
 
 def _bits(x: Tensor) -> Tensor:
-    return x.contiguous().reshape(-1).view(torch.uint8)
+    dense = x if x.layout is torch.strided else x.to_dense()
+    return dense.contiguous().reshape(-1).view(torch.uint8)
 
 
 @pytest.fixture(scope="session", name="original_keys")

@@ -891,6 +891,14 @@ OPERATIONS: dict[str, Operation] = {
     "autograd function": pointwise(Swish.apply, plain=False),
     # opaque
     "softmax": Operation(lambda pick, x: lambda x: x.softmax(-1), lambda x: floats(x) and x.shape[-1] > 1),
+    "floor divide": pointwise(lambda x: x // 2, plain=False),
+    "logsumexp": Operation(
+        lambda pick, x: lambda x: x.logsumexp(-1, keepdim=True), lambda x: floats(x) and x.shape[-1] > 1
+    ),
+    "local response norm": Operation(lambda pick, x: nn.LocalResponseNorm(2), tokens),
+    "diagonal": Operation(
+        lambda pick, x: lambda x: torch.diagonal(x, 0, -2, -1)[:, None], lambda x: floats(x) and x.ndim > 3
+    ),
     "log_softmax": Operation(lambda pick, x: nn.LogSoftmax(1), several(1)),
     # parameters used freely, and tensors made from nothing
     "add vector": Operation(own(torch.add, 1), floats),

@@ -44,10 +44,10 @@ def test_no_mutant_survives(rule: str, least: int, tmp_path: Path) -> None:
 def test_every_target_is_there(name: str) -> None:
     files, tests = target(name)
     assert files and tests
+    assert any(True for file in files for _ in mutants(Path(file)))
     for file in files:
         path = str(Path(file).relative_to(ROOT))
         assert Path(living(path).__file__) == Path(file)
-        assert name == "rules" or next(mutants(Path(file)))
     assert all(Path(test.partition("::")[0]).exists() for test in tests)
 
 

@@ -183,7 +183,7 @@ CASES: dict[str, Case] = {
     "hook on a container": Case(lambda: hooked(lambda m: m[0]), 15),
     "hook on the model": Case(lambda: hooked(lambda m: m), 15 + 3),
     "hook on a layer": Case(lambda: hooked(lambda m: m[1]), 15 + 3),
-    "backward hook": Case(watched, 15),
+    "backward hook": Case(watched, 0, "it has backward hooks"),
     "parametrization": Case(symmetric, 8 + 1),  # 8 behind the first layer decide the second's but for a scale
     "spectral norm": Case(spectral, 2),  # a scale of each weight, which its norm takes back
     "spectral norm, by hook": Case(old_spectral, 5 + 1),

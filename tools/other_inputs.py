@@ -69,8 +69,11 @@ def checkpoint(plan: Plan, cob: ChangeOfBasis, others: list[Other], device: str,
     plan.apply_(cob)
     ends = [outcome(plan.captured.model, other, device, seed) for other in others]
     plan.apply_(cob.inverse())
-    named = getattr(plan, "conditions", ())
-    ends = [f"refused: it rests on {one_line(ValueError(named[0]))[:80]}" if e == "differs" and named else e for e in ends]
+    named = [c for c in plan.conditions if c.kind != "mode"]  # all is run in eval mode, as it was planned
+    ends = [
+        f"refused: it rests on {one_line(ValueError(str(named[0])))[:80]}" if e == "differs" and named else e
+        for e in ends
+    ]
     return [f"checkpoint {other.shape} {end}" for other, end in zip(others, ends, strict=True)]
 
 

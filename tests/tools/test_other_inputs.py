@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def test_each_axis_has_another_size() -> None:
     assert list(shapes((3, 64, 96), lambda s: False)) == []
 
 
-def test_three_ways() -> None:
+def test_three_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = ft.randomize(Sized(5)).eval(), torch.randn(2, 4)
     others = asked(model, [("3x4", (torch.randn(3, 4),)), ("9x4", (torch.randn(9, 4),))], "cpu", 0)
     assert [o.shape for o in others] == ["3x4"]  # it does not take the other
@@ -52,8 +53,9 @@ def test_three_ways() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     wrong = [Other("3x4", others[0].inputs, [others[0].expected[0] + 1])]
     assert checkpoint(plan, cob, wrong, "cpu", 0) == ["checkpoint 3x4 differs"]
-    plan.__dict__["conditions"] = ("a branch",)
-    assert checkpoint(plan, cob, wrong, "cpu", 0) == ["checkpoint 3x4 refused: it rests on a branch"]
+    branch = ft.Condition("branch", "", "", "", "a size")
+    monkeypatch.setattr(type(plan), "conditions", (branch,))
+    assert checkpoint(plan, cob, wrong, "cpu", 0) == [f"checkpoint 3x4 refused: it rests on {branch}"]
 
 
 def test_refusals_are_told_apart() -> None:
