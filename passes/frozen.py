@@ -42,11 +42,15 @@ class Holder(nn.Module):
         return self
 
 
-def excepted(module: nn.Module) -> dict[bool, Excepted] | None:
-    """What a module's own `train` does in each mode; None where it is torch's."""
-    if type(module).train is nn.Module.train and "train" not in vars(module):
+def excepted(module: nn.Module, below: bool = False) -> dict[bool, Excepted] | None:
+    """What a module's own `train` does in each mode, or (`below`) that of any in it; None where all are torch's."""
+    if not any(map(_has_its_own, module.modules() if below else (module,))):
         return None
     return {mode: Excepted(*after_train(module, mode)) for mode in (False, True)}
+
+
+def _has_its_own(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train or "train" in vars(module)
 
 
 def holder_of(module: nn.Module) -> nn.Module:

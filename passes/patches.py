@@ -61,6 +61,8 @@ def aware_of_proxies() -> Iterator[None]:
             _patch(torch, "manual_seed", _seeding(torch.manual_seed))
             _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
+            for function in _users(torch.autograd.Function):
+                _patch(function, "forward", staticmethod(_forwarding(function, function.forward)))
             if hasattr(functorch, "unwrap_dead_wrappers"):  # of older torch: its C code takes no proxies
                 _patch(functorch, "unwrap_dead_wrappers", _passing_on(functorch.unwrap_dead_wrappers))
             _patch(torch, "is_grad_enabled", _asking(torch.is_grad_enabled))
@@ -304,6 +306,32 @@ def _applying(apply: Any) -> Any:
             return apply.__get__(None, cls)(*args, **kwargs)
 
     return classmethod(wrapper)
+
+
+def _users(cls: type) -> Iterator[type[torch.autograd.Function]]:
+    """The autograd functions that are not torch's own, with a forward of their own."""
+    for function in type.__subclasses__(cls):
+        if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
+            yield function
+        yield from _users(function)
+
+
+def _forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
+    """The forward of an autograd function whose `apply` may have been looked up before the capture: `f = F.apply`."""
+
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        if tracer is None or tracer.in_function or kwargs:
+            return forward(*args, **kwargs)
+        alone = function.setup_context is torch.autograd.Function.setup_context  # it takes the context, too
+        given = args[1:] if alone else args
+        if tracer.keeps(function, given):
+            return tracer.call_custom(function, given)
+        with tracer.inside_function():
+            return forward(*args)
+
+    return wrapper
 
 
 def _passing_on(unwrap: Any) -> Any:

@@ -211,6 +211,11 @@ class Recorder(Lowering):
         """Forward leaves such a context."""
         self.gradients.pop()
 
+    @property
+    def in_function(self) -> bool:
+        """True while the forward of an autograd function is running."""
+        return self._functions > 0
+
     @contextmanager
     def inside_function(self) -> Iterator[None]:
         """The forward of an autograd function is running: contexts in it mean nothing to who calls it."""

@@ -261,7 +261,7 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
     module = TeleportedModule(root, graphs[0], class_name=type(model).__name__)
     _adopt(module, root.__dict__)
     module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
-    module.__dict__["excepted"] = excepted(model)
+    module.__dict__["excepted"] = excepted(model, below=True)
     take_modes(module, model)
     parts = dict(model.named_modules(remove_duplicate=False))
     for path, leaf in captured.added.items():

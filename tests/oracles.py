@@ -65,6 +65,7 @@ class Tally:
         Raises:
             Wrong: one of them is neither equal nor refused.
         """
+        torch.manual_seed(0)  # layers may draw buffers of their own
         model, inputs = script.make()
         shapes = [("example", script.inputs), *others(script, model)]
         model = model.made().to(self.device)
@@ -80,6 +81,7 @@ class Tally:
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
         for mode, norm_stats in MODES:
             if norm_stats == "fixed" or normed:  # without batch norm it is the same plan
+                torch.manual_seed(0)
                 own = script.make()[0].made().to(self.device)  # no copy: a closure may hold a layer of the network's
                 Comparison(self, own, runs_of, mode, norm_stats).make()
 
@@ -137,6 +139,7 @@ class Comparison:
         network = self.guarded("rewrite", lambda: plan.rewrite(cob))
         if network is None:
             return
+        unrun = copy.deepcopy(network)
         report = self.guarded("verify", lambda: ft.verify(self.model, network, *self.inputs))
         if report is None:
             return
@@ -155,8 +158,10 @@ class Comparison:
                 self.compared(f"checkpoint, other {other.what}", other, twin, excused)
         if self.norm_stats != "rescaled":  # exact in eval mode only
             scales = plan.scales(cob)
-            self.trained("train mode", pristine, network, scales)
+            self.trained("train mode", pristine, unrun, scales)
             if twin is not None:
+                twin = copy.deepcopy(pristine)
+                plan.apply_(cob, twin)
                 self.trained("checkpoint, train mode", pristine, twin, scales, excused)
         if self.norm_stats == "fixed":
             self.after_changes(plan, cob)

@@ -304,8 +304,8 @@ class Asked(nn.Module):
 
 def replaced(layer: nn.Module) -> nn.Module:
     """A layer whose forward was replaced on the instance: it doubles its input first."""
-    old = layer.forward
-    layer.forward = functools.partial(lambda module, x: old(2 * x), layer)  # type: ignore[method-assign]
+    old = type(layer).forward  # not bound: a copy's must not run the layer it was copied from
+    layer.forward = functools.partial(lambda module, x: old(module, 2 * x), layer)  # type: ignore[method-assign]
     return layer
 
 

@@ -174,7 +174,8 @@ def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *re
         return pytree.tree_map(lambda p: cob.each(lambda s: s.reshape((1,) * p.ndim)) if whole else cob, call.value)
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
-    return cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
+    taken = cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
+    return CobMap(taken.factors, cob.zeros or any(bool((s == ANY).any()) for s, _ in taken.factors))
 
 
 # Where the axis stands among the arguments behind the input, and which it is if it does not.
