@@ -150,7 +150,7 @@ class Comparison:
         twin = None
         if self.mode == "weights":
             twin = copy.deepcopy(pristine)
-            self.in_place(plan, cob, network, twin)
+            self.in_place(plan, cob, unrun, twin)
         excused = bool(getattr(plan, "conditions", ()))  # it says that it rests on something
         for other in self.runs[1:]:
             self.compared(f"other {other.what}", other, network)
@@ -170,13 +170,14 @@ class Comparison:
 
     def in_place(self, plan: ft.Plan, cob: ft.ChangeOfBasis, network: nn.Module, twin: Network) -> None:
         """`apply_` on a copy keeps its outputs, is what the emitted network holds, and has an inverse."""
-        before = copy.deepcopy(twin.state_dict())
+        before, unrun = copy.deepcopy(twin.state_dict()), copy.deepcopy(twin)
         with evaluating(twin), torch.no_grad():
             expected = several_of(seeded(twin, self.inputs))
             if self.guarded("apply_", lambda: plan.apply_(cob, twin)) is None:
                 return
             self.require("apply_", same(expected, several_of(seeded(twin, self.inputs))), "another function")
-        held, emitted = twin.state_dict(), network.state_dict()
+        plan.apply_(cob, unrun)  # a run may change buffers
+        held, emitted = unrun.state_dict(), network.state_dict()
         for name in held.keys() & emitted.keys():
             if isinstance(held[name], Tensor):
                 self.require("checkpoint", equal(held[name], emitted[name]), f"'{name}' is not what apply_ makes it")
@@ -186,9 +187,8 @@ class Comparison:
             found = several_of(seeded(self.model, self.inputs))
             plan.apply_(cob.inverse())
         self.require("apply_ in place", same(expected, found), "another function")
-        back = copy.deepcopy(twin)
-        plan.apply_(cob.inverse(), back)
-        for name, tensor in back.state_dict().items():
+        plan.apply_(cob.inverse(), unrun)
+        for name, tensor in unrun.state_dict().items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.require("inverse", equal(before[name], tensor), f"'{name}' is not restored")
 

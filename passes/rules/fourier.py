@@ -95,4 +95,5 @@ def of_parts(call: Call, real: Operand, imag: Operand) -> CobMap:
 @rule(*named("polar"))
 def of_length_and_angle(call: Call, abs: Operand, angle: Operand) -> CobMap:
     call.pin(angle.map, "it is an angle")
+    call.positive(abs.map, "its derivative takes it for a length, which has no sign")
     return abs.map.aligned(call.value.ndim)
