@@ -21,7 +21,7 @@ from fxteleport.passes.rules import RULES
 from fxteleport.tools.determinism import deterministic
 
 SHARDS, PER_SHARD = 20, 1000
-# Not drawn: in train mode the original's own copy is no measure where a closure holds the layer that it was copied from.
+# Not drawn: where a closure holds a layer, a copy of the original goes on with the layer that it was copied from.
 OPEN_KINDS: tuple[str, ...] = ("hidden: traced",)
 OPEN_CHECKS: tuple[str, ...] = ()
 NAMES = tuple(name for name in OPERATIONS if not (OPEN_KINDS and name.startswith(OPEN_KINDS)))

@@ -128,4 +128,3 @@ def test_what_can_be_derived_stays_free() -> None:
 
     assert free(WAYS["rows of a table"]) == 8  # tied to the stream: the rows have no values of their own
     assert free(heads, width=4) == 4  # heads share theirs, their channels do not
-    assert free(lambda net, h, x: h.flatten(1).unflatten(1, (x.shape[1], 8))) == 8
