@@ -201,7 +201,7 @@ def attribute(tracer: Tracer) -> property:
 
 def depends(module: nn.Module) -> bool:
     """True for a module that is kept whole, whose own code asks for its mode: it may decide what comes out."""
-    return any(reads_training(type(m)) and not is_leaf(m) for m in module.modules())
+    return any(reads_training(type(m)) and not is_leaf(m) for m in module.modules())  # type: ignore[arg-type]
 
 
 def _path(module: nn.Module) -> str:

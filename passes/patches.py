@@ -310,6 +310,7 @@ def _applying(apply: Any) -> Any:
 
 def _users(cls: type) -> Iterator[type[torch.autograd.Function]]:
     """The autograd functions that are not torch's own, with a forward of their own."""
+    function: Any
     for function in type.__subclasses__(cls):
         if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
             yield function

@@ -103,7 +103,9 @@ def reduced(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
     example = at.value[0] if isinstance(at.value, (tuple, list)) else at.value
     if not isinstance(example, Tensor):
         return None
-    dim = settings.get("dim", settings.get("axis", next((x for x in rest if not isinstance(x, (float, str))), None)))
+    dim: Any = settings.get(
+        "dim", settings.get("axis", next((x for x in rest if not isinstance(x, (float, str))), None))
+    )
     rank = len(input.sizes)
     none = dim is None or isinstance(dim, bool) or dim in ((), [])
     axes = set(range(rank)) if none else {d % rank for d in ([dim] if isinstance(dim, int) else dim)} if rank else set()
@@ -181,7 +183,7 @@ def _each(setting: Any, count: int) -> Sequence[Any]:
     return [setting] * count if isinstance(setting, (int, str)) else setting * count if len(setting) == 1 else setting
 
 
-def _windows(at: At, size: Size, example: int, kernel: Extent, stride: Any, padding: Any, dilation: Any) -> Extent:
+def _windows(at: At, size: Extent, example: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Extent:
     """How many windows fit into an axis."""
     if padding == "same":
         return size

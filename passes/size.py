@@ -90,11 +90,13 @@ def quotient(a: Extent, b: Extent) -> Extent | None:
     if type(a) is int and type(b) is int:
         return a // b if b and a % b == 0 else None
     rest, divisor = dict(_terms(a)), _terms(b)
-    lead = max(divisor, key=_order, default=None)
+    if not divisor:
+        return None
+    lead = max(divisor, key=_order)
     total: dict[Monomial, int] = {}
     while rest:
         atoms = max(rest, key=_order)
-        factor = None if lead is None else _without(atoms, lead)
+        factor = _without(atoms, lead)
         if factor is None or rest[atoms] % divisor[lead]:
             return None
         total[factor] = rest[atoms] // divisor[lead]

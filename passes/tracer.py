@@ -174,7 +174,7 @@ class Tracer(Kept):
         if changes_gradients(real) and not self.is_inside and not (path and is_leaf(real)):
             return self.call_hooked(path, args, kwargs)
         is_set = self.modes.changed and self.modes.is_set(path_of(m) for m in module.modules())
-        if path and is_leaf(real) and not (is_set and reads_training(type(real))):
+        if path and is_leaf(real) and not (is_set and reads_training(type(real))):  # type: ignore[arg-type]
             self.writes.called(module)
             return (self.call_watched if watched(real) else self.call_layer)(module, forward, args, kwargs)
         if path and is_mode_dependent(real) and not is_set:

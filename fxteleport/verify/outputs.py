@@ -16,7 +16,7 @@ from fxteleport.errors import InputError
 from fxteleport.passes.call import carries
 
 _CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # what they hold is no output
-_KINDS = {immutable_list: "list", immutable_dict: "dict"}
+_KINDS: dict[Any, str] = {immutable_list: "list", immutable_dict: "dict"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
