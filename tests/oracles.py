@@ -85,10 +85,10 @@ class Tally:
                 own = script.make()[0].made().to(self.device)  # no copy: a closure may hold a layer of the network's
                 Comparison(self, own, runs_of, mode, norm_stats).make()
 
-    def assert_meaningful(self, opaque: float = 0.01) -> None:
+    def assert_meaningful(self, opaque: float = 0.01, moving: float = 0.75) -> None:
         """A comparison that proves nothing must be rare, and so must nodes that no rule knows."""
         assert self.vacuous <= 0.02 * self.comparisons, self
-        assert self.moving >= 0.75 * self.comparisons, self
+        assert self.moving >= moving * self.comparisons, self
         assert self.opaque <= opaque * self.nodes, self
 
     def share(self, *how: str) -> float:

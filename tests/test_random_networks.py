@@ -36,7 +36,7 @@ def test_random_networks() -> None:
         tally.check(script)
 
     run()
-    tally.assert_meaningful()
+    tally.assert_meaningful(moving=0.65)  # they are short: one step that pins leaves nothing
 
 
 @pytest.mark.slow
