@@ -17,12 +17,15 @@ import os
 if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose folders the build maps into one package
     __path__.append(os.path.dirname(__path__[0]))
 
-from fxteleport import controls, curvature, landscapes, objectives
-from fxteleport.align import Alignment
-from fxteleport.callback import Teleport, lightning_callback
-from fxteleport.checkpoint import load, save
-from fxteleport.cob import ChangeOfBasis
-from fxteleport.errors import (
+from fxteleport.align.align import Alignment
+from fxteleport.io.checkpoint import load, save
+from fxteleport.io.stream import stream
+from fxteleport.landscape import baselines as controls
+from fxteleport.landscape import curvature, landscapes, objectives
+from fxteleport.landscape.optimize import Optimized
+from fxteleport.models.meta_init import without_weights
+from fxteleport.models.randomize import randomize
+from fxteleport.passes.errors import (
     CaptureError,
     CheckpointError,
     CobError,
@@ -35,16 +38,14 @@ from fxteleport.errors import (
     RuleError,
     TeleportError,
 )
-from fxteleport.live import Teleportable
-from fxteleport.modules import Operation, Rescale, TeleportedActivation
-from fxteleport.optimize import Optimized
-from fxteleport.passes.conditions import Condition
-from fxteleport.plan import Plan, plan, teleport
-from fxteleport.point import Point
-from fxteleport.randomize import randomize
-from fxteleport.skeleton import without_weights
-from fxteleport.stream import stream
-from fxteleport.transport import transport
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.plan import Plan, plan, teleport
+from fxteleport.plan.teleported_point import Point
+from fxteleport.training.callback import Teleport, lightning_callback
+from fxteleport.training.optimizer_state import transport
+from fxteleport.training.teleportable import Teleportable
 from fxteleport.verify import Difference, EquivalenceReport, verify
 
 __version__ = "0.1.0"

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.modules import Teleported
-from fxteleport.passes.maps import ANY, ONE
-from fxteleport.passes.system import System
+from fxteleport.passes.domain.cob_map import ANY, ONE
+from fxteleport.passes.domain.constraints import System
+from fxteleport.passes.rewrite.teleported_modules import Teleported
 
 settings.register_profile(
     "fxteleport", derandomize=True, deadline=None, database=None, max_examples=100,

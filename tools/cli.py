@@ -16,15 +16,15 @@ import typer
 from typer.core import TyperGroup
 
 from fxteleport import __version__
-from fxteleport.errors import TeleportError
-from fxteleport.tools.bench import bench
-from fxteleport.tools.check import check
-from fxteleport.tools.command import register
+from fxteleport.passes.errors import TeleportError
+from fxteleport.tools.commands.bench import bench
+from fxteleport.tools.commands.check import check
+from fxteleport.tools.commands.coverage import coverage
+from fxteleport.tools.commands.inspect import inspect
+from fxteleport.tools.commands.paper import paper
+from fxteleport.tools.commands.teleport import teleport
 from fxteleport.tools.console import one_line
-from fxteleport.tools.coverage import coverage
-from fxteleport.tools.inspect import inspect
-from fxteleport.tools.paper import paper
-from fxteleport.tools.teleport import teleport
+from fxteleport.tools.options.dataclass_options import register
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
 

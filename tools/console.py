@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from fxteleport.errors import CheckpointError
-from fxteleport.files import write_text
+from fxteleport.atomic_files import write_text
+from fxteleport.passes.errors import CheckpointError
 
 WIDTH = 80
 

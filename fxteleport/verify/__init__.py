@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxteleport.errors import InputError, TeleportError
+from fxteleport.passes.errors import InputError, TeleportError
 from fxteleport.verify.compare import (
     Comparison,
     compare,
@@ -184,7 +184,7 @@ class _Check:
 
     def _emitted(self, model: nn.Module, inputs: Any, keyword_inputs: Any) -> nn.Module | None:
         """The network that the plan emits of the model in float64, if `gm` is that one, rounded."""
-        from fxteleport.plan import plan
+        from fxteleport.plan.plan import plan
 
         made, gm = self.made, self.gm
         planned = plan(model, *inputs, mode=made.plan.mode, norm_stats=made.plan.norm_stats, **keyword_inputs)

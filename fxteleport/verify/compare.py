@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.call import carries
+from fxteleport.passes.rules.call import carries
 from fxteleport.verify.outputs import Container, Outputs, dense, has_fractions, outputs, require_alike
 
 

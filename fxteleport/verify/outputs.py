@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from fxteleport.errors import InputError
-from fxteleport.passes.call import carries
+from fxteleport.passes.errors import InputError
+from fxteleport.passes.rules.call import carries
 
 _CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # what they hold is no output
 _KINDS: dict[Any, str] = {immutable_list: "list", immutable_dict: "dict"}

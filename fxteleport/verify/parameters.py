@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.shadow import clone
-from fxteleport.sharded import is_sharded
+from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import clone
 from fxteleport.verify.outputs import dense, outputs
 from fxteleport.verify.report import TensorDifference
 from fxteleport.verify.running import doubled, own_copy

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.call import carries
-from fxteleport.passes.evaluate import tree_map
-from fxteleport.passes.lowering import named_tensors
-from fxteleport.passes.shadow import clone
-from fxteleport.sharded import is_sharded
+from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.capture.meta_eval import tree_map
+from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.rules.call import carries
 from fxteleport.verify.compare import difference
 from fxteleport.verify.outputs import Outputs, dense, outputs
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from fxteleport.errors import InputError
-from fxteleport.passes.call import carries
-from fxteleport.passes.maps import CobMap
-from fxteleport.passes.rewrite import original
-from fxteleport.passes.rules import named
-from fxteleport.passes.source import written
+from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.source_location import written
+from fxteleport.passes.rewrite.rewrite import original
+from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.registry import named
 from fxteleport.verify.compare import difference, equal
 from fxteleport.verify.outputs import dense
 from fxteleport.verify.report import Difference

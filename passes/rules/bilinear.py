@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, Unknown
-from fxteleport.passes.maps import IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.domain.size import Size
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
-from fxteleport.passes.size import Size
+from fxteleport.passes.rules.registry import named, rule
 
 CONTRACTED = "this axis is contracted"
 _LONGEST = 4  # factors of a map before they are given one name

@@ -12,10 +12,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, carries
-from fxteleport.passes.maps import IDENTITY, CobMap, reshape
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.registry import named, rule
 
 
 @rule(

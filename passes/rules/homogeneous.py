@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import joined
+from fxteleport.passes.rules.registry import named, rule
 
 
 def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:

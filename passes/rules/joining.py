@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, carries
-from fxteleport.passes.maps import ANY, IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.registry import named, rule
 
 
 def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> CobMap:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, Unknown, carries
-from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
-from fxteleport.passes.proxy import setitem
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.capture.proxy import setitem
+from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
+from fxteleport.passes.domain.size import Extent, Size, cuts, product
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
-from fxteleport.passes.size import Extent, Size, cuts, product
+from fxteleport.passes.rules.registry import named, rule
 
 
 def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:

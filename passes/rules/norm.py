@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
 
 

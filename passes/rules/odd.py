@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, Unknown
-from fxteleport.passes.maps import IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.pointwise import teleported
+from fxteleport.passes.rules.registry import named, rule
 
 
 def odd(call: Call, cob: CobMap) -> CobMap:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of, dropped
+from fxteleport.passes.rules.registry import named, rule
 
 _TURNED = "a negative CoB would turn the order round"
 

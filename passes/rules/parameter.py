@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand, carries
-from fxteleport.passes.maps import IDENTITY, CobMap, structural_zeros
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, structural_zeros
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.registry import named, rule
 
 
 @rule(

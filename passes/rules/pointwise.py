@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.registry import named, rule
 
 _TWO_SIDED = frozenset(named("rsqrt digamma psi"))  # -inf on one side of 0, inf on the other
 _WITHOUT_CUT = frozenset(named("exp expm1 exp2 sin cos tan sinh cosh tanh sigmoid expit silu sgn"))

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import CobMap
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import joined, merged
 from fxteleport.passes.rules.movement import moved
+from fxteleport.passes.rules.registry import named, rule
 
 
 @rule(*named("index_add"), shape=shape_functions.same)

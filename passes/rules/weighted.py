@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes import shape_functions
-from fxteleport.passes.call import Call, Operand
-from fxteleport.passes.maps import IDENTITY, ONE, CobMap, reshape, single
-from fxteleport.passes.rules import named, rule
+from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
+from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.registry import named, rule
 
 SHARED = "these positions share one weight"
 

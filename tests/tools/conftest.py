@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.tools.models import Loaded
-from fxteleport.tools.options import Settings
-from fxteleport.tools.run import Run, run
+from fxteleport.tools.checking.session import Run, run
+from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.options.common import Settings
 
 HOSTILE = "<img src=x onerror=alert(1)>&'</script><!--$x$"  # torch.fx takes any name but one with a double quote
 

@@ -1,1 +1,1 @@
-"""What `fxteleport bench` measures: one file a question."""
+"""Benchmarks: one file a measure; each compares ratios within one run."""

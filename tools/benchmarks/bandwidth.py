@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.tools import models
-from fxteleport.tools.benchmarks.subjects import real
+from fxteleport.tools.benchmarks.models import real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
+from fxteleport.tools.models import load
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Bandwidth:
     apply_ratio_bfloat16: Figure | None
 
 
-def bandwidth(spec: str, wanted: models.Request, repeats: int) -> Bandwidth:
+def bandwidth(spec: str, wanted: load.Request, repeats: int) -> Bandwidth:
     """Measure one model."""
     size, single, single_ratio = applied(*real(spec, replace(wanted, dtype=torch.float32)), repeats)
     _, half, half_ratio = applied(*real(spec, replace(wanted, dtype=torch.bfloat16)), repeats)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxteleport as ft
-from fxteleport import zoo
-from fxteleport.tools import models
-from fxteleport.tools.benchmarks.subjects import empty, real
+from fxteleport.models import zoo
+from fxteleport.tools.benchmarks.models import empty, real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
-from fxteleport.tools.memory import peak_bytes
+from fxteleport.tools.models import load
+from fxteleport.tools.models.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
     rewrite_copies: float
 
 
-def cost(spec: str, wanted: models.Request, repeats: int) -> Cost:
+def cost(spec: str, wanted: load.Request, repeats: int) -> Cost:
     """Measure one model."""
     skeleton, x = empty(spec, wanted)
     plans, traces = alternate([lambda: ft.plan(skeleton, x), lambda: traced(skeleton, x)], repeats)
@@ -84,7 +84,7 @@ def _measure_peak(what: str, spec: str) -> float:
     warm.rewrite(warm.sample(seed=0))
     with torch.device("meta" if what == "plan" else "cpu"):
         built = zoo.build(spec)
-    model, (x, *_) = built.model, built.inputs(models.BATCH, "meta")
+    model, (x, *_) = built.model, built.inputs(load.BATCH, "meta")
     if what == "plan":
         return peak_bytes(lambda: ft.plan(model, x))[1] / 1e6
     plan = ft.plan(model, x)

@@ -1,1 +1,1 @@
-"""The paper's experiments: each a grid of independent runs, a measurement, a verdict and a figure."""
+"""The paper's experiments: one file an experiment, each with its verdict; `experiment.py` is what they share."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxteleport.errors import InputError
+from fxteleport.passes.errors import InputError
 
 _HELD_OUT = 5  # one image in five, where a data set has no test part of its own
 

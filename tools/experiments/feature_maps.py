@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 import fxteleport as ft
-from fxteleport.passes.maps import CobMap
-from fxteleport.passes.rewrite import original
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.rewrite.rewrite import original
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def measure(run: Run) -> list[Row]:
     images = data.load(run["data"], run["data_root"], size, run["limit"])
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    trained = learning.train(network, optimizer, images, run["epochs"], 64, run["seed"])[-1]
+    trained = sgd.train(network, optimizer, images, run["epochs"], 64, run["seed"])[-1]
     network = network.double().eval()
     x = images.test_x[:2].double()
     plan = ft.plan(network, x)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 import fxteleport as ft
-from fxteleport import landscapes
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.landscape import landscapes
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap, trend
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def measure(run: Run) -> list[Row]:
     for batch, epochs in zip(run["batches"], run["epochs"], strict=True):
         network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
         optimizer = torch.optim.SGD(network.parameters(), lr=run["lr"], momentum=0.9)
-        learning.train(network, optimizer, images, epochs, batch, run["seed"])
+        sgd.train(network, optimizer, images, epochs, batch, run["seed"])
         made.append(network.double().eval())
     plan = ft.plan(made[0], images.x[:2].double(), mode="weights")
     ends = [{n: p.detach() for n, p in m.named_parameters()} for m in made]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import fxteleport as ft
-from fxteleport.point import gradients
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.plan.teleported_point import gradients
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap, trend
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measure(run: Run) -> list[Row]:
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
     network = network.double().train()
     x, y = images.x[: run["batch"]].double(), images.y[: run["batch"]]
-    loss = learning.cross_entropy(x, y)
+    loss = sgd.cross_entropy(x, y)
     plan = ft.plan(network, x[:2], mode="full")
     own = {n: p.detach() for n, p in network.named_parameters()}
     slopes = gradients(network, loss)

@@ -9,7 +9,7 @@ import torch
 
 import fxteleport as ft
 from fxteleport.tools.experiments import data, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 import fxteleport as ft
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
 
 if TYPE_CHECKING:
@@ -35,17 +35,17 @@ def measure(run: Run) -> list[Row]:
     images = data.load(run["data"], run["data_root"], networks.image_size(run["model"]), run["limit"])
     network = networks.build(run["model"], images.shape, images.classes, run["activation"], seed=run["seed"])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    learning.train(network, optimizer, images, run["epochs"], 32, run["seed"])
+    sgd.train(network, optimizer, images, run["epochs"], 32, run["seed"])
     network = network.double().eval()
     x, y = images.test_x.double(), images.test_y
     plan = ft.plan(network, x[:2])
     own = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
-    loss, accuracy = learning.evaluate(network, x, y)
+    loss, accuracy = sgd.evaluate(network, x, y)
     rows: list[Row] = []
     for i in range(run["times"]):
         moved = plan.rewrite(plan.sample(run["sigma"], run["landscape"], seed=run["seed"] * 100_000 + i))
         weights = torch.cat([moved.get_parameter(n).detach().reshape(-1) for n, _ in network.named_parameters()])
-        found, _ = learning.evaluate(moved, x, y)
+        found, _ = sgd.evaluate(moved, x, y)
         rows.append({
             "teleportation": i, "mean_abs_weight": float(own.abs().mean()),
             "mean_abs_change": float((weights - own).abs().mean()), "loss": loss, "accuracy": accuracy,

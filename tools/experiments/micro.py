@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import fxteleport as ft
-from fxteleport.point import gradients
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.plan.teleported_point import gradients
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
-from fxteleport.tools.models import seeded
+from fxteleport.tools.models.load import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def measure(run: Run) -> list[Row]:
         generator = torch.Generator().manual_seed(run["seed"] * 100_000 + i)
         picked = torch.randint(0, len(images.x), (run["batch"],), generator=generator)
         with seeded(i):  # dropout masks
-            slope = _flat(gradients(network, learning.cross_entropy(images.x[picked].double(), images.y[picked])))
+            slope = _flat(gradients(network, sgd.cross_entropy(images.x[picked].double(), images.y[picked])))
         micro = _flat(plan.at(plan.sample(run["sigma"], "intra", seed=run["seed"] * 100_000 + i)).weights) - weights
         noise, other = (torch.randn(weights.shape, generator=generator, dtype=torch.float64) for _ in range(2))
         vectors = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxteleport.tools.experiments import training
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, values, where
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, values, where
 from fxteleport.tools.experiments.statistics import bootstrap, trend
 
 if TYPE_CHECKING:

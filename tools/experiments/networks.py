@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from fxteleport.errors import InputError
-from fxteleport.tools.experiments import own
-from fxteleport.tools.models import Request, check_spec, seeded
+from fxteleport.passes.errors import InputError
+from fxteleport.tools.experiments import custom_model
+from fxteleport.tools.models.load import Request, check_spec, seeded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "leakyrelu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "elu": nn.ELU,
@@ -52,7 +52,7 @@ def build(
     check(activation, init)
     with seeded(seed):
         network = _build(name, shape, classes)
-        if activation not in ("relu", own.OWN) and not _replace(network, activation):
+        if activation not in ("relu", custom_model.OWN) and not _replace(network, activation):
             raise InputError(f"'{name}' has no ReLU module to replace by {activation}")
         if init != "default":
             _initialise(network, init)
@@ -61,7 +61,7 @@ def build(
 
 def check(activation: str, init: str) -> None:
     """Raise InputError for an unknown activation or initialisation."""
-    if activation not in (*ACTIVATIONS, own.OWN):
+    if activation not in (*ACTIVATIONS, custom_model.OWN):
         raise InputError(f"there is no activation '{activation}': choose one of {', '.join(ACTIVATIONS)}")
     if init not in INITS:
         raise InputError(f"there is no initialisation '{init}': choose one of {', '.join(INITS)}")
@@ -77,12 +77,12 @@ def image_size(name: str, size: int | None = None) -> int | None:
     """What images are resized to: an MLP takes them as they are, the paper's others `size` (32), a MODEL its own."""
     if name in MLPS:
         return None
-    return size or 32 if name in CONVOLUTIONAL else own.image_size(name)
+    return size or 32 if name in CONVOLUTIONAL else custom_model.image_size(name)
 
 
 def activations(name: str, asked: Sequence[str], usual: Sequence[str] = ("relu",)) -> Sequence[str]:
     """What is asked for; else the usual for a network of the paper, and for a MODEL its own."""
-    return asked or (usual if name in MLPS or name in CONVOLUTIONAL else (own.OWN,))
+    return asked or (usual if name in MLPS or name in CONVOLUTIONAL else (custom_model.OWN,))
 
 
 def _build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -96,7 +96,7 @@ def _build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     if name in CONVOLUTIONAL:
         return _convolutional(name, channels, classes)
     check_spec(name, Request())
-    return own.build(name, shape)
+    return custom_model.build(name, shape)
 
 
 def _convolutional(name: str, channels: int, classes: int) -> nn.Module:

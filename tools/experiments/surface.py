@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 import fxteleport as ft
-from fxteleport import curvature, landscapes
-from fxteleport.point import Weights
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.landscape import curvature, landscapes
+from fxteleport.plan.teleported_point import Weights
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap, trend
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def measure(run: Run) -> list[Row]:
     def remember(epoch: int) -> None:
         path.append({n: p.detach().clone().double() for n, p in network.named_parameters()})
 
-    learning.train(network, optimizer, images, run["epochs"], run["batch"], run["seed"], remember)
+    sgd.train(network, optimizer, images, run["epochs"], run["batch"], run["seed"], remember)
     remember(run["epochs"])
     network = network.double().eval()
     x, y = images.x[: run["images"]].double(), images.y[: run["images"]]
     plan = ft.plan(network, x[:2])
     point = plan.at(plan.sample(run["sigma"], run["landscape"], seed=run["seed"]))
-    loss = curvature.around(point, learning.cross_entropy(x, y))
+    loss = curvature.around(point, sgd.cross_entropy(x, y))
     moved = [{n: point.teleported(n, w) for n, w in weights.items()} for weights in path]
     first, second = (landscapes.random_direction(moved[-1], 2 * run["seed"] + i) for i in range(2))
     steps = np.linspace(-1, 1, run["points"])

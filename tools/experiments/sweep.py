@@ -22,9 +22,9 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from fxteleport import __version__
-from fxteleport.errors import CheckpointError, InputError
-from fxteleport.files import read_json, write_text
-from fxteleport.tools.experiments.base import Row, Run, single_thread
+from fxteleport.atomic_files import read_json, write_text
+from fxteleport.passes.errors import CheckpointError, InputError
+from fxteleport.tools.experiments.experiment import Row, Run, single_thread
 
 ENGINES = ("local", "ray")
 _TRIES = 2

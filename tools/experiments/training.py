@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import fxteleport as ft
-from fxteleport import controls, objectives
-from fxteleport.objectives import Objective
-from fxteleport.point import Network
-from fxteleport.tools.experiments import data, learning, networks
-from fxteleport.tools.experiments.base import Experiment, Options, Row, Run, Verdict, column, values, where
+from fxteleport.landscape import baselines, objectives
+from fxteleport.landscape.objectives import Objective
+from fxteleport.plan.teleported_point import Network
+from fxteleport.tools.experiments import data, networks, sgd
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def measure(run: Run) -> list[Row]:
         elif run["method"] != "plain" and schedule.due(epoch):
             imitate(live, schedule.draw(epoch), run["method"], run["seed"])
 
-    return learning.train(live, optimizer, images, run["epochs"], run["batch"], run["seed"], before_epoch)
+    return sgd.train(live, optimizer, images, run["epochs"], run["batch"], run["seed"], before_epoch)
 
 
 def imitate(live: ft.Teleportable, cob: ft.ChangeOfBasis, method: str, seed: int) -> None:
@@ -84,7 +84,7 @@ def imitate(live: ft.Teleportable, cob: ft.ChangeOfBasis, method: str, seed: int
     before = {n: p.detach().clone() for n, p in live.network.named_parameters()}
     after = {n: w.detach() for n, w in live.at(cob).weights.items()}
     far = method == "pseudo"
-    found = controls.pseudo_teleport(before, after, seed) if far else controls.reinitialize(after, seed)
+    found = baselines.pseudo_teleport(before, after, seed) if far else baselines.reinitialize(after, seed)
     with torch.no_grad():
         for name, parameter in live.network.named_parameters():
             parameter.copy_(found[name])
@@ -97,7 +97,7 @@ def _at(options: Options) -> list[int]:
 
 def _probe(images: data.Data) -> Callable[[Network], torch.Tensor]:
     """The loss on a fixed batch, for the choice among candidates."""
-    return learning.cross_entropy(images.x[:256], images.y[:256])
+    return sgd.cross_entropy(images.x[:256], images.y[:256])
 
 
 METRICS: dict[str, Callable[[data.Data, Run], Objective]] = {

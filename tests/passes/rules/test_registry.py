@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.rules import RULES, lookup, named, rule
+from fxteleport.passes.rules.registry import RULES, lookup, named, rule
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 
 import fxteleport as ft
 from fxteleport.tools.cli import app
+from fxteleport.tools.commands.paper import ALL, EXPERIMENTS, variants
 from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, surface, training
-from fxteleport.tools.experiments.base import Options, Row
+from fxteleport.tools.experiments.experiment import Options, Row
 from fxteleport.tools.experiments.statistics import bootstrap, spearman, trend
-from fxteleport.tools.paper import ALL, EXPERIMENTS, variants
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")

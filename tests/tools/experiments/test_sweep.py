@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import fxteleport as ft
 from fxteleport.tools.cli import app
-from fxteleport.tools.experiments.base import Row, Run
+from fxteleport.tools.experiments.experiment import Row, Run
 from fxteleport.tools.experiments.sweep import file_name, gather, sweep
 
 RUNS: list[Run] = [{"x": x, "data_root": "here"} for x in range(4)]
@@ -74,7 +74,7 @@ def test_a_crash_is_tried_twice_then_counted(tmp_path: Path) -> None:
 
 def test_several_processes_give_the_same(tmp_path: Path) -> None:
     from fxteleport.tools.experiments import histogram
-    from fxteleport.tools.experiments.base import Options
+    from fxteleport.tools.experiments.experiment import Options
 
     runs = histogram.grid(Options("smoke"))
     alone = sweep("t", histogram.measure, runs, tmp_path / "a")

@@ -1,0 +1,69 @@
+"""Objectives for `plan.optimize`: each is a scalar function of a `Point`, to be made small.
+
+Any function of a point is one. For the opposite direction, `negative(objective)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fxteleport.plan.teleported_point import Loss, Point
+
+Objective = Callable[[Point], Tensor]
+
+
+def weight_norm(point: Point) -> Tensor:
+    """The Euclidean norm of all weights."""
+    return _norm(point.weights)
+
+
+def gradient_norm(loss: Loss) -> Objective:
+    """The Euclidean norm of the gradient."""
+    return lambda point: _norm(point.gradients(loss))
+
+
+def relative_gradient(loss: Loss) -> Objective:
+    """The gradient's norm over the weights' norm, which the paper's Fig. 6 measures."""
+    return lambda point: _norm(point.gradients(loss)) / _norm(point.weights)
+
+
+def lookahead(loss: Loss, lr: float) -> Objective:
+    """The loss after one step of gradient descent from the teleported weights."""
+
+    def objective(point: Point) -> Tensor:
+        weights, slopes = point.weights, point.gradients(loss)
+        return point.loss(loss, {n: w - lr * slopes[n] if n in slopes else w for n, w in weights.items()})
+
+    return objective
+
+
+def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
+    """By how much the loss rises at a distance `radius` up the gradient: the first-order sharpness of SAM.
+
+    Foret et al., "Sharpness-aware minimization", eq. 2.
+    """
+
+    def objective(point: Point) -> Tensor:
+        weights, slopes = point.weights, point.gradients(loss)
+        step = radius / _norm(slopes).clamp_min(torch.finfo(torch.float64).tiny)
+        moved = {n: w + step * slopes[n] if n in slopes else w for n, w in weights.items()}
+        return point.loss(loss, moved) - point.loss(loss)
+
+    return objective
+
+
+def distance(target: Mapping[str, Tensor]) -> Objective:
+    """The Euclidean distance to other weights."""
+    return lambda point: _norm({n: w - target[n].to(w) for n, w in point.weights.items()})
+
+
+def negative(objective: Objective) -> Objective:
+    """An objective turned round: to make large what was to be made small."""
+    return lambda point: -objective(point)
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([t.square().sum(dtype=torch.float64) for t in tensors.values()]).sum().sqrt()

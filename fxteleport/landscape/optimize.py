@@ -1,0 +1,78 @@
+"""Optimise a change of basis: gradient descent on any objective of the teleported weights, function and gradients.
+
+The steps are taken in the logarithms of the magnitudes, so that no value reaches 0 and the signs stay what they were.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fxteleport.landscape.objectives import Objective
+from fxteleport.passes.errors import InputError
+from fxteleport.passes.solve.solution import UNIT
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.teleported_point import Point, Weights
+
+if TYPE_CHECKING:
+    from fxteleport.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What an optimisation found.
+
+    Attributes:
+        cob: the best change of basis that was visited.
+        value: the objective there.
+        history: the objective before every step, and after the last.
+    """
+
+    cob: ChangeOfBasis
+    value: float
+    history: list[float]
+
+
+def optimize(plan: Plan, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
+    """Minimise an objective from a change of basis on, with Adam on the log-magnitudes.
+
+    Args:
+        plan: of a model with weights.
+        cob: where to start; `plan.identity()` is where the model is.
+        objective: `Point` -> scalar, differentiable; see `fxteleport.objectives`.
+        steps: how many.
+        lr: the largest relative change of a value in a step, about.
+
+    Raises:
+        InputError: the plan has nothing to optimise, or the objective is not finite at the start.
+    """
+    plan.check(cob)
+    start = cob.values.detach()
+    movable = torch.from_numpy(plan.solution.allows).to(start.device) != UNIT
+    if not bool(movable.any()):
+        raise InputError("the plan has no CoB value whose magnitude is free: there is nothing to optimise")
+    sign, logs = start.sign(), start.abs().log()
+    theta = torch.zeros_like(logs, requires_grad=True)
+    optimizer = torch.optim.Adam([theta], lr=lr)
+    known: dict[Any, Weights] = {}
+    best, best_value, history = start, math.inf, list[float]()
+    for step in range(steps + 1):
+        values = sign * (logs + torch.where(movable, theta, 0.0)).exp()
+        point = Point(plan.captured.model, plan.scales(ChangeOfBasis(values, plan.fingerprint)), known)
+        value = objective(point)
+        number = float(value.detach())
+        history.append(number)
+        if not math.isfinite(number):
+            break
+        if number < best_value:
+            best, best_value = values.detach().clone(), number
+        if step < steps:
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+    if best_value == math.inf:
+        raise InputError(f"the objective is {history[0]} at the start: give a change of basis where it is finite")
+    return Optimized(ChangeOfBasis(best, plan.fingerprint), best_value, history)

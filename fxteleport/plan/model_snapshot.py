@@ -1,0 +1,97 @@
+"""Held: the tensors and modules that a model holds, and whether it holds them still.
+
+A model is walked in a quarter of `named_parameters`' time; to see whether anything was replaced since takes a tenth
+of that, in loops that run in C. What a plan rests on is held too: where it was replaced, `fingerprint.py` says how.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.graph.dtensor import addresses, is_sharded
+from fxteleport.passes.graph.settings import spelled
+from fxteleport.plan.fingerprint import Planned, Spelled
+
+
+class Held:
+    """A model's parameters and buffers as they were.
+
+    Args:
+        watched: the names of those that `still` is to look at, or None for all.
+        planned: what a plan rests on, for `still` to look at.
+
+    Attributes:
+        tensors: by name; tied ones under each of theirs.
+    """
+
+    def __init__(self, model: nn.Module, watched: Container[str] | None = None, planned: Planned | None = None) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        found: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
+        by_path: dict[str, nn.Module] = {}
+        waiting = [("", model)]
+        while waiting:
+            prefix, module = waiting.pop()
+            by_path[prefix[:-1]] = module
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        self.tensors[prefix + name] = tensor
+                        if watched is None or prefix + name in watched:
+                            found.append((table, name, tensor))
+            for name, child in module._modules.items():
+                if child is not None:
+                    waiting.append((f"{prefix}{name}.", child))
+                    found.append((module._modules, name, child))
+        self._modules = list(by_path.values())
+        found += [(vars(m), "forward", vars(m).get("forward")) for m in self._modules]
+        self._settings: list[tuple[Any, Any]] = []  # those that may change without being replaced, and what they were
+        self._values: list[tuple[Tensor, Tensor]] = []
+        if planned is not None:
+            for (path, name), value in planned.settings.items():
+                now = vars(by_path[path]).get(name)
+                found.append((vars(by_path[path]), name, now))
+                if isinstance(value, Spelled):
+                    self._settings.append((now, value.form))
+            self._values = [(t, v) for n, v in planned.values.items() if (t := self.tensors.get(n)) is not None]
+            found += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
+        self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
+        self._tensors = [t for _, _, t in found if isinstance(t, Tensor) and t.layout is torch.strided]
+        self._sharded = any(map(is_sharded, self._tensors))
+        self._data = self._addresses()
+        self._strides = list(map(Tensor.stride, self._tensors))
+        self._versions = [t._version for t, _ in self._values]
+        self._kinds = list(map(type, self._modules))
+        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooked = list(map(len, self._hooks))
+
+    def still(self) -> bool:
+        """True if every module, tensor and setting is in its place, with its data where they were, and no new hooks.
+
+        Of index buffers the values are looked at too; on other devices than the CPU whether they were written to.
+        """
+        tables, names, objects = self._places
+        return (
+            all(map(operator.is_, map(dict.get, tables, names), objects))
+            and self._addresses() == self._data
+            and list(map(type, self._modules)) == self._kinds
+            and list(map(len, self._hooks)) == self._hooked
+            and list(map(Tensor.stride, self._tensors)) == self._strides
+            and [t._version for t, _ in self._values] == self._versions
+            and all(torch.equal(t, v) for t, v in self._values if t.is_cpu)
+            and all(spelled(now) == before for now, before in self._settings)
+        )
+
+    def _addresses(self) -> list[int]:
+        return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))
+
+
+def _home(by_path: dict[str, nn.Module], name: str) -> tuple[dict[str, Any], str]:
+    """The table that holds a parameter or a buffer, and its key."""
+    path, _, key = name.rpartition(".")
+    module = by_path[path]
+    return (module._parameters if key in module._parameters else module._buffers), key

@@ -1,0 +1,137 @@
+"""A network that teleports while it trains: the parameters stay the same objects, so its optimiser keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fxteleport.passes.errors import CobError, InputError, ModelError
+from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.plan import plan, require_weights
+from fxteleport.plan.teleported_point import Point
+from fxteleport.training.optimizer_state import STATES, transport
+
+
+class Teleportable(nn.Module):
+    """A model with the freedom to teleport in place, at any time.
+
+    Calls go to `network`: the model itself until it is teleported, then (in mode "full") a network that the plan
+    emits, with teleported activations but the model's own parameters and buffers, scaled in place.
+
+    A state dict restores the function. In mode "weights" its keys are those of `network`, which are the model's. In
+    mode "full" it has `cob` beside them (float64 [num_free]), and the CoB of each operation that is another than the
+    model's: it loads into a `Teleportable` of the same model, wherever that was teleported to, and not into the model.
+    A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) stays where it was made: teleport it along.
+
+    Args:
+        model, example_inputs, mode, norm_stats, keyword_inputs: as of `fxteleport.plan`.
+
+    Raises:
+        InputError, ModelError, CaptureError: as of `plan`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *example_inputs: Any,
+        mode: str = "full",
+        norm_stats: str = "fixed",
+        **keyword_inputs: Any,
+    ) -> None:
+        super().__init__()
+        require_weights(model)
+        self.plan = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+        shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
+        if shared is not None:
+            raise ModelError(
+                f"'{shared}' shares memory with another tensor, and would be scaled twice in place: teleport copies"
+                " (plan.rewrite), or use mode='weights', which leaves it"
+            )
+        self.network = model
+        self.cob = self.plan.identity()
+
+    def forward(self, *inputs: Any, **keyword_inputs: Any) -> Any:
+        """What the model takes and returns."""
+        return self.network(*inputs, **keyword_inputs)
+
+    def at(self, cob: ChangeOfBasis) -> Point:
+        """The network seen from where `teleport_(cob)` would take it, without going there."""
+        return Point(self.network, self.plan.scales(cob))
+
+    @torch.no_grad()
+    def teleport_(
+        self, cob: ChangeOfBasis, optimizer: Optimizer | None = None, state: str = "transport"
+    ) -> Teleportable:
+        """Scale the live parameters by a change of basis, after those before it; the function stays.
+
+        Args:
+            cob: of `self.plan`.
+            optimizer: its state is moved too (see `fxteleport.transport`).
+            state: "transport", "reset" or "keep" the optimiser's state.
+
+        Raises:
+            CobError: the CoB is not valid for this plan, or would push weights out of their number format.
+            ModelError: the model is not what was planned any more; nothing was changed.
+            InputError: an unknown `state`, an optimiser of another network, or state of it that cannot be transported;
+                nothing was changed then.
+        """
+        if state not in STATES:
+            raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+        self.plan.planned.require(self.plan.captured.model)
+        if self.plan.mode == "weights":
+            self.plan.admit(strict=False)
+        total = cob @ self.cob
+        scales = self.plan.scales(cob)
+        held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        self.plan.require_range(cob, held)
+        self.plan.require_range(total, {}, operations=self.plan.mode == "full")
+        if optimizer is not None:
+            transport(optimizer, self.network, scales, state)
+        for name, scale in scales.items():
+            if name in held:
+                held[name].data.mul_(scale.to(held[name]))
+        if self.plan.mode == "full":
+            self.plan.move_(self._emitted(), cob)
+        self.cob = total
+        return self
+
+    def _emitted(self) -> TeleportedModule:
+        """The network whose operations can be teleported, on the model's own tensors; made when it is first needed."""
+        if not isinstance(self.network, TeleportedModule):
+            self.network = self.plan.live(self.network)
+        return self.network
+
+    # -- state dicts -----------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.plan.mode == "full":
+            destination[prefix + "cob"] = self.cob.values.detach().clone()
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str],
+        unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        """Be where the state dict was: its CoB, and the operations that it names."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        key = prefix + "cob"
+        if self.plan.mode != "full":
+            return
+        if key not in state_dict:
+            if strict:
+                missing.append(key)
+            return
+        if key in unexpected:
+            unexpected.remove(key)
+        try:
+            self.cob = self.plan.cob(state_dict[key].detach().to("cpu", torch.float64))
+        except CobError as error:
+            errors.append(f"{key!r} is of another plan: {error}")
+            return
+        if isinstance(self.network, TeleportedModule) or bool((self.cob.values != 1).any()):
+            self._emitted().take_names_(state_dict, prefix + "network.")

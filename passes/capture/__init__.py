@@ -1,0 +1,5 @@
+"""Capture: a module and example inputs in, an fx graph with a value and its history at every node out (`Captured`).
+
+The model's own `forward` runs on proxies that carry the values of their nodes. Imports `graph` only.
+Open `capture.py` first, then `tracer.py`.
+"""

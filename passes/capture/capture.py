@@ -1,0 +1,202 @@
+"""Capture: `nn.Module` + example inputs -> a graph whose nodes know their values.
+
+The model's own `forward` runs once, on proxies (`proxy.py`), in a structural clone of the model (`module_clone.py`,
+`traced_modules.py`), so neither its weights nor its state are touched. `tracer.py` decides what is traced,
+`recorder.py` evaluates each call and appends its node.
+
+Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
+(drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
+its normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code asks for its
+mode, and goes on in another way in train mode, there is a second graph (`train_graph.py`). A submodule that cannot be
+traced is kept whole too (opaque), with a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.capture.leaf_calls import names_in
+from fxteleport.passes.capture.meta_eval import HashedSize, WrittenConstant
+from fxteleport.passes.capture.patching import aware_of_proxies
+from fxteleport.passes.capture.tracer import Tracer
+from fxteleport.passes.capture.train_graph import Choice, trace_training
+from fxteleport.passes.errors import CaptureError, ModelError
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.reachable import Reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """The graph of a model and what is needed to build modules from it.
+
+    Attributes:
+        graph: the nodes; a parameter or a buffer is a `get_attr` node, or belongs to a `call_module` node.
+        model: the captured model (referred to, never changed).
+        parts: the model's modules by path, a shared one under each of its paths.
+        metas: every parameter and buffer of the model by name, as meta tensors (small integer ones are real).
+        canonical: name -> the first name of the same tensor, so that tied weights are one.
+        modules: the leaf modules by path, as meta twins; for looking up their settings.
+        classes: leaf path -> the class whose `forward` it runs, where that is not the module's own.
+        added: modules (and constants) that capture made, by path.
+        opaque: leaf path -> why it could not be traced.
+        branches: call of a mode-dependent module -> its graphs in eval and in train mode.
+        conditions: what the trace rests on.
+        assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
+            Networks are built from these, whatever the model's own runs have put in their place.
+        reached: leaf path -> what its code can read of the model outside it: that stays as it is.
+        named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
+        settings: (module's path, attribute) that the trace has read.
+        state: (module's path, attribute) that it has changed: each run of the model does.
+        overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
+        backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        training: the graph in train mode, where it is another one.
+        choice: what decides which of the two runs; None where one does for both modes.
+    """
+
+    graph: fx.Graph
+    model: nn.Module
+    parts: dict[str, nn.Module]
+    metas: dict[str, Tensor]
+    canonical: dict[str, str]
+    modules: dict[str, nn.Module]
+    classes: dict[str, type]
+    added: dict[str, nn.Module | Tensor]
+    opaque: dict[str, str]
+    branches: dict[fx.Node, tuple[fx.Graph, ...]]
+    conditions: tuple[Condition, ...]
+    assigned: dict[str, Tensor]
+    reached: dict[str, Reached]
+    named: frozenset[str]
+    overlapping: frozenset[str]
+    backwards: dict[fx.Node, fx.Graph | str]
+    settings: frozenset[tuple[str, str]]
+    state: frozenset[tuple[str, str]]
+    training: fx.Graph | None = None
+    choice: Choice | None = None
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """The graph, and that of train mode if it is another one."""
+        return (self.graph,) if self.training is None else (self.graph, self.training)
+
+    @property
+    def reached_names(self) -> frozenset[str]:
+        """The tensors that the code of leaves can read outside them."""
+        return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
+
+    @property
+    def specialized(self) -> list[str]:
+        """The conditions as text, "where: what"."""
+        return list(dict.fromkeys(map(str, self.conditions)))
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
+    """Trace `model` on example inputs (tensors anywhere in nested lists, tuples and dicts).
+
+    Raises:
+        ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
+        CaptureError: the model does not run on these inputs.
+    """
+    try:
+        reject_unsupported(model)
+        with torch.no_grad(), aware_of_proxies():
+            tracer = _traced(model, args, kwargs or {})
+            other, choice = trace_training(tracer, args, kwargs or {})
+    except RecursionError:
+        raise CaptureError(
+            f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
+            " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
+        ) from None
+    training = None if other is None else other.graph
+    reads, state = tracer.reads.read(), tracer.reads.changed()
+    if other is not None:
+        _name_apart(other.graph)
+        tracer.added, tracer.twins = other.added, other.twins | tracer.twins
+        tracer.classes |= other.classes
+        tracer.branches |= other.branches
+        tracer.backwards |= other.backwards
+        tracer.assigned |= other.assigned
+        tracer.reached |= other.reached
+        tracer.named |= other.named
+        tracer.overlapping |= other.overlapping
+        known = {dataclasses.replace(c, node="") for c in tracer.conditions}
+        for condition, node in other.conditions.items():
+            if dataclasses.replace(condition, node="") not in known:
+                tracer.conditions[dataclasses.replace(condition, node="" if node is None else node.name)] = node
+        reads, state = reads | other.reads.read(), state | other.reads.changed()
+    return Captured(
+        tracer.graph,
+        model,
+        tracer.parts,
+        tracer.metas,
+        tracer.canonical,
+        tracer.twins,
+        tracer.classes,
+        tracer.added,
+        tracer.opaque,
+        tracer.branches,
+        tuple(tracer.conditions),
+        tracer.assigned,
+        tracer.reached,
+        frozenset(tracer.named),
+        frozenset(tracer.overlapping),
+        tracer.backwards,
+        reads,
+        state,
+        training,
+        choice,
+    )
+
+
+def _name_apart(graph: fx.Graph) -> None:
+    """Give the nodes of train mode names that no node of eval mode has."""
+    for node in graph.nodes:
+        node._rename(f"{node.name}_in_training")
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
+    """A tracer that has run, with the settings that the model turns out to need."""
+    makes_all = hashes = False
+    while True:
+        tracer = Tracer(model, makes_all, hashes)
+        try:
+            tracer.trace(args, kwargs)
+        except WrittenConstant:
+            makes_all = True
+        except HashedSize:
+            hashes = True
+        else:
+            return tracer
+        finally:
+            tracer.end()
+
+
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
+def reject_unsupported(model: Any) -> None:
+    """Raise ModelError for what has no graph of torch operations on parameters."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted or type(module).__module__.startswith(_QUANTISED):
+            what = "scripted: pass the nn.Module it was scripted from"
+            what = what if scripted else "quantised: teleport the float model before quantising it"
+            raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
+    for name, tensor in named_tensors(modules):
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
+        if is_sharded(tensor):
+            raise ModelError(
+                f"'{name}' is sharded (a DTensor): plan the model before it is, or a copy of it on the meta device,"
+                " then plan.apply_(cob, model)"
+            )

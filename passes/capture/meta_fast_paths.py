@@ -1,0 +1,145 @@
+"""Forms: what common calls give on the meta device, in the common case.
+
+torch says so too, by Python functions that take from a tenth of a millisecond (a convolution) to four (a layer norm).
+Only contiguous tensors of one type are answered for here, and only calls that are valid: the rest is asked of torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxteleport.passes.graph.leaf_modules import hooked
+
+_META = torch.device("meta")
+_SHAPES = (tuple, list, torch.Size)
+_TENSORS = (Tensor, nn.Parameter)
+_FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
+
+
+def known(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The result of a call of a module or a function on meta tensors, or None: torch must be asked."""
+    module = isinstance(target, nn.Module)
+    form = _FORMS.get(type(target) if module else target)
+    if form is None:
+        return None
+    if not module:
+        return form(*args, **kwargs)
+    bare = len(args) == 1 and not kwargs and not hooked(target) and "forward" not in vars(target)
+    return form(target, *args) if bare else None
+
+
+def _alike(first: Any, *others: Any) -> bool:
+    """True for meta tensors of one floating-point type; None stands for one that is not there, but not first."""
+    held = [first, *(t for t in others if t is not None)]
+    if any(type(t) not in _TENSORS for t in held) or first.dtype not in _FLOATS:
+        return False
+    return all(t.is_meta and t.dtype == first.dtype for t in held)
+
+
+def _plain(*tensors: Any) -> bool:
+    """True for those that are contiguous, too."""
+    return _alike(*tensors) and all(t is None or t.is_contiguous() for t in tensors)
+
+
+def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=_META)
+
+
+def _like(input: Tensor) -> Tensor | None:
+    """A tensor as this contiguous one, unless it is so in its own way: the stride of an axis of one may be any."""
+    made = _empty(input, input.shape)
+    return made if made.stride() == input.stride() else None
+
+
+def _activation(module: nn.Module, input: Any) -> Tensor | None:
+    return _like(input) if not getattr(module, "inplace", False) and _plain(input) else None
+
+
+def _batch_norm(norm: Any, input: Any) -> Tensor | None:
+    held = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    if norm.training or norm.running_mean is None or not _alike(input, *held) or input.ndim not in _RANKS[type(norm)]:
+        return None
+    if any(t is not None and t.shape != input.shape[1:2] for t in held):
+        return None
+    return _empty(input, input.shape) if input.is_contiguous() else torch.empty_like(input)
+
+
+_RANKS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+
+
+def _layer_norm(
+    input: Any, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor | None:
+    if (
+        not _plain(input, weight, bias)
+        or type(shape) not in _SHAPES
+        or not shape
+        or input.shape[-len(shape) :] != tuple(shape)
+    ):
+        return None
+    return _like(input) if all(t is None or t.shape == tuple(shape) for t in (weight, bias)) else None
+
+
+def _linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    matrix = _plain(input, weight, bias) and input.ndim > 1 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
+    fits = bias is None or bias.shape == weight.shape[:1]
+    return _empty(input, (*input.shape[:-1], len(weight))) if matrix and fits else None
+
+
+def _convolution(conv: Any, input: Any) -> Tensor | None:
+    weight, bias = conv.weight, conv.bias
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not _plain(input, weight, bias):
+        return None
+    if input.ndim != weight.ndim or input.shape[1] != weight.shape[1] * conv.groups or not input.numel():
+        return None
+    either = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)  # torch knows which
+    if either or (bias is not None and bias.shape != weight.shape[:1]):
+        return None
+    settings = zip(input.shape[2:], weight.shape[2:], conv.padding, conv.dilation, conv.stride, strict=True)
+    sizes = [(n + 2 * pad - step * (k - 1) - 1) // stride + 1 for n, k, pad, step, stride in settings]
+    return _empty(input, (len(input), len(weight), *sizes)) if min(sizes) > 0 else None
+
+
+def _sum(a: Any, b: Any, *others: Any, **settings: Any) -> Tensor | None:
+    """Of a product, too: of a tensor and a number, or one of its shape, or one that is repeated along its axes."""
+    if type(a) in _NUMBERS or (type(b) in _TENSORS and type(a) in _TENSORS and b.numel() > a.numel()):
+        a, b = b, a
+    if others or settings or not _plain(a, None if type(b) in _NUMBERS else b):
+        return None
+    if type(b) in _NUMBERS or (a.shape == b.shape and a.stride() == b.stride()):
+        return _like(a)
+    pairs = itertools.zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
+    distinct = b.ndim <= a.ndim and 1 not in itertools.dropwhile(
+        (1).__eq__, a.shape
+    )  # otherwise two axes have the same stride
+    return _like(a) if distinct and all(m in (1, n) for n, m in pairs) else None
+
+
+_NUMBERS = (int, float)
+
+
+def _roll(input: Any, shifts: Any, dims: Any = None) -> Tensor | None:
+    dims = (dims,) if type(dims) is int else dims
+    count = 1 if type(shifts) is int else len(shifts)
+    fits = type(dims) is tuple and len(dims) == count and _plain(input)
+    return _like(input) if fits and all(-input.ndim <= dim < input.ndim for dim in dims) else None
+
+
+_FORMS: dict[Any, Callable[..., Tensor | None]] = {
+    **dict.fromkeys(_RANKS, _batch_norm),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d), _convolution),
+    **dict.fromkeys((nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid), _activation),
+    **dict.fromkeys((operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul), _sum),
+    nn.LayerNorm: lambda norm, input: _layer_norm(input, norm.normalized_shape, norm.weight, norm.bias),
+    nn.Linear: lambda layer, input: _linear(input, layer.weight, layer.bias),
+    F.layer_norm: _layer_norm,
+    F.linear: _linear,
+    torch.roll: _roll,
+}

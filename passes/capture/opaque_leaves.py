@@ -1,0 +1,95 @@
+"""Leaves that are no modules of the model's: a method of a module, a custom autograd function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.capture.attribute_journal import same
+
+
+class Applied(nn.Module):
+    """A custom autograd function as a leaf."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function.apply(*args)
+
+
+class Helper(nn.Module):
+    """A method of a module as a leaf; the module itself is held out of sight, without its tensors."""
+
+    def __init__(self, owner: nn.Module, fn: Callable[..., Any]) -> None:
+        super().__init__()
+        self._held = (owner, fn)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        owner, fn = self._held
+        for module in owner.modules():
+            module.training = self.training
+        return fn(owner, *args, **kwargs)
+
+    def is_like(self, other: Helper) -> bool:
+        """True for the same method of the same module."""
+        (owner, fn), (owners, method) = self._held, other._held
+        return fn is method and vars(owner)["_path"] == vars(owners)["_path"]
+
+
+class Given(nn.Module):
+    """A torch layer that is given its tensors by keyword; its settings and its mode are its own."""
+
+    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.layer, self._names = layer, names
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = {name: kwargs.pop(name) for name in self._names}
+        return torch.func.functional_call(self.layer, tensors, args, kwargs)
+
+
+def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], plain: Callable[[Any], Any]) -> nn.Module:
+    """A module like `real`, without its tensors and its parts, of one of its classes.
+
+    Args:
+        now: the attributes that it is to have.
+        plain: makes one of an attribute of `now` that is not `real`'s.
+    """
+    held = vars(real)
+    keys = frozenset(now) if cls is type(real) else frozenset(vars(cls(1)))
+    own = {k: v for k, v in now.items() if k not in _TABLES and k in keys}
+    state = {k: held[k] if k in held and same(v, held[k]) else plain(v) for k, v in own.items()}
+    made = object.__new__(cls)
+    made.__dict__.update(state, _modules={}, training=False)
+    for table in ("_parameters", "_buffers"):
+        made.__dict__[table] = dict.fromkeys(held[table])
+    return made
+
+
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+class Withheld(Tensor):
+    """A weight that a method which is kept whole does not have: its size and type may be asked for, nothing else."""
+
+    _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Withheld:
+        return self
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__reduce_ex__:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        if func in cls._FACTS:
+            return super().__torch_function__(func, types, args, kwargs)
+        raise RuntimeError(
+            "a method that depends on the data reads weights, which it did not on the inputs that the network was"
+            " captured on: capture it on these"
+        )

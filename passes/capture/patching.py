@@ -1,0 +1,344 @@
+"""What Python and torch must be told about proxies while a capture runs.
+
+`isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
+take such an answer for leave to read a tensor's memory. torch's functions and methods look for `__torch_function__`
+among their tensors only: a mode (`Recording`) sees each call, and records it when any argument is a proxy, when it
+draws random numbers, and when it makes a tensor and the tracer records all that are made. Everything else, other
+threads' calls included, passes through.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+from torch._functorch import utils as functorch
+from torch.overrides import TorchFunctionMode
+
+from fxteleport.passes.capture import proxy
+
+if TYPE_CHECKING:
+    from fxteleport.passes.capture.tracer import Tracer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NUMBERS = "sqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes, besides operators
+_CREATION = (
+    "arange as_tensor asarray empty empty_strided eye full linspace logspace ones rand randint randn randperm"
+    " scalar_tensor tensor tril_indices triu_indices zeros hann_window hamming_window complex polar sparse_coo_tensor"
+    " sparse_csr_tensor sparse_csc_tensor empty_like full_like ones_like zeros_like rand_like randn_like clone"
+).split()
+_COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
+MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
+_MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
+_lock = threading.RLock()
+_depth = 0
+_saved: list[tuple[Any, str, Any]] = []
+
+
+@contextmanager
+def aware_of_proxies() -> Iterator[None]:
+    """Patch for the time of a capture; nested and concurrent captures share the patches."""
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _known_to_compile()
+            _patch(builtins, "isinstance", _isinstance(builtins.isinstance))
+            for name in _NUMBERS:
+                _patch(math, name, _recording(getattr(math, name)))
+            for name in ("finfo", "iinfo"):
+                _patch(torch, name, _known(getattr(torch, name)))
+            _patch(torch, "manual_seed", _seeding(torch.manual_seed))
+            _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
+            _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
+            for function in _users(torch.autograd.Function):
+                _patch(function, "forward", staticmethod(_forwarding(function, function.forward)))
+            if hasattr(functorch, "unwrap_dead_wrappers"):  # of older torch: its C code takes no proxies
+                _patch(functorch, "unwrap_dead_wrappers", _passing_on(functorch.unwrap_dead_wrappers))
+            _patch(torch, "is_grad_enabled", _asking(torch.is_grad_enabled))
+            for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+                _patch(context, "__enter__", _entering(context.__enter__))
+                _patch(context, "__exit__", _leaving(context.__exit__))
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                while _saved:
+                    setattr(*_saved.pop())
+
+
+@functools.cache
+def _known_to_compile() -> None:
+    """Have `torch.compile` note the functions that are patched, as it does when it is first used, before they are.
+
+    Otherwise it would note the patches (operations on meta tensors load it), and not know the functions afterwards.
+    """
+    from torch._dynamo import trace_rules
+
+    for function in (isinstance, math.sqrt, torch.manual_seed, torch.finfo, nn.Module.__call__):
+        trace_rules.lookup(function)
+
+
+@contextmanager
+def unaware() -> Iterator[None]:
+    """The patches lifted for a while, where no other capture runs: `torch.compile` does not bear them."""
+    with _lock:
+        lifted = [(space, name, vars(space)[name]) for space, name, _ in _saved] if _depth == 1 else []
+        for space, name, plain in _saved if lifted else ():
+            setattr(space, name, plain)
+        try:
+            yield
+        finally:
+            for space, name, patched in lifted:
+                setattr(space, name, patched)
+
+
+def _patch(space: Any, name: str, new: Any) -> None:
+    _saved.append((space, name, vars(space)[name]))
+    setattr(space, name, new)
+
+
+def _isinstance(plain: Any) -> Any:
+    """`isinstance` that sees the value behind a proxy."""
+
+    def isinstance(x: Any, kind: Any, /) -> bool:
+        if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
+            return issubclass(type(x._value), kind) or issubclass(proxy.NumberProxy, kind)
+        if type(x) in _PROXIES:
+            return plain(x, kind) or issubclass(type(x._value), kind)
+        return plain(x, kind)  # type: ignore[no-any-return]
+
+    return isinstance
+
+
+_NUMBER_KINDS = frozenset({proxy.IntProxy, proxy.FloatProxy, proxy.SettledProxy})
+_PROXIES = frozenset({proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
+
+
+class _Running(threading.local):
+    """The tracer on whose proxies this thread runs a model; None while it evaluates a call, or traces nothing."""
+
+    tracer: Tracer | None = None
+
+
+running = _Running()
+
+
+@contextmanager
+def run_by(tracer: Tracer) -> Iterator[None]:
+    """torch's functions in this thread ask this tracer whether to record them."""
+    before, running.tracer = running.tracer, tracer
+    try:
+        with _RECORDING:
+            yield
+    finally:
+        running.tracer = before
+
+
+def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a recorder's that uses torch for its own ends."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        tracer = running.tracer
+        if tracer is None:
+            return method(*args, **kwargs)
+        running.tracer = None
+        modes = _count_modes()  # none while a call that the mode was handed is recorded
+        lifted = modes > 0 and _get_mode(modes - 1) is _RECORDING  # not under a mode that forward has entered
+        if lifted:
+            _pop_mode()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            running.tracer = tracer
+            if lifted:
+                _push_mode(_RECORDING)
+
+    return wrapper
+
+
+# Called twice a node: `torch.overrides` has the same, with checks that take a microsecond.
+_count_modes, _get_mode = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
+_pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
+
+
+class Recording(TorchFunctionMode):
+    """Records torch's functions where an argument is a proxy, or where each run draws its own numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tracer = running.tracer
+        if tracer is not None:
+            found = proxy.find_tracer((args, kwargs))
+            if found is not None:
+                return proxy.overridden(found, func, args, kwargs)
+            if tracer.makes_all and func in _MAKING:
+                return proxy.overridden(tracer, func, args, kwargs)
+            if func.__name__ == "__get__":  # a property
+                return func(*args)
+            state = torch.get_rng_state()
+            out = func(*args, **kwargs)
+            if torch.equal(state, torch.get_rng_state()):
+                return out
+            torch.set_rng_state(state)
+            return proxy.overridden(tracer, func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+_RECORDING = Recording()
+
+
+def _recording(fn: Any) -> Any:
+    """A function of numbers, recorded where one of them is a proxy."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy):
+                return x._tracer.record("call_function", fn, args, {})
+        return fn(*args)
+
+    return wrapper
+
+
+def _seeding(fn: Any) -> Any:
+    """A seed that forward sets, as no graph does: what does so is kept whole."""
+
+    @functools.wraps(fn)
+    def wrapper(seed: Any) -> Any:
+        if running.tracer is not None:
+            raise RuntimeError("its forward seeds the random numbers")
+        return fn(seed)
+
+    return wrapper
+
+
+def _known(fn: Any) -> Any:
+    """`torch.finfo` of a proxy's dtype: the facts of the dtype at hand."""
+
+    @functools.wraps(fn, updated=())
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x):
+                x._tracer.specialize(x, None)
+        return fn(*map(proxy.plain, args))
+
+    return wrapper
+
+
+def _entering(enter: Any) -> Any:
+    """A context's beginning that tells the tracer whether gradients are recorded in it."""
+
+    @functools.wraps(enter)
+    def wrapper(context: Any) -> None:
+        tracer = running.tracer
+        if tracer is None:
+            enter(context)
+        elif isinstance(context, torch.inference_mode):  # its tensors could not be traced
+            tracer.enter(False if context.mode else None)
+        else:
+            enter(context)
+            tracer.enter(isinstance(context, torch.enable_grad))
+
+    return wrapper
+
+
+def _asking(plain: Any) -> Any:
+    """Whether gradients are recorded: a model's own code is told what the tracer takes for it."""
+
+    @functools.wraps(plain)
+    def is_grad_enabled() -> bool:
+        tracer, frame = running.tracer, sys._getframe(1)
+        if tracer is None or frame.f_globals.get("__name__", "").startswith("torch."):
+            return plain()  # type: ignore[no-any-return]
+        return tracer.modes.gradients(tracer, frame)
+
+    return is_grad_enabled
+
+
+def _leaving(leave: Any) -> Any:
+    @functools.wraps(leave)
+    def wrapper(context: Any, *error: Any) -> None:
+        tracer = running.tracer
+        if tracer is not None:
+            tracer.leave()
+        if tracer is None or not isinstance(context, torch.inference_mode):
+            leave(context, *error)
+
+    return wrapper
+
+
+def _calling(call: Any) -> Any:
+    """A call of one of the user's own modules, which an object or a weak reference holds, is one of its shadow."""
+
+    @functools.wraps(call)
+    def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        shadow = None if tracer is None else tracer.shadow_of.get(id(module))
+        return call(module, *args, **kwargs) if shadow is None else shadow(*args, **kwargs)
+
+    return wrapper
+
+
+def _applying(apply: Any) -> Any:
+    """`Function.apply`, a call of which the tracer may keep whole."""
+
+    def wrapper(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        if tracer is None:
+            return apply.__get__(None, cls)(*args, **kwargs)
+        if not kwargs and tracer.keeps(cls, args):
+            return tracer.call_custom(cls, args)
+        with tracer.inside_function():
+            return apply.__get__(None, cls)(*args, **kwargs)
+
+    return classmethod(wrapper)
+
+
+def _users(cls: type) -> Iterator[type[torch.autograd.Function]]:
+    """The autograd functions that are not torch's own, with a forward of their own."""
+    function: Any
+    for function in type.__subclasses__(cls):
+        if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
+            yield function
+        yield from _users(function)
+
+
+def _forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
+    """The forward of an autograd function whose `apply` may have been looked up before the capture: `f = F.apply`."""
+
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        tracer = running.tracer
+        if tracer is None or tracer.in_function or kwargs:
+            return forward(*args, **kwargs)
+        alone = function.setup_context is torch.autograd.Function.setup_context  # it takes the context, too
+        given = args[1:] if alone else args
+        if tracer.keeps(function, given):
+            return tracer.call_custom(function, given)
+        with tracer.inside_function():
+            return forward(*args)
+
+    return wrapper
+
+
+def _passing_on(unwrap: Any) -> Any:
+    """What looks for the wrappers of transforms that are over among a function's arguments: a trace has none."""
+
+    def wrapper(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return unwrap(args) if running.tracer is None else args  # type: ignore[no-any-return]
+
+    return wrapper

@@ -1,0 +1,68 @@
+"""State: what a forward leaves behind, in its buffers and in Python, which a graph does not hand on to the next run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import fx, nn
+
+from fxteleport.passes.capture import meta_eval, proxy
+from fxteleport.passes.capture.traced_modules import reassigned
+
+if TYPE_CHECKING:
+    from fxteleport.passes.capture.tracer import Tracer
+
+
+@contextmanager
+def without_drawing(tracer: Tracer) -> Iterator[None]:
+    """Random numbers of Python's and numpy's that a trace draws are in the graph; who draws next gets the same."""
+    python = random.getstate()
+    numpy: Any = np.random.get_state()
+    try:
+        yield
+    finally:
+        now: Any = np.random.get_state()
+        if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
+            tracer.rest_on("data", "random numbers of Python's or numpy's are those that the trace drew", path="")
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def reject_state(tracer: Tracer, module: nn.Module) -> None:
+    """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
+
+    Raises:
+        DataDependent: the module has such a buffer.
+    """
+    for name, now in reassigned(module).items():
+        before = tracer.read(name)
+        if before is None or proxy.plain(now) is before._value:
+            continue
+        if not (all(map(_asks_for_size, before._node.users)) and _is_made_of_sizes(tracer, now, before._node)):
+            raise meta_eval.DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
+
+
+def _is_made_of_sizes(tracer: Tracer, now: Any, before: fx.Node) -> bool:
+    """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
+    waiting, seen = [now._node] if proxy.is_proxy(now) else [], set()
+    while waiting:
+        node = waiting.pop()
+        if _asks_for_size(node):
+            if before in node.all_input_nodes:
+                return False
+        elif node.op == "placeholder" or (node.op == "get_attr" and node.target in tracer.metas):
+            return False
+        elif node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return True
+
+
+def _asks_for_size(node: fx.Node) -> bool:
+    """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
+    asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
+    return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")

@@ -1,0 +1,444 @@
+"""Constrain: graph -> CoB maps and a system of constraints, by abstract interpretation.
+
+The interpreter visits every node once, hands the node's arguments to the rule of its operation (`rules/`), and
+keeps the map that comes back. Soundness: an operation that no rule knows, or that a rule declines, pins all its
+inputs and outputs, and is reported with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.meta_eval import leaves_of
+from fxteleport.passes.capture.opaque_leaves import Given
+from fxteleport.passes.constrain.sizing import Sizing
+from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, single, structural_zeros
+from fxteleport.passes.domain.constraints import Origin, System
+from fxteleport.passes.domain.size import Size
+from fxteleport.passes.errors import Decline
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.grad_mode import switch
+from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked, is_stateful
+from fxteleport.passes.graph.structure import PLAIN, Assemble
+from fxteleport.passes.rules.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
+from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
+from fxteleport.passes.rules.registry import RULES, bound, lookup
+from fxteleport.passes.rules.shape_functions import Sized
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A node that no rule knows, with the reason."""
+
+    node: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """What the constraint pass found.
+
+    Attributes:
+        system: symbols and constraints.
+        maps: node -> its CobMap (or the tuple, list... of them, None where there is no tensor).
+        tensors: canonical parameter or buffer name -> its CobMap.
+        wraps: nodes that need another operation.
+        opaque: nodes that no rule knows.
+        rules: node name -> name of the rule that was applied.
+        conditions: what the rules rest on: a number that one needed to know, a mode.
+    """
+
+    system: System
+    maps: dict[fx.Node, Any]
+    tensors: dict[str, CobMap]
+    wraps: dict[fx.Node, Wrap]
+    opaque: list[Opaque]
+    rules: dict[str, str]
+    conditions: tuple[Condition, ...] = ()
+
+
+def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed") -> Constrained:
+    """Find the maps and the constraints of a captured graph."""
+    still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
+    if mode == "weights":
+        still |= captured.overlapping | captured.named
+    sizing = Sizing(captured)
+    for graph in captured.graphs:
+        sizing.run(graph)
+    state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
+    for graph in captured.graphs:
+        state.run(graph)
+    conditions = tuple(dict.fromkeys(state.conditions))
+    return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
+
+
+def unsaved(captured: Captured) -> Iterator[str]:
+    """Buffers outside the state dict, which no checkpoint would carry: they stay as the model makes them."""
+    for path, module in captured.parts.items():
+        for name in getattr(module, "_non_persistent_buffers_set", ()):
+            whole = f"{path}.{name}" if path else name
+            if whole in captured.canonical:
+                yield captured.canonical[whole]
+
+
+def _with_hooks(captured: Captured) -> Iterator[str]:
+    """Parameters whose gradients a hook may change."""
+    for path, module in captured.parts.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter._backward_hooks:
+                yield captured.canonical[f"{path}.{name}" if path else name]
+
+
+@dataclass
+class Interpreter:
+    """The state of one run: maps so far, and a journal that undoes a rule which declines half way."""
+
+    captured: Captured
+    sizing: Sizing
+    full: bool
+    norm_stats: str
+    system: System = field(default_factory=System)
+    maps: dict[fx.Node, Any] = field(default_factory=dict)
+    tensors: dict[str, CobMap] = field(default_factory=dict)
+    wraps: dict[fx.Node, Wrap] = field(default_factory=dict)
+    opaque: list[Opaque] = field(default_factory=list)
+    rules: dict[str, str] = field(default_factory=dict)
+    bound: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+
+    def run(self, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            self.maps[node] = self.visit(node)
+
+    def visit(self, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            return map_like(value)
+        if node.op == "output":
+            for operand in operands_in(self.convert(node.args)):
+                self.system.pin(operand.map, Origin(node.name, "it is an output of the network"))
+            return None
+        if node.op == "get_attr":
+            if node.target in self.captured.metas and carries(value):
+                if node.meta.get("aliased"):
+                    self.pin_operand(self.tensor(node.target), Origin(node.name, "the network writes to it"))
+                return _Ref(node.target)
+            if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
+                return structural_zeros(value.ndim)  # the first state of a recurrent network, say
+            return IDENTITY if isinstance(value, Tensor) else None
+        if node.target in GUARDS or node.target is switch:
+            return None
+        maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target
+        if isinstance(maker, (type, Assemble)) and maker not in RULES:
+            made = maker.made if isinstance(maker, Assemble) else maker.__name__
+            for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
+                self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
+            return map_like(value)
+        source = node.args[0] if node.args else None
+        if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
+            held = source.meta["val"]
+            if not isinstance(held, Tensor):
+                return part_of(held, self.maps[source], node.args[1], value)
+        leaves = leaves_of(value)
+        if not any(isinstance(x, Tensor) for x in leaves):
+            if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
+                return map_like(value)
+            if node.meta.get("keep"):
+                return self.give_up(node, "it may write to its inputs")
+            if not all(isinstance(x, _PLAIN) for x in leaves):  # an object may hide tensors
+                return self.give_up(node, f"it returns a {type(value).__name__}")
+            return map_like(value)
+        found = self.apply(node, value)
+        if node.meta.get("aliased"):
+            for leaf in maps_in(found):
+                self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
+        return found
+
+    def apply(self, node: fx.Node, value: Any) -> Any:
+        """Look up the node's rule and run it as a transaction."""
+        module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None
+        mark = self.mark()
+        try:
+            if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
+                return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
+            if module is not None:
+                path = str(node.target)
+                if path in self.captured.opaque:
+                    return self.give_up(node, f"it could not be traced: {self.captured.opaque[path]}")
+                if changes_gradients(module):
+                    return self.give_up(node, "it has backward hooks, which may change its gradients")
+                if hooked(module):
+                    return self.give_up(node, "it has forward hooks, which may change its values")
+            if node in self.captured.branches:
+                return self.branches(node, value, self.captured.branches[node])
+            args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+            if isinstance(module, Given):  # its rule finds its tensors among the arguments; counters have no CoB
+                module = module.layer
+                kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
+            operands = operands_in((args, kwargs))
+            constant = operands and not any(map(self._moves, operands))
+            if constant and (module is None or not is_stateful(module)):
+                return map_like(value)
+            full = self.full and all(map(is_dense, (value, *operands)))
+            call = Call(node, value, args, kwargs, module, self, full, self.norm_stats)
+            found = lookup(node.op, module if module is not None else node.target)
+            if found is None:
+                return self.give_up(node, "no rule knows this operation")
+            self.rules[node.name] = found.name
+            for operand in operands:
+                operand.seen = False
+            positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
+            result = found.fn(call, *positional, **named)
+            if any(not operand.seen and self._moves(operand) for operand in operands):
+                raise Decline("its rule does not look at one of its tensors")
+            sized, told = self.sizing.at.get(node), found.shape is not None
+            result = self.still(node, self.checked(value, result), sized, told)
+            if call.wrapping is not None:
+                self.wraps[node] = call.wrapping
+            return result
+        except Decline as reason:
+            self.undo(mark)
+            return self.give_up(node, str(reason))
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            self.undo(mark)
+            return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def checked(self, value: Any, result: Any) -> Any:
+        """The maps of a value, which they must fit."""
+        if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
+            if result.factors:
+                raise Decline("its rule does not know this form of the call")
+            return map_like(value)
+        for part, cob in pairs_of(value, result):
+            if cob.factors and not carries(part):
+                raise Decline("its result is of a type without fractions")
+            if cob.factors and not fits(cob, part.shape):
+                raise Decline("its rule does not know this form of the call")
+        return result
+
+    def still(self, node: fx.Node, result: Any, sized: Any, told: bool) -> Any:
+        """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
+
+        An operation without a shape function moves nothing: where its map varies, what went in varied along a known
+        axis, or a weight does, and so the axis is known.
+        """
+        if isinstance(result, CobMap):
+            if not result.factors or type(sized) is not Sized:
+                return result
+            unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+            if not told:
+                for i in unknown:
+                    self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
+                return result
+            axes = [i for i in unknown if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
+            why = "other inputs have more or fewer of these positions"
+            return self.system.constant(result, axes, Origin(node.name, why)) if axes else result
+        if isinstance(result, dict) and isinstance(sized, dict):
+            return {k: self.still(node, cob, sized.get(k), told) for k, cob in result.items()}
+        if isinstance(result, (list, tuple)) and isinstance(sized, list):
+            return [self.still(node, cob, part, told) for cob, part in zip(result, sized, strict=False)]
+        return result
+
+    def tensor(self, name: str) -> Operand:
+        """A parameter or buffer as an operand."""
+        name = self.captured.canonical[name]
+        return Operand(self.captured.metas[name], self.tensors.get(name), name, self)
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def bind(self, name: str | None, cob: CobMap) -> None:
+        assert name is not None
+        self.tensors[name] = cob
+        self.bound.append(name)
+
+    def own_map(self, name: str | None) -> CobMap:
+        """The map of a parameter used freely: one fresh factor an axis (buffers are constants).
+
+        A product of factors repeats a common scale, so all but the last axis start at ONE.
+        """
+        assert name is not None
+        if name in self.tensors:
+            return self.tensors[name]
+        value = self.captured.metas[name]
+        factors = []
+        if name in self.parameters:
+            axes = [i for i, n in enumerate(value.shape) if n > 1] or ([value.ndim - 1] if value.ndim else [])
+            for axis in axes:
+                n = value.shape[axis]
+                origin = Origin(name, f"axis {axis}")
+                shape = [n if i == axis else 1 for i in range(value.ndim)]
+                if axis == axes[-1]:
+                    symbols = self.system.fresh(shape, origin)
+                else:
+                    rest = self.system.fresh((n - 1,), origin)
+                    symbols = torch.cat([rest.new_full((1,), ONE), rest]).view(shape)
+                factors.append((symbols, 1))
+            if not axes:
+                factors.append((self.system.fresh((), Origin(name, "scalar")), 1))
+        self.bind(name, CobMap(tuple(factors)))
+        return self.tensors[name]
+
+    @functools.cached_property
+    def parameters(self) -> frozenset[str]:
+        parts = self.captured.parts.items()
+        return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
+
+    # -- arguments -------------------------------------------------------------------------------------
+
+    def convert(self, x: Any) -> Any:
+        """A node's argument structure: operands for tensors, plain values for the rest."""
+        kind = type(x)
+        if kind is fx.Node:
+            return self._view(x.meta.get("val"), self.maps.get(x), self.sizing.at.get(x))
+        if kind in PLAIN:
+            return x
+        if kind is slice:
+            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
+        if issubclass(kind, dict):
+            return {k: self.convert(v) for k, v in x.items()}
+        if issubclass(kind, tuple):
+            return tuple([self.convert(v) for v in x])
+        return [self.convert(v) for v in x] if issubclass(kind, list) else x
+
+    def _view(self, value: Any, cob: Any, sized: Any) -> Any:
+        """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
+        if isinstance(value, Tensor):
+            if isinstance(cob, _Ref):
+                return self.tensor(cob.name)
+            cob = cob if cob is not None else IDENTITY
+            if type(sized) is not Sized:
+                return Operand(value, cob)
+            settled = tuple(map(self.sizing.sizes.settled, sized.sizes))
+            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=settled)
+        if isinstance(value, (tuple, list)):
+            parts = sized if isinstance(sized, list) else [None] * len(value)
+            return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
+        if isinstance(value, dict):
+            held = sized if isinstance(sized, dict) else {}
+            return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
+        size = self.sizing.sizes.settled(sized)
+        return Unknown(value, size) if type(size) is Size else value
+
+    def _moves(self, operand: Operand) -> bool:
+        return operand.is_unbound or bool(operand.map.factors)
+
+    # -- soundness -------------------------------------------------------------------------------------
+
+    def give_up(self, node: fx.Node, why: str) -> Any:
+        """Pin everything around a node."""
+        origin = Origin(node.name, f"'{_target_name(node)}': {why}")
+        for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
+            self.pin_operand(operand, origin)
+        if node.op == "call_module":
+            prefix = f"{node.target}."
+            for name in self.captured.metas:
+                if name.startswith(prefix):
+                    self.pin_operand(self.tensor(name), origin)
+        self.opaque.append(Opaque(node.name, str(node.meta.get("path", "")), origin.why))
+        return map_like(node.meta.get("val"))
+
+    def pin_operand(self, operand: Operand, origin: Origin) -> None:
+        if operand.is_unbound:
+            self.bind(operand.name, IDENTITY)
+        else:
+            self.system.pin(operand.map, origin)
+
+    def branches(self, node: fx.Node, value: Any, graphs: tuple[fx.Graph, ...]) -> Any:
+        """A call that is kept whole: its map must be right in each of its graphs.
+
+        Of one from a tensor to a tensor an operation inside may need another form: then the whole call is given one.
+        """
+        args = self.convert(node.args)
+        operands = operands_in((args, self.convert(node.kwargs)))
+        simple = isinstance(value, Tensor) and len(operands) == 1 and isinstance(next(iter(args), None), Operand)
+        inner = replace(self, full=self.full and simple, maps={}, wraps={}, opaque=[], rules={})  # one system for both
+        outs = [inner.within(graph, operands) for graph in graphs]
+        if inner.opaque:
+            raise Decline(f"inside it, {inner.opaque[0].why}")
+        if any(len(maps_in(out)) != len(maps_in(outs[0])) for out in outs):
+            raise Decline("it returns another structure in train mode")
+        origin = Origin(node.name, "it must agree in train and in eval mode")
+        result = self.checked(value, pytree.tree_map(lambda *cobs: self.agreed(cobs, origin), *outs))
+        backward = self.captured.backwards.get(node)
+        if backward is not None and not (self.full and simple):
+            self.obey(node, backward, operands, value, result)
+        elif inner.wraps or backward is not None:  # in tau f(x / tau), f's backward sees what it sees in the original
+            self.wraps[node] = Wrap(self.convert(node.args[0]).map, result)
+        self.rules[node.name] = "inside"
+        return result
+
+    def agreed(self, cobs: Sequence[CobMap | None], origin: Origin) -> CobMap | None:
+        """The one map of a value that several graphs may give; what is zero in one of them need not be in another."""
+        known = [cob for cob in cobs if cob is not None]
+        whole = next((cob for cob in known if not cob.zeros), None)
+        if known and whole is None:
+            shape = torch.broadcast_shapes(*(s.shape for cob in known for s, _ in cob.factors))
+            whole = single(self.system.fresh(shape, origin))
+        for cob in known:
+            self.system.same(whole, cob, origin)  # type: ignore[arg-type]
+        return whole
+
+    def obey(
+        self, node: fx.Node, backward: fx.Graph | str, operands: Sequence[Operand], value: Any, result: Any
+    ) -> None:
+        """The backward of a custom function, to which the gradients come in the inverse CoB, must return them so."""
+        if isinstance(backward, str):
+            raise Decline(f"its backward could not be traced: {backward}")
+        inner = replace(self, full=False, maps={}, wraps={}, opaque=[], rules={})
+        gradients = [Operand(v, IDENTITY / cob.settled()) for v, cob in pairs_of(value, result)]
+        found = inner.within(backward, [*operands, *gradients])
+        if inner.opaque:
+            raise Decline(f"inside its backward, {inner.opaque[0].why}")
+        for operand, cob in zip(operands, found, strict=True):
+            if cob is not None:
+                self.system.same(cob, IDENTITY / operand.map, Origin(node.name, "its backward"))
+
+    def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
+        """The output's maps of a graph of a call's inside, for given inputs."""
+        nodes = list(graph.nodes)
+        given = [node for node in nodes if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)]
+        if len(given) != len(operands):
+            raise Decline("it takes tensors out of an object")
+        for node, operand in zip(given, operands, strict=True):
+            self.maps[node] = operand.map if operand.name is None else _Ref(operand.name)
+        for node in nodes[:-1]:
+            if node not in self.maps:
+                self.maps[node] = self.visit(node)
+        return maps_of(self.convert(nodes[-1].args[0]))
+
+    def mark(self) -> tuple[int, ...]:
+        return *self.system.mark(), len(self.bound), len(self.opaque), len(self.conditions)
+
+    def undo(self, mark: tuple[int, ...]) -> None:
+        *system, bound, opaque, conditions = mark
+        self.system.undo(system)
+        for name in self.bound[bound:]:
+            self.tensors.pop(name, None)
+        del self.bound[bound:], self.opaque[opaque:], self.conditions[conditions:]
+
+
+# Facts about a tensor, which do not depend on its values: sizes, types, devices.
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """The map of a `get_attr` node: decided by the parameter's first use."""
+
+    name: str
+
+
+def _target_name(node: fx.Node) -> str:
+    target: Callable[..., Any] | str = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -1,0 +1,300 @@
+"""Sizing: which numbers and axes of a graph come from the sizes of its inputs.
+
+Every axis of an input is an unknown (`size.py`), and every node is visited once: what a shape or an arithmetic
+expression gives is a polynomial of the unknowns, what an operation gives is told by its shape function. An operation
+without one is run on other sizes, and what does not change is known. Whatever stays unclear is one more unknown, which
+is always sound: the rules take it for any number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.meta_eval import META, call_of
+from fxteleport.passes.capture.opaque_leaves import Given
+from fxteleport.passes.capture.proxy import same_items
+from fxteleport.passes.domain.size import Size, Sizes, product
+from fxteleport.passes.graph.guards import GUARDS, expect
+from fxteleport.passes.graph.structure import PLAIN
+from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.registry import bound, lookup
+from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Sized
+
+_FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow when an operation is probed: what divided them still does
+
+
+@dataclass
+class Sizing:
+    """What is known of each node: a `Sized` for a tensor, an int or a `Size` for a number, lists of them."""
+
+    captured: Captured
+    sizes: Sizes = field(default_factory=Sizes)
+    at: dict[fx.Node, Any] = field(default_factory=dict)
+
+    def run(self, graph: fx.Graph, given: Sequence[Sized] | None = None) -> Any:
+        """Visit the nodes of a graph, and say what its output holds.
+
+        Args:
+            given: of the inside of a call, the tensors that its placeholders stand for.
+        """
+        tensors = iter(given or ())
+        for node in graph.nodes:
+            inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
+            self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
+        return self.at[graph.output_node()]
+
+    def visit(self, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            return self.opened(value)
+        if node.op == "get_attr":
+            return Sized(value, tuple(value.shape)) if isinstance(value, Tensor) else value
+        if node.op == "output":
+            return self.convert(node.args[0])
+        args, kwargs = self.convert(node.args), self.convert(node.kwargs)
+        if node.target in GUARDS:
+            return self.insist(args[0], args[1], node.args[0]) if node.target is expect else None
+        first = args[0] if args else None
+        if type(first) is Sized and node.target in _ASKING and (found := _asked(node, first, args, kwargs)) is not None:
+            return found
+        if node.target in (operator.getitem, getattr) and isinstance(first, (list, dict)):
+            return self.part(node, first, args[1], value)
+        if node.target is torch.Size and isinstance(first, list):
+            return first
+        leaves = _leaves((args, kwargs))
+        rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
+            return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
+        plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
+        if plain and all(type(x) in (int, float, Size) for x in args):
+            return self.sizes.apply(call_of(node.op, node.target), args, value)
+        return self.opened(value) if rests else value
+
+    def insist(self, size: Any, expected: Any, source: Any) -> None:
+        """A guard makes sure of a number, or of the equality of two, or of two shapes."""
+        pairs = [(size, expected)] if type(size) is Size else []
+        if isinstance(source, fx.Node) and source.target in _EQUALITIES and expected is _EQUALITIES[source.target]:
+            sides = self.convert(source.args)
+            pairs = list(zip(*sides, strict=True)) if source.target is same_items else [sides]
+        for a, b in pairs:
+            if type(a) in (int, Size) and type(b) in (int, Size):
+                self.sizes.insist(a, b)
+
+    # -- tensors ---------------------------------------------------------------------------------------
+
+    def result(self, node: fx.Node, value: Any, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Any:
+        """The result of an operation on unknown sizes."""
+        path = str(node.target) if node.op == "call_module" else ""
+        if path in self.captured.opaque:
+            return self.opened(value)
+        if node in self.captured.branches:
+            tensors = [x for x in leaves if type(x) is Sized]
+            outs = [self.run(graph, tensors) for graph in self.captured.branches[node]]
+            if isinstance(backward := self.captured.backwards.get(node), fx.Graph):
+                self.run(backward, [*tensors, *[x for x in _leaves(outs[0]) if type(x) is Sized]])
+            return outs[0] if all(_alike(outs[0], out) for out in outs[1:]) else self.opened(value)
+        target = self.captured.modules.get(path, node.target)
+        if isinstance(target, Given):  # the layer's shape function finds its tensors among the arguments
+            named = {k: v for k, v in kwargs.items() if type(v) is not Sized or carries(v.value)}
+            shapes = self.told(node, target.layer, value, args, named)
+        else:
+            shapes = self.told(node, target, value, args, kwargs)
+        if shapes is None and "trust" not in node.meta:
+            shapes = self.probed(node, target, value, args, kwargs)
+        if shapes is None:
+            return self.opened(value)
+        unsure = "trust" in node.meta or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
+        return _sized(value, shapes, unsure)
+
+    def told(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
+        """The shapes by the operation's shape function; None where it does not know this form of the call."""
+        rule = lookup(node.op, target)
+        if rule is None or rule.shape is None:
+            return None
+        module = target if node.op == "call_module" else None
+
+        def attribute(name: str) -> Sized:
+            tensor = self.captured.metas[self.captured.canonical[f"{node.target}.{name}"]]
+            return Sized(tensor, tuple(tensor.shape))
+
+        try:
+            if kwargs or (module is not None and rule.shape not in OF_INPUTS):
+                args, kwargs = bound(rule, args, kwargs, module, attribute)
+            shapes = rule.shape(At(target, value, self.sizes), *args, **kwargs)
+        except Exception:  # a form of the call that torch knows and the shape function does not
+            return None
+        return shapes if shapes is not None and _agree(value, shapes) else None
+
+    def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
+        """The shapes, read off where the operation is run on other sizes, twice; None where it does not run."""
+        leaves = _leaves((args, kwargs))
+        sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
+        free = [size for size in sizes if type(size) is Size]
+        atoms = sorted({atom for size in free for monomial, _ in size.terms for atom in monomial})
+        fn = target if node.op == "call_module" else call_of(node.op, node.target)
+        for apart in (1, 0):  # each unknown grows by a factor of its own, or all by one
+            tables = [
+                {a: self.sizes.examples[a] * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(atoms)}
+                for k in (0, 1)
+            ]
+            try:
+                outs = [fn(*given, **named) for given, named in (self.resized((args, kwargs), t) for t in tables)]
+            except Exception:
+                continue
+            return self.read_off(value, [(_leaves(out), table) for out, table in zip(outs, tables, strict=True)], free)
+        return None
+
+    def resized(self, x: Any, table: dict[int, Any]) -> Any:
+        """An argument structure with meta tensors and numbers of other sizes."""
+
+        def put(x: Any) -> Any:
+            if isinstance(x, slice):
+                return slice(put(x.start), put(x.stop), put(x.step))
+            if type(x) is Sized:
+                shape = [self.sizes.value(n, table) for n in x.sizes]
+                return torch.empty(shape, dtype=x.value.dtype, device=META)
+            return self.sizes.value(x, table)
+
+        return pytree.tree_map(put, x)
+
+    def read_off(self, value: Any, seen: Sequence[tuple[list[Any], dict[int, Any]]], free: Sequence[Size]) -> Any:
+        """The shapes of a result that was seen on other sizes: what did not change is known."""
+
+        def axis(k: int, i: int, n: int) -> Any:
+            others = [out[k].shape[i] for out, _ in seen]
+            if all(m == n for m in others):
+                return n
+            fits = [s for s in free if all(self.sizes.value(s, t) == m for m, (_, t) in zip(others, seen, strict=True))]
+            return fits[0] if len(fits) == 1 else self.sizes.fresh(n)
+
+        parts = _leaves(value)
+        if any([getattr(p, "ndim", 0) for p in out] != [getattr(p, "ndim", 0) for p in parts] for out, _ in seen):
+            return None  # parts, or axes, come and go
+        shapes = [
+            [axis(k, i, n) for i, n in enumerate(part.shape)] if isinstance(part, Tensor) else None
+            for k, part in enumerate(parts)
+        ]
+        return shapes[0] if isinstance(value, Tensor) else shapes if len(shapes) == len(value) else None
+
+    # -- structures ------------------------------------------------------------------------------------
+
+    def convert(self, x: Any) -> Any:
+        """An argument structure with what is known of its nodes."""
+        kind = type(x)
+        if kind is fx.Node:
+            return self.current(x)
+        if kind in PLAIN:
+            return x
+        if kind is slice:
+            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
+        if issubclass(kind, dict):
+            return {k: self.convert(v) for k, v in x.items()}
+        if issubclass(kind, (tuple, list)):
+            return (tuple if issubclass(kind, tuple) else list)([self.convert(v) for v in x])
+        return x
+
+    def current(self, node: fx.Node) -> Any:
+        """What is known of a node by now."""
+        held = self.at[node]
+        if type(held) is Size:
+            return self.sizes.settled(held)
+        if type(held) is Sized and Size in map(type, held.sizes):
+            sizes = tuple(map(self.sizes.settled, held.sizes))
+            if sizes != held.sizes:
+                held = self.at[node] = Sized(held.value, sizes, held.uncertain)
+        return held
+
+    def part(self, node: fx.Node, held: Any, key: Any, value: Any) -> Any:
+        """An item of a list or a dictionary, or a field of a named tuple."""
+        if node.target is getattr:
+            items = node.args[0].meta["val"]  # type: ignore[union-attr]
+            key = next((i for i, x in enumerate(items) if x is value), None) if isinstance(items, tuple) else None
+        try:
+            return held[key]
+        except (KeyError, IndexError, TypeError):  # a dictionary of its own kind, say
+            return self.opened(value)
+
+    def opened(self, value: Any) -> Any:
+        """A value of which no size and no number is known."""
+        if isinstance(value, Tensor):
+            return Sized(value, tuple(map(self.sizes.fresh, value.shape)), not value.is_meta)
+        if isinstance(value, dict):
+            return {k: self.opened(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [self.opened(v) for v in value]
+        return self.sizes.fresh(value) if type(value) in (int, float) else value
+
+
+# Comparisons, and what they are where both sides are equal.
+_EQUALITIES: dict[Any, bool] = {operator.eq: True, operator.ne: False, same_items: True}
+_ASKING = frozenset({getattr, "size", "numel", "nelement"})
+
+
+def _asked(node: fx.Node, tensor: Sized, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What a tensor says of its own axes; None where it is asked for something else."""
+    if node.target is getattr:
+        return list(tensor.sizes) if args[1] == "shape" else None
+    if node.target != "size":
+        return product(tensor.sizes)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return list(tensor.sizes) if dim is None else tensor.sizes[dim]
+
+
+def _rests_on_sizes(x: Any) -> bool:
+    """True for an unknown number, and for a tensor with unknown axes or values."""
+    return type(x) is Size or (type(x) is Sized and (x.uncertain or Size in map(type, x.sizes)))
+
+
+def _leaves(x: Any) -> list[Any]:
+    """What an argument structure holds."""
+    kind = type(x)
+    if kind is slice:
+        x = (x.start, x.stop, x.step)
+    elif issubclass(kind, dict):
+        x = x.values()
+    elif not issubclass(kind, (tuple, list)):
+        return [x]
+    return [leaf for item in x for leaf in _leaves(item)]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """True where two graphs of one call give the same sizes."""
+    pairs = list(itertools.zip_longest(_leaves(a), _leaves(b)))
+    return all(x.sizes == y.sizes if type(x) is Sized and type(y) is Sized else x is y or x == y for x, y in pairs)
+
+
+def _known(value: Any) -> Any:
+    """A value that is the same on every input, but for what its tensors hold."""
+    if isinstance(value, Tensor):
+        return Sized(value, tuple(value.shape))
+    if isinstance(value, dict):
+        return {k: _known(v) for k, v in value.items()}
+    return [_known(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def _agree(value: Any, shapes: Any) -> bool:
+    """True where the known ones of the sizes are those of the example."""
+    if not isinstance(shapes, (tuple, list)):
+        return shapes is None and not isinstance(value, Tensor)
+    if isinstance(value, Tensor):
+        pairs = zip(shapes, value.shape, strict=False)
+        return len(shapes) == value.ndim and all(type(n) is not int or n == m for n, m in pairs)
+    return isinstance(value, (tuple, list)) and len(value) == len(shapes) and all(map(_agree, value, shapes))
+
+
+def _sized(value: Any, shapes: Any, uncertain: bool) -> Any:
+    """A value with the shapes that it was found to have."""
+    if isinstance(value, Tensor):
+        return Sized(value, tuple(shapes), uncertain and not value.is_meta)
+    if isinstance(value, (tuple, list)):
+        return [_sized(v, s, uncertain) for v, s in zip(value, shapes, strict=True)]
+    return value

@@ -1,0 +1,103 @@
+"""Guards: nodes that refuse, when an emitted network runs, what was not captured."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from fxteleport.passes.errors import GuardError
+from fxteleport.passes.graph.fx_wrap import one_call
+
+
+def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
+    """A node that makes a check, with plain values for what it expects: the code of a graph spells no others."""
+    node = graph.call_function(check, tuple(map(_plain, args)))
+    node.meta.update(val=None, path="", keep=True)
+    return node
+
+
+def _plain(x: Any) -> Any:
+    return x.tolist() if isinstance(x, (Tensor, np.generic)) else x
+
+
+@one_call
+def expect(value: Any, expected: Any, name: str) -> None:
+    """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
+    if isinstance(expected, bool) and isinstance(value, (bool, torch.SymBool, Tensor)):
+        agrees = expected if value else not expected  # of a symbolic one, torch's tracers know nothing but to branch
+    else:
+        agrees = value is expected or value == expected
+    if not agrees:
+        raise GuardError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+@one_call
+def expect_length(value: Any, length: int, name: str = "a list") -> None:
+    """Refuse a list or a tuple of another length than the one that was captured."""
+    if len(value) != length:
+        raise GuardError(f"this network was captured with {length} items in {name}, got {len(value)}: capture it again")
+
+
+@one_call
+def expect_keys(value: dict[Any, Any], keys: list[Any], name: str) -> None:
+    """Refuse a dictionary with other keys than the one that was captured."""
+    expect(list(value), keys, f"the keys of {name}")
+
+
+@one_call
+def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, name: str) -> None:
+    """Refuse a tensor with another number of axes, or of another type, than the one that was captured.
+
+    One floating-point type is as good as another, so that the network can be cast; None for what no one asked for.
+    """
+    if rank is not None and value.ndim != rank:
+        raise GuardError(f"this network was captured with {rank} axes of {name}, got {value.ndim}: capture it again")
+    if dtype is not None and value.dtype != dtype and not (dtype.is_floating_point and value.is_floating_point()):
+        raise GuardError(f"this network was captured with {dtype} for {name}, got {value.dtype}: capture it again")
+
+
+@one_call
+def expect_form(value: Any, form: Any, name: str) -> None:
+    """Refuse an input that is not like the one that was captured.
+
+    Args:
+        form: `...` for a tensor; a list for a list, a tuple or a deque; a tuple of pairs for a dictionary, or for the
+            fields of a data class; the value itself for a plain one.
+    """
+    if form is ...:
+        _require(isinstance(value, Tensor), "a tensor", value, name)
+    elif isinstance(form, tuple):
+        keys = [key for key, _ in form]
+        if isinstance(value, dict):
+            expect(set(value), set(keys), f"the keys of {name}")
+        else:
+            _require(all(isinstance(key, str) and hasattr(value, key) for key in keys), f"{keys}", value, name)
+        for key, inner in form:
+            expect_form(value[key] if isinstance(value, dict) else getattr(value, key), inner, f"{name}[{key!r}]")
+    elif isinstance(form, list):
+        _require(isinstance(value, (list, tuple, collections.deque)), "a list or a tuple", value, name)
+        expect_length(value, len(form), name)
+        for i, (item, inner) in enumerate(zip(value, form, strict=True)):
+            expect_form(item, inner, f"{name}[{i}]")
+    else:
+        expect(value, form, name)
+
+
+def _require(holds: bool, kind: str, value: Any, name: str) -> None:
+    if not holds:
+        raise GuardError(f"this network was captured with {kind} for {name}, got {value!r}: capture it again")
+
+
+@one_call
+def insist(condition: Any, value: bool, where: str) -> None:
+    """A check of the model's own."""
+    if bool(condition) is not value:
+        raise GuardError(f"the model's own check fails, at {where}")
+
+
+GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_form, insist})

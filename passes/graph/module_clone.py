@@ -1,0 +1,167 @@
+"""Structural clones of a module: the same objects and attributes, other tensors.
+
+Capture and rewriting both need a model that is not the user's: capture runs `forward` on one whose
+parameters are proxies or meta tensors, rewriting emits one whose parameters are scaled. A clone copies the
+bookkeeping of each module (a few microseconds) and no tensor, so nothing that `forward` assigns and no
+`eval()` reaches the user's model.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import itertools
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxteleport.passes.graph.reachable import Reached, fields_of
+from fxteleport.passes.graph.structure import PLAIN
+
+TensorMap = Callable[[str, Tensor], Any]
+
+
+def clone(
+    module: nn.Module,
+    tensors: TensorMap,
+    path: str = "",
+    *,
+    class_of: Callable[[nn.Module], type] = type,
+    table: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    training: bool | None = None,
+    beside: Reached | None = None,
+) -> nn.Module:
+    """A clone of `module` and everything below it.
+
+    Args:
+        tensors: (dotted name, tensor) -> what the clone holds in its place.
+        path: dotted name of `module` in the model; every clone carries its own as `_path`.
+        class_of: the clone's class (the module's own by default).
+        table: makes the clone's `_parameters` and `_buffers` dictionaries.
+        training: the mode of the clones, or None to keep each module's own.
+        beside: what the module's code can reach of the model outside itself; it is linked to clones of that, which it
+            keeps alive. The objects that lead there are copied too.
+    """
+    twins = _Twins(beside.carriers if beside is not None else frozenset())
+    # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
+    found: Iterable[tuple[str, nn.Module]] = [(path, module)]
+    if module._modules:
+        found = module.named_modules(prefix=path)
+    if beside:
+        found = itertools.chain(found, beside.modules.items())
+        twins.update({id(tensor): tensors(name, tensor) for name, tensor in beside.tensors.items()})
+    for name, old in found:
+        if id(old) in twins:
+            continue
+        cls = class_of(old)
+        twin: nn.Module = object.__new__(cls)
+        twins[id(old)] = twin
+        prefix = name + "." if name else ""
+        state = dict(old.__dict__)
+        for kind in ("_parameters", "_buffers"):
+            state[kind] = table({k: None if t is None else tensors(prefix + k, t) for k, t in state[kind].items()})
+        if training is not None:
+            state["training"] = training
+        state["_path"] = name
+        state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
+        twin.__dict__.update(state)
+    clones = [twin for twin in twins.values() if isinstance(twin, nn.Module)]
+    for twin in clones:
+        state = twin.__dict__
+        state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
+        for key in state.keys() - BOOKKEEPING:
+            if type(value := state[key]) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
+                state[key] = _relink(value, twins)
+        for key in _HOOKS:
+            if state[key]:
+                state[key] = _relink(state[key], twins)
+    made: nn.Module = twins[id(module)]
+    if beside:
+        made.__dict__["_beside"] = clones
+    return made
+
+
+class _Twins(dict[int, Any]):
+    """What takes the place of an object in clones, by the object's id."""
+
+    def __init__(self, carriers: frozenset[int]) -> None:
+        super().__init__()
+        self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
+
+
+BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
+_REFERRING = (
+    frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial})
+    | {weakref.ReferenceType}
+    | _TABLES
+)
+
+
+def _relink(value: Any, twins: _Twins) -> Any:
+    """`value` with the modules it refers to outside `_modules` replaced by their clones.
+
+    `twins` also remembers containers and functions, so that a hook and its module go on sharing a list.
+    """
+    if isinstance(value, nn.Module) or id(value) in twins:
+        return twins.get(id(value), value)
+    kind = type(value)
+    if kind is types.MethodType:
+        return types.MethodType(value.__func__, _relink(value.__self__, twins))
+    if kind is types.FunctionType:
+        return _reclosed(value, twins) if value.__closure__ else value
+    if kind is functools.partial:
+        keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
+        return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
+    if kind in _TABLES:
+        made = twins[id(value)] = copy.copy(value)
+        made.update({k: _relink(v, twins) for k, v in value.items()})
+        return made
+    if kind is set or kind is collections.deque:
+        twins[id(value)] = copy.copy(value)
+        return twins[id(value)]
+    if kind is list:
+        made = twins[id(value)] = list(value)
+        if not PLAIN.issuperset(map(type, value)):
+            made[:] = [_relink(v, twins) for v in value]
+        return made
+    if kind is tuple:
+        return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
+    if kind is weakref.ReferenceType:
+        held = value()
+        made = _relink(held, twins)
+        return value if made is held else weakref.ref(made)
+    if id(value) in twins.carriers and not isinstance(value, type):
+        made = twins[id(value)] = copy.copy(value)
+        for name in fields_of(value):
+            object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
+        return made
+    return value
+
+
+def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
+    """A function whose closure holds clones, where it holds anything that has one."""
+    cells = [types.CellType() for _ in function.__closure__ or ()]
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+    )
+    twins[id(function)] = made
+    same = True
+    for old, new in zip(function.__closure__ or (), cells, strict=True):
+        try:
+            held = old.cell_contents
+        except ValueError:  # it is not assigned yet
+            continue
+        new.cell_contents = _relink(held, twins)
+        same &= new.cell_contents is held
+    if same:
+        twins[id(function)] = function
+        return function
+    made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
+    made.__dict__.update(function.__dict__)
+    return made

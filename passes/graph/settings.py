@@ -1,0 +1,173 @@
+"""Settings: attributes of modules that are neither tensors of theirs nor parts, and which of them a trace has read.
+
+A trace takes what it reads for good: with another setting, the model may compute something else. What forward itself
+writes is state, and what it never reads (a trainer, a log) may be anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.structure import is_record
+
+_DEEP = 6
+_AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, torch.dtype, torch.layout)
+
+
+class Setting:
+    """Put on the class of a shadow module: an attribute that tells the tracer when it is read, and when written.
+
+    It costs nothing where none is, unlike a `__getattribute__`.
+    """
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __get__(self, module: Any, kind: type | None = None) -> Any:
+        if module is None:
+            return getattr(super(self.owner, kind or self.owner), self.name)
+        held = module.__dict__
+        if self.name not in held:
+            return getattr(super(self.owner, module), self.name)  # the class's own, or an AttributeError
+        value = held[self.name]
+        if "_path" in held:
+            module._tracer.reads.note(held["_path"], self.name, value)
+        return value
+
+    def __set__(self, module: Any, value: Any) -> None:
+        module.__dict__[self.name] = value
+        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
+
+    def __delete__(self, module: Any) -> None:
+        if self.name not in module.__dict__:
+            raise AttributeError(self.name)
+        del module.__dict__[self.name]
+        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
+
+
+def note_reads(cls: type, module: nn.Module) -> None:
+    """Have the shadow class of a module tell which of its attributes are read and written."""
+    for name in module.__dict__.keys() - BOOKKEEPING - cls.__dict__.keys():
+        if not _rules_over_instances(cls, name):
+            setattr(cls, name, Setting(cls, name))
+
+
+def _rules_over_instances(cls: type, name: str) -> bool:
+    """True for a property and its like, which Python asks before the instance."""
+    held = next((vars(c)[name] for c in cls.__mro__ if name in vars(c)), None)
+    return hasattr(type(held), "__set__")
+
+
+class Reads:
+    """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str], tuple[Any, list[Any]] | None] = {}
+        self.written: set[tuple[str, str]] = set()
+
+    def note(self, path: str, name: str, value: Any) -> None:
+        """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
+        if (path, name) not in self._read:
+            self._read[path, name] = (value, _items(value)) if type(value) in (list, dict, set) else None
+
+    def read(self) -> frozenset[tuple[str, str]]:
+        """Those that were read."""
+        return frozenset(self._read)
+
+    def changed(self) -> frozenset[tuple[str, str]]:
+        """Those that were written, or hold other things than when they were read."""
+        filled = {
+            where
+            for where, held in self._read.items()
+            if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
+        }
+        return frozenset(self.written | filled)
+
+
+def _items(held: Any) -> list[Any]:
+    return [*held.keys(), *held.values()] if isinstance(held, dict) else list(held)
+
+
+# -- values ----------------------------------------------------------------------------------------------
+
+
+def spelled(value: Any, depth: int = _DEEP) -> Any:
+    """A value as something that can be compared, with that of a copy, too, and that no one changes.
+
+    Of what may be anything (an object of a class that is no data class, a module, a parameter) only the kind.
+    """
+    kind = type(value)
+    if isinstance(value, enum.Enum):
+        return kind, value.name
+    if kind in _AS_THEY_ARE:
+        return kind, value
+    if kind is float:
+        return kind, value.hex()
+    if depth == 0:
+        return (kind,)
+    inner = functools.partial(spelled, depth=depth - 1)
+    if isinstance(value, dict):
+        return kind, tuple((inner(k), inner(v)) for k, v in value.items())
+    if isinstance(value, (set, frozenset)):
+        return kind, frozenset(map(inner, value))
+    if isinstance(value, (tuple, list)):
+        return kind, tuple(map(inner, value))
+    if kind is slice:
+        return kind, inner((value.start, value.stop, value.step))
+    if isinstance(value, Tensor):
+        return kind if value.requires_grad else (kind, value.dtype, tuple(value.shape), digest(value))
+    if isinstance(value, types.FunctionType):
+        closed = tuple(_cell(c) for c in value.__closure__ or ())
+        return kind, value.__code__, inner(value.__defaults__), inner(value.__kwdefaults__), inner(closed)
+    if isinstance(value, types.MethodType):
+        return kind, inner(value.__func__)
+    if isinstance(value, functools.partial):
+        return kind, inner(value.func), inner(value.args), inner(value.keywords)
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return kind, value.__module__, value.__qualname__
+    if is_record(value):
+        return kind, tuple((f.name, inner(getattr(value, f.name, None))) for f in dataclasses.fields(value))
+    if kind is types.SimpleNamespace:
+        return kind, inner(vars(value))
+    return (kind,)
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is not assigned yet
+        return None
+
+
+def digest(tensor: Tensor) -> str:
+    """A hash of what a tensor holds; "" where that is not to be had."""
+    if tensor.is_meta or tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
+        return ""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    array: Any = raw.numpy()
+    return hashlib.blake2b(array, digest_size=16).hexdigest()
+
+
+def said(form: Any) -> str:
+    """A spelled value in a few words, the same in every process."""
+    if isinstance(form, frozenset):
+        return f"({', '.join(sorted(map(said, form)))})"
+    if not isinstance(form, tuple):
+        return getattr(form, "co_name", None) or getattr(form, "__name__", None) or str(form)
+    if len(form) == 2 and isinstance(form[0], type) and not isinstance(form[1], (tuple, frozenset)):
+        return repr(float.fromhex(form[1]) if form[0] is float else form[1]) if form[0] is not Tensor else "a tensor"
+    parts = [said(x) for x in form if not isinstance(x, type)]
+    inner = [said(x) for x in (form[1] if len(form) == 2 and isinstance(form[1], tuple) else ())]
+    kind = form[0].__name__ if form and isinstance(form[0], type) else ""
+    return f"{kind}({', '.join(inner or parts)})"

@@ -1,0 +1,279 @@
+"""Wraps: the places of a network where an operation may be done in another basis, and how one comes to be done so.
+
+Where a wrap goes, under which name, and the shape of its CoB depend on the plan alone. Which wraps a network holds
+depends on its CoB: one that changes nothing is left out. So two networks of one plan differ in tensors of a state dict
+only, and a network that is given those of another is wrapped where their names say.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.passes.domain.cob_map import CobMap, compress
+from fxteleport.passes.rewrite.teleported_modules import (
+    Operation,
+    Rescale,
+    Teleported,
+    TeleportedActivation,
+    is_trivial,
+)
+from fxteleport.passes.rules.call import Wrap
+from fxteleport.passes.solve.solution import POSITIVE, UNIT, Array, Solution
+
+SLOT = "wrap"  # under this name a node's meta keeps its slot
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What the input of an operation is divided by, or its output multiplied by.
+
+    Attributes:
+        cob: the map, with size 1 along every axis along which no CoB of the plan makes it vary.
+        shape: of its value, without leading axes of size 1: a run may have fewer (one image, a squeezed batch of one).
+        part, dtype: what matters of the value, and its number type.
+    """
+
+    cob: CobMap
+    shape: torch.Size
+    part: str
+    dtype: torch.dtype
+
+    def value(self, tau: Tensor) -> Tensor:
+        """The value in memory of its own."""
+        value = self.cob.scale(tau)
+        assert value is not None
+        value = torch.sign(value) if self.part == "sign" else value.abs() if self.part == "magnitude" else value
+        for axis, size in enumerate((1,) * (value.ndim - len(self.shape)) + tuple(self.shape)):
+            value = value.narrow(axis, 0, size)
+        return value.reshape(self.shape).to(self.dtype, copy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The two sides of a node's operation, of which argument `position` is the input; None is structurally 1."""
+
+    before: Side | None
+    after: Side | None
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a CoB is kept: the name of its module in the network, and its shape."""
+
+    name: str
+    kind: type[Teleported]
+    shape: torch.Size
+
+    @property
+    def key(self) -> str:
+        """Its name in the state dict."""
+        return f"{self.name}.{self.kind.buffer}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """How a node of a network is wrapped: as one activation, or between a factor before and one after it.
+
+    Attributes:
+        captured: the name of the node that was planned.
+        position: which argument is the input.
+    """
+
+    captured: str
+    position: int
+    activation: Place | None = None
+    before: Place | None = None
+    after: Place | None = None
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The places in use."""
+        return tuple(p for p in (self.activation, self.before, self.after) if p is not None)
+
+
+# -- what a plan knows -----------------------------------------------------------------------------------
+
+
+def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides]:
+    """The sides of each node, by its name, now that it is known which symbols are equal."""
+    counted = {"all": None, "sign": solution.allows != POSITIVE, "magnitude": solution.allows != UNIT}
+    keys: dict[str, Array] = {}
+    found = {}
+    for node, wrap in wraps.items():
+        if wrap.part not in keys:
+            keys[wrap.part] = solution.keys(counted[wrap.part])
+        dtype = node.args[wrap.position].meta["val"].dtype.to_real()  # type: ignore[union-attr]
+        before = _side(wrap.before, keys[wrap.part], wrap.part, dtype)
+        after = before if wrap.before is wrap.after else _side(wrap.after, keys[wrap.part], wrap.part, dtype)
+        found[node.name] = Sides(before, after, wrap.position)
+    return found
+
+
+def _side(cob: CobMap | None, keys: Array, part: str, dtype: torch.dtype) -> Side | None:
+    if cob is None or not cob.factors:
+        return None
+    factors = []
+    key: Tensor | None = None  # of the product
+    for symbols, exponent in cob.factors:
+        own = torch.as_tensor(keys[symbols.numpy()]) * exponent
+        small = compress(own)
+        for axis, (n, m) in enumerate(zip(own.shape, small.shape, strict=True)):
+            symbols = symbols.narrow(axis, 0, m) if m < n else symbols
+        factors.append((compress(symbols), exponent))
+        key = small if key is None else key + small
+    assert key is not None
+    if not bool(key.any()):
+        return None
+    shape = compress(key).shape
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    return Side(CobMap(tuple(factors)), shape, part, dtype)
+
+
+def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """What each place holds under one CoB, by the names of their modules; those that change nothing are left out."""
+    found = {}
+    for slot in slots:
+        own = sides[slot.captured]
+        for place, side in ((slot.activation, own.before), (slot.before, own.before), (slot.after, own.after)):
+            if place is not None and side is not None:
+                value = side.value(tau)
+                if not is_trivial(value):
+                    found[place.name] = (value.reciprocal() if place is slot.before else value).to(device)
+    return found
+
+
+# -- what a network holds --------------------------------------------------------------------------------
+
+
+def slots_of(*graphs: fx.Graph) -> Iterator[tuple[fx.Node, Slot]]:
+    """The nodes that may be wrapped, whether or not they are."""
+    return ((node, node.meta[SLOT]) for graph in graphs for node in graph.nodes if SLOT in node.meta)
+
+
+def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]) -> None:
+    """Give the nodes of a network that is not wrapped yet their slots."""
+    nodes = [node for graph in graphs for node in graph.nodes]
+    calls: dict[str, int] = {}
+    for node in nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    taken: set[str] = set()
+
+    def place(node: fx.Node, suffix: str, kind: type[Teleported], side: Side | None) -> Place | None:
+        if side is None:
+            return None
+        path = join(str(node.meta.get("path", "")), node.name + suffix)
+        return Place(_free_name(root, path, taken), kind, side.shape)
+
+    for node in nodes:
+        own = sides.get(node.meta.get("captured", ""))
+        if own is None or (own.before is None and own.after is None):
+            continue
+        if own.before is own.after and own.before is not None and _is_plain(root, node):
+            if node.op == "call_module" and calls[str(node.target)] == 1:
+                found: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
+            else:
+                found = place(node, "", TeleportedActivation, own.before)
+            node.meta[SLOT] = Slot(node.meta["captured"], own.position, found)
+        else:
+            before, after = (place(node, s, Rescale, x) for s, x in (("_rescale", own.before), ("_restore", own.after)))
+            node.meta[SLOT] = Slot(node.meta["captured"], own.position, None, before, after)
+
+
+def held(root: nn.Module, place: Place) -> Teleported | None:
+    """The module at a place, if there is one."""
+    try:
+        module = root.get_submodule(place.name)
+    except AttributeError:
+        return None
+    return module if isinstance(module, Teleported) else None
+
+
+def fill(root: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor | None]) -> bool:
+    """Set the CoB at every place that is named; True if the graph has changed.
+
+    A wrap that is no longer needed stays, and does nothing.
+    """
+    changed = False
+    for node, slot in list(slots_of(graph)):
+        for place in slot.places:
+            if place.name not in values:
+                continue
+            value, module = values[place.name], held(root, place)
+            if module is not None:
+                module.put(value)
+            elif value is not None:
+                _install(root, graph, node, slot, place, value)
+                changed = True
+    return changed
+
+
+def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Place, value: Tensor) -> None:
+    """Teleport a node's operation: `after * f(x / before)`."""
+    source = node.args[slot.position]
+    module = TeleportedActivation(_inner(root, node), value) if at is slot.activation else Rescale(value)
+    module.training = root.training
+    place_module(root, at.name, module)
+    if at is slot.activation:
+        node.op, node.target, node.args, node.kwargs = "call_module", at.name, (source,), {}
+        return
+    with graph.inserting_before(node) if at is slot.before else graph.inserting_after(node):
+        added = graph.call_module(at.name, (source if at is slot.before else node,))
+    added.meta["path"] = node.meta.get("path", "")
+    if at is slot.before:
+        node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
+    else:
+        added.meta["teleports"] = slot.captured
+        node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+
+
+def _is_plain(root: nn.Module, node: fx.Node) -> bool:
+    """True for an operation of one tensor, without parameters."""
+    if len(node.all_input_nodes) != 1:
+        return False
+    if node.op != "call_module":
+        return True
+    return len(node.args) == 1 and not node.kwargs and not list(root.get_submodule(str(node.target)).state_dict())
+
+
+def _inner(root: nn.Module, node: fx.Node) -> nn.Module:
+    """The operation of a plain node as a module."""
+    if node.op == "call_module":
+        return copy.deepcopy(root.get_submodule(str(node.target)))
+    return Operation(node.target, *node.args[1:], **node.kwargs)
+
+
+def join(path: str, name: str) -> str:
+    """A dotted name."""
+    return f"{path}.{name}" if path else name
+
+
+def _free_name(root: nn.Module, path: str, taken: set[str]) -> str:
+    """A dotted name that nothing in the tree has yet, and that is not taken; it is, from now on."""
+    parent, _, name = path.rpartition(".")
+    at: nn.Module | None = root
+    for part in parent.split(".") if parent else ():
+        at = None if at is None else at._modules.get(part)
+    while (at is not None and hasattr(at, name)) or join(parent, name) in taken:
+        name += "_"
+    taken.add(join(parent, name))
+    return join(parent, name)
+
+
+def place_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, with plain modules on the way."""
+    *parents, name = path.split(".")
+    at = root
+    for parent in parents:
+        child = at._modules.get(parent)
+        if child is None:
+            child = at._modules[parent] = nn.Module()
+        at = child
+    at._modules[name] = module

@@ -1,0 +1,257 @@
+"""One node as its rule sees it: operands, modes, and what a rule may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.capture.meta_eval import call_of
+from fxteleport.passes.domain.cob_map import CobMap, on_symbols, single
+from fxteleport.passes.domain.constraints import Origin
+from fxteleport.passes.domain.size import Extent, Size
+from fxteleport.passes.errors import Decline
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.shape_functions import spelt
+
+if TYPE_CHECKING:
+    from fxteleport.passes.constrain.interpreter import Interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """How a node is teleported where its parameters cannot do it.
+
+    Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
+    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one).
+    """
+
+    before: CobMap | None
+    after: CobMap | None
+    part: str = "all"
+    position: int = 0
+
+
+def carries(x: Any) -> bool:
+    """True for a tensor that has a CoB: integer and boolean tensors have none, nor have floats of a byte or less.
+
+    Those cannot be multiplied, and a multiple is soon out of their range.
+    """
+    return isinstance(x, Tensor) and x.itemsize > 1 and (x.is_floating_point() or x.is_complex())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unknown:
+    """A number that other inputs change: a size, or what the run finds out.
+
+    Attributes:
+        value: what it is for the example inputs, on which nothing may rest.
+        size: what it is for any.
+    """
+
+    value: int | float
+    size: Size
+
+
+class Operand:
+    """A tensor argument of a call: its meta (or real integer) value and its map."""
+
+    __slots__ = ("_map", "_state", "name", "seen", "sizes", "value")
+
+    def __init__(
+        self,
+        value: Tensor,
+        cob: CobMap | None,
+        name: str | None = None,
+        state: Interpreter | None = None,
+        sizes: tuple[Extent, ...] | None = None,
+    ) -> None:
+        self.value, self._map, self.name, self._state = value, cob, name, state
+        self.sizes: tuple[Extent, ...] = tuple(value.shape) if sizes is None else sizes
+        self.seen = False  # a rule must look at every operand's map, or it does not know the call
+
+    @property
+    def map(self) -> CobMap:
+        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
+        self.seen = True
+        if self._map is None:
+            assert self._state is not None
+            self._map = self._state.own_map(self.name)
+        return self._map
+
+    @property
+    def is_unbound(self) -> bool:
+        """True for a parameter whose map is not decided yet."""
+        return self._state is not None and self.name not in self._state.tensors
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def rank(self) -> int:
+        return self.value.ndim
+
+
+def is_dense(x: Any) -> bool:
+    """False for a sparse tensor (or operand), which cannot be multiplied by every factor: nothing can wrap it."""
+    value = x.value if isinstance(x, Operand) else x
+    return not isinstance(value, Tensor) or value.layout is torch.strided
+
+
+@dataclass(slots=True)
+class Call:
+    """One node as its rule sees it: arguments, modes, and what a rule may ask for.
+
+    `full` is false also in mode "full" where the node cannot be wrapped.
+    """
+
+    node: fx.Node
+    value: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: nn.Module | None
+    state: Interpreter
+    full: bool
+    norm_stats: str
+    wrapping: Wrap | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that all spellings of the operation share."""
+        return spelt(self.node.target)
+
+    @property
+    def sizes(self) -> tuple[Extent, ...]:
+        """The axes of the result, a tensor, as sizes."""
+        return tuple(map(self.settled, self.state.sizing.at[self.node].sizes))
+
+    def settled(self, size: Extent) -> Extent:
+        """A size with what the graph insists on put in."""
+        return self.state.sizing.sizes.settled(size)  # type: ignore[no-any-return]
+
+    # -- constraints -----------------------------------------------------------------------------------
+
+    def origin(self, why: str) -> Origin:
+        return Origin(self.node.name, why)
+
+    def same(self, a: CobMap, b: CobMap, why: str) -> None:
+        """Two CoBs are equal wherever both apply."""
+        self.state.system.same(a, b, self.origin(why))
+
+    def pin(self, a: CobMap, why: str) -> None:
+        """The CoB is 1."""
+        if a.factors:
+            self.state.system.pin(a, self.origin(why))
+
+    def constant(self, a: CobMap, axes: Sequence[int], why: str) -> CobMap:
+        """The CoB does not vary along axes; returns the map with size 1 there."""
+        return self.state.system.constant(a, axes, self.origin(why)) if a.factors else a
+
+    def fresh(self, shape: Sequence[int], why: str = "output") -> CobMap:
+        """New neurons: a free CoB for each position of `shape`."""
+        return single(self.state.system.fresh(shape, self.origin(why)))
+
+    def filled(self, a: CobMap, why: str) -> CobMap:
+        """The map with a CoB of its own for each structural zero, where something else than zero will be."""
+        if not a.zeros:
+            return a
+        whole = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), why)
+        self.same(whole, a, why)
+        return whole
+
+    def require(self, operand: Operand | None, cob: CobMap, why: str) -> None:
+        """This operand must have this CoB: decides an unbound parameter's, constrains any other."""
+        if operand is None:
+            return
+        cob = cob.aligned(operand.rank)
+        operand.seen = True
+        if operand.is_unbound and fits(cob, operand.shape):
+            self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
+            return
+        if operand.name is not None and not operand.is_unbound:
+            why = f"the weight '{operand.name}' has one scale for all its uses"
+        self.same(operand.map, cob, why)
+
+    def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
+        """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
+        source = "" if everywhere else quoted(self.node.meta.get("source"))
+        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        self.state.conditions.append(Condition(kind, node, path, source, value))
+
+    # -- operations that need another form -------------------------------------------------------------
+
+    def wrap(self, before: CobMap | None, after: CobMap | None, part: str = "all", position: int = 0) -> None:
+        """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
+        if not self.full:
+            raise Decline("it would need another operation, which mode='weights' does not allow")
+        if position >= len(self.node.args):
+            raise Decline("its input is given by keyword")
+        if (before is not None and before.factors) or (after is not None and after.factors):
+            self.wrapping = Wrap(before, after, part, position)
+
+    def positive(self, a: CobMap, why: str) -> None:
+        self.state.system.require_positive(a, self.origin(why))
+
+    def unit(self, a: CobMap, why: str) -> None:
+        self.state.system.require_unit(a, self.origin(why))
+
+    # -- helpers ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def shape_only(*arguments: Any) -> None:
+        """These arguments give a shape or a type, not values: their CoB does not matter."""
+        for x in arguments:
+            if isinstance(x, Operand):
+                x.seen = True
+
+    @staticmethod
+    def decline(why: str) -> NoReturn:
+        """This form of the call is not known to the rule."""
+        raise Decline(why)
+
+    def rerun(self, symbols: dict[Operand, Tensor], guessing: bool = False) -> Any:
+        """The operation itself, on symbols in place of operands; other tensors must be known integers.
+
+        `guessing` takes a number that the run finds out for what it was in the example.
+        """
+        operands = list(symbols)
+
+        def run(*given: Tensor) -> Any:
+            table = dict(zip(operands, given, strict=True))
+
+            def put(x: Any) -> Any:
+                if isinstance(x, slice):
+                    return slice(put(x.start), put(x.stop), put(x.step))
+                if isinstance(x, Unknown):
+                    if not guessing:
+                        raise Decline("it depends on a number that is not known before the run")
+                    return x.value
+                if not isinstance(x, Operand):
+                    return x
+                if x in table:
+                    return table[x]
+                if x.value.is_meta:
+                    raise Decline("it depends on an index or a value that is not known before the run")
+                return x.value
+
+            args, kwargs = pytree.tree_map(put, (self.args, self.kwargs))
+            fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
+            return fn(*args, **kwargs)
+
+        return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
+
+
+def fits(cob: CobMap, shape: Sequence[int]) -> bool:
+    """True for a map that can be the map of a tensor of this shape."""
+    whole = tuple(shape)
+    for symbols, _ in cob.factors:
+        own = symbols.shape
+        if own != whole and (len(own) != len(whole) or any(a not in (1, b) for a, b in zip(own, whole, strict=True))):
+            return False
+    return True

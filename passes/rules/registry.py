@@ -1,0 +1,146 @@
+"""The rules: for each operation, the constraint that keeps the network's function, in one place.
+
+A rule is a function `rule(call, ...)` whose parameters are named and ordered as in the operation's functional
+form (`torch.nn.functional`'s or torch's), so one rule serves every spelling: a module's attributes fill in the
+parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`.
+
+    @rule(*named("gelu"), nn.GELU, shape=same)
+    def gelu(call, input, approximate="none"): ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxteleport.passes.errors import Decline, RuleError
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A registered rule: its function, its parameters with their defaults, and the operation's shape function."""
+
+    name: str
+    fn: Callable[..., Any]
+    parameters: tuple[tuple[str, Any], ...]
+    open: bool
+    shape: Callable[..., Any] | None = None
+
+    REQUIRED: ClassVar[Any] = inspect.Parameter.empty
+
+
+RULES: dict[Any, Rule] = {}
+
+
+def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a rule for functions, module classes and method names (strings).
+
+    Args:
+        shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
+
+    Raises:
+        RuleError: a target already has a rule, or is none of these.
+    """
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        parameters = list(inspect.signature(fn).parameters.values())[1:]
+        made = Rule(
+            fn.__name__,
+            fn,
+            tuple(
+                (("*" if p.kind is p.VAR_POSITIONAL else "") + p.name, p.default)
+                for p in parameters
+                if p.kind is not p.VAR_KEYWORD
+            ),
+            any(p.kind is p.VAR_KEYWORD for p in parameters),
+            shape,
+        )
+        for target in dict.fromkeys(targets):
+            if not (callable(target) or isinstance(target, str)):
+                raise RuleError(f"a rule's target is a function, a module class or a method name, not {target!r}")
+            if target in RULES:
+                raise RuleError(f"{target!r} already has the rule '{RULES[target].name}'")
+            RULES[target] = made
+        return fn
+
+    return register
+
+
+def named(names: str) -> list[Any]:
+    """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, and their in-place forms."""
+    found: list[Any] = []
+    for name in names.split():
+        for spelling in (name, name + "_"):
+            if hasattr(torch.Tensor, spelling):
+                found.append(spelling)
+            found += [
+                getattr(space, spelling)
+                for space in (torch, F, operator, torch.special, torch.Tensor)
+                if callable(getattr(space, spelling, None)) and space is not torch.Tensor
+            ]
+        for magic in (f"__{name}__", f"__r{name}__", f"__i{name}__"):
+            if hasattr(torch.Tensor, magic):
+                found.append(magic)
+        if hasattr(operator, f"i{name}"):
+            found.append(getattr(operator, f"i{name}"))
+    return list(dict.fromkeys(found))
+
+
+def lookup(op: str, target: Any) -> Rule | None:
+    """The rule of a node's target: a function, a method name, or (for a module) the nearest class."""
+    if op == "call_module":
+        return next((RULES[c] for c in type(target).__mro__ if c in RULES and c is not nn.Module), None)
+    return RULES.get(getattr(target, "_qualified_op_name", target))  # "namespace::name" of a library's own
+
+
+def bound(
+    rule: Rule,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    module: nn.Module | None,
+    tensor: Callable[[str], Any],
+) -> tuple[list[Any], dict[str, Any]]:
+    """A call's arguments in the order of the rule's parameters; a module's settings by their names.
+
+    Those that the rule does not name come by keyword, where it takes any. `tensor` gives a parameter or buffer of the
+    module as an argument.
+
+    Raises:
+        Decline: the rule does not know this form of the call.
+    """
+    rest, out = dict(kwargs), []
+    given = list(args)
+    for i, (name, default) in enumerate(rule.parameters):
+        if name[0] == "*":
+            out += given[i:]
+            given = given[:i]
+        elif i < len(given):
+            out.append(given[i])
+        elif rest and (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in rest), None)):
+            out.append(rest.pop(alias))
+        elif module is not None and (value := getattr(module, name, _ABSENT)) is not _ABSENT:
+            out.append(tensor(name) if isinstance(value, Tensor) else value)
+        elif default is not rule.REQUIRED:
+            out.append(default)
+        else:
+            raise Decline(f"its argument '{name}' is missing")
+    known = {name for name, _ in rule.parameters}
+    unnamed = {k: v for k, v in rest.items() if k not in known}
+    if len(given) > len(rule.parameters) or (unnamed and not rule.open):
+        raise Decline(f"its rule does not know the arguments {[*unnamed, *given[len(rule.parameters) :]]}")
+    return out, unnamed
+
+
+_ABSENT = object()
+# Other names of arguments: numpy's, which torch takes beside its own, and those of operations that share a rule.
+_ALIASES = {
+    "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1", "A"), "other": ("x2", "B"),
+    "mat1": ("batch1",), "mat2": ("batch2", "other", "vec", "tensor"), "index": ("indices",), "value": ("values",),
+}  # fmt: skip

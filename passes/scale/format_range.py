@@ -1,0 +1,146 @@
+"""Ranges: a change of basis that would push weights out of their number format is refused before it is applied.
+
+What has to be known of a weight is its largest magnitude. To read it takes half as long as to scale the weight, so it
+is read only where the factors are so far from 1 (`_ROOM`) that an ordinary weight could leave its format.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxteleport.passes.domain.cob_map import ANY, CobMap
+from fxteleport.passes.errors import CobError
+from fxteleport.passes.solve.solution import Solution
+
+# Factors within 2**-room .. 2**room keep any weight of 2**-78 .. 2**79 in the format (float64: 2**-700 .. 2**700), and
+# nothing is read. float16 has no such room.
+_ROOM = {
+    torch.float64: 320.0,
+    torch.complex128: 320.0,
+    torch.float32: 48.0,
+    torch.complex64: 48.0,
+    torch.bfloat16: 48.0,
+}
+_SMALL = 2.0**5  # a tensor so little above the smallest normal number may go below it, but not vanish
+
+
+def widest(values: Tensor) -> float:
+    """The largest |log2| of CoB values, float64 [num_free]."""
+    if not values.numel():
+        return 0.0
+    sizes = values.detach().abs()
+    return max(math.log2(float(sizes.max())), -math.log2(float(sizes.min())))
+
+
+def has_room(dtypes: Iterable[torch.dtype], doublings: float) -> bool:
+    """True if no weight needs to be looked at under factors of at most so many doublings (or halvings)."""
+    return all(doublings <= _ROOM.get(dtype, -1.0) for dtype in dtypes)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the factors of a tensor are under one CoB, and how many free values they are products of."""
+
+    low: float
+    high: float
+    degree: int
+
+
+def reach(cob: CobMap, tau: Tensor, solution: Solution) -> Reach:
+    """The smallest and the largest factor that a map may have: of rows and columns each by itself, O(neurons)."""
+    by_shape: dict[torch.Size, Tensor] = {}
+    for symbols, exponent in cob.factors:
+        value = torch.where(symbols == ANY, 1.0, tau[symbols].abs() ** exponent)
+        by_shape[symbols.shape] = by_shape[symbols.shape] * value if symbols.shape in by_shape else value
+    lows, highs = ([float(f(v)) for v in by_shape.values() if v.numel()] for f in (torch.min, torch.max))
+    return Reach(math.prod(lows), math.prod(highs), map_degree(cob, solution))
+
+
+def map_degree(cob: CobMap, solution: Solution) -> int:
+    """Of how many free values a map's elements are products, at most."""
+    degrees = _degrees(solution)
+    return sum(abs(exponent) * int(degrees[s.numpy()].max()) for s, exponent in cob.factors if s.numel())
+
+
+@functools.lru_cache(maxsize=8)
+def _degrees(solution: Solution) -> Any:
+    """Of how many free values each symbol is a product, int64 [symbols]."""
+    found = (solution.index < solution.num_free).astype(np.int64)
+    if len(solution.many):
+        terms = np.where(solution.many_index < solution.num_free, np.abs(solution.many_exponent), 0)
+        found[solution.many] = terms.sum(1)
+    return found
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest finite magnitude in a tensor."""
+    parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if not parts.numel():
+        return 0.0
+    low, high = torch.aminmax(parts)
+    size = float(torch.maximum(high, -low))
+    return size if math.isfinite(size) else float(torch.where(parts.isfinite(), parts, 0).abs().max())
+
+
+@dataclass(frozen=True)
+class Format:
+    """What of a number format matters here: the largest number, the smallest normal one, the smallest of all."""
+
+    largest: float
+    normal: float
+    smallest: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> Format:
+        info = torch.finfo(dtype)
+        return cls(info.max, info.smallest_normal, info.smallest_normal * info.eps)
+
+    def lowest(self, size: float) -> float:
+        """Where the largest element of a tensor has to stay above."""
+        return self.normal if size >= _SMALL * self.normal else self.smallest
+
+
+def require_range(
+    sizes: Mapping[str, tuple[float, torch.dtype]], maps: Mapping[str, CobMap], tau: Tensor, solution: Solution
+) -> None:
+    """Raise CobError if a CoB would push a tensor out of its number format.
+
+    Out of it is a tensor whose largest element times its largest factor is no finite number, or times its smallest
+    factor is below the smallest normal number: then rounding takes more of the weights than of the original's. So is a
+    factor that is 0 or infinite in the tensor's format.
+
+    Args:
+        sizes: name -> the largest magnitude in the tensor, and its format; of those that are scaled.
+        maps: their CoB maps, by name.
+        tau: the CoB of every symbol, float64.
+    """
+    tau = tau.detach().cpu()
+    wrong: tuple[str, str, float, Reach] | None = None
+    room = math.inf  # doublings of each free value that all tensors stand
+    for name, (size, dtype) in sizes.items():
+        found, form = reach(maps[name], tau, solution), Format.of(dtype)
+        if not found.degree:
+            continue
+        size = size or form.normal * _SMALL  # zeros stay zeros under any factor that is a number
+        above, below = math.log2(form.largest / size), math.log2(size / form.lowest(size))
+        room = min(room, max(0.0, min(above, below) / found.degree), math.log2(form.largest) / found.degree)
+        fits = found.low >= form.smallest and found.high <= form.largest
+        if not (fits and found.high * size <= form.largest and found.low * size >= form.lowest(size)) and wrong is None:
+            wrong = name, str(dtype).removeprefix("torch."), size, found
+    if wrong is None:
+        return
+    name, form_name, size, found = wrong
+    reaches = math.floor(room * 1000) / 1000
+    raise CobError(
+        f"this change of basis pushes '{name}' out of {form_name}: its largest element is {size:.3g}, its factors are"
+        f" {found.low:.3g} to {found.high:.3g}. CoB values of size {2**-reaches:.6g} to {2**reaches:.6g} fit the model"
+        f" (landscape 'log': a CoB range of at most {math.floor(reaches * math.log(2) * 1000) / 1000:g})"
+    )

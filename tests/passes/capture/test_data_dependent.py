@@ -1,0 +1,356 @@
+"""Decisions that depend on the data: what makes them is kept whole, and the rest of the network is teleported."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.passes.capture import meta_eval
+from fxteleport.passes.errors import OpaqueModuleWarning
+
+
+class Frame(nn.Module):
+    """Two layers around something; what is in between takes and gives [batch, 6]."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.inner, self.last = nn.Linear(4, 6), nn.Linear(6, 6), inner, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.inner(self.second(torch.relu(self.first(x))))))
+
+
+class CountPositive(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if len(x[x > 0.5]) > x.numel() // 2 else x
+
+
+class LoopOverSelected(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for row in torch.nonzero(x[:, 0] > 0.1):
+            out = out + x[row]
+        return out
+
+
+class BranchOnSum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 3 else x - 1
+
+
+class SplitsByCounts(nn.Module):
+    """As experts share out tokens: the parts' sizes fit the data, and no other data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x.argmax(-1, keepdim=True)
+        counts = torch.zeros_like(x).scatter(1, chosen, 1).long().sum(0)
+        parts = x[chosen[:, 0].argsort(stable=True)].split(counts.tolist())
+        return torch.cat([part * (i + 1) for i, part in enumerate(parts)])
+
+
+@pytest.mark.parametrize("inner", [CountPositive, LoopOverSelected, BranchOnSum, SplitsByCounts])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_module_is_kept_whole_and_right_on_other_data(inner: type[nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Frame(inner()).eval()
+    with pytest.warns(OpaqueModuleWarning, match="'inner'"):
+        plan = ft.plan(model, torch.randn(5, 4))
+    network = plan.rewrite(plan.sample(exact=True, seed=seed))
+    assert [o.node for o in plan.opaque] == ["inner"]
+    assert plan.num_free == 6  # between the first two layers; the others meet what is kept whole
+    for scale in (0.1, 1.0, 10.0):
+        for batch in (1, 5, 8):
+            x = torch.randn(batch, 4) * scale
+            assert torch.equal(network(x), model(x))
+
+
+@pytest.mark.parametrize("wrap", [lambda a, b: [a, b], lambda a, b: {"a": a, "b": (b,)}, lambda a, b: (a, [b])])
+def test_a_whole_model_takes_nested_inputs(wrap: Callable[[Tensor, Tensor], Any]) -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, xs: Any) -> Tensor:
+            x, y = torch.utils._pytree.tree_leaves(xs)
+            return self.a(x) if y.sum() > 0 else self.a(y)
+
+    model = Chooses().eval()
+    with pytest.warns(OpaqueModuleWarning, match="the model is kept whole"):
+        plan = ft.plan(model, wrap(torch.randn(2, 4), torch.randn(2, 4)))
+    network = plan.rewrite(plan.sample(seed=0))
+    for sign in (1, -1):
+        x, y = torch.randn(2, 4), torch.ones(2, 4) * sign
+        assert torch.equal(network(wrap(x, y)), model(wrap(x, y)))
+
+
+class WithMethod(nn.Module):
+    """The decision is in a method: its module's layers can still be teleported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def choose(self, x: Tensor, found: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        found["best"] = [row[row > 0].sum()[None] for row in x]
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(torch.relu(self.hidden(torch.relu(self.first(x)))))
+        found = self.choose(y, {"all": [y]})
+        return torch.cat(found["best"] + [found["all"][0].flatten()])
+
+
+def test_a_method_is_kept_whole() -> None:
+    model = WithMethod().eval()
+    x = torch.randn(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OpaqueModuleWarning)
+        plan = ft.plan(model, x)
+    assert plan.num_free == 12
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert ft.verify(model, network, x).passed
+    other = torch.randn(3, 4) * 5
+    assert torch.equal(network(other), model(other))
+
+
+class WritesAndForgets(nn.Module):
+    """Its method writes into a list that forward goes on to read: no node stands for that list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def collect(self, x: Tensor, into: list[Tensor]) -> Tensor:
+        if x.sum() > 0:
+            into.append(x + 1)
+        else:
+            into.append(x - 1)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        y = self.collect(self.first(x), kept)
+        return self.last(y + kept[0])
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_what_a_method_writes_into_a_list_is_not_lost(sign: float) -> None:
+    model = WritesAndForgets().eval()
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        model.first.bias.fill_(sign * 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OpaqueModuleWarning)
+        network = ft.teleport(model, x, exact=True, seed=0)
+    assert torch.equal(network(x), model(x))
+
+
+def test_what_replaces_an_argument_is_no_write_to_it() -> None:
+    """Detectors' methods put what they have written in place where something else was."""
+
+    def scale(found: dict[str, Tensor]) -> Tensor:
+        found["x"] = found["x"].clone().mul_(2)
+        return found["labels"]
+
+    def write(found: dict[str, Tensor]) -> Tensor:
+        return found["labels"].add_(1)
+
+    for call, raises in ((scale, False), (write, True)):
+        found = {"x": torch.empty(6, device="meta"), "labels": torch.arange(6)}
+        with pytest.raises(meta_eval.WrittenConstant) if raises else contextlib.nullcontext():
+            meta_eval.run("call_function", call, (found,), {})
+
+
+class SumOfList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return torch.stack([self.layer(x) for x in images]).sum(0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_items_is_refused(count: int) -> None:
+    plan = ft.plan(SumOfList(), [torch.zeros(4), torch.zeros(4)])
+    network = plan.rewrite(plan.identity())
+    with pytest.raises(ValueError, match=f"captured with 2 items in images, got {count}"):
+        network([torch.zeros(4)] * count)
+
+
+@pytest.mark.parametrize("read", [len, list, lambda d: d.get("a"), lambda d: d["a"], lambda d: dict(d.items())])
+def test_dictionaries_of_opaque_modules_can_be_read(read: Callable[[Any], Any]) -> None:
+    class Opaque(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": x + 1, "b": x * 2} if x.sum() > 0 else {"a": x, "b": x}
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.layer = Opaque(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.inner(x)
+            read(found)
+            return sum(self.layer(v) for v in found.values())
+
+    model, x = Reads().eval(), torch.randn(2, 4)
+    with pytest.warns(OpaqueModuleWarning, match="inner"):
+        plan = ft.plan(model, x)
+    assert "inner" in plan.captured.opaque
+    assert "_whole" not in plan.captured.opaque
+    assert torch.equal(plan.rewrite(plan.identity())(x), model(x))
+
+
+class TakesASizeOut(nn.Module):
+    """`float` must give a number of Python's: the size is a constant of the graph from there on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)) / float(x.shape[-1]))
+
+
+def test_a_size_that_python_took_out_is_insisted_on() -> None:
+    model = TakesASizeOut().eval()
+    plan = ft.plan(model, torch.zeros(1, 1, 8, 8))
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for batch, height in ((1, 8), (3, 8), (2, 5)):
+        x = torch.randn(batch, 1, height, 8)
+        assert torch.equal(network(x), model(x))
+    with pytest.raises(ValueError, match="=8, got 9: capture it again"):
+        network(torch.zeros(1, 1, 8, 9))
+
+
+class Weighs(nn.Module):
+    """It runs on positive numbers only that are not all zero: on nothing that planning makes up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("runs", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.b(self.a(x).relu()) if (x > 0).all() else self.positive_numbers_are_needed
+
+
+def test_a_model_that_runs_on_its_inputs_alone_is_kept_whole() -> None:
+    model, x = Weighs().eval(), torch.rand(2, 4) + 1
+    drawn = torch.get_rng_state()
+    with pytest.warns(ft.OpaqueModuleWarning, match="the model is kept whole"):
+        plan = ft.plan(model, x)
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert model.runs == 0
+    assert plan.num_free == 0
+    assert len(plan.opaque) == 1
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(x), model(x))
+
+
+def test_a_model_that_does_not_run_on_its_inputs_is_refused() -> None:
+    with pytest.raises(ft.CaptureError, match="positive_numbers_are_needed"):
+        ft.plan(Weighs().eval(), -torch.ones(2, 4))
+
+
+class Settles(nn.Module):
+    """A method that torch cannot record, and that reads the weights of its module."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.reads = nn.Linear(4, 6), nn.Linear(6, 3), reads
+
+    def settled(self, x: Tensor) -> Tensor:
+        x = x.to(self.a.weight.dtype)
+        return torch.Tensor.abs(self.a(x) if self.reads else x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.settled(x) if self.reads else self.a(self.settled(x)))
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_method_that_reads_weights_keeps_its_module_whole(reads: bool) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4), Settles(reads)).eval(), torch.randn(2, 4)
+    plan = ft.plan(model, x)
+    assert [o.node for o in plan.opaque] == (["_3"] if reads else ["_3_settled"])
+    assert plan.num_free == (5 if reads else 11)
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert torch.equal(network(x), model(x))
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: float(np.random.rand())])
+def test_random_numbers_of_python(draw: Callable[[], float]) -> None:
+    """They are those of the trace, which says so, and which leaves them to the next who draws."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) * draw())
+
+    random.seed(0)
+    np.random.seed(0)
+    expected = draw()
+    random.seed(0)
+    np.random.seed(0)
+    plan = ft.plan(Noisy().eval(), torch.randn(3, 6))
+    assert any("random numbers" in s for s in plan.specialized)
+    assert draw() == expected
+
+
+def test_an_index_of_numpys(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Permuted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+            self.order, self.kept = np.array([3, 1, 0, 2, 7, 6, 5, 4]), np.arange(8) != 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            return self.b(h[:, self.order]) + h[:, self.kept].sum(1, keepdim=True)
+
+    plan = assert_exact(Permuted(), torch.randn(3, 6), at_least=1)
+    assert not plan.opaque
+
+
+class Readout(nn.Module):
+    """A graph network's: nodes are added up by the graph that they belong to."""
+
+    def __init__(self, graphs: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.graphs = nn.Linear(6, 8), nn.Linear(8, 4), graphs
+
+    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h.new_zeros(self.graphs(graph), 8).index_add(0, graph, h))
+
+
+def test_a_size_that_the_data_give(assert_exact: Callable[..., ft.Plan]) -> None:
+    """A graph holds what `.item()` gives; `int()` asks for a number of Python's own, and the reason says so."""
+    inputs, others = (torch.randn(4, 6), torch.tensor([0, 0, 1, 2])), (torch.randn(5, 6), torch.tensor([0, 1, 1, 2, 3]))
+    model = Readout(lambda graph: graph.max().item() + 1).eval()
+    plan = assert_exact(model, *inputs)
+    assert plan.num_free == 8
+    assert torch.equal(plan.rewrite(plan.sample(exact=True, seed=0))(*others), model(*others))
+    for graphs in (lambda graph: int(graph.max()) + 1, lambda graph: int(graph[-1]) + 1):
+        model = Readout(graphs).eval()
+        with pytest.warns(
+            OpaqueModuleWarning, match=r"int\(\w+\) depends on the data: a graph holds what .item\(\) gives"
+        ):
+            plan = ft.plan(model, *inputs)
+        assert torch.equal(plan.rewrite(plan.sample(seed=0))(*others), model(*others))

@@ -1,0 +1,130 @@
+"""Sizing: what comes from the inputs' sizes is unknown to the rules, so that one plan is right at every size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fxteleport as ft
+from fxteleport.passes.domain.size import Extent, Sizes, cuts, plus, product, quotient, times
+
+SIZES = Sizes()
+B, H, W = (SIZES.fresh(n) for n in (2, 3, 4))
+atoms = st.sampled_from([B, H, W, 1, 2, 6])
+polynomials = st.lists(st.lists(atoms, max_size=3), max_size=3).map(lambda terms: _sum(product(t) for t in terms))
+
+
+def _sum(sizes: object) -> Extent:
+    total: Extent = 0
+    for size in sizes:  # type: ignore[attr-defined]
+        total = plus(total, size)
+    return total
+
+
+@given(polynomials, polynomials, polynomials)
+def test_sizes_are_a_ring(a: Extent, b: Extent, c: Extent) -> None:
+    assert times(a, plus(b, c)) == plus(times(a, b), times(a, c))
+    assert plus(plus(a, b), b, -1) == a
+    assert SIZES.value(times(a, b)) == SIZES.value(a) * SIZES.value(b)
+    if b != 0:
+        assert quotient(times(a, b), b) == a
+
+
+def test_what_a_graph_insists_on_is_known() -> None:
+    sizes = Sizes()
+    b, h, w = (sizes.fresh(n) for n in (2, 4, 4))
+    sizes.insist(product([b, 8, h, w]), times(b, 128))
+    assert sizes.settled(product([h, w, 3])) == 48
+    sizes.insist(plus(h, 1), 5)
+    assert (sizes.settled(h), sizes.settled(w)) == (4, 4)
+
+
+def test_shapes_are_cut_where_products_agree() -> None:
+    assert cuts((B, H, 12), (times(B, H), 3, 4)) == [([0, 1], [0]), ([2], [1, 2])]
+    assert cuts((B, 12, H), (B, 3, 4, H)) == [([0], [0]), ([1], [1, 2]), ([2], [3])]
+
+
+class Positions(nn.Module):
+    """What a size does to the hidden values [batch, length, 8] or to a table of positions."""
+
+    def __init__(self, way: Callable[[Positions, Tensor, Tensor], Tensor], width: int = 8) -> None:
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(4, 8), nn.Linear(width, 3)
+        self.table = nn.Parameter(torch.randn(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.way(self, torch.relu(self.first(x)), x))
+        return out
+
+
+def written(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    out = torch.zeros(x.shape[0], 12, 8)
+    out[:, : x.shape[1]] = h
+    return out
+
+
+def zeroed(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    h = h.clone()
+    h[..., x.shape[1] :] = 0
+    return h
+
+
+def heads(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    """[batch, length, 8] -> [batch * 2, 4]."""
+    return h.reshape(x.shape[0], x.shape[1], 2, 4).transpose(1, 2).reshape(-1, x.shape[1], 4).mean(1)
+
+
+WAYS: dict[str, Callable[[Positions, Tensor, Tensor], Tensor]] = {
+    "rows of a table": lambda net, h, x: h + net.table[: x.shape[1]],
+    "rows by a range": lambda net, h, x: h + net.table[torch.arange(x.shape[1])],
+    "rows cut off": lambda net, h, x: h * F.pad(net.table, (0, 0, 0, x.shape[1] - 12)),
+    "a power": lambda net, h, x: h ** x.shape[1],
+    "an addend": lambda net, h, x: h + (x.shape[1] - 5),
+    "a product over the length": lambda net, h, x: h.prod(1),
+    "written into zeros": written,
+    "zeros past the length": zeroed,
+    "rolled": lambda net, h, x: h.roll(x.shape[1], -1),
+    "a triangle": lambda net, h, x: torch.ones(x.shape[1], x.shape[1]).tril() @ h,
+    "joined and cut apart": lambda net, h, x: torch.cat([net.table[None].expand(x.shape[0], -1, -1), h], 1)[:, 12:],
+    "a diagonal": lambda net, h, x: torch.diag_embed(h, min(x.shape[1], 2)).sum(-1)[..., :8],
+    "heads in the batch": lambda net, h, x: heads(net, h, x).reshape(x.shape[0], 8),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", WAYS)
+def test_one_plan_is_right_at_every_size(name: str, mode: str) -> None:
+    torch.manual_seed(0)
+    model = ft.randomize(Positions(WAYS[name]).eval())
+    plan = ft.plan(model, torch.randn(2, 5, 4), mode=mode)
+    cob = plan.sample(0.9, "inter", exact=True, seed=1)
+    networks = [plan.rewrite(cob)]
+    if mode == "weights" and not plan.conditions:
+        networks.append(plan.apply_(cob, copy.deepcopy(model)))
+    taken = 0
+    with torch.no_grad():
+        for batch, length in [(2, 5), (1, 5), (3, 2), (2, 9), (1, 1), (5, 12)]:
+            x = torch.randn(batch, length, 4)
+            for network in networks:
+                try:
+                    found = network(x)
+                except ft.GuardError:
+                    continue
+                assert torch.equal(found, model(x)), (batch, length)
+                taken += 1
+    assert taken >= 2
+
+
+def test_what_can_be_derived_stays_free() -> None:
+    def free(way: Callable[[Positions, Tensor, Tensor], Tensor], width: int = 8) -> int:
+        return ft.plan(Positions(way, width), torch.randn(2, 5, 4), mode="weights").num_free
+
+    assert free(WAYS["rows of a table"]) == 8  # tied to the stream: the rows have no values of their own
+    assert free(heads, width=4) == 4  # heads share theirs, their channels do not

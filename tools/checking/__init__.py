@@ -1,0 +1,1 @@
+"""The equivalence check: models and options in, one record a model out (`records.py`), printed or as JUnit XML."""

@@ -1,0 +1,129 @@
+"""Jobs: one network to check, with everything that may be wrong about it turned into a record; in many processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import torch
+
+from fxteleport.passes.errors import TeleportError
+from fxteleport.tools.checking.alternate_backends import Execution
+from fxteleport.tools.checking.compare_with import against
+from fxteleport.tools.checking.full_matrix import check_everything
+from fxteleport.tools.checking.records import Outcome, Record, blank, measured, record, verdict
+from fxteleport.tools.checking.session import run
+from fxteleport.tools.console import one_line
+from fxteleport.tools.models import load
+from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.options.common import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network with one seed, and the ways to check it.
+
+    Attributes:
+        against: what to compare it with, instead of teleporting it.
+        paranoid: in every way there is.
+    """
+
+    spec: str
+    wanted: Request
+    variants: tuple[Settings, ...]
+    execution: Execution | None = None
+    against: str | None = None
+    paranoid: bool = False
+
+
+def perform(job: Job) -> Iterator[Outcome]:
+    """The outcomes of a job, as they are found. Raises nothing: what goes wrong is an outcome too."""
+    done = 0
+    try:
+        if job.paranoid:
+            found = check_everything(job.spec, job.wanted, job.variants[0])
+        else:
+            found = _compared(load.load(job.spec, job.wanted), job)
+        for outcome in found:
+            done += 1
+            yield outcome
+    except Exception as error:
+        why = one_line(error if isinstance(error, TeleportError) else Exception(f"{type(error).__name__}: {error}"))
+        for variant in job.variants[done:] or (job.variants[:1] if job.paranoid else ()):
+            yield failed(job, variant, why)
+
+
+def _compared(loaded: Loaded, job: Job) -> Iterator[Outcome]:
+    if job.against is not None:
+        report, executed = against(loaded, job.against, job.wanted, job.execution)
+        own = {"against": job.against, "parameters": loaded.parameters, "batch": loaded.batch}
+        facts = _blank(job, job.variants[0]) | measured(report, executed) | own
+        facts |= {"passed": report.passed and (executed is None or executed.passed)}
+        facts |= {"seconds": {"verify": report.seconds + (executed.seconds if executed else 0.0)}}
+        yield facts, verdict(report, executed)
+        return
+    for settings in job.variants:
+        try:
+            done = run(loaded, settings, execution=job.execution)
+        except TeleportError as error:
+            yield failed(job, settings, one_line(error))
+            continue
+        facts = record(loaded.spec, settings, job.wanted, done)
+        yield facts, verdict(done.report, done.executed)
+
+
+def failed(job: Job, settings: Settings, why: str) -> Outcome:
+    """The outcome of a check that could not be made."""
+    return _blank(job, settings) | {"error": why}, why
+
+
+def _blank(job: Job, settings: Settings) -> Record:
+    """Where two networks are compared, nothing is teleported."""
+    facts = blank(job.spec, settings, job.wanted)
+    unused = ("mode", "norm_stats", "exact", "landscape", "cob_range") if job.against is not None else ()
+    return facts | dict.fromkeys(unused) | {"against": job.against}
+
+
+def perform_all(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of many jobs as they are found, each with the number of its job."""
+    if workers <= 1 or len(jobs) <= 1:
+        for i, job in enumerate(jobs):
+            yield from ((i, outcome) for outcome in perform(job))
+        return
+    lost: list[int] = []
+    with _pool(min(workers, len(jobs)), workers) as pool:
+        waiting: dict[Future[list[Outcome]], int] = {pool.submit(_listed, job): i for i, job in enumerate(jobs)}
+        for future in as_completed(waiting):
+            try:
+                yield from ((waiting[future], outcome) for outcome in future.result())
+            except BrokenProcessPool:  # one process died (out of memory, mostly) and took the others with it
+                lost.append(waiting[future])
+    for i in sorted(lost):
+        with _pool(1, workers) as pool:
+            try:
+                yield from ((i, outcome) for outcome in pool.submit(_listed, jobs[i]).result())
+            except BrokenProcessPool:
+                why = "its process died: most likely there was not enough memory"
+                yield from ((i, failed(jobs[i], variant, why)) for variant in jobs[i].variants)
+
+
+def _listed(job: Job) -> list[Outcome]:
+    return list(perform(job))
+
+
+def _pool(workers: int, sharing: int) -> ProcessPoolExecutor:
+    """Fresh processes: a forked one inherits threads that do not run, and no CUDA."""
+    threads = max(1, (os.cpu_count() or 1) // sharing)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _quiet, (threads,))
+
+
+def _quiet(threads: int) -> None:
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)

@@ -1,0 +1,151 @@
+"""Records: what a check found, as plain data and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fxteleport.passes.rules.registry import RULES
+from fxteleport.plan.plan import Plan
+from fxteleport.tools.checking.alternate_backends import Executed
+from fxteleport.tools.checking.session import Run
+from fxteleport.tools.models.devices import device_name
+from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.options.common import Settings
+from fxteleport.verify import Difference, EquivalenceReport
+
+Record = dict[str, Any]
+Outcome = tuple[Record, str]  # a record and what it says, in a sentence
+
+_MEASURED = (
+    "vacuous", "bitwise_equal", "max_abs", "max_rel", "first_difference", "num_free", "moved", "opaque",
+    "conditions", "specialized", "nodes", "parameters", "seconds", "tolerance", "rounding", "execution", "against",
+    "batch",
+)  # fmt: skip
+
+_COMPARED = (
+    "verdict", "bound", "float64", "constant_outputs", "different_output", "compared_tensors", "wrong_parameter",
+    "exercised",
+)  # fmt: skip
+
+
+def blank(spec: str, settings: Settings, wanted: Request) -> Record:
+    """The record of a check that has not happened: how it was to be made, and None for what it would have found."""
+    return {
+        "model": spec,
+        "mode": settings.mode,
+        "norm_stats": settings.norm_stats,
+        "device": wanted.device,
+        "dtype": str(wanted.dtype).removeprefix("torch."),
+        "exact": settings.exact,
+        "landscape": settings.landscape,
+        "cob_range": settings.cob_range,
+        "seed": settings.seed,
+        "passed": False,
+        **dict.fromkeys(_MEASURED),
+        "training": False,
+        "channels_last": wanted.channels_last,
+        "images": None if wanted.images is None else str(wanted.images),
+        "device_name": device_name(wanted.device),
+        **dict.fromkeys(_COMPARED),
+    }
+
+
+def record(spec: str, settings: Settings, wanted: Request, done: Run) -> Record:
+    """The facts of a run."""
+    facts = blank(spec, settings, wanted) | measured(done.report, done.executed) | planned(done.plan, done.loaded)
+    return facts | {"passed": done.passed, "seconds": done.seconds}
+
+
+def measured(report: EquivalenceReport, executed: Executed | None = None) -> Record:
+    """What the comparison found."""
+    return {
+        "passed": report.passed,
+        "vacuous": report.vacuous,
+        "bitwise_equal": report.bitwise_equal,
+        "max_abs": report.max_abs,
+        "max_rel": report.max_rel,
+        "first_difference": None if report.first_difference is None else described(report.first_difference),
+        "tolerance": report.tolerance,
+        "rounding": report.rounding,
+        "verdict": report.verdict,
+        "bound": report.bound,
+        "float64": report.float64,
+        "constant_outputs": list(report.constant_outputs),
+        "different_output": report.different_output,
+        "compared_tensors": report.parameters,
+        "wrong_parameter": None if report.wrong_parameter is None else asdict(report.wrong_parameter),
+        "exercised": report.exercised,
+        "execution": None if executed is None else executed.as_dict(),
+    }
+
+
+def planned(plan: Plan, loaded: Loaded) -> Record:
+    """What the plan found."""
+    return {
+        "num_free": plan.num_free,
+        "moved": plan.moved,
+        "opaque": [asdict(o) for o in plan.opaque],
+        "conditions": [asdict(c) for c in plan.conditions],
+        "specialized": plan.specialized,
+        "nodes": len(plan.captured.graph.nodes),
+        "parameters": loaded.parameters,
+        "batch": loaded.batch,
+    }
+
+
+def described(first: Difference) -> Record:
+    """A difference, with the line that defines the rule responsible."""
+    made = next((r for r in RULES.values() if r.name == first.rule), None)
+    code = getattr(made.fn, "__code__", None) if made is not None else None
+    return asdict(first) | {"rule_source": f"{code.co_filename}:{code.co_firstlineno}" if code else ""}
+
+
+def verdict(report: EquivalenceReport, executed: Executed | None = None) -> str:
+    """What the comparison found, in one sentence."""
+    if report.vacuous:
+        which = ", ".join(report.constant_outputs)
+        several = f" ({which})" if len(report.constant_outputs) > 1 else ""
+        return f"proves nothing: the original's output is constant or not finite{several} (try --redraw)"
+    if report.cannot_tell:
+        return (
+            f"cannot tell: differences up to {report.tolerance:.2g} may be the original's own rounding"
+            f"{'' if report.bound is None else f' (a wrong network shows above {report.bound:.2g})'},"
+            " and float64 copies do not decide"
+        )
+    if not report.passed:
+        return _difference(report)
+    if executed is not None:
+        far = f"{executed.teleported:.2g} from float64, the original {executed.original:.2g}"
+        return f"{executed.how}: {far}" + ("" if executed.passed else f"; at most {executed.limit:.2g} is rounding")
+    return "; ".join([_agreement(report), *notes(report)])
+
+
+def _difference(report: EquivalenceReport) -> str:
+    if report.first_difference is None and report.max_rel <= report.tolerance:
+        if report.wrong_parameter is not None:
+            return f"a tensor is not the original's times its factor: {report.wrong_parameter}"
+        if report.different_output is not None:
+            return f"{report.different_output} differs"
+    where = f"; first at {report.first_difference}" if report.first_difference else ""
+    outputs = f"differ by {report.max_rel:.2g} of the largest" if report.max_rel else "agree, values inside do not"
+    return f"the outputs {outputs}{where}"
+
+
+def _agreement(report: EquivalenceReport) -> str:
+    if report.bitwise_equal and not report.tolerance:
+        return f"equal to the last bit at {report.nodes} nodes" if report.nodes else "outputs equal to the last bit"
+    own = "" if report.rounding is None else f"; the original's own rounding is {report.rounding:.2g}"
+    return f"largest relative difference {report.max_rel:.2g}{' of float64 copies' * report.float64}{own}"
+
+
+def notes(report: EquivalenceReport) -> list[str]:
+    """What a comparison that passed does not see, and what else was compared."""
+    found = []
+    if report.parameters:
+        found.append(f"{report.parameters} parameters and buffers are the original's times their factors")
+    if report.exercised is not None:
+        found.append(f"these inputs exercise {report.exercised:.1%} of the parameters")
+    if report.constant_outputs:
+        found.append(f"constant, and so without a say: {', '.join(report.constant_outputs)}")
+    return found

@@ -1,0 +1,88 @@
+"""Run: one network planned, teleported and checked. What `teleport` and `check` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from fxteleport.passes.errors import ModelError
+from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.plan import Plan
+from fxteleport.tools.checking.alternate_backends import Executed, Execution, execute
+from fxteleport.tools.models.determinism import deterministic
+from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.options.common import Settings
+from fxteleport.verify import EquivalenceReport, verify
+
+
+@dataclass(frozen=True)
+class Run:
+    """A teleportation and its check."""
+
+    loaded: Loaded
+    settings: Settings
+    plan: Plan
+    cob: ChangeOfBasis
+    network: TeleportedModule
+    report: EquivalenceReport
+    executed: Executed | None = None
+
+    @property
+    def passed(self) -> bool:
+        """The same function, also run in the other way, where one was wanted."""
+        return self.report.passed and (self.executed is None or self.executed.passed)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock time of each pass."""
+        more = 0.0 if self.executed is None else self.executed.seconds
+        return {**self.plan.seconds, "verify": self.report.seconds + more}
+
+
+def run(
+    loaded: Loaded,
+    settings: Settings,
+    step: Callable[[str], None] = lambda _: None,
+    execution: Execution | None = None,
+    strict: bool = False,
+) -> Run:
+    """Plan, sample, rewrite and verify; `step` hears what comes next; `strict` refuses a plan with conditions.
+
+    Where an execution is wanted too, the networks must first agree as they are, node by node.
+
+    Raises:
+        TeleportError: the plan or the law does not fit the model, or the model does not run.
+    """
+    step("planning")
+    found = settings.plan(loaded)
+    if strict:
+        found.require_none()
+    cob = settings.sample(found)
+    step("rewriting")
+    network = found.rewrite(cob)
+    step("verifying")
+    report, executed = compare(loaded, network, execution)
+    return Run(loaded, settings, found, cob, network, report, executed)
+
+
+def compare(
+    loaded: Loaded, network: nn.Module, execution: Execution | None = None
+) -> tuple[EquivalenceReport, Executed | None]:
+    """Verify a network against the loaded one, and (if that passes) run in another way.
+
+    Raises:
+        ModelError: they do not run here: out of memory, other inputs, no kernel for the number format, not compilable.
+        InputError: their outputs differ in shape.
+    """
+    try:
+        with deterministic(loaded.device):
+            report = verify(loaded.model, network, *loaded.args, **loaded.kwargs)
+            if not execution or not report.passed:
+                return report, None
+            return report, execute(loaded.model, network, execution, loaded.args, loaded.kwargs)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"'{loaded.spec}' cannot be compared here: {said}") from error

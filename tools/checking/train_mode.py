@@ -1,0 +1,60 @@
+"""Training: do two networks compute the same function in train mode, batch statistics and dropout included?"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxteleport.tools.models.load import seeded
+from fxteleport.verify import FLOAT64, EquivalenceReport, compare, own_copy
+from fxteleport.verify.report import Verdict
+
+
+@torch.no_grad()
+def verify_training(
+    model: nn.Module, network: nn.Module, args: Any, kwargs: Any, exact: bool, seed: int = 0
+) -> EquivalenceReport:
+    """Compare copies of two networks in train mode with the same random numbers, and afterwards in eval mode.
+
+    Args:
+        exact: to the last bit; else to float64's rounding.
+
+    Raises:
+        InputError: the outputs have different structures.
+    """
+    start = time.perf_counter()
+    expected, actual = (_outputs(copy.deepcopy(net), args, kwargs, seed) for net in (model, network))
+    found = compare(expected, actual)
+    tolerance = 0.0 if exact else FLOAT64
+    same = found.bitwise or (not exact and found.max_rel <= tolerance and found.other is None)
+    verdict: Verdict = "vacuous" if found.vacuous else "same" if same else "different"
+    passed = verdict == "same"
+    return EquivalenceReport(
+        passed,
+        found.bitwise,
+        found.max_abs,
+        found.max_rel,
+        found.vacuous,
+        0,
+        None,
+        tolerance,
+        None,
+        time.perf_counter() - start,
+        verdict,
+        constant_outputs=found.constant,
+        different_output=None if passed else found.other,
+    )
+
+
+def _outputs(network: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Any]:
+    """A network's outputs in train mode and then in eval mode."""
+    found = []
+    for training in (True, False):
+        own = own_copy((args, kwargs))
+        with seeded(seed):
+            found.append(network.train(training)(*own[0], **own[1]))
+    return found

@@ -1,0 +1,90 @@
+"""`fxteleport bench`: what everything costs, as ratios measured in one run.
+
+| `--measure` | figures | against |
+|---|---|---|
+| costs | plan, rewrite | `torch.fx.symbolic_trace` + `ShapeProp`; `deepcopy` |
+| apply | `apply_` in float32 and bfloat16 | one in-place multiplication: the memory bandwidth |
+| run, compiled | emitted networks, forward and backward | the original |
+| peers | plan | torch.fx, Brevitas, Torch-Pruning |
+| growth | plan of synthetic networks, up to 10,000 layers and 10 million neurons | itself: the exponent |
+
+Every figure is the median of alternating repetitions, with its quartiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from fxteleport.passes.errors import InputError
+from fxteleport.tools.benchmarks.bandwidth import bandwidth
+from fxteleport.tools.benchmarks.costs import cost
+from fxteleport.tools.benchmarks.growth import FAMILIES, growth
+from fxteleport.tools.benchmarks.peers import peers
+from fxteleport.tools.benchmarks.runtime import running
+from fxteleport.tools.console import progress, write_json
+from fxteleport.tools.models import load
+from fxteleport.tools.options import common
+
+OF_A_MODEL: dict[str, Callable[[str, load.Request, int], Any]] = {
+    "costs": cost,
+    "apply": bandwidth,
+    "run": running,
+    "compiled": functools.partial(running, compiled=True),
+    "peers": peers,
+}
+GROWTH = "growth"
+MEASURES = (*OF_A_MODEL, GROWTH)
+
+
+def bench(
+    model: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="timm names, torchvision/NAME.")] = None,
+    measure: Annotated[str, typer.Option("--measure", metavar="|".join(MEASURES), help="What is measured.")] = "costs",
+    repeats: Annotated[int, typer.Option("--repeats", min=2, help="Repetitions of each measurement.")] = 7,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Inputs at once. Default: 2.")] = None,
+    device: common.Device = "cpu",
+    json: common.Json = None,
+    seed: common.Seed = 0,
+) -> None:
+    """Measure what planning, applying, rewriting and running cost, as ratios in one run.
+
+    Example: fxteleport bench resnet18 vit_tiny_patch16_224 --measure peers
+    """
+    common.one_of("--measure", measure, MEASURES)
+    wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
+    specs = list(FAMILIES) if measure == GROWTH else model or []
+    if measure == GROWTH and model:
+        raise InputError("--measure growth makes its own networks: name none")
+    if not specs:
+        raise InputError("name a network to measure, for example: fxteleport bench resnet18")
+    if measure != GROWTH:
+        for spec in specs:
+            load.check_spec(spec, wanted)
+    records: list[Any] = []
+    with progress(len(specs)) as step:
+        for spec in specs:
+            step(spec)
+            found = growth(spec, repeats) if measure == GROWTH else [OF_A_MODEL[measure](spec, wanted, repeats)]
+            records += found
+            step(spec, 1)
+    if json != "-":
+        typer.echo(table(records))
+    write_json(json, [dataclasses.asdict(r) for r in records])
+
+
+def table(records: Sequence[Any]) -> str:
+    """Records of one kind as a Markdown table."""
+    names = [f.name for f in dataclasses.fields(records[0])]
+    rows: Iterable[list[Any]] = ([getattr(r, name) for name in names] for r in records)
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,74 @@
+"""`fxteleport inspect`: which neurons share a change of basis, what pins the others, and what teleporting changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from fxteleport.tools.checking.records import verdict
+from fxteleport.tools.checking.session import Run, run
+from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.export.outputs import Outputs
+from fxteleport.tools.inspection.as_json import checked, described
+from fxteleport.tools.inspection.module_rows import module_rows
+from fxteleport.tools.inspection.plan_view import Reading
+from fxteleport.tools.inspection.views import View
+from fxteleport.tools.models import load
+from fxteleport.tools.options import common
+from fxteleport.tools.options import inspect as own
+
+
+def inspect(
+    model: common.Model,
+    *,
+    look: own.Look,
+    outputs: Outputs,
+    source: common.Source,
+    settings: common.Settings,
+    json: common.Json = None,
+) -> None:
+    """Look inside: the neuron groups of a network, what joins or pins them, and what teleportation changes.
+
+    Example: fxteleport inspect resnet18 --group 9
+    """
+    out = console(json)
+    if source.redraw is None and not (look.diff or outputs.any):  # a plan reads no weights
+        source = replace(source, redraw=False)
+    wanted = source.request(settings.seed)
+    done: Run | None = None
+    with progress(2) as step:
+        step("building")
+        loaded = load.load(model, wanted)
+        step("teleporting" if outputs.any else "planning", 1)
+        if outputs.any:
+            done = run(loaded, settings)
+            found = done.plan
+        else:
+            found = settings.plan(loaded)
+        reading = Reading(found)
+        row = module_rows(reading)
+    data = {} if json is None else described(loaded, reading, row)
+    views = View(reading, loaded, row, look.limit, data)
+    if look.group is not None:
+        out.print(Group(*views.group(look.group)))
+    if look.node is not None:
+        out.print(Group(*views.node(look.node)))
+    if look.pinned:
+        out.print(Group(*views.pinned()))
+    if look.diff:
+        out.print(Group(*views.diff(settings, done)))
+    if not (look.any or outputs.any):
+        out.print(Group(*views.tree(look.every, look.depth)))
+    if done is not None:
+        data["check"] = checked(done.report)
+        out.print(Text(f"{'same function' if done.report.passed else 'FAILED'}: {verdict(done.report)}"))
+        for path in outputs.make(done):
+            out.print(Text(f"written: {path}"), soft_wrap=True)
+    write_json(json, data)
+    if done is not None and not done.report.passed:
+        raise typer.Exit(1)
+    if done is not None and outputs.explore:
+        outputs.open(done)

@@ -1,0 +1,101 @@
+"""`teleport --stream`: a checkpoint scaled from disk to disk, for models that no memory holds."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fxteleport.io.safetensors_layout import read_layout
+from fxteleport.io.stream import stream
+from fxteleport.passes.errors import ConditionWarning, InputError
+from fxteleport.plan.plan import Plan
+from fxteleport.tools.console import count, progress, write_json
+from fxteleport.tools.inspection.conditions import resting
+from fxteleport.tools.models import load
+from fxteleport.tools.options.common import Settings
+
+_FACTS = ("mode", "norm_stats", "exact", "landscape", "cob_range", "seed")
+
+
+def streamed(
+    out: Console,
+    spec: str,
+    settings: Settings,
+    wanted: load.Request,
+    output: Path | None,
+    json: str | None,
+    strict: bool = False,
+) -> None:
+    """Plan a network without its weights, draw a change of basis, and scale its checkpoint with it.
+
+    The change of basis goes beside the output, as OUTPUT.cob.safetensors: with it `fxteleport.stream` can undo this.
+
+    Raises:
+        InputError: no checkpoint or no output is given.
+        ConditionError: `strict`, and the plan rests on conditions.
+        CheckpointError: the checkpoint does not fit the network, or something cannot be written.
+    """
+    source = wanted.checkpoint
+    if source is None or output is None:
+        raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
+    load.check_spec(spec, wanted)
+    layout = read_layout(source)
+    loaded = load.skeleton(spec, wanted)
+    found = settings.plan(loaded)
+    cob = settings.sample(found)
+    basis = output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
+    start = time.perf_counter()
+    total = sum(e.size for e in layout.entries())
+    with progress(max(1, total // 1_000_000)) as step:
+        moved = 0
+
+        def told(size: int) -> None:
+            nonlocal moved
+            before, moved = moved, moved + size
+            step("megabytes", moved // 1_000_000 - before // 1_000_000)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
+            written = stream(found, cob, source, output, told, strict)
+    seconds = time.perf_counter() - start
+    cob.save(basis)
+    written.append(basis)
+    facts: dict[str, Any] = {
+        "model": spec,
+        **{name: getattr(settings, name) for name in _FACTS},
+        "num_free": found.num_free,
+        "moved": found.moved,
+        "conditions": [asdict(c) for c in found.conditions],
+        "parameters": loaded.parameters,
+        "tensors": sum(1 for _ in layout.entries()),
+        "bytes": layout.size,
+        "seconds": found.seconds | {"stream": seconds},
+        "files": [str(f) for f in written],
+    }
+    show(out, facts, found)
+    write_json(json, facts)
+
+
+def show(out: Console, facts: dict[str, Any], plan: Plan) -> None:
+    """Print the summary."""
+    seconds = facts["seconds"]["stream"]
+    rows = [
+        ("model", f"{facts['model']}, {facts['parameters']:,} parameters, {facts['moved']:.2%} of them moved"),
+        ("freedom", count(facts["num_free"], "CoB value")),
+        ("checkpoint", f"{count(facts['tensors'], 'tensor')}, {facts['bytes'] / 1e9:.2f} GB in {seconds:.1f} s"),
+        *resting(plan.conditions),
+        ("compared", "nothing: the weights were never in memory together"),
+        *(("written" if i == 0 else "", path) for i, path in enumerate(facts["files"])),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)

@@ -1,0 +1,103 @@
+"""The output folder of an experiment: config.json, results.csv, verdict.json, figure.png and figure.pdf.
+
+Every file is written beside its place and moved in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fxteleport import __version__
+from fxteleport.atomic_files import write_text
+from fxteleport.passes.errors import InputError
+from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict
+from fxteleport.tools.experiments.sweep import Sweep
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "matplotlib")
+
+
+def write_config(folder: Path, experiment: Experiment, options: Options, runs: Sequence[Run]) -> None:
+    """What was asked, with which versions: config.json."""
+    facts = {
+        "experiment": experiment.name,
+        "figure": experiment.figure,
+        "options": asdict(options),
+        "runs": len(runs),
+        "versions": {"fxteleport": __version__, "python": platform.python_version(), **_versions()},
+    }
+    write_text(folder / "config.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def write_results(folder: Path, experiment: Experiment, sweep: Sweep) -> list[Verdict]:
+    """The measurements, the verdicts and the figure."""
+    write_text(folder / "results.csv", tidy(sweep.rows))
+    verdicts = [v for v in experiment.judge(sweep.rows) if v.n] if sweep.rows else []
+    facts = {
+        "experiment": experiment.name,
+        "runs": {"total": sweep.total, "done": sweep.done, "failed": len(sweep.failed)},
+        "failures": sweep.failed,
+        "verdicts": [v.as_dict() for v in verdicts],
+    }
+    write_text(folder / "verdict.json", json.dumps(facts, indent=2) + "\n")
+    if sweep.rows:
+        write_figure(folder, experiment, sweep.rows)
+    return verdicts
+
+
+def tidy(rows: Sequence[Row]) -> str:
+    """Rows as CSV: a column for every name that any row has, a list joined by semicolons."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def require_matplotlib() -> None:
+    """Raise InputError, before the work, if figures cannot be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError('experiments draw with matplotlib: pip install "fxteleport[experiments]"') from None
+
+
+def write_figure(folder: Path, experiment: Experiment, rows: list[Row]) -> None:
+    """The experiment's figure as PNG and PDF."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    experiment.draw(rows, figure)
+    undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    for kind, marks in undated.items():
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".figure.", suffix=f".{kind}")
+        os.close(handle)
+        try:
+            figure.savefig(temporary, dpi=140, metadata=marks)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, folder / f"figure.{kind}")
+        finally:
+            Path(temporary).unlink(missing_ok=True)

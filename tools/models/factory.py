@@ -1,0 +1,69 @@
+"""Factories: a user's own network, from a function in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxteleport.models import zoo
+from fxteleport.passes.errors import InputError, ModelError
+
+
+def from_factory(
+    spec: str, path: Path, factory: str, input_size: tuple[int, ...] | None, batch: int
+) -> tuple[nn.Module, Any]:
+    """A factory's network and inputs for it; what it prints goes to standard error.
+
+    Raises:
+        ModelError: the file or the factory fails, or makes no `nn.Module`.
+        InputError: nothing says what the network takes.
+    """
+    with contextlib.redirect_stdout(sys.stderr), _described(f"the factory '{spec}'"):
+        file = _import(path)
+        make = getattr(file, factory, None)
+        if make is None:
+            named = [n for n in vars(file) if not n.startswith("_")]
+            raise ModelError(f"'{path}' has no '{factory}'{zoo.suggestion(factory, named)}")
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module")
+        if input_size is not None:
+            return model, torch.randn(batch, *input_size)
+        examples = getattr(model, "example_inputs", None) or getattr(file, "example_inputs", None)
+        if not callable(examples):
+            raise InputError(f"'{spec}' has no example_inputs(): define one, or pass --input-size")
+        return model, examples()
+
+
+def _import(path: Path) -> ModuleType:
+    """Run a file as a module; its neighbours can be imported."""
+    name = f"_fxteleport_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+@contextlib.contextmanager
+def _described(what: str) -> Iterator[None]:
+    """Whatever a user's code raises, as a ModelError."""
+    try:
+        yield
+    except (ModelError, InputError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,164 @@
+"""Options: what the commands have in common, declared and checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from fxteleport.passes.errors import InputError
+from fxteleport.plan.cob import LANDSCAPES, ChangeOfBasis, check_range
+from fxteleport.plan.plan import MODES, NORM_STATS, Plan, plan
+from fxteleport.tools.models.devices import check_device
+from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.options.dataclass_options import option
+
+DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
+ALL = "all"
+MODE = "full: any CoB, with teleported activations. weights: parameters only."
+JSON = "Write the results as JSON; - for standard output."
+_MODEL, COB, RUN = "Model", "Teleportation", "Run"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm name, torchvision/NAME or FILE.py:FACTORY.")]
+Mode = Annotated[str, option("--mode", COB, MODE, "|".join(MODES))]
+NormStats = Annotated[
+    str,
+    option(
+        "--norm-stats",
+        COB,
+        "Batch norm inputs. fixed: not teleported. rescaled: through the statistics (eval mode only)."
+        " wrapped: divided at run time.",
+        "|".join(NORM_STATS),
+    ),
+]
+Json = Annotated[str | None, option("--json", RUN, JSON, "PATH")]
+Seed = Annotated[int, option("--seed", RUN, "Of the CoB, the random weights and the inputs.", "N")]
+Device = Annotated[str, option("--device", RUN, "cpu, cuda, cuda:1, mps.", "NAME")]
+CobRange = Annotated[float, option("--cob-range", COB, "Range R of the law, for example U(1 - R, 1 + R).", "R")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network's weights are from, and what it runs on, in which number format."""
+
+    input_size: Annotated[
+        str | None,
+        option("--input-size", _MODEL, "Size of one input, for example 3,96,96. Default: the model's.", "C,H,W"),
+    ] = None
+    pretrained: Annotated[bool, option("--pretrained", _MODEL, "Published weights (downloaded unless cached).")] = False
+    checkpoint: Annotated[
+        Path | None, option("--checkpoint", _MODEL, "Weights from a safetensors or torch state dict.", "FILE")
+    ] = None
+    redraw: Annotated[
+        bool | None,
+        option(
+            "--redraw/--no-redraw",
+            _MODEL,
+            "Replace the parameters by generic random ones, so that no zero head or gain makes the check pass for"
+            " nothing. Default: only where they would be a fresh initialisation.",
+        ),
+    ] = None
+    device: Device = "cpu"
+    dtype: Annotated[str, option("--dtype", RUN, f"Number format: {', '.join(DTYPES)}.", "TYPE")] = "float32"
+
+    def request(self, seed: int = 0) -> Request:
+        """The network that is wanted.
+
+        Raises:
+            InputError: an option has a value that cannot be, or the device is not there.
+        """
+        one_of("--dtype", self.dtype, tuple(DTYPES))
+        check_seed(seed)
+        if self.pretrained and self.checkpoint is not None:
+            raise InputError("--pretrained and --checkpoint are two sources of weights: pass one")
+        size, device = parse_size(self.input_size), check_device(self.device)
+        return Request(size, self.pretrained, self.checkpoint, self.redraw, seed, device, DTYPES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a change of basis is drawn from."""
+
+    landscape: Annotated[str, option("--landscape", COB, f"Law of the CoB: {', '.join(LANDSCAPES)}.", "LAW")] = "intra"
+    cob_range: CobRange = 0.5
+    exact: Annotated[bool, option("--exact", COB, "Powers of two: equal to the last bit, at every node.")] = False
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        one_of("--landscape", self.landscape, LANDSCAPES)
+        check_range(self.cob_range, self.landscape)
+        check_seed(self.seed)
+
+    def sample(self, plan: Plan) -> ChangeOfBasis:
+        """A change of basis of this law."""
+        return plan.sample(self.cob_range, self.landscape, self.exact, self.seed)
+
+    def settings(self, mode: str, norm_stats: str) -> Settings:
+        """This law for one kind of plan."""
+        return Settings(self.landscape, self.cob_range, self.exact, self.seed, mode, norm_stats)
+
+    def variants(self, mode: str, norm_stats: str) -> list[Settings]:
+        """This law for every valid kind of plan; each of the two may be "all".
+
+        Raises:
+            InputError: an unknown mode or norm_stats, or a combination of two that is not valid.
+        """
+        modes, stats = MODES if mode == ALL else (mode,), NORM_STATS if norm_stats == ALL else (norm_stats,)
+        pairs = [(m, s) for m in modes for s in stats if valid(m, s) or ALL not in (mode, norm_stats)]
+        return [self.settings(m, s) for m, s in pairs]
+
+
+@dataclass(frozen=True)
+class Settings(Law):
+    """How to teleport: a law and a kind of plan."""
+
+    mode: Mode = "full"
+    norm_stats: NormStats = "fixed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("--mode", self.mode, MODES)
+        one_of("--norm-stats", self.norm_stats, NORM_STATS)
+        if not valid(self.mode, self.norm_stats):
+            raise InputError("--norm-stats wrapped adds operations, which --mode weights forbids: use rescaled")
+
+    def plan(self, loaded: Loaded) -> Plan:
+        """The plan of a network.
+
+        Raises:
+            TeleportError: it has none.
+        """
+        return plan(loaded.model, *loaded.args, **loaded.kwargs, mode=self.mode, norm_stats=self.norm_stats)
+
+
+def valid(mode: str, norm_stats: str) -> bool:
+    """Wrapped statistics add operations; weights mode forbids that."""
+    return (mode, norm_stats) != ("weights", "wrapped")
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that no generator takes."""
+    if seed < 0:
+        raise InputError(f"--seed must not be negative, got {seed}")
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise InputError for a value that an option does not know."""
+    if value not in known:
+        raise InputError(f"{option} is one of {', '.join(known)}; got '{value}'")
+
+
+def parse_size(text: str | None) -> tuple[int, ...] | None:
+    """Read 3,224,224 as (3, 224, 224)."""
+    if text is None:
+        return None
+    try:
+        size = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        size = ()
+    if not size or min(size) < 1:
+        raise InputError(f"--input-size takes positive numbers such as 3,224,224; got '{text}'")
+    return size

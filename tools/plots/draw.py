@@ -1,0 +1,108 @@
+"""Pictures: what a teleportation did to the weights, the CoB and the features, for print.
+
+| kind | shows |
+|---|---|
+| weights | histograms of the weights before and after: all of them, and layer by layer |
+| cob | the CoB of each layer's neurons |
+| ranges | the smallest and the largest weight of each output channel before and after |
+| features | feature maps of an image before and after (paper, Fig. 2) |
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxteleport.atomic_files import write_bytes
+from fxteleport.passes.errors import CheckpointError, InputError
+from fxteleport.tools.checking.session import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("weights", "cob", "ranges", "features")
+_FORMATS = (".png", ".svg")
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "fxteleport",  # the same picture is the same file
+    "figure.titlesize": 10,
+}
+
+
+def draw(kind: str, done: Run, path: Path, image: Path | None = None, layers: Sequence[str] = ()) -> None:
+    """Draw a picture into a PNG or SVG file, by the path's ending.
+
+    Args:
+        kind: "weights", "cob", "ranges" or "features".
+        image: the image whose features are shown; None takes the run's own first input.
+        layers: names of modules (everything in them is meant) or nodes; empty chooses some over the whole depth.
+
+    Raises:
+        InputError: another kind or ending, no such layer, nothing to draw, an image that cannot be read or used,
+            or matplotlib is not installed.
+        CheckpointError: the file cannot be written.
+    """
+    check(kind, path)
+    write_bytes(path, rendered(kind, done, path.suffix.lower().removeprefix("."), image, layers))
+
+
+def check(kind: str, path: Path) -> None:
+    """Find what is wrong with a picture's kind or file before any work is done.
+
+    Raises:
+        InputError: another kind or ending, or matplotlib is not installed.
+        CheckpointError: the folder does not exist.
+    """
+    if kind not in KINDS:
+        raise InputError(f"there is no picture '{kind}': choose one of {', '.join(KINDS)}")
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"a picture is a .png or a .svg file; got '{path}'")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot write '{path}': its folder does not exist")
+    require_matplotlib()
+
+
+def rendered(
+    kind: str, done: Run, form: str = "png", image: Path | None = None, layers: Sequence[str] = (), dpi: int = 150
+) -> bytes:
+    """The picture as the bytes of a "png" or "svg" file; see `draw`."""
+    require_matplotlib()
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(kind, done, image, layers)
+        held = io.BytesIO()
+        figure.savefig(held, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else {"Software": None})
+    return held.getvalue()
+
+
+def _figure(kind: str, done: Run, image: Path | None, layers: Sequence[str]) -> Figure:
+    from fxteleport.tools.plots import feature_maps, weight_plots
+
+    if kind == "features":
+        return feature_maps.features(done, image, layers)
+    table = {"weights": weight_plots.weights, "cob": weight_plots.cob, "ranges": weight_plots.ranges}
+    return table[kind](done, layers)
+
+
+def require_matplotlib() -> None:
+    """Raise InputError where matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("pictures need matplotlib: pip install matplotlib") from None
