@@ -32,6 +32,8 @@ def outcome(script: Script, skips: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         tally.check(script)
     except Wrong as wrong:
         return tally.as_dict(), wrong
+    except Exception as error:  # the oracle's own, too: one network must not end the run
+        return tally.as_dict(), Wrong("error", "any", f"{type(error).__name__}: {error}")
     return tally.as_dict(), None
 
 
