@@ -17,12 +17,12 @@ import os
 if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose folders the build maps into one package
     __path__.append(os.path.dirname(__path__[0]))
 
-from fxteleport.align.align import Alignment
+from fxteleport.align.align import Alignment, align
 from fxteleport.io.checkpoint import load, save
 from fxteleport.io.stream import stream
 from fxteleport.landscape import baselines as controls
 from fxteleport.landscape import curvature, landscapes, objectives
-from fxteleport.landscape.optimize import Optimized
+from fxteleport.landscape.optimize import Optimized, optimize
 from fxteleport.models.meta_init import without_weights
 from fxteleport.models.randomize import randomize
 from fxteleport.passes.errors import (
@@ -48,13 +48,15 @@ from fxteleport.training.optimizer_state import transport
 from fxteleport.training.teleportable import Teleportable
 from fxteleport.verify import Difference, EquivalenceReport, verify
 
+Plan.align, Plan.optimize = align, optimize  # as methods, too
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
     "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
     "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
-    "TeleportError", "Teleportable", "TeleportedActivation", "controls", "curvature", "landscapes",
-    "lightning_callback", "load", "objectives", "plan", "randomize", "save", "stream", "teleport", "transport",
-    "verify", "without_weights",
+    "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature", "landscapes",
+    "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport",
+    "transport", "verify", "without_weights",
 ]  # fmt: skip

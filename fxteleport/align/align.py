@@ -4,10 +4,10 @@ Teleported weights are b = a * prod_k tau_k ** e_k elementwise, so that
 
     log |b / a| = sum_k e_k log |tau_k|        sign(a b) = prod_k sign(tau_k) ** e_k
 
-The magnitudes are a linear least-squares problem in the logs of the free values (`align_magnitudes`), the signs a
-spanning tree of the strongest votes (`align_signs`). When a change of basis exists it is found, even if a few weights
+The magnitudes are a linear least-squares problem in the logs of the free values (`magnitudes.py`), the signs a
+spanning tree of the strongest votes (`signs.py`). When a change of basis exists it is found, even if a few weights
 have changed since: a few Gauss-Newton steps that tame outliers find what the others say. When none exists, that answers
-another question than which one is nearest: the squared distance itself is descended (`align_descent`) from several
+another question than which one is nearest: the squared distance itself is descended (`descent.py`) from several
 starts, of which the identity is one, and what is left of it says how far apart the two networks are.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,11 +26,10 @@ from fxteleport.align.signs import signs
 from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.solve.solution import POSITIVE, UNIT
+from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.fingerprint import modules_of
-
-if TYPE_CHECKING:
-    from fxteleport.plan.plan import Plan
+from fxteleport.plan.factors import scales
+from fxteleport.plan.module_parts import modules_of
 
 _TINY = 1e-300
 _NEAR = 1e-2  # relative distance of two weights below which they count as one, if most are
@@ -58,7 +56,7 @@ class Alignment:
 
 
 @torch.no_grad()
-def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
+def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
     """Find the change of basis that maps weights `a` onto weights `b`, or as near to them as descent comes.
 
     One that maps most weights to within 1 % is taken as it is: the others have changed for another reason. Any other
@@ -94,17 +92,17 @@ def align(plan: Plan, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mappin
     return _described(plan, values, first, second)
 
 
-def _explains(plan: Plan, pairs: Sequence[Pair], values: Tensor) -> bool:
+def _explains(plan: Analysis, pairs: Sequence[Pair], values: Tensor) -> bool:
     """Most weights are mapped to what they are, nearly, beyond the as many that any values could be fitted to."""
     tau = plan.solution.tau(values)
     met = [((p.there(tau) - p.b).abs() <= _NEAR * p.b.abs())[p.b != 0] for p in pairs]  # two zeros say nothing
     return 2 * sum(int(m.sum()) for m in met) > sum(m.numel() for m in met) + plan.num_free
 
 
-def _described(plan: Plan, values: Tensor, first: dict[str, Tensor], second: dict[str, Tensor]) -> Alignment:
+def _described(plan: Analysis, values: Tensor, first: dict[str, Tensor], second: dict[str, Tensor]) -> Alignment:
     cob = ChangeOfBasis(values, plan.fingerprint)
-    scales = plan.scales(cob)
-    gaps = {n: float((first[n] * scales.get(n, 1.0) - b).norm()) for n, b in second.items()}
+    factors = scales(plan, cob)
+    gaps = {n: float((first[n] * factors.get(n, 1.0) - b).norm()) for n, b in second.items()}
     sizes = {n: float(b.norm()) for n, b in second.items()}
     own = {n: float((first[n] - b).norm()) for n, b in second.items()}
     whole = max(_root(sizes), np.finfo(float).tiny)
@@ -117,7 +115,7 @@ def _root(values: Mapping[str, float]) -> float:
     return float(np.sqrt(sum(v * v for v in values.values())))
 
 
-def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(plan: Analysis, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
     held = dict(named_tensors(modules_of(given))) if isinstance(given, nn.Module) else given
     for name in plan.planned.values.keys() & held.keys():
@@ -136,6 +134,6 @@ def _tensors(plan: Plan, given: nn.Module | Mapping[str, Tensor]) -> dict[str, T
     return found
 
 
-def _moving(plan: Plan, tensors: Mapping[str, Tensor]) -> list[str]:
+def _moving(plan: Analysis, tensors: Mapping[str, Tensor]) -> list[str]:
     known, canonical = plan.constrained.tensors, plan.captured.canonical
     return [n for n in tensors if canonical[n] == n and n in known and known[n].factors and tensors[n].numel()]

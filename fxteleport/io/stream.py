@@ -20,8 +20,11 @@ from fxteleport.atomic_files import write_bytes, write_file
 from fxteleport.io.safetensors_layout import Entry, Layout, Shard, read_layout
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.passes.scale.format_range import largest
+from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.plan import Plan
+from fxteleport.plan.free_values import check
+from fxteleport.plan.number_formats import has_room, require_sizes
+from fxteleport.plan.unguarded import admit
 
 _RUN = 1 << 23  # bytes copied at a time: they stay in the processor's cache while they are scaled
 _WRITE = 1 << 18  # bytes handed to the system at a time: Linux was measured to take five times as long for larger ones
@@ -30,7 +33,7 @@ Progress = Callable[[int], None]
 
 
 def stream(
-    plan: Plan,
+    plan: Analysis,
     cob: ChangeOfBasis,
     source: str | Path,
     output: str | Path,
@@ -62,8 +65,8 @@ def stream(
     """
     if plan.mode != "weights":
         raise InputError("a checkpoint holds parameters only, which keep the function in mode='weights': plan again")
-    plan.check(cob)
-    plan.admit(strict)
+    check(plan, cob)
+    admit(plan, strict)
     layout = read_layout(source)
     fits(plan, layout)
     _require_values(plan, layout)
@@ -81,7 +84,7 @@ def stream(
     return targets
 
 
-def fits(plan: Plan, layout: Layout) -> None:
+def fits(plan: Analysis, layout: Layout) -> None:
     """Raise CheckpointError unless a checkpoint holds the tensors of the planned model; of tied ones one is enough."""
     metas, canonical = plan.captured.metas, plan.captured.canonical
     held = {entry.name: entry for entry in layout.entries()}
@@ -105,9 +108,9 @@ def fits(plan: Plan, layout: Layout) -> None:
         raise CheckpointError(f"'{layout.source}' is not a checkpoint of this model: tensors {', '.join(said)}")
 
 
-def _require_range(plan: Plan, cob: ChangeOfBasis, layout: Layout) -> None:
+def _require_range(plan: Analysis, cob: ChangeOfBasis, layout: Layout) -> None:
     scaled = [e for e in layout.entries() if e.name in plan.recipe.factors]
-    if plan.has_room({_DTYPES[e.dtype] for e in scaled}, cob):
+    if has_room(plan, {_DTYPES[e.dtype] for e in scaled}, cob):
         return
     sizes: dict[str, tuple[float, torch.dtype]] = {}
     for shard in layout.shards:
@@ -123,10 +126,10 @@ def _require_range(plan: Plan, cob: ChangeOfBasis, layout: Layout) -> None:
                     _fill(source, raw, shard)
                     size = max(size, largest(raw.view(dtype)))
                 sizes[entry.name] = size, dtype
-    plan.require_sizes(cob, sizes)
+    require_sizes(plan, cob, sizes)
 
 
-def _require_values(plan: Plan, layout: Layout) -> None:
+def _require_values(plan: Analysis, layout: Layout) -> None:
     """Raise ModelError where an index buffer in a checkpoint is not the one that was planned with."""
     for shard in layout.shards:
         names = [entry.name for entry in shard.entries if entry.name in plan.planned.values]
@@ -161,7 +164,7 @@ def _targets(layout: Layout, output: Path) -> list[Path]:
     return targets
 
 
-def _copy(plan: Plan, numbers: Tensor, shard: Shard, target: str, progress: Progress | None) -> None:
+def _copy(plan: Analysis, numbers: Tensor, shard: Shard, target: str, progress: Progress | None) -> None:
     """Write a shard with its tensors scaled."""
     buffer = torch.empty(0, dtype=torch.uint8)
     with shard.path.open("rb") as source, open(target, "wb") as out:
@@ -208,7 +211,7 @@ def _fill(source: BufferedReader, raw: Tensor, shard: Shard) -> None:
         raise CheckpointError(f"'{shard.path}' ended while it was read: is it being written?")
 
 
-def _scale_(plan: Plan, numbers: Tensor, entry: Entry, start: int, stop: int, raw: Tensor) -> None:
+def _scale_(plan: Analysis, numbers: Tensor, entry: Entry, start: int, stop: int, raw: Tensor) -> None:
     """Scale rows of a tensor in place."""
     shape = (stop - start, *entry.shape[1:]) if entry.shape else ()
     positions = [torch.arange(start, stop)] if entry.shape else []

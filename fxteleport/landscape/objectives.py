@@ -1,4 +1,4 @@
-"""Objectives for `plan.optimize`: each is a scalar function of a `Point`, to be made small.
+"""Objectives for `ft.optimize`: each is a scalar function of a `Point`, to be made small.
 
 Any function of a point is one. For the opposite direction, `negative(objective)`.
 """

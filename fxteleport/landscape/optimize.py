@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.solve.solution import UNIT
+from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.factors import scales
+from fxteleport.plan.free_values import check
 from fxteleport.plan.teleported_point import Point, Weights
-
-if TYPE_CHECKING:
-    from fxteleport.plan.plan import Plan
+from fxteleport.plan.weights import require_planned
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Optimized:
     history: list[float]
 
 
-def optimize(plan: Plan, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
+def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
     """Minimise an objective from a change of basis on, with Adam on the log-magnitudes.
 
     Args:
@@ -47,9 +48,12 @@ def optimize(plan: Plan, cob: ChangeOfBasis, objective: Objective, steps: int = 
         lr: the largest relative change of a value in a step, about.
 
     Raises:
+        CobError: the CoB is not valid for this plan.
         InputError: the plan has nothing to optimise, or the objective is not finite at the start.
+        ModelError: the model is on the meta device, or is not what was planned any more.
     """
-    plan.check(cob)
+    require_planned(plan)
+    check(plan, cob)
     start = cob.values.detach()
     movable = torch.from_numpy(plan.solution.allows).to(start.device) != UNIT
     if not bool(movable.any()):
@@ -61,7 +65,7 @@ def optimize(plan: Plan, cob: ChangeOfBasis, objective: Objective, steps: int = 
     best, best_value, history = start, math.inf, list[float]()
     for step in range(steps + 1):
         values = sign * (logs + torch.where(movable, theta, 0.0)).exp()
-        point = Point(plan.captured.model, plan.scales(ChangeOfBasis(values, plan.fingerprint)), known)
+        point = Point(plan.captured.model, scales(plan, ChangeOfBasis(values, plan.fingerprint)), known)
         value = objective(point)
         number = float(value.detach())
         history.append(number)

@@ -1,7 +1,7 @@
-"""Held: the tensors and modules that a model holds, and whether it holds them still.
+"""A snapshot of a model: its tensors and modules by name, and a fast check of whether any of them was replaced since.
 
-A model is walked in a quarter of `named_parameters`' time; to see whether anything was replaced since takes a tenth
-of that, in loops that run in C. What a plan rests on is held too: where it was replaced, `fingerprint.py` says how.
+Taking one costs a quarter of `named_parameters`; the check costs a tenth of that, in loops that run in C. The check
+covers the settings and values that a plan relies on, too; `planned_model.py` then says what differs.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import addresses, is_sharded
 from fxteleport.passes.graph.settings import spelled
-from fxteleport.plan.fingerprint import Planned, Spelled
+from fxteleport.plan.planned_model import PlannedModel
+from fxteleport.plan.planned_settings import Spelled
 
 
-class Held:
-    """A model's parameters and buffers as they were.
+class ModelSnapshot:
+    """A model's parameters, buffers and modules at one moment.
 
     Args:
-        watched: the names of those that `still` is to look at, or None for all.
-        planned: what a plan rests on, for `still` to look at.
+        watched: the names of the tensors that `is_current` checks, or None for all.
+        planned: what a plan relies on, for `is_current` to check.
 
     Attributes:
         tensors: by name; tied ones under each of theirs.
     """
 
-    def __init__(self, model: nn.Module, watched: Container[str] | None = None, planned: Planned | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, watched: Container[str] | None = None, planned: PlannedModel | None = None
+    ) -> None:
         self.tensors: dict[str, Tensor] = {}
         found: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
         by_path: dict[str, nn.Module] = {}
@@ -69,10 +72,10 @@ class Held:
         self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._hooked = list(map(len, self._hooks))
 
-    def still(self) -> bool:
-        """True if every module, tensor and setting is in its place, with its data where they were, and no new hooks.
+    def is_current(self) -> bool:
+        """True if no module, tensor, tensor's memory, setting or hook was replaced, added or removed.
 
-        Of index buffers the values are looked at too; on other devices than the CPU whether they were written to.
+        The values of index buffers are compared, too; on devices other than the CPU, whether they were written to.
         """
         tables, names, objects = self._places
         return (

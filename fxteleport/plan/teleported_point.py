@@ -14,6 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.factors import scales
+from fxteleport.plan.weights import require_planned
+
 Weights = dict[str, Tensor]
 Network = Callable[..., Any]
 Loss = Callable[[Network], Tensor]
@@ -63,6 +68,12 @@ class Point:
         if loss not in self._known:
             self._known[loss] = gradients(self.network, loss)
         return {n: self.teleported(n, g, -1) for n, g in self._known[loss].items()}
+
+
+def at(plan: Analysis, cob: ChangeOfBasis) -> Point:
+    """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
+    require_planned(plan)
+    return Point(plan.captured.model, scales(plan, cob))
 
 
 def gradients(network: nn.Module, loss: Loss) -> Weights:

@@ -12,8 +12,12 @@ from torch.optim import Optimizer
 from fxteleport.passes.errors import CobError, InputError, ModelError
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.plan import plan, require_weights
+from fxteleport.plan.emission import live, move_
+from fxteleport.plan.number_formats import require_range
+from fxteleport.plan.plan import plan
 from fxteleport.plan.teleported_point import Point
+from fxteleport.plan.unguarded import admit
+from fxteleport.plan.weights import require_weights
 from fxteleport.training.optimizer_state import STATES, transport
 
 
@@ -84,26 +88,26 @@ class Teleportable(nn.Module):
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
         self.plan.planned.require(self.plan.captured.model)
         if self.plan.mode == "weights":
-            self.plan.admit(strict=False)
+            admit(self.plan, strict=False)
         total = cob @ self.cob
         scales = self.plan.scales(cob)
         held = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
-        self.plan.require_range(cob, held)
-        self.plan.require_range(total, {}, operations=self.plan.mode == "full")
+        require_range(self.plan, cob, held)
+        require_range(self.plan, total, {}, operations=self.plan.mode == "full")
         if optimizer is not None:
             transport(optimizer, self.network, scales, state)
         for name, scale in scales.items():
             if name in held:
                 held[name].data.mul_(scale.to(held[name]))
         if self.plan.mode == "full":
-            self.plan.move_(self._emitted(), cob)
+            move_(self.plan, self._emitted(), cob)
         self.cob = total
         return self
 
     def _emitted(self) -> TeleportedModule:
         """The network whose operations can be teleported, on the model's own tensors; made when it is first needed."""
         if not isinstance(self.network, TeleportedModule):
-            self.network = self.plan.live(self.network)
+            self.network = live(self.plan, self.network)
         return self.network
 
     # -- state dicts -----------------------------------------------------------------------------------

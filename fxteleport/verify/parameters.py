@@ -15,15 +15,18 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import clone
+from fxteleport.plan.factors import scales
+from fxteleport.plan.teleportation import Teleportation
+from fxteleport.verify.float64 import doubled
 from fxteleport.verify.outputs import dense, outputs
 from fxteleport.verify.report import TensorDifference
-from fxteleport.verify.running import doubled, own_copy
+from fxteleport.verify.running import own_copy
 
 _RUN = 1 << 20  # elements compared at a time
 
 
 def compare_parameters(
-    model: nn.Module, gm: fx.GraphModule, written: Collection[str]
+    made: Teleportation, model: nn.Module, gm: fx.GraphModule, written: Collection[str]
 ) -> tuple[int, TensorDifference | None]:
     """Hold the parameters and buffers of an emitted network against the model's times the factors of its CoB.
 
@@ -37,8 +40,7 @@ def compare_parameters(
         How many tensors were compared (those that both networks hold, and that are not sharded), and the first that
         differs.
     """
-    made = gm.meta["teleportation"]
-    plan, scales = made.plan, {n: s.detach() for n, s in made.plan.scales(made.cob).items()}
+    plan, factors = made.plan, {n: s.detach() for n, s in scales(made.plan, made.cob).items()}
     before, after = _held(model), _held(gm)
     compared = 0
     for name in plan.captured.metas:
@@ -49,10 +51,10 @@ def compare_parameters(
         compared += 1
         if actual is None or actual.shape != original.shape or actual.dtype != original.dtype:
             return compared, TensorDifference(name, (), math.nan, math.nan, original.numel())
-        cob = plan.constrained.tensors.get(plan.captured.canonical[name])
-        numbers = 0 if cob is None else sum(abs(e) for _, e in cob.factors)
-        roundings = 0 if made.cob.is_exact or name not in scales else 2 * numbers
-        found = _first_difference(name, original.detach(), actual.detach(), scales.get(name), roundings)
+        cob_map = plan.tensor_map(name)
+        numbers = 0 if cob_map is None else sum(abs(e) for _, e in cob_map.factors)
+        roundings = 0 if made.cob.is_exact or name not in factors else 2 * numbers
+        found = _first_difference(name, original.detach(), actual.detach(), factors.get(name), roundings)
         if found is not None:
             return compared, found
     return compared, None

@@ -18,14 +18,18 @@ from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.registry import named
+from fxteleport.plan.factors import tau
+from fxteleport.plan.teleportation import Teleportation, teleportation_of
 from fxteleport.verify.compare import difference, equal
 from fxteleport.verify.outputs import dense
+from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference
-from fxteleport.verify.running import Draws, evaluating, own_copy, undisturbed
+from fxteleport.verify.running import own_copy
+from fxteleport.verify.undisturbed import evaluating, undisturbed
 
 
 def compare_nodes(
-    made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
+    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
 ) -> tuple[int, Difference | None]:
     """Hold every value against the original's times tau."""
     compared, first = 0, None
@@ -75,18 +79,18 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     Raises:
         InputError: `gm` does not remember the plan and the CoB that made it.
     """
-    made = getattr(gm, "meta", {}).get("teleportation")
+    made = teleportation_of(gm)
     if made is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
     with undisturbed(made.plan.captured.model, gm), evaluating(gm), Draws(gm).kept():
         yield from _in_step(made, gm, inputs, keyword_inputs)
 
 
-def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
+def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
     plan = made.plan
     reference = original(plan.captured)
     reference.eval()
-    tau = plan.tau(made.cob).detach()
+    symbols = tau(plan, made.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
     values = {node.name: node.meta.get("val") for node in plan.captured.graph.nodes}
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
@@ -108,12 +112,12 @@ def _in_step(made: Any, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) ->
             continue
         source, before = sources[name], held.pop(name)
         if source.op == "get_attr":
-            cob_map = plan.constrained.tensors.get(plan.captured.canonical.get(str(source.target)))
+            cob_map = plan.constrained.tensors.get(plan.captured.canonical.get(str(source.target), ""))
         else:
             cob_map = maps.get(name)
         planned = [x.shape for x, _, _ in _leaves(values[name], values[name], None)]
         for i, (a, b, cob) in enumerate(_leaves(before, value, cob_map)):
-            scale = None if cob is None else cob.scale(tau)
+            scale = None if cob is None else cob.scale(symbols)
             if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
                 continue  # another input size than the plan's, and a map that varies along a merged batch axis
             expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))

@@ -142,9 +142,16 @@ class TeleportedModule(fx.GraphModule):
                                  " load it into the original, and plan that again")  # fmt: skip
         if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in self.places):
             if not all(self._is_at(place, state_dict.get(prefix + place.key)) for place in self.places):
-                self.meta.pop("teleportation", None)  # it is no longer where that CoB led
+                self.release()  # it is no longer where that CoB led
             self.take_names_(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
+
+    def release(self) -> None:
+        """Forget the plan and the change of basis, and with them the original model, which the plan keeps in memory.
+
+        The function stays. `verify` then compares outputs only, and `save` refuses the network.
+        """
+        self.meta.pop(TELEPORTATION, None)
 
     def _is_at(self, place: wraps.Place, cob: Tensor | None) -> bool:
         module = wraps.held(self, place)
@@ -189,6 +196,7 @@ def _unpickled(
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _ADOPTED = (*_TABLES, *CARRIED, WHOLE)
 
+TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)
 _NAMED = "wraps_are_named"  # in the metadata of a state dict
 
 _KEPT = ("path", "source", "keep", SLOT, "captured", "teleports")  # of what a node knows

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxteleport.plan.model_snapshot import Held
+from fxteleport.plan.model_snapshot import ModelSnapshot
 
 
 def network() -> nn.Sequential:
@@ -18,7 +18,7 @@ def network() -> nn.Sequential:
 def test_all_names_are_there_tied_ones_under_each() -> None:
     model = network()
     model.add_module("again", model[0])
-    held = Held(model).tensors
+    held = ModelSnapshot(model).tensors
     wanted = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     assert {n: id(t) for n, t in held.items()} == {n: id(t) for n, t in wanted}
 
@@ -50,25 +50,25 @@ def remove(model: nn.Sequential) -> None:
 @pytest.mark.parametrize("change", [set_data, set_parameter, set_buffer, set_module, set_branch, remove])
 def test_a_replacement_is_noticed(change: Callable[[nn.Sequential], None]) -> None:
     model = network()
-    held = Held(model)
-    assert held.still()
+    held = ModelSnapshot(model)
+    assert held.is_current()
     change(model)
-    assert not held.still()
+    assert not held.is_current()
 
 
 def test_values_are_no_replacement() -> None:
     model = network()
-    held = Held(model)
+    held = ModelSnapshot(model)
     with torch.no_grad():
         model[0].weight.mul_(2)
     model(torch.zeros(1, 3, 4, 4))  # moves the running statistics
-    assert held.still()
+    assert held.is_current()
 
 
 def test_what_is_not_watched_may_change() -> None:
     model = network()
-    held = Held(model, {"0.weight"})
+    held = ModelSnapshot(model, {"0.weight"})
     set_buffer(model)
-    assert held.still()
+    assert held.is_current()
     set_parameter(model)
-    assert not held.still()
+    assert not held.is_current()

@@ -58,7 +58,7 @@ def second(loaded: Loaded, other: str, wanted: Request) -> nn.Module:
         return load(other, more).model
     if other.endswith(".safetensors") and read_tensors(other)[1].get(MARK, "").startswith("full "):
         network = saved.load(other, copy.deepcopy(loaded.model).cpu())
-        network.meta.pop("teleportation")  # it was planned with weights of another origin
+        network.release()  # it was planned with weights of another origin
         dtype = next((p.dtype for p in loaded.model.parameters() if p.is_floating_point()), None)
         return network.to(loaded.device, dtype)
     copied = copy.deepcopy(loaded.model)

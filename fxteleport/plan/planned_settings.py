@@ -1,0 +1,86 @@
+"""The settings that a plan relies on: those that the trace has read, and those of the layers that are kept whole.
+
+A trace takes what it reads for good (a stride, a flag): with another value, the model may compute something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.settings import said, spelled
+from fxteleport.passes.graph.structure import PLAIN
+from fxteleport.plan.module_parts import PLAN_AGAIN
+
+Where = tuple[str, str]  # a module's path and an attribute of it
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", "_path", "_beside"}  # some are of a clone
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A value that may change without being replaced (a list, an object), spelled out as it was."""
+
+    form: Any
+
+
+def settings_of(captured: Captured) -> dict[Where, Any]:
+    """Each setting's value, or its `Spelled` form where the value may change in place."""
+    return {where: _kept(value) for where, value in _read(captured) if where not in captured.state}
+
+
+def require_same_settings(planned: dict[Where, Any], modules: dict[str, nn.Module]) -> None:
+    """Raise ModelError, which names the first setting that differs, unless a model has the planned settings."""
+    for (path, name), before in planned.items():
+        now = vars(modules[path]).get(name)
+        if now is before or (type(now) is type(before) and now == before) or form_of(now) == form_of(before):
+            continue
+        place = f"'{path}'" if path else "the model itself"
+        raise ModelError(
+            f"the setting '{name}' of {place} was {said(form_of(before))} and is {said(form_of(now))} {PLAN_AGAIN}"
+        )
+
+
+def form_of(value: Any) -> Any:
+    """A setting spelled out, so that two of them can be compared."""
+    return value.form if isinstance(value, Spelled) else spelled(value)
+
+
+def _kept(value: Any) -> Any:
+    return value if _is_immutable(value) else Spelled(spelled(value))
+
+
+def _is_immutable(value: Any) -> bool:
+    return type(value) in PLAIN or (isinstance(value, tuple) and all(map(_is_immutable, value)))
+
+
+def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
+    """What the trace has read, and all attributes of layers that are called as they are; none of opaque modules."""
+    hidden = tuple(f"{path}." for path in captured.opaque)
+    if WHOLE in captured.opaque:
+        return
+    for path, name in captured.settings:
+        if not f"{path}.".startswith(hidden):
+            yield (path, name), vars(captured.parts[path]).get(name)
+    nodes = [node for graph in captured.graphs for node in graph.nodes]
+    for path in dict.fromkeys(_owner(captured, str(n.target)) for n in nodes if n.op == "call_module"):
+        module = captured.parts.get(path)
+        if module is None or path in captured.added or path in captured.opaque:
+            continue
+        names = vars(module).keys() - _NO_SETTINGS
+        if path in captured.classes:  # the rest of it is traced
+            names &= set(getattr(captured.classes[path], "__constants__", ()))
+        held = vars(module)
+        yield from (((path, name), held[name]) for name in names if name in held)
+
+
+def _owner(captured: Captured, path: str) -> str:
+    """The path of the layer that a leaf is, or that a leaf calls with other tensors or settings."""
+    leaf = captured.added.get(path)
+    return str(vars(getattr(leaf, "layer", leaf)).get("_path", path)) if isinstance(leaf, nn.Module) else path

@@ -1,0 +1,78 @@
+"""The verdict on two networks: by their outputs, or, where rounding hides the answer, by those of float64 copies."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from fxteleport.passes.errors import TeleportError
+from fxteleport.plan.plan import plan
+from fxteleport.plan.teleportation import Teleportation
+from fxteleport.verify.compare import Comparison
+from fxteleport.verify.float64 import doubled, in_float64
+from fxteleport.verify.parameters import same_state
+from fxteleport.verify.report import Verdict
+from fxteleport.verify.tolerance import WIDE, Pair, Tolerance, tolerance_of
+
+
+def verdict_on(outputs: Comparison, tolerance: Tolerance, nodes_agree: bool, parameters_agree: bool) -> Verdict | None:
+    """The verdict on two networks; None where their rounding is too large for one."""
+    if outputs.vacuous:
+        return "vacuous"
+    if not parameters_agree:
+        return "different"
+    if tolerance.bound is None:
+        return "same" if outputs.bitwise and nodes_agree else "different"
+    if not outputs.max_rel <= tolerance.value or (outputs.other is not None and outputs.max_abs == 0):
+        return "different"
+    if tolerance.value <= tolerance.bound and outputs.other is None:
+        return "same"
+    return None  # integers and booleans may differ, too, where rounding decides them
+
+
+def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Comparison, float] | None:
+    """The verdict on float64 copies of two networks, with their outputs and the tolerance; None where it stays open."""
+    if outputs.dtypes <= WIDE:
+        return None
+    try:
+        copies = _in_float64(pair)
+        if copies is None:
+            return None
+        wide, _ = copies.compared()
+        tolerance = tolerance_of(copies, wide)
+    except (RuntimeError, TeleportError, TypeError, ValueError, AttributeError):  # it insists on a number format
+        return None
+    assert tolerance.bound is not None
+    near = wide.max_rel <= tolerance.value
+    # Weights of another origin that were rounded after they were scaled differ in float64, too.
+    meaningful = near or pair.made is not None
+    if not wide.dtypes <= WIDE or tolerance.value > tolerance.bound or wide.vacuous or not meaningful:
+        return None
+    return "same" if near and wide.other is None else "different", wide, tolerance.value
+
+
+def _in_float64(pair: Pair) -> Pair | None:
+    model, inputs, keyword_inputs = in_float64(pair.model), doubled(pair.inputs), doubled(pair.keyword_inputs)
+    if pair.made is None:
+        return Pair(model, in_float64(pair.teleported), inputs, keyword_inputs, pair.draws)
+    emitted = _emitted(pair.made, pair.teleported, model, inputs, keyword_inputs)
+    return None if emitted is None else Pair(model, emitted, inputs, keyword_inputs, pair.draws)
+
+
+def _emitted(
+    made: Teleportation, network: nn.Module, model: nn.Module, inputs: tuple[object, ...], keywords: dict[str, object]
+) -> nn.Module | None:
+    """The network that a plan of the float64 model emits; None unless `network` is that one, rounded."""
+    wide_plan = plan(model, *inputs, mode=made.plan.mode, norm_stats=made.plan.norm_stats, **keywords)  # type: ignore[arg-type]
+    if wide_plan.fingerprint != made.plan.fingerprint:
+        return None
+    wide = wide_plan.rewrite(made.cob)
+    metas = made.plan.captured.metas
+    own, other = ({n: b for n, b in m.named_buffers() if n not in metas} for m in (network, wide))
+    # A CoB, its inverse and (in a longer product) each factor are rounded.
+    return wide if _operations(network) == _operations(wide) and same_state(own, other, roundings=4) else None
+
+
+def _operations(network: nn.Module) -> list[tuple[str, str, str, str]]:
+    """What a graph does: its nodes, with what they call and on what."""
+    assert isinstance(network, fx.GraphModule)
+    return [(n.op, str(n.target), str(n.args), str(n.kwargs)) for n in network.graph.nodes]

@@ -1,0 +1,67 @@
+"""Networks in float64: copies of them, and how far rounding alone takes a network's outputs from the exact ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.capture.meta_eval import tree_map
+from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.rules.call import carries
+from fxteleport.verify.compare import difference
+from fxteleport.verify.outputs import dense, outputs
+from fxteleport.verify.running import own_copy
+
+
+def doubled(x: Any) -> Any:
+    """Tensors of fractions in a structure as float64 (complex128)."""
+    return tree_map(lambda t: t.to(_wide(t.dtype)) if isinstance(t, Tensor) and _has_fractions(t) else t, x)
+
+
+def _has_fractions(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """A copy of a network in float64, in eval mode; what its forward changes does not reach the original."""
+    made: dict[int, Tensor] = {}  # tied ones stay tied
+    wide: nn.Module = clone(model, lambda name, t: made.setdefault(id(t), _copy(t, doubled(t))), training=False)
+    return wide
+
+
+def _copy(old: Tensor, new: Tensor) -> Tensor:
+    new = new.detach().clone() if new is old else new.detach()
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def own_rounding(model: nn.Module, expected: Sequence[Tensor], inputs: Any, keyword_inputs: Any) -> float:
+    """How far the original's outputs (those with fractions) are from `precise`, relative to the largest of each."""
+    found = outputs(precise(model, inputs, keyword_inputs)).values()
+    reference = [dense(x) for x in found if carries(x)]
+    return max((difference(r, e)[1] for e, r in zip(expected, reference, strict=True)), default=0.0)
+
+
+def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
+    """The network's outputs in float64, with every parameter moved by one rounding.
+
+    Teleportation rounds each parameter once more, hence the move.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(tensor: Tensor) -> Tensor:
+        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) * 2 - 1
+        return tensor.to(_wide(tensor.dtype)) * (1 + noise * torch.finfo(tensor.dtype).eps)
+
+    try:
+        wide = clone(model, lambda name, t: moved(t) if _has_fractions(t) else t.clone())
+        return wide(*doubled(own_copy(inputs)), **doubled(own_copy(keyword_inputs)))
+    except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
+        near = clone(model, lambda name, t: moved(t).to(t.dtype) if _has_fractions(t) else t.clone())
+        return near(*own_copy(inputs), **own_copy(keyword_inputs))

@@ -1,0 +1,52 @@
+"""Random numbers: two networks that draw (dropout, a random depth) are compared on the same draws."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.capture.arguments import named_tensors
+
+
+class Draws:
+    """The random number generators that a network may draw from: two networks are to draw the same.
+
+    Attributes:
+        drawn: a network that ran has drawn.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        found = {t.get_device() for _, t in named_tensors(dict(network.named_modules())) if t.is_cuda}
+        self.devices = sorted(found)
+        self.drawn = False
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """What is drawn inside leaves the generators as they were: torch's, Python's and numpy's."""
+        python, numpy = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng(devices=self.devices):
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+    def same(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+        """Both results; the second draws what the first has drawn."""
+        before = self._state()
+        one = first()
+        if not all(map(torch.equal, before, self._state())):
+            self.drawn = True
+            torch.set_rng_state(before[0])
+            for device, state in zip(self.devices, before[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+        return one, second()
+
+    def _state(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self.devices)]

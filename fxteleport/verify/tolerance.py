@@ -1,0 +1,76 @@
+"""How far apart the outputs of a network and of its teleported version may be: what rounding explains, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxteleport.plan.teleportation import Teleportation, teleportation_of
+from fxteleport.verify.compare import Comparison, compared, largest_tolerance
+from fxteleport.verify.float64 import own_rounding
+from fxteleport.verify.random_numbers import Draws
+from fxteleport.verify.running import run
+
+FLOAT64 = 1e-9  # relative, for CoBs that are no powers of two
+WIDE = {torch.float64, torch.complex128}
+# A teleported network rounds at other scales: it may be this much further from the exact result than the original.
+_MARGIN = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network, its teleported version, and the inputs to compare them on.
+
+    Attributes:
+        draws: the random numbers, which are the same for both.
+    """
+
+    model: nn.Module
+    teleported: nn.Module
+    inputs: Any
+    keyword_inputs: Any
+    draws: Draws
+
+    @property
+    def made(self) -> Teleportation | None:
+        """How the teleported network was made, if it remembers."""
+        return teleportation_of(self.teleported)
+
+    def compared(self) -> tuple[Comparison, frozenset[str]]:
+        """The outputs of the two networks, and the names of the buffers that their forwards write to."""
+        given = self.inputs, self.keyword_inputs
+        expected, actual = self.draws.same(lambda: run(self.model, *given), lambda: run(self.teleported, *given))
+        return compared(expected.outputs, actual.outputs), expected.written | actual.written
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far apart outputs may be.
+
+    Attributes:
+        value: the largest relative difference; 0 where outputs must be equal to the last bit.
+        rounding: the original's own relative rounding error, where it was measured.
+        bound: the tolerance from which on a comparison cannot tell a wrong network; None for bitwise ones.
+    """
+
+    value: float
+    rounding: float | None
+    bound: float | None
+
+
+BITWISE = Tolerance(0.0, None, None)
+
+
+def tolerance_of(pair: Pair, outputs: Comparison) -> Tolerance:
+    """The tolerance for these outputs under any CoB."""
+    expected = [a for a, _ in outputs.pairs]
+    bound = largest_tolerance(pair.model, expected)
+    if outputs.dtypes <= WIDE and outputs.max_rel <= FLOAT64:
+        return Tolerance(FLOAT64, None, bound)
+    # A random network draws other numbers in float64: then its rounding is not known, and not allowed for.
+    rounding = 0.0 if pair.draws.drawn else own_rounding(pair.model, expected, pair.inputs, pair.keyword_inputs)
+    value = _MARGIN * rounding + 4 * max((torch.finfo(d).eps for d in outputs.dtypes), default=0.0)
+    return Tolerance(max(FLOAT64, value), rounding, bound)

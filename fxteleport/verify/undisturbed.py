@@ -1,0 +1,123 @@
+"""Leave networks as they were: what running them changes of their modules, modes and tensors is undone."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_BOOKKEEPING = frozenset(vars(nn.Module())) - {*_TABLES, "training"}
+_CONTAINERS = (dict, list, set, collections.deque)
+Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
+
+
+@contextlib.contextmanager
+def undisturbed(*networks: nn.Module) -> Iterator[Saved]:
+    """Undo what happens inside to networks; yields the tensors that are saved, by id, each with its copy.
+
+    Undone is what a forward changes of its modules: buffers and other tensors that they hold, attributes and what
+    lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not undone is
+    what it does to the values of parameters (such a forward computes something else each time) and to objects that are
+    not modules.
+    """
+    modules = list({id(m): m for network in networks for m in network.modules()}.values())
+    parameters = [p for network in networks for p in network.parameters()]
+    with _gradients(parameters), _tensors(modules) as saved, _containers(modules), _attributes(modules):
+        yield saved
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, each part's own mode restored afterwards; torch's fused fast paths are off."""
+    modes = [(m, m.training) for m in module.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
+    try:
+        module.eval()
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for m, training in modes:
+            m.training = training
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """True if two tensors are equal; False where torch cannot tell."""
+    try:
+        return torch.equal(a, b)
+    except (RuntimeError, NotImplementedError):  # sparse, for instance
+        return False
+
+
+@contextlib.contextmanager
+def _attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules have the attributes that they had: only those that differ are set, for other threads may run them."""
+    attributes = [(m.__dict__, dict(m.__dict__)) for m in modules]
+    try:
+        yield
+    finally:
+        for now, before in attributes:
+            for name in [n for n in now if n not in before]:
+                del now[name]
+            for name, value in before.items():
+                if now.get(name) is not value or name not in now:
+                    now[name] = value
+
+
+@contextlib.contextmanager
+def _containers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Lists, sets and dictionaries that are attributes of modules hold what they held."""
+    containers = [x for m in modules for x in _own(m) if isinstance(x, _CONTAINERS)]
+    held = [(x, dict(x) if isinstance(x, dict) else list(x)) for x in containers]
+    try:
+        yield
+    finally:
+        for container, before in held:
+            now, then = _flat(container), _flat(before)
+            if len(now) != len(then) or not all(map(operator.is_, now, then)):
+                container.clear()
+                (container.extend if isinstance(container, (list, collections.deque)) else container.update)(before)
+
+
+@contextlib.contextmanager
+def _tensors(modules: Sequence[nn.Module]) -> Iterator[Saved]:
+    """Buffers, and tensors that are attributes, have the values that they had."""
+    attributes = (x for m in modules for x in _own(m) if type(x) is Tensor)
+    buffers = (b for m in modules for b in m._buffers.values() if b is not None)
+    saved = {id(x): (x, x.detach().clone()) for x in (*attributes, *buffers)}
+    try:
+        yield saved
+    finally:
+        with torch.no_grad():
+            for tensor, before in saved.values():
+                if not is_same(tensor, before):
+                    tensor.copy_(before)
+
+
+@contextlib.contextmanager
+def _gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters require a gradient if they did, and have the one that they had."""
+    states = [(p, p.requires_grad, p.grad) for p in parameters]
+    try:
+        yield
+    finally:
+        for parameter, required, grad in states:
+            if parameter.requires_grad is not required:
+                parameter.requires_grad_(required)
+            if parameter.grad is not grad:
+                parameter.grad = grad
+
+
+def _own(module: nn.Module) -> Iterator[Any]:
+    """The attributes of a module that are not torch's."""
+    return (value for name, value in vars(module).items() if name not in _BOOKKEEPING)
+
+
+def _flat(container: Any) -> list[Any]:
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)

@@ -1,0 +1,95 @@
+"""Verify: do a network and its teleported version compute the same function, end to end and at every node?
+
+Under a CoB of powers of two the answer needs no tolerance (except in float16, whose range such a CoB can leave): every
+value must be the original's times tau to the last bit. Under any other CoB the teleported network may be no further
+from the exact result than the original's own rounding explains. Where that rounding says nothing, float64 copies of
+both networks decide; where these cannot either, the verdict is "cannot tell", which is a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxteleport.passes.errors import InputError
+from fxteleport.verify.decide import verdict_in_float64, verdict_on
+from fxteleport.verify.parameters import compare_parameters, exercised
+from fxteleport.verify.random_numbers import Draws
+from fxteleport.verify.report import Difference, EquivalenceReport, TensorDifference, Verdict
+from fxteleport.verify.stepping import compare_nodes
+from fxteleport.verify.tolerance import BITWISE, Pair, tolerance_of
+from fxteleport.verify.undisturbed import evaluating, undisturbed
+
+
+@torch.no_grad()
+def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any) -> EquivalenceReport:
+    """Compare a network with its teleported version in eval mode, on given inputs.
+
+    All outputs are compared, of any kind. Where `gm` was emitted by `plan.rewrite`, its parameters are compared with
+    the model's times their factors, and every node is compared too. Neither network is changed, but by a forward that
+    writes to the values of parameters (see `undisturbed`).
+
+    Raises:
+        InputError: there are no inputs, or the outputs have different structures, shapes or types.
+    """
+    if not inputs and not keyword_inputs:
+        raise InputError("verify needs the inputs to compare the two networks on")
+    start = time.perf_counter()
+    draws = Draws(gm)
+    with undisturbed(model, gm), evaluating(model), evaluating(gm), draws.kept():
+        return _report(Pair(model, gm, inputs, keyword_inputs, draws), start)
+
+
+def _report(pair: Pair, start: float) -> EquivalenceReport:
+    outputs, written = pair.compared()
+    bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
+    tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
+    compared, first, parameters, wrong = _inside(pair, written, tolerance.value)
+    verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
+    applied = tolerance.value
+    wide = verdict_in_float64(pair, outputs) if verdict is None else None
+    if wide is not None:
+        verdict, outputs, applied = wide
+    final: Verdict = verdict or "cannot tell"
+    passed = final == "same"
+    return EquivalenceReport(
+        passed=passed,
+        bitwise_equal=outputs.bitwise and (first is None or bool(applied)) and wrong is None,
+        max_abs=outputs.max_abs,
+        max_rel=outputs.max_rel,
+        vacuous=outputs.vacuous,
+        nodes=compared,
+        first_difference=None if passed else first,
+        tolerance=applied,
+        rounding=tolerance.rounding,
+        seconds=time.perf_counter() - start,
+        verdict=final,
+        bound=tolerance.bound,
+        float64=wide is not None,
+        constant_outputs=outputs.constant,
+        different_output=None if passed else outputs.other,
+        parameters=parameters,
+        wrong_parameter=wrong,
+        exercised=exercised(pair.model, pair.inputs, pair.keyword_inputs),
+    )
+
+
+def _must_be_bitwise(pair: Pair) -> bool:
+    """True for a CoB whose scaling rounds nothing."""
+    assert pair.made is not None
+    return pair.made.cob.is_exact and not any(p.dtype == torch.float16 for p in pair.teleported.parameters())
+
+
+def _inside(
+    pair: Pair, written: frozenset[str], tolerance: float
+) -> tuple[int, Difference | None, int, TensorDifference | None]:
+    """How many nodes of an emitted network were compared and the first that differs; then the same of parameters."""
+    if pair.made is None:
+        return 0, None, 0, None
+    network = pair.teleported
+    assert isinstance(network, fx.GraphModule)
+    parameters = compare_parameters(pair.made, pair.model, network, written)
+    return *compare_nodes(pair.made, network, pair.inputs, pair.keyword_inputs, tolerance), *parameters
