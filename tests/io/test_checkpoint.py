@@ -191,7 +191,7 @@ def test_a_failed_write_is_taken_back(saved: Path, tmp_path: Path, monkeypatch: 
         raise ft.CheckpointError("cannot write: the disk is full")
 
     network = ft.load(saved)
-    monkeypatch.setattr("fxteleport.io.checkpoint.write_text", full_disk)
+    monkeypatch.setattr("fxteleport.io.description.write_text", full_disk)
     with pytest.raises(ft.CheckpointError, match="full"):
         ft.save(tmp_path / "second", network, "test_resnet")
     assert not list(tmp_path.glob("*second*"))

@@ -1,0 +1,86 @@
+"""The example inputs of a plan in JSON: structures, shapes and plain values, and zeros in place of the tensors' values.
+
+A file may describe anything: what it asks for is checked before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxteleport.passes.errors import CheckpointError
+from fxteleport.plan.analysis import Analysis
+
+_LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
+
+
+def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
+    """The example inputs of a plan, without the values of tensors.
+
+    Raises:
+        CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value.
+    """
+    nodes = [n for n in plan.captured.graph.nodes if n.op == "placeholder"]
+    return [{"name": str(n.target), "value": _described(n.meta["val"], str(n.target))} for n in nodes]
+
+
+def _described(value: Any, name: str) -> Any:
+    if isinstance(value, Tensor):
+        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_described(v, name) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": {k: _described(v, name) for k, v in value.items()}}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"plain": value}
+    raise CheckpointError(f"input '{name}' holds a {type(value).__name__}, which a checkpoint cannot describe")
+
+
+def inputs_from(described: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inputs of a description, by name; tensors are zero.
+
+    Raises:
+        CheckpointError: the description is corrupt, or asks for more memory than an input takes.
+    """
+    try:
+        inputs = {item["name"]: _input(item["value"]) for item in described}
+        if not all(isinstance(name, str) for name in inputs):
+            raise TypeError("an argument's name is no text")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration):
+        raise CheckpointError("the checkpoint's description of the inputs is corrupt") from None
+    return inputs
+
+
+def _input(described: dict[str, Any]) -> Any:
+    if "tensor" in described:
+        require_size(described["tensor"])
+        return torch.zeros(described["tensor"], dtype=number_format(described["dtype"]))
+    kind, value = next(iter(described.items()))
+    if kind == "plain":
+        return value
+    if kind == "dict":
+        return {k: _input(v) for k, v in value.items()}
+    return {"list": list, "tuple": tuple}[kind](_input(v) for v in value)
+
+
+def require_size(size: Any) -> None:
+    """Raise CheckpointError for the size of an input that is none, or that would take too much memory."""
+    if not isinstance(size, list) or not all(type(n) is int and n >= 0 for n in size):
+        raise CheckpointError(f"the checkpoint describes an input of no possible size, {str(size)[:80]}")
+    if len(size) > _LARGEST_RANK or math.prod(size) > _LARGEST_INPUT:
+        raise CheckpointError(f"the checkpoint describes an input of size {str(size)[:80]}, which is out of all bounds")
+
+
+def number_format(name: str) -> torch.dtype:
+    """A dtype by its name in torch.
+
+    Raises:
+        CheckpointError: torch has none of this name.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"the checkpoint names an unknown number format '{name}'")
+    return dtype
