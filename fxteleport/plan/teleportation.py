@@ -41,5 +41,5 @@ def remember(network: TeleportedModule, plan: Analysis, cob: ChangeOfBasis) -> N
 
 def teleportation_of(network: nn.Module) -> Teleportation | None:
     """How a network was made; None where it does not remember, or was not emitted by a plan."""
-    found: Teleportation | None = getattr(network, "meta", {}).get(TELEPORTATION)
-    return found
+    made: Teleportation | None = getattr(network, "meta", {}).get(TELEPORTATION)
+    return made

@@ -101,5 +101,5 @@ def _known_or_plain(kind: str, key: str, value: object) -> None:
 def _unknown(kind: str, key: str) -> InputError:
     return InputError(
         f"{kind} keeps '{key}', and how that scales is not known: pass state='reset' or 'keep',"
-        f" or add '{key}' to fxteleport.transport.POWERS"
+        f" or add '{key}' to fxteleport.training.optimizer_state.POWERS"
     )

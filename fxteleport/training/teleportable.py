@@ -75,7 +75,7 @@ class Teleportable(nn.Module):
 
         Args:
             cob: of `self.plan`.
-            optimizer: its state is moved too (see `fxteleport.transport`).
+            optimizer: its state is moved too (see `optimizer_state.transport`).
             state: "transport", "reset" or "keep" the optimiser's state.
 
         Raises:

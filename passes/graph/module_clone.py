@@ -63,7 +63,11 @@ def clone(
         prefix = name + "." if name else ""
         state = dict(old.__dict__)
         for kind in ("_parameters", "_buffers"):
-            state[kind] = table({k: None if t is None else tensors(prefix + k, t) for k, t in state[kind].items()})
+            own = {k: None if t is None else tensors(prefix + k, t) for k, t in state[kind].items()}
+            for key, tensor in state[kind].items():
+                if isinstance(own[key], Tensor):  # lists of them (an LSTM's `_flat_weights`) hold the clone's, too
+                    twins.setdefault(id(tensor), own[key])
+            state[kind] = table(own)
         if training is not None:
             state["training"] = training
         state["_path"] = name
@@ -134,6 +138,8 @@ def _relink(value: Any, twins: _Twins) -> Any:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
     if kind is weakref.ReferenceType:
         held = value()
+        if isinstance(held, Tensor):  # by it torch's RNNs notice that their weights are others, to lay them out for cuDNN
+            return value
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
     if id(value) in twins.carriers and not isinstance(value, type):

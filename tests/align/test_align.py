@@ -178,3 +178,10 @@ def test_the_identity_is_where_nothing_is_nearer() -> None:
                 p[torch.rand(p.shape, generator=torch.Generator().manual_seed(4)) < 0.8] = 0
     found = plan.align(model, other)
     assert not found.exact and found.after <= found.before
+
+
+def test_align_is_a_function_and_a_method() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    plan = ft.plan(model, torch.randn(1, 3, dtype=torch.float64))
+    other = plan.rewrite(plan.sample(seed=1))
+    assert torch.equal(ft.align(plan, model, other).cob.values, plan.align(model, other).cob.values)

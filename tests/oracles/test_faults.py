@@ -40,7 +40,7 @@ def network(model: nn.Module | None = None) -> Any:
 
 WRITER = """
 import sys, torch
-from fxteleport.files import write_tensors
+from fxteleport.atomic_files import write_tensors
 number = 0
 while True:
     number += 1

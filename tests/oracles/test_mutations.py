@@ -58,7 +58,7 @@ def test_own_tests() -> None:
         "fxteleport/plan/model_snapshot.py": "plan/test_model_snapshot.py",
         "fxteleport/verify/__init__.py": "test_verify.py",
         "fxteleport/verify/report.py": "verify/test_report.py",
-        "passes/solve/solve.py": "passes/test_solve.py",
+        "passes/solve/solve.py": "passes/solve/test_solve.py",
     }
     assert {file: str(own_tests(file).relative_to(ROOT / "tests")) for file in expected} == expected
 

@@ -429,3 +429,10 @@ def test_apply_where_new_tensors_are_made_elsewhere() -> None:
     with torch.device("meta"):
         plan.apply_(cob)
     assert torch.equal(model(x), expected) and not torch.equal(model[0].weight, weights)
+
+
+def test_a_plan_is_frozen() -> None:
+    plan = ft.plan(nn.Linear(3, 2), torch.randn(1, 3))
+    for name in ("mode", "solution", "num_free", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(plan, name, None)
