@@ -138,7 +138,7 @@ def _relink(value: Any, twins: _Twins) -> Any:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
     if kind is weakref.ReferenceType:
         held = value()
-        if isinstance(held, Tensor):  # by it torch's RNNs notice that their weights are others, to lay them out for cuDNN
+        if isinstance(held, Tensor):  # so torch's RNNs see that their weights are new, and lay them out for cuDNN
             return value
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
