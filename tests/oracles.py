@@ -81,9 +81,12 @@ class Tally:
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
         for mode, norm_stats in MODES:
             if norm_stats == "fixed" or normed:  # without batch norm it is the same plan
-                torch.manual_seed(0)
-                own = script.make()[0].made().to(self.device)  # no copy: a closure may hold a layer of the network's
-                Comparison(self, own, runs_of, mode, norm_stats).make()
+                Comparison(self, functools.partial(self.fresh, script), runs_of, mode, norm_stats).make()
+
+    def fresh(self, script: Script) -> Network:
+        """A script's network, the same each time. A deep copy is not one: its closures go on with the first's layers."""
+        torch.manual_seed(0)  # layers may draw buffers of their own
+        return script.make()[0].made().to(self.device)
 
     def assert_meaningful(self, opaque: float = 0.01, moving: float = 0.75) -> None:
         """A comparison that proves nothing must be rare, and so must nodes that no rule knows."""
@@ -112,13 +115,20 @@ class Run:
 
 @dataclass
 class Comparison:
-    """One network in one mode. The model is the comparison's own: a plan holds it, and it is changed in the end."""
+    """One network in one mode. The model is the comparison's own: a plan holds it, and it is changed in the end.
+
+    Attributes:
+        fresh: makes the network again.
+    """
 
     tally: Tally
-    model: Network
+    fresh: Callable[[], Network]
     runs: list[Run]
     mode: str
     norm_stats: str
+
+    def __post_init__(self) -> None:
+        self.model = self.fresh()
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -126,7 +136,6 @@ class Comparison:
         return self.runs[0].inputs
 
     def make(self) -> None:
-        pristine = copy.deepcopy(self.model)
         plan = self.guarded(
             "plan", lambda: ft.plan(self.model, *self.inputs, mode=self.mode, norm_stats=self.norm_stats)
         )
@@ -149,7 +158,7 @@ class Comparison:
         self.compared("again", self.runs[0], network)
         twin = None
         if self.mode == "weights":
-            twin = copy.deepcopy(pristine)
+            twin = self.fresh()
             self.in_place(plan, cob, unrun, twin)
         excused = bool(getattr(plan, "conditions", ()))  # it says that it rests on something
         for other in self.runs[1:]:
@@ -158,11 +167,11 @@ class Comparison:
                 self.compared(f"checkpoint, other {other.what}", other, twin, excused)
         if self.norm_stats != "rescaled":  # exact in eval mode only
             scales = plan.scales(cob)
-            self.trained("train mode", pristine, unrun, scales)
+            self.trained("train mode", plan.rewrite(cob), scales)
             if twin is not None:
-                twin = copy.deepcopy(pristine)
+                twin = self.fresh()
                 plan.apply_(cob, twin)
-                self.trained("checkpoint, train mode", pristine, twin, scales, excused)
+                self.trained("checkpoint, train mode", twin, scales, excused)
         if self.norm_stats == "fixed":
             self.after_changes(plan, cob)
 
@@ -192,11 +201,9 @@ class Comparison:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.require("inverse", equal(before[name], tensor), f"'{name}' is not restored")
 
-    def trained(
-        self, check: str, model: nn.Module, network: nn.Module, scales: dict[str, Tensor], excused: bool = False
-    ) -> None:
+    def trained(self, check: str, network: nn.Module, scales: dict[str, Tensor], excused: bool = False) -> None:
         """One step in train mode: outputs, gradients over their factors (Theorem 5.1), and statistics."""
-        a, b = copy.deepcopy(model).train(), copy.deepcopy(network).train()
+        a, b = self.fresh().train(), network.train()
         try:
             expected = stepped(a, self.inputs)
         except Exception:  # it does not train: one value a channel, a write into a leaf
