@@ -231,13 +231,13 @@ class Interpreter:
         """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
         An operation without a shape function moves nothing: where its map varies, what went in varied along a known
-        axis, or a weight does, and so the axis is known.
+        axis, or a weight does, and so the axis is known. Not so where zeros come in, which differ along any axis.
         """
         if isinstance(result, CobMap):
             if not result.factors or type(sized) is not Sized:
                 return result
             unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
-            if not told:
+            if not told and not result.zeros:
                 for i in unknown:
                     self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
                 return result

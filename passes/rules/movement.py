@@ -285,6 +285,7 @@ def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+    shape=shape_functions.padded,
 )  # fmt: skip
 def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: float = 0.0) -> Any:
     return padded(call, input, padding, value=value)

@@ -57,7 +57,7 @@ class Positions(nn.Module):
     def __init__(self, way: Callable[[Positions, Tensor, Tensor], Tensor], width: int = 8) -> None:
         super().__init__()
         self.way, self.first, self.last = way, nn.Linear(4, 8), nn.Linear(width, 3)
-        self.table = nn.Parameter(torch.randn(12, 8))
+        self.table, self.pad = nn.Parameter(torch.randn(12, 8)), nn.ZeroPad2d(1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.way(self, torch.relu(self.first(x)), x))
@@ -86,6 +86,7 @@ WAYS: dict[str, Callable[[Positions, Tensor, Tensor], Tensor]] = {
     "rows by a range": lambda net, h, x: h + net.table[torch.arange(x.shape[1])],
     "rows cut off": lambda net, h, x: h * F.pad(net.table, (0, 0, 0, x.shape[1] - 12)),
     "a power": lambda net, h, x: h ** x.shape[1],
+    "rows beside a pad": lambda net, h, x: h * net.table[: net.pad(h).shape[1] - 2],
     "an addend": lambda net, h, x: h + (x.shape[1] - 5),
     "a product over the length": lambda net, h, x: h.prod(1),
     "written into zeros": written,
