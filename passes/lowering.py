@@ -7,6 +7,7 @@ An argument structure becomes one with nodes in place of proxies. A parameter, a
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -152,6 +153,20 @@ class Lowering(Decisions):
                 self.overlapping.update(self._memories.get(place, ()))
             found = self._constants[id(tensor)] = self.handle(node, value)
         return found
+
+    def adopted(self, x: Any) -> Any:
+        """An argument structure with proxies for the model's own tensors, which a list, say, or a closure holds."""
+        kind = type(x)
+        if kind in PLAIN:
+            return x
+        if id(x) in self._own:
+            return self.attribute(self._own[id(x)])
+        if kind is tuple or kind is list:
+            made = list(map(self.adopted, x))
+            return x if all(map(operator.is_, made, x)) else kind(made)
+        if kind is dict:
+            return {k: self.adopted(v) for k, v in x.items()}
+        return x
 
     def are_constants(self, handles: Sequence[Proxy]) -> bool:
         """True where one of them shares memory with a constant."""

@@ -77,7 +77,7 @@ class Tally:
         for what, made_of in shapes:
             xs = [x.to(self.device) for x in script.draw(made_of)]
             with torch.no_grad():
-                runs_of.append(Run(what, xs, several_of(seeded(copy.deepcopy(model), xs))))
+                runs_of.append(Run(what, xs, several_of(seeded(self.fresh(script), xs))))
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
         for mode, norm_stats in MODES:
             if norm_stats == "fixed" or normed:  # without batch norm it is the same plan
