@@ -148,7 +148,7 @@ class Comparison:
         network = self.guarded("rewrite", lambda: plan.rewrite(cob))
         if network is None:
             return
-        unrun = copy.deepcopy(network)
+        unrun = plan.rewrite(cob)  # a run of the model changes its buffers
         report = self.guarded("verify", lambda: ft.verify(self.model, network, *self.inputs))
         if report is None:
             return
@@ -167,7 +167,7 @@ class Comparison:
                 self.compared(f"checkpoint, other {other.what}", other, twin, excused)
         if self.norm_stats != "rescaled":  # exact in eval mode only
             scales = plan.scales(cob)
-            self.trained("train mode", plan.rewrite(cob), scales)
+            self.trained("train mode", unrun, scales)
             if twin is not None:
                 twin = self.fresh()
                 plan.apply_(cob, twin)
