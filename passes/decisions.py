@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxteleport.passes import evaluate
-from fxteleport.passes.checks import must_be, own_check, unpacks
+from fxteleport.passes.checks import insists, must_be, own_check, unpacks
 from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.guards import expect, expect_keys, expect_length, guard, insist
@@ -70,7 +70,7 @@ class Decisions:
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
         held = self.known(handle)
-        self.asks_type |= isinstance(held, torch.dtype) and value is not None
+        self.asks_type |= isinstance(held, torch.dtype)
         if not isinstance(held, Tensor) or not held.is_meta:
             kind = "branch" if isinstance(held, bool) else "form" if isinstance(held, _FORMS) else "number"
             self.rest_on(kind, f"{handle._node.name} is {held!r}"[:_LONGEST], handle._node)
@@ -201,7 +201,7 @@ class Decisions:
     def ranked(self, value: T) -> T:
         """Python asks how many axes a tensor has, which the inputs decide: the emitted network insists on theirs."""
         self.asks_rank = True
-        if self.rank_line is None and not unpacks(asking_frame()):
+        if self.rank_line is None and not (unpacks(frame := asking_frame()) or insists(frame)):
             self.rank_line = calling_line()
         return value
 

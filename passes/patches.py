@@ -238,7 +238,7 @@ def _known(fn: Any) -> Any:
     def wrapper(*args: Any) -> Any:
         for x in args:
             if proxy.is_proxy(x):
-                x._tracer.specialize(x, None)
+                x._tracer.known(x)
         return fn(*map(proxy.plain, args))
 
     return wrapper

@@ -38,6 +38,7 @@ from fxteleport.passes.leaves import (
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
+from fxteleport.passes.ranks import insist_on_ranks
 from fxteleport.passes.settings import Reads
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
@@ -103,6 +104,8 @@ class Tracer(Kept):
         names = {name for module in parts for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
         self.finish(lowered, out)
+        if not self.is_whole:
+            insist_on_ranks(self, inputs)
         if self.switches:
             write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
 

@@ -84,7 +84,7 @@ class Tally:
                 Comparison(self, functools.partial(self.fresh, script), runs_of, mode, norm_stats).make()
 
     def fresh(self, script: Script) -> Network:
-        """A script's network, the same each time. A deep copy is not one: its closures go on with the first's layers."""
+        """A script's network, the same each time. Of a deep copy, closures would go on with the first's layers."""
         torch.manual_seed(0)  # layers may draw buffers of their own
         return script.make()[0].made().to(self.device)
 
