@@ -32,6 +32,7 @@ from fxteleport.passes.capture import Captured, capture
 from fxteleport.passes.conditions import Condition, in_short
 from fxteleport.passes.constrain import Constrained, Opaque, constrain
 from fxteleport.passes.maps import CobMap
+from fxteleport.passes.ranks import insist_on_ranks
 from fxteleport.passes.rewrite import TeleportedModule, live, rewrite
 from fxteleport.passes.scale import Prepared, Recipe, recipe
 from fxteleport.passes.solution import POSITIVE, UNIT, Solution
@@ -75,7 +76,7 @@ def plan(
     with _collecting_later():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-            captured = capture(model, example_inputs, keyword_inputs)
+            captured = insist_on_ranks(capture(model, example_inputs, keyword_inputs))
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
             found = constrain(captured, mode, norm_stats)

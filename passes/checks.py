@@ -115,21 +115,26 @@ def _is_asserted(frame: FrameType, at: int) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _steps(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]]:
-    """The instructions of a code, and which stands where."""
-    steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PRECALL")]
-    return steps, {step.offset: i for i, step in enumerate(steps)}
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname != "CACHE" and step.opname != "PRECALL"]
+
+
+def _cut(code: CodeType, at: int) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
+    """The instructions of a code up to a place (PRECALL, which is none of them, is a part of CALL), and those after."""
+    steps = _steps(code)
+    last = next((i for i, step in enumerate(steps) if step.offset >= at), len(steps) - 1)
+    return steps[: last + 1], steps[last + 1 :]
 
 
 @functools.lru_cache(maxsize=4096)
 def _first_argument_of(code: CodeType, at: int) -> tuple[str, ...]:
     """The name of the function of which the value made at a place is the first argument: ("torch", "_assert")."""
-    steps, index = _steps(code)
+    before, after = _cut(code, at)
     above = 0  # how many values lie on it
-    for step in steps[index[at] + 1 :]:
+    for step in after:
         name, count = step.opname, step.arg or 0
         if name in _CALLS and count > above:
-            return _called(steps, index[at]) if count == above + 1 else ()
+            return _called(before) if count == above + 1 else ()
         least = 2 if name in _READS else 1 if name in ("LOAD_ATTR", "LOAD_METHOD") else 0
         known = name.startswith(_LOADS) or name in _TEXT or name in _READS or name in _CALLS
         least = count if name == "BUILD_STRING" else 1 if name in _TEXT else least
@@ -146,9 +151,9 @@ def _effect(step: dis.Instruction) -> int:
     return dis.stack_effect(step.opcode, step.arg if step.opcode >= dis.HAVE_ARGUMENT else None)
 
 
-def _called(steps: list[dis.Instruction], last: int) -> tuple[str, ...]:
-    """What was loaded before the value that is made by the instructions up to `last`."""
-    effect = 0
+def _called(steps: list[dis.Instruction]) -> tuple[str, ...]:
+    """What was loaded before the value that the last instructions make."""
+    effect, last = 0, len(steps) - 1
     while last >= 0:
         step = steps[last]
         if "JUMP" in step.opname:
@@ -168,8 +173,7 @@ def _called(steps: list[dis.Instruction], last: int) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1024)
 def _compared(code: CodeType, at: int) -> tuple[int | None, bool]:
     """Where the value made at a place is compared with a plain one, and whether with `==` (or with `!=`)."""
-    steps, index = _steps(code)
-    plain, comparing = (*steps[index[at] + 1 : index[at] + 3], None, None)[:2]
+    plain, comparing = (*_cut(code, at)[1][:2], None, None)[:2]
     if plain is None or comparing is None or not plain.opname.startswith(("LOAD_CONST", "LOAD_FAST", "LOAD_SMALL_INT")):
         return None, False
     kind = str(comparing.argval).removeprefix("bool(").removesuffix(")")

@@ -21,7 +21,7 @@ from fxteleport.passes.checks import insists, must_be, own_check, unpacks
 from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import Trust
 from fxteleport.passes.guards import expect, expect_keys, expect_length, guard, insist
-from fxteleport.passes.messages import is_message
+from fxteleport.passes.messages import is_message, will_be_message
 from fxteleport.passes.proxy import NumberProxy, Proxy, SettledProxy
 from fxteleport.passes.source import Line, asking_frame, calling_line, quoted, written
 from fxteleport.passes.traced import path_of
@@ -46,6 +46,7 @@ class Decisions:
         self.finished = False
         self.asks_rank = self.asks_type = False  # Python asked for a tensor's number of axes, or type
         self.rank_line: Line | None = None  # where it asked for the first, and would go on with another
+        self.rank_node: fx.Node | None = None  # the last node then
         self.graph = fx.Graph()
         self.numbers: list[NumberProxy] = []
         self.opaque: dict[str, str] = {}
@@ -201,8 +202,10 @@ class Decisions:
     def ranked(self, value: T) -> T:
         """Python asks how many axes a tensor has, which the inputs decide: the emitted network insists on theirs."""
         self.asks_rank = True
-        if self.rank_line is None and not (unpacks(frame := asking_frame()) or insists(frame)):
-            self.rank_line = calling_line()
+        frame = asking_frame()
+        said = frame is not None and will_be_message(frame)
+        if self.rank_line is None and not (said or unpacks(frame) or insists(frame)):
+            self.rank_line, self.rank_node = calling_line(), next(iter(reversed(self.graph.nodes)), None)
         return value
 
     def where(self) -> str:

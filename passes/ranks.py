@@ -11,171 +11,143 @@ them. An original that runs on inputs of yet another form only is not noticed.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch.fx.node import map_arg
 
 from fxteleport.passes import evaluate
+from fxteleport.passes.capture import Captured
+from fxteleport.passes.conditions import Condition
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS, expect_ones, expect_tensor, guard
+from fxteleport.passes.replay import depending, other_ranks, other_sizes, runs
 from fxteleport.passes.rules import lookup
 from fxteleport.passes.shape_functions import spelt
+from fxteleport.passes.size import Size
+from fxteleport.passes.sizing import Sizing
+from fxteleport.passes.source import quoted
 
-if TYPE_CHECKING:
-    from fxteleport.passes.tracer import Tracer
-
-Shapes = dict[fx.Node, tuple[int, ...]]
-
-# Rules of operations that go element by element, or over the last axes.
+# Rules of operations that go element by element, or over the last axes, or where everything is pinned.
 _FROM_THE_RIGHT = frozenset(
     "elementwise add where masked_fill lerp mul div addcmul reciprocal square power rectify maximum linear embedding"
     " layer_norm pointwise tanh hardtanh clamp clamp_min clamp_max rounded equal compared constant_like fill attention"
     " multihead_attention convolution transposed_convolution padded padded_by_module average_pool1d average_pool2d"
-    " average_pool3d max_pool1d max_pool2d max_pool3d".split()
+    " average_pool3d max_pool1d max_pool2d max_pool3d pinned"
+    " pinned_in_place invariant".split()
 )
 # Rules of operations along the axis `dim`, which are so where it is counted from the right.
 _ALONG = frozenset(
     "reduced accumulated variance multiplied vector_norm deviation extreme middle running normalize gated largest place"
-    " places sorted_ largest_few kth shifted concatenated joined pinned_in_place".split()
+    " places sorted_ largest_few kth shifted concatenated joined".split()
 )
 _TURNING = frozenset("transpose swapaxes swapdims movedim moveaxis permute unsqueeze squeeze flatten unflatten".split())
 _FACTS = frozenset({"shape", "dtype", "device", "mT", "mH"})
 _CUTTING = frozenset(
     "chunk split split_with_sizes tensor_split unbind narrow select index_select repeat_interleave".split()
 )
-_MANY_INPUTS = 4  # beyond which their ranks are changed all together only
 
 
-def insist_on_ranks(tracer: Tracer, inputs: Sequence[fx.Node]) -> None:
-    """Add guards of ranks to a finished graph that runs with others, and means something else by its axes there."""
-    graph = tracer.graph
-    inputs = [n for n in inputs if not n._erased]
-    after = _depending(graph, inputs)
-    names_axes = not all(_counts_from_the_right(tracer, n, after) for n in graph.nodes if n in after)
-    if names_axes and not tracer.asks_rank and any(_run(tracer, after, s)[1] for s in _other_ranks(inputs)):
-        for node in inputs:
-            rank = node.meta["val"].ndim
-            with graph.inserting_after(inputs[-1]):
-                guard(graph, expect_tensor, node, rank, None, node.name)
-            tracer.rest_on("form", f"'{node.name}' has {rank} axes", node, "")
-    squeezed = [n for n in graph.nodes if n in after and n.op != "call_module" and spelt(n.target) == "squeeze"]
-    for node in _by_size(tracer, inputs, after, squeezed) if squeezed else ():
+def insist_on_ranks(captured: Captured) -> Captured:
+    """The captured graphs with guards of the ranks that they rest on, and the conditions."""
+    found: list[Condition] = []
+    for graph in captured.graphs:
+        inputs = _inputs(graph)
+        after = depending(graph, inputs)
+        found += _of_inputs(captured, graph, inputs, after)
+        found += _of_sizes(captured, graph, inputs, after)
+    return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
+
+
+def _of_inputs(
+    captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
+) -> Iterator[Condition]:
+    """Insist on the ranks of inputs, where the graph means something else on others, and runs there."""
+    if all(_counts_from_the_right(captured, n, after) for n in graph.nodes if n in after) or _knows_ranks(graph):
+        return
+    if not any(runs(captured.modules, captured.opaque, graph, shapes) for shapes in other_ranks(inputs)):
+        return
+    for node in inputs:
+        rank = node.meta["val"].ndim
+        with graph.inserting_after(inputs[-1]):
+            guard(graph, expect_tensor, node, rank, None, node.name)
+        yield Condition("form", node.name, "", "", f"'{node.name}' has {rank} axes")
+
+
+def _of_sizes(
+    captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
+) -> Iterator[Condition]:
+    """Insist on what `squeeze` takes away, where the inputs' sizes decide it, and it matters for what comes after."""
+    squeezes = [n for n in graph.nodes if n in after and n.op != "call_module" and spelt(n.target) == "squeeze"]
+    if not squeezes:
+        return
+    sizing = Sizing(captured)
+    sizing.run(graph)
+    for node in squeezes:
         source = node.args[0]
-        assert isinstance(source, fx.Node)
-        sizes = tuple(source.meta["val"].shape)
+        sizes = sizing.current(source).sizes  # type: ignore[arg-type]
+        given = [*node.args[1:], *node.kwargs.values()]
+        dims = evaluate.leaves_of(given) or range(len(sizes))
+        axes = [d % len(sizes) for d in dims] if sizes else []
+        unknown = [i for i in axes if type(sizes[i]) is Size]
+        known = [i for i, n in enumerate(sizes) if type(n) is int and n > 1]
+        if not unknown:
+            continue
+        later = depending(graph, [node])
+        in_front = max(unknown) < min(known, default=len(sizes))  # no features are on its left
+        if in_front and all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
+            continue
+        others = other_sizes(inputs)
+        if not _knows_ranks(graph) and not any(
+            runs(captured.modules, captured.opaque, graph, shapes, changed=node) for shapes in others
+        ):
+            continue
+        shape = tuple(source.meta["val"].shape)  # type: ignore[union-attr]
         with graph.inserting_before(node):
-            guard(graph, expect_ones, source, _ones(sizes), node.name)
-        tracer.rest_on("form", f"{node.name} takes the axes of size 1 out of {sizes}", node, node.meta["path"])
+            guard(graph, expect_ones, source, [n == 1 for n in shape], node.name)
+        where, line = str(node.meta["path"]), quoted(node.meta.get("source"))
+        yield Condition("form", node.name, where, line, f"{node.name} takes the axes of size 1 out of {shape}")
 
 
-def _by_size(
-    tracer: Tracer, inputs: Sequence[fx.Node], after: set[fx.Node], squeezed: Sequence[fx.Node]
-) -> Iterator[fx.Node]:
-    """The squeezes of which the inputs' sizes decide what they take away, where that matters for what comes after.
-
-    Where Python has asked how many axes there are, it would have been told another number: what comes after is unknown.
-    """
-    runs = [run for shapes in _other_sizes(inputs) if (run := _run(tracer, after, shapes))[1] or tracer.asks_rank]
-    for node in squeezed:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        shape = source.meta["val"].shape
-        others = [values[source].shape if node in values else None for values, _ in runs]
-        if all(other is not None and _ones(other) == _ones(shape) for other in others):
-            continue
-        later = _depending(tracer.graph, [node])
-        known = [other for other in others if other is not None]
-        fixed = [i for i, n in enumerate(shape) if n > 1 and all(other[i] == n for other in known)]
-        comes = [i for i, n in enumerate(shape) if any((other[i] == 1) is not (n == 1) for other in known)]
-        in_front = max(comes, default=0) < min(fixed, default=len(shape))  # no features are left of it
-        after_it = [n for n in tracer.graph.nodes if n in later and n is not node]
-        if tracer.asks_rank or not (in_front and all(_counts_from_the_right(tracer, n, later) for n in after_it)):
-            yield node
-
-
-def _ones(shape: Sequence[int]) -> list[bool]:
-    return [n == 1 for n in shape]
-
-
-def _other_ranks(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
-    """Inputs with an axis fewer or more, all of them or one."""
-    together = [list(inputs), *([n] for n in inputs if 1 < len(inputs) <= _MANY_INPUTS)]
-    for changed in together:
-        for change in (lambda s: s[1:], lambda s: (*s[:1], *s[2:]), lambda s: (1, *s), lambda s: (2, *s)):
-            yield {n: tuple(change(tuple(n.meta["val"].shape))) for n in changed}
-
-
-def _other_sizes(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
-    """Inputs with another size along an axis, all that have it or one."""
-    shapes = {n: tuple(n.meta["val"].shape) for n in inputs}
-    axes = {(i, size) for shape in shapes.values() for i, size in enumerate(shape)}
-    for i, size in sorted(axes):
-        having = [n for n in inputs if shapes[n][i : i + 1] == (size,)]
-        for changed in [having, *([n] for n in having if 1 < len(having) <= _MANY_INPUTS)]:
-            for other in (2, 1, 2 * size):
-                if other != size:
-                    yield {n: (*shapes[n][:i], other, *shapes[n][i + 1 :]) for n in changed}
-
-
-def _depending(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes that depend on some, these among them."""
-    found = set(sources)
+def _inputs(graph: fx.Graph) -> list[fx.Node]:
+    """The tensors that a graph is given, as they are or read out of what it is given."""
+    given: list[fx.Node] = []
+    structures: set[Any] = set()
     for node in graph.nodes:
-        if not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
+        read = node.target in (operator.getitem, getattr) and node.args[0] in structures
+        if (node.op == "placeholder" or read) and "val" in node.meta:
+            if isinstance(node.meta["val"], Tensor):
+                given.append(node)
+            else:
+                structures.add(node)
+    return given
 
 
-def _run(tracer: Tracer, after: set[fx.Node], shapes: Shapes) -> tuple[Mapping[fx.Node, Any], bool]:
-    """The values of a graph's nodes for inputs of other shapes, as far as they are known, and whether it runs there."""
-    values: dict[fx.Node, Any] = {}
-
-    def value_of(node: fx.Node) -> Any:
-        return values[node] if node in values else node.meta["val"]
-
-    for node in tracer.graph.nodes:
-        if node in shapes:
-            values[node] = node.meta["val"].new_empty(shapes[node], device=evaluate.META)
-        if node in shapes or node not in after or node.op in ("placeholder", "output"):
-            continue
-        if node.target in tracer.opaque or "trust" in node.meta:
-            return values, True  # for all that is known
-        target = tracer.twins[str(node.target)] if node.op == "call_module" else node.target
-        args, kwargs = evaluate.tree_map(_on_meta, map_arg((node.args, node.kwargs), value_of))  # type: ignore[arg-type]
-        try:
-            values[node] = evaluate.call_of(node.op, target)(*args, **kwargs)
-        except Exception:  # whatever an operation raises, or a guard
-            return values, False
-    return values, True
+def _knows_ranks(graph: fx.Graph) -> bool:
+    """True where Python has asked for a rank, so that the inputs' are insisted on."""
+    return any(n.target is expect_tensor and n.args[1] is not None for n in graph.nodes)
 
 
-def _on_meta(x: Any) -> Any:
-    return x.to(evaluate.META) if isinstance(x, Tensor) else evaluate.META if isinstance(x, torch.device) else x
-
-
-def _counts_from_the_right(tracer: Tracer, node: fx.Node, after: set[fx.Node]) -> bool:
+def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node]) -> bool:
     """True where a node means the same by its axes whatever is in front of them."""
     if node.op in ("placeholder", "output") or node.target in GUARDS or node.target is switch:
         return True
-    module = tracer.twins[str(node.target)] if node.op == "call_module" else None
+    module = captured.modules[str(node.target)] if node.op == "call_module" else None
     source = node.args[0] if node.args else None
     name = "" if module is not None else spelt(node.target)
     if isinstance(source, fx.Node) and not isinstance(source.meta["val"], Tensor):
-        of_shape = type(source.meta["val"]) is not tuple and node.target is operator.getitem
-        return not of_shape or _negative(node.args[1])
+        return True  # a size, or a part of a structure
     if node.target is getattr:
         return node.args[1] in _FACTS
     if name in ("size", "numel", "nelement"):
-        return name != "size" or _negative([*node.args[1:], *node.kwargs.values()] or 0)
+        return True
     if not any(isinstance(n.meta["val"], (Tensor, tuple, list)) for n in node.all_input_nodes):
         return True  # numbers
-    found = None if node.target in tracer.opaque else lookup(node.op, module if module is not None else node.target)
+    found = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
     if found is None:
-        return False
+        return True  # around it everything is pinned
     if found.name in _FROM_THE_RIGHT:
         return True
     if found.name == "matmul":  # of vectors it means something else

@@ -37,8 +37,8 @@ from fxteleport.passes.leaves import (
 )
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import depends
-from fxteleport.passes.patches import run_by, unaware
-from fxteleport.passes.ranks import insist_on_ranks
+from fxteleport.passes.patches import run_by, unaware, unrecorded
+from fxteleport.passes.replay import other_ranks, runs
 from fxteleport.passes.settings import Reads
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
@@ -104,8 +104,6 @@ class Tracer(Kept):
         names = {name for module in parts for name in reassigned(module)}
         self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
         self.finish(lowered, out)
-        if not self.is_whole:
-            insist_on_ranks(self, inputs)
         if self.switches:
             write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
 
@@ -121,6 +119,7 @@ class Tracer(Kept):
         """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
         if not (self.asks_rank or self.asks_type) or self.entry is None:
             return
+        takes_others = self.rank_line is not None and self.takes_other_ranks(inputs)
         with self.graph.inserting_after(self.entry):
             for node in reversed(inputs):
                 value = node.meta["val"]
@@ -128,11 +127,19 @@ class Tracer(Kept):
                 guard(self.graph, expect_tensor, node, *facts, node.name)
         for node in inputs:
             value = node.meta["val"]
-            if self.rank_line is not None:
+            if takes_others:
                 self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
             if self.asks_type:
                 kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
                 self.rest_on("form", f"'{node.name}' is of {kind}", node, "")
+
+    @unrecorded
+    def takes_other_ranks(self, inputs: list[fx.Node]) -> bool:
+        """Whether forward runs on inputs with more or fewer axes as far as where Python asked how many there are."""
+        last = self.rank_node
+        if last is None or last._erased:
+            return True
+        return any(runs(self.twins, self.opaque, self.graph, shapes, last) for shapes in other_ranks(inputs))
 
     def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
         """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
