@@ -251,11 +251,19 @@ class Comparison:
                 if network is not None:
                     self.compared(f"changed {what}", run, network)
                 if self.mode == "weights":
-                    twin = copy.deepcopy(self.model)
+                    twin, other = self.changed(what), self.changed(what)
+                    with torch.no_grad():
+                        run = Run("changed", self.inputs, several_of(seeded(other, self.inputs)))
                     if self.guarded(f"changed {what}, apply_", lambda t=twin: plan.apply_(cob, t), counted=False):
                         self.compared(f"changed {what}, apply_", run, twin)
             finally:
                 undo()
+
+    def changed(self, what: str) -> Network:
+        """The network anew, changed in one way."""
+        network = self.fresh()
+        next(change for name, change, _ in changes(network) if name == what)()
+        return network
 
     # -- how they end ----------------------------------------------------------------------------------------------
 
