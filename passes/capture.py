@@ -87,6 +87,15 @@ class Captured:
         return (self.graph,) if self.training is None else (self.graph, self.training)
 
     @property
+    def followed(self) -> dict[str, str]:
+        """Each module that capture made, with the model's own whose mode it is in: the layer that it stands for."""
+        modules = {path: leaf for path, leaf in self.added.items() if isinstance(leaf, nn.Module)}
+        return {
+            path: vars(getattr(leaf, "layer", leaf)).get("_path", path.rpartition(".")[0])
+            for path, leaf in modules.items()
+        }
+
+    @property
     def reached_names(self) -> frozenset[str]:
         """The tensors that the code of leaves can read outside them."""
         return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
