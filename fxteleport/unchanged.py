@@ -53,6 +53,7 @@ class Planned:
         overlapping: tensors that share memory with others.
         moving: the names of those that the plan scales.
         saved: the names that the state dict has.
+        held: tensors that code holds by itself, beside their modules, by their first names.
     """
 
     parts: dict[str, Part]
@@ -62,6 +63,7 @@ class Planned:
     overlapping: frozenset[str]
     moving: frozenset[str]
     saved: frozenset[str]
+    held: dict[str, Tensor]
 
     def require(self, model: nn.Module, itself: bool = True) -> None:
         """Raise ModelError, which says what is different where, unless a model is what was planned.
@@ -82,6 +84,11 @@ class Planned:
         for name in self.values.keys() & tensors.keys():
             self.require_value(name, tensors[name])
         self._require_ties(tensors, itself)
+        for name, before in self.held.items() if itself else ():
+            if tensors[name] is not before:
+                raise ModelError(
+                    f"'{name}' is another tensor, and code that refers to it by itself goes on with the old one, {_AGAIN}"
+                )
 
     def require_value(self, name: str, now: Tensor) -> None:
         """Raise ModelError unless an index buffer holds what it held; one on meta holds nothing."""
@@ -121,14 +128,17 @@ class Planned:
 
 def planned(captured: Captured, moving: frozenset[str]) -> Planned:
     """What a plan rests on in the model that was captured."""
+    modules = modules_of(captured.model)
+    held = {captured.canonical[n] for reached in captured.reached.values() for n in reached.tensors} | captured.held
     return Planned(
-        parts_of(modules_of(captured.model)),
+        parts_of(modules),
         {where: kept(value) for where, value in _settings(captured) if where not in captured.state},
         dict(_values(captured)),
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
         moving,
         frozenset(captured.metas) - frozenset(unsaved(captured)),
+        {name: tensor for name, tensor in named_tensors(modules) if name in held and name not in captured.assigned},
     )
 
 

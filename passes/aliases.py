@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from torch import Tensor, fx
@@ -72,8 +72,13 @@ def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
                 node.meta["trust"] = Trust.GUESS
 
 
-def remove_dead(graph: fx.Graph) -> None:
-    """Erase nodes that nothing uses and that write nothing."""
+def remove_dead(graph: fx.Graph, draws: Callable[[fx.Node], bool]) -> None:
+    """Erase nodes that nothing uses, that write nothing and draw no random numbers: what comes after draws the next."""
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and not node.meta.get("keep"):
+        if (
+            not node.users
+            and node.op not in ("placeholder", "output")
+            and not node.meta.get("keep")
+            and not draws(node)
+        ):
             graph.erase_node(node)

@@ -172,6 +172,8 @@ class Interpreter:
         try:
             if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
+            if self.has_more(value, self.sizing.at.get(node)):
+                return self.give_up(node, "other inputs give it elements, of which the example inputs leave none")
             if module is not None:
                 path = str(node.target)
                 if path in self.captured.opaque:
@@ -213,6 +215,16 @@ class Interpreter:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def has_more(self, value: Any, sized: Any) -> bool:
+        """True for an empty result (or one of several) along an axis that other inputs may make longer."""
+        if isinstance(value, Tensor):
+            sizes = map(self.sizing.sizes.settled, sized.sizes if type(sized) is Sized else ())
+            return not value.numel() and any(
+                n == 0 and type(m) is Size for n, m in zip(value.shape, sizes, strict=False)
+            )
+        pairs = zip(value, sized, strict=False) if isinstance(value, (tuple, list)) and isinstance(sized, list) else ()
+        return any(self.has_more(*pair) for pair in pairs)
 
     def checked(self, value: Any, result: Any) -> Any:
         """The maps of a value, which they must fit."""

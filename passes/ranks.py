@@ -83,11 +83,13 @@ def _of_sizes(
     squeezes = [n for n in graph.nodes if n in after and n.op != "call_module" and spelt(n.target) == "squeeze"]
     if not squeezes:
         return
-    sizing = Sizing(captured)
-    sizing.run(graph)
+    sizing, sizes_at = Sizing(captured), {}
+    for node in graph.nodes:
+        if node in squeezes:  # what comes after tells of the example's rank only
+            sizes_at[node] = sizing.current(node.args[0]).sizes
+        sizing.at[node] = sizing.visit(node)
     for node in squeezes:
-        source = node.args[0]
-        sizes = sizing.current(source).sizes  # type: ignore[arg-type]
+        source, sizes = node.args[0], sizes_at[node]
         given = [*node.args[1:], *node.kwargs.values()]
         dims = evaluate.leaves_of(given) or range(len(sizes))
         axes = [d % len(sizes) for d in dims] if sizes else []

@@ -34,6 +34,10 @@ class Sized:
     uncertain: bool = False
 
 
+class Repeated(list[Any]):
+    """The items of a list of which other inputs may have more or fewer: `[x] * n`."""
+
+
 @dataclass(frozen=True, slots=True)
 class At:
     """The node whose shape is asked for: its target (or module), its value in the example, the sizes made so far."""
@@ -450,11 +454,12 @@ _MOVED: dict[str, Any] = {
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
     """The sizes along one axis are added up."""
-    tensors = [t for t in tensors if t.value.ndim == at.value.ndim]
+    given, tensors = tensors, [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
     for tensor in tensors:
         total = plus(total, tensor.sizes[axis])
+    total = at.sizes.fresh(at.value.shape[axis]) if isinstance(given, Repeated) else total
     columns = list(zip(*(t.sizes for t in tensors), strict=True))
     return [
         total if i == axis else next((n for n in column if type(n) is int), column[0])
@@ -467,7 +472,8 @@ def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> 
     if at.name != "stack":
         return None
     axis = dim % at.value.ndim
-    return [*tensors[0].sizes[:axis], len(tensors), *tensors[0].sizes[axis:]]
+    count = at.sizes.fresh(len(tensors)) if isinstance(tensors, Repeated) else len(tensors)
+    return [*tensors[0].sizes[:axis], count, *tensors[0].sizes[axis:]]
 
 
 def padded(at: At, input: Sized, pad: Sequence[Any], *rest: Any, **settings: Any) -> Shape | None:

@@ -25,6 +25,7 @@ from fxteleport.passes.guards import expect_tensor, guard
 from fxteleport.passes.inputs import placeholders, said
 from fxteleport.passes.kept import OUTSIDE, WHOLE, Kept, again, first_line
 from fxteleport.passes.leaves import (
+    DRAWING,
     DROPOUT,
     changes_gradients,
     is_compiled,
@@ -113,7 +114,13 @@ class Tracer(Kept):
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations, self.metas)
         forget_stale(self.graph, self._mutations)
-        remove_dead(self.graph)
+        remove_dead(self.graph, self.draws)
+
+    def draws(self, node: fx.Node) -> bool:
+        """True for a call that draws random numbers in train mode."""
+        if node.op != "call_module":
+            return node.target in DROPOUT
+        return node in self.branches or any(isinstance(m, DRAWING) for m in self.twins[str(node.target)].modules())
 
     def insist_on(self, inputs: list[fx.Node]) -> None:
         """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
