@@ -87,7 +87,7 @@ class Planned:
         for name, before in self.held.items() if itself else ():
             if tensors[name] is not before:
                 raise ModelError(
-                    f"'{name}' is another tensor, and code that refers to it by itself goes on with the old one, {_AGAIN}"
+                    f"'{name}' is another tensor, and code that holds it by itself goes on with the old one, {_AGAIN}"
                 )
 
     def require_value(self, name: str, now: Tensor) -> None:

@@ -72,7 +72,7 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     """Find the maps and the constraints of a captured graph."""
     still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
-        still |= captured.overlapping | captured.named
+        still |= captured.overlapping | captured.named | captured.held  # of a copy, code may hold another
     sizing = Sizing(captured)
     for graph in captured.graphs:
         sizing.run(graph)
