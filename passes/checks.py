@@ -116,14 +116,19 @@ def _is_asserted(frame: FrameType, at: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _steps(code: CodeType) -> list[dis.Instruction]:
-    return [step for step in dis.get_instructions(code) if step.opname != "CACHE" and step.opname != "PRECALL"]
+    return [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
 
 
 def _cut(code: CodeType, at: int) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
-    """The instructions of a code up to a place (PRECALL, which is none of them, is a part of CALL), and those after."""
-    steps = _steps(code)
-    last = next((i for i, step in enumerate(steps) if step.offset >= at), len(steps) - 1)
-    return steps[: last + 1], steps[last + 1 :]
+    """The instructions of a code up to the one that is at a place (or began before it), and those after.
+
+    PRECALL, which is a part of CALL, is none of them.
+    """
+    before = [step for step in _steps(code) if step.offset <= at]
+    after = _steps(code)[len(before) :]
+    if before and before[-1].opname == "PRECALL":
+        before, after = [*before, after[0]], after[1:]
+    return tuple([step for step in steps if step.opname != "PRECALL"] for steps in (before, after))  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=4096)
