@@ -30,7 +30,7 @@ NAMES = tuple(name for name in OPERATIONS if not (OPEN_KINDS and name.startswith
 def test_random_networks() -> None:
     tally = Tally(skips=OPEN_CHECKS)
 
-    @settings(max_examples=80)
+    @settings(max_examples=100)
     @given(scripts(names=NAMES))
     def run(script: Script) -> None:
         tally.check(script)
