@@ -21,6 +21,7 @@ from fxteleport.passes.call import carries
 from fxteleport.passes.capture import Captured
 from fxteleport.passes.constrain import unsaved
 from fxteleport.passes.kept import WHOLE
+from fxteleport.passes.leaves import gradient_hooks
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.overlap import by_memory, overlapping
@@ -33,12 +34,16 @@ _AGAIN = "since the plan was made: plan the model again"
 
 
 class Part(NamedTuple):
-    """A module: its class, its hooks' code, that of a forward of its own, its parameters' shapes and kinds."""
+    """A module: its class, its hooks' code, that of a forward of its own, its parameters' shapes and kinds.
+
+    `backward` holds the hooks that may change gradients: "" or the parameter that they are put on, and their code.
+    """
 
     kind: type
     hooks: tuple[Any, ...]
     forward: Any
     parameters: dict[str, tuple[torch.Size, bool]]
+    backward: frozenset[tuple[str, Any]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,17 @@ def parts_of(modules: dict[str, nn.Module]) -> dict[str, Part]:
             hooks = tuple(_code(h) for h in both if not _moves_shards(h))
         forward = _code(held["forward"]) if "forward" in held else None
         shapes = {name: (p.shape, _has_cob(p.dtype)) for name, p in held["_parameters"].items() if p is not None}
-        found[path] = Part(kind, hooks, forward, shapes)
+        backward = frozenset(_on_gradients(module)) if kind is type(module) else frozenset()
+        found[path] = Part(kind, hooks, forward, shapes, backward)
     return found
+
+
+def _on_gradients(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The hooks that may change the gradients of a module and its parameters."""
+    held = module.__dict__
+    owners = [("", held["_backward_hooks"].values()), ("", held["_backward_pre_hooks"].values())]
+    owners += [(n, hooks) for n, p in held["_parameters"].items() if p is not None for hooks in gradient_hooks(p)]
+    yield from ((name, _code(hook)) for name, hooks in owners for hook in hooks if not _moves_shards(hook))
 
 
 def _require_parts(planned: dict[str, Part], now: dict[str, Part], itself: bool) -> None:
@@ -172,6 +186,8 @@ def _require_parts(planned: dict[str, Part], now: dict[str, Part], itself: bool)
             what = f"was a {before.kind.__name__} and is a {after.kind.__name__}"
         elif before.hooks != after.hooks:
             what = "has other forward hooks"
+        elif after.backward - before.backward:  # what had one is pinned, and a copy may have lost it
+            what = "has other backward hooks, or its parameters have,"
         elif before.forward is not after.forward:
             what = "has another forward"
         elif before.parameters != after.parameters:

@@ -14,8 +14,8 @@ from fxteleport.errors import Decline
 from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import call_of
 from fxteleport.passes.maps import CobMap, on_symbols, single
-from fxteleport.passes.shape_functions import spelt
-from fxteleport.passes.size import Extent, Size
+from fxteleport.passes.shape_functions import Sized, spelt
+from fxteleport.passes.size import Extent, Size, product
 from fxteleport.passes.source import quoted
 from fxteleport.passes.system import Origin
 
@@ -131,6 +131,10 @@ class Call:
         """The axes of the result, a tensor, as sizes."""
         return tuple(map(self.settled, self.state.sizing.at[self.node].sizes))
 
+    def may_fill(self, sized: Any) -> bool:
+        """True for a tensor that may have elements, on some inputs."""
+        return type(sized) is not Sized or self.settled(product(sized.sizes)) != 0
+
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
         return self.state.sizing.sizes.settled(size)  # type: ignore[no-any-return]
@@ -218,8 +222,16 @@ class Call:
     def rerun(self, symbols: dict[Operand, Tensor], guessing: bool = False) -> Any:
         """The operation itself, on symbols in place of operands; other tensors must be known integers.
 
-        `guessing` takes a number that the run finds out for what it was in the example.
+        Args:
+            guessing: take a number that the run finds out for what it was in the example.
+
+        Raises:
+            Decline: nothing is left of the example's values, and other inputs leave something: with what CoB?
         """
+        parts, known = pytree.tree_leaves(self.value), pytree.tree_leaves(self.state.sizing.at.get(self.node))
+        empty = [i for i, part in enumerate(parts) if isinstance(part, Tensor) and not part.numel()]
+        if empty and (len(known) != len(parts) or any(self.may_fill(known[i]) for i in empty)):
+            raise Decline("other inputs leave something of it, the example inputs do not")
         operands = list(symbols)
 
         def run(*given: Tensor) -> Any:

@@ -25,7 +25,7 @@ from fxteleport.passes.evaluate import leaves_of
 from fxteleport.passes.grad_mode import switch
 from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.helpers import Given
-from fxteleport.passes.leaves import changes_gradients, hooked, is_stateful
+from fxteleport.passes.leaves import changes_gradients, gradient_hooks, hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.objects import PLAIN, Assemble
 from fxteleport.passes.rules import RULES, bound, lookup
@@ -96,7 +96,7 @@ def _with_hooks(captured: Captured) -> Iterator[str]:
     """Parameters whose gradients a hook may change."""
     for path, module in captured.parts.items():
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter._backward_hooks:
+            if parameter is not None and any(gradient_hooks(parameter)):
                 yield captured.canonical[f"{path}.{name}" if path else name]
 
 

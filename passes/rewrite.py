@@ -22,7 +22,7 @@ from fxteleport.passes.carried import CARRIED, carry
 from fxteleport.passes.frozen import Excepted, excepted, holder_of, take_modes
 from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
-from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
+from fxteleport.passes.leaves import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
 from fxteleport.passes.scale import Recipe
 from fxteleport.passes.shadow import clone
 from fxteleport.passes.wraps import SLOT, Sides, join, place_module
@@ -221,8 +221,12 @@ def rewrite(
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
-                for hook in (tensor._backward_hooks or {}).values():
-                    made[name].register_hook(hook)
+                if tensor.requires_grad:  # a frozen one takes no hooks, and calls none
+                    before, after = gradient_hooks(tensor)
+                    for hook in before:
+                        made[name].register_hook(hook)
+                    for hook in after:
+                        made[name].register_post_accumulate_grad_hook(hook)
         return made[name]
 
     graphs = list(map(_copied_graph, captured.graphs))
