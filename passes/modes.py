@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from fxteleport.passes import arms, evaluate
+from fxteleport.passes.guards import expect_gradient, guard
 from fxteleport.passes.leaves import is_leaf, reads_training
 from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.shadow import clone
@@ -110,17 +111,32 @@ class Modes:
         return self.training
 
     def requires_grad(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
-        """What a tensor's `requires_grad` gives: it does where gradients are recorded.
+        """What a tensor's `requires_grad` gives: of one of the model's own, its setting; else True in train mode.
 
         Raises:
             DataDependent: whether an input does is not known.
         """
         if tracer.finished or frame.f_globals.get("__name__", "").startswith("torch."):
             return False
+        if node.op == "get_attr" and node.target in tracer.metas:
+            return self._is_trained(tracer, node, frame)
         recorded = self.gradients(tracer, frame)
         if recorded and node.op == "placeholder":
             raise evaluate.DataDependent(f"it asks whether '{node.name}' requires a gradient")
         return recorded
+
+    @unrecorded
+    def _is_trained(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
+        """Whether a parameter or buffer of the model's requires a gradient; the network insists on what it decides."""
+        name = str(node.target)
+        owner, _, key = name.rpartition(".")
+        part = tracer.parts[owner]
+        trained: bool = (part._parameters | part._buffers)[key].requires_grad  # type: ignore[union-attr]
+        if not arms.agree(frame, trained):
+            said = f"'{name}' requires {'a' if trained else 'no'} gradient"
+            tracer.rest_on("setting", said, node)
+            guard(tracer.graph, expect_gradient, node, trained, name)
+        return trained
 
     @unrecorded
     def _alike_in_both(self, tracer: Tracer, norm: nn.Module) -> bool:
