@@ -135,6 +135,22 @@ class Lowering(Decisions):
         """The proxy of a parameter or buffer that forward has read."""
         return self._attributes.get(self.canonical.get(name, name))
 
+    def are_own(self, x: Any) -> bool:
+        """True where an argument structure holds a tensor of the model's, which code has from elsewhere: a list, say."""
+        kind = type(x)
+        if kind in (tuple, list):
+            return any(map(self.are_own, x))
+        return any(map(self.are_own, x.values())) if kind is dict else id(x) in self._own
+
+    def with_proxies(self, x: Any) -> Any:
+        """An argument structure with proxies in place of the model's tensors."""
+        kind = type(x)
+        if kind in (tuple, list):
+            return kind(map(self.with_proxies, x))
+        if kind is dict:
+            return {k: self.with_proxies(v) for k, v in x.items()}
+        return self.attribute(self._own[id(x)]) if id(x) in self._own else x
+
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
         if id(tensor) in self._own:  # one of the model's after all, that a closure holds

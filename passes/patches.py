@@ -40,6 +40,8 @@ _CREATION = (
 _COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
 MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
 _MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
+# What Python asks of a tensor as an object, whatever it holds.
+_OF_THE_OBJECT = frozenset({torch.Tensor.__hash__, torch.Tensor.__repr__, torch.Tensor.__format__})
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
@@ -185,6 +187,8 @@ class Recording(TorchFunctionMode):
             found = proxy.find_tracer((args, kwargs))
             if found is not None:
                 return proxy.overridden(found, func, args, kwargs)
+            if func not in _OF_THE_OBJECT and tracer.are_own((args, kwargs)):
+                return proxy.of_own(tracer, func, args, kwargs)
             if tracer.makes_all and func in _MAKING:
                 return proxy.overridden(tracer, func, args, kwargs)
             if func.__name__ == "__get__":  # a property
