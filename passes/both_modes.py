@@ -19,7 +19,8 @@ from torch.fx.node import map_arg
 from fxteleport.errors import InputError, OpaqueModuleWarning
 from fxteleport.passes import evaluate
 from fxteleport.passes.helpers import Applied, Helper
-from fxteleport.passes.leaves import DROPOUT
+from fxteleport.passes.leaves import DROPOUT, is_leaf
+from fxteleport.passes.modes import own_train
 from fxteleport.passes.overlap import equal
 
 if TYPE_CHECKING:
@@ -96,12 +97,16 @@ def trace_training(
 ) -> tuple[Tracer | None, Choice | None]:
     """The trace in train mode of what was traced in eval mode, and what chooses; None where one graph does for both."""
     settle = functools.partial(_settle, tracer)
-    if not tracer.modes.asked or tracer.is_whole:
+    if tracer.is_whole:
+        settle(())
+        return None, None
+    refused = _ask_for_own_train(tracer)
+    if not tracer.modes.asked:
         settle(())
         return None, None
     makes_all, hashes = tracer.makes_all, tracer.hashes
-    refused = ""
-    while True:
+    other = tracer
+    while not refused:
         other = type(tracer)(tracer.model, makes_all, hashes, training=True)
         other.memo, other.added = tracer.memo, dict(tracer.added)
         try:
@@ -128,11 +133,11 @@ def trace_training(
         settle(_following(tracer.graph, other.graph))
         return None, None
     settle(())
-    _settle(other, ())
+    if other is not tracer:
+        _settle(other, ())
     asked = tracer.modes.asked | dict.fromkeys(other.modes.asked)
-    choice = Choice(
-        {path: tracer.mode_of(path) for path in asked}, {path: other.mode_of(path) for path in asked}, refused
-    )
+    trained = {path: True if other is tracer else other.mode_of(path) for path in asked}
+    choice = Choice({path: tracer.mode_of(path) for path in asked}, trained, refused)
     if refused:
         for path in asked:
             what = "whether gradients are recorded" if path is None else "its mode"
@@ -140,6 +145,26 @@ def trace_training(
             tracer.rest_on("mode", said, path=path or "")
         return None, choice
     return other, choice
+
+
+def _ask_for_own_train(tracer: Tracer) -> str:
+    """Note that the mode matters where the model's own `train` sets what the trace rests on.
+
+    Returns why there can be no graph of train mode, or "".
+    """
+    trained = own_train(tracer.model, True)
+    read, unseen = tracer.reads.read(), tuple(f"{path}." for path in tracer.opaque)
+    set_by_it = [
+        (path, name)
+        for path, name in trained.attributes.keys() | tracer.started.attributes.keys()
+        if (path, name) in read or is_leaf(tracer.parts[path]) or f"{path}.".startswith(unseen)
+    ]
+    if not (set_by_it or trained.computes):
+        return ""
+    tracer.modes.asked |= {path: tracer.mode_of(path) for path in trained.owners}
+    for where in set_by_it:
+        tracer.reads.written.add(where)
+    return "the model's own train() computes with tensors, which may change weights" if trained.computes else ""
 
 
 def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added) -> bool:

@@ -108,6 +108,10 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
             tracer = _traced(model, args, kwargs or {})
+            if tracer.started.computes:
+                raise CaptureError(
+                    "the model's own train(False) computes with tensors, so it may change weights: call eval() first"
+                )
             other, choice = trace_training(tracer, args, kwargs or {})
     except RecursionError:
         raise CaptureError(

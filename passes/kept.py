@@ -22,7 +22,7 @@ from fxteleport.passes.branches import Stores, trace_inside, value_of
 from fxteleport.passes.helpers import Applied, Given, Helper, Withheld, with_settings
 from fxteleport.passes.leaves import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.lowering import named_tensors
-from fxteleport.passes.modes import Modes, depends, modes_after
+from fxteleport.passes.modes import Modes, depends, own_train
 from fxteleport.passes.objects import is_spelt
 from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.proxy import NumberProxy, Proxy
@@ -46,7 +46,7 @@ class Kept(Recorder):
         super().__init__(model, makes_all, hashes)
         self.model = model
         self.modes = Modes(training)
-        self.started = modes_after(model, training)
+        self.started = own_train(model, training)
         self.is_whole = False
         self.classes: dict[str, type] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
@@ -206,7 +206,7 @@ class Kept(Recorder):
 
     def mode_of(self, path: str | None) -> bool:
         """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
-        return self.modes.training if path is None else self.started.get(path, self.modes.training)
+        return self.modes.training if path is None else self.started.modes.get(path, self.modes.training)
 
     @unrecorded
     def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:

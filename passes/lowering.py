@@ -136,7 +136,7 @@ class Lowering(Decisions):
         return self._attributes.get(self.canonical.get(name, name))
 
     def are_own(self, x: Any) -> bool:
-        """True where an argument structure holds a tensor of the model's, which code has from elsewhere: a list, say."""
+        """True where an argument structure holds a tensor of the model's, which code has from a list, say."""
         kind = type(x)
         if kind in (tuple, list):
             return any(map(self.are_own, x))

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxteleport.passes import arms, evaluate
 from fxteleport.passes.guards import expect_gradient, guard
 from fxteleport.passes.leaves import is_leaf, reads_training
 from fxteleport.passes.patches import unrecorded
-from fxteleport.passes.shadow import clone
+from fxteleport.passes.shadow import BOOKKEEPING, clone
+from fxteleport.passes.writes import same
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -173,23 +175,69 @@ _MANY = 256
 _OTHER = frozenset(vars(nn.Module())) | {"num_features", "_path"}
 
 
-def modes_after(model: nn.Module, training: bool) -> dict[str, bool]:
-    """The modes that a model's own `train(training)` leaves its modules in, by path; only those that it excepts."""
-    if all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules()):
-        return {}
-    return after_train(model, training)[0]
+@dataclass(frozen=True)
+class OwnTrain:
+    """What a model's own `train(mode)` does beside setting the mode of every module.
+
+    Attributes:
+        modes: of the modules that it leaves in the other mode, by path.
+        gradients: whether parameters require a gradient, by name; those for which it changes that.
+        attributes: (module's path, attribute) -> what it sets; what refers to modules refers to those of `seen_on`.
+        seen_on: the clone that showed it.
+        computes: it computes with tensors, so it may change weights (low-rank updates that it merges, say).
+        owners: the paths of the modules whose class has a `train` of its own.
+    """
+
+    modes: dict[str, bool] = field(default_factory=dict)
+    gradients: dict[str, bool] = field(default_factory=dict)
+    attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
+    seen_on: nn.Module | None = None
+    computes: bool = False
+    owners: tuple[str, ...] = ()
 
 
-def after_train(module: nn.Module, training: bool) -> tuple[dict[str, bool], dict[str, bool]]:
-    """What `module.train(training)` makes of modes, and of `requires_grad`, where it does more than set all modes."""
+def has_own_train(module: nn.Module) -> bool:
+    """True for a module whose `train` is not torch's."""
+    return type(module).train is not nn.Module.train or "train" in vars(module)
+
+
+def own_train(module: nn.Module, training: bool) -> OwnTrain:
+    """What `module.train(training)` does, seen on a clone whose tensors have no values."""
+    owners = tuple(path for path, m in module.named_modules() if has_own_train(m))
+    if not owners:
+        return OwnTrain()
     twin = clone(module, lambda _, t: _untouched(t))
-    before = {name: p.requires_grad for name, p in twin.named_parameters()}
-    try:
-        twin.train(training)
-    except Exception:  # it takes no mode, as exported ones do
-        return {}, {}
-    modes = {path: m.training for path, m in twin.named_modules() if m.training is not training}
-    return modes, {n: p.requires_grad for n, p in twin.named_parameters() if p.requires_grad is not before[n]}
+    parts = dict(twin.named_modules())
+    before = {path: dict(vars(part)) for path, part in parts.items()}
+    trained = {name: p.requires_grad for name, p in twin.named_parameters()}
+    with _Computing() as watch:
+        try:
+            twin.train(training)
+        except Exception:  # it takes no mode, as exported ones do
+            return OwnTrain()
+    return OwnTrain(
+        {path: m.training for path, m in twin.named_modules() if m.training is not training},
+        {n: p.requires_grad for n, p in twin.named_parameters() if p.requires_grad is not trained[n]},
+        {
+            (path, name): value
+            for path, part in parts.items()
+            for name, value in vars(part).items()
+            if name not in BOOKKEEPING and not same(value, before[path].get(name, twin))
+        },
+        twin,
+        watch.seen,
+        owners,
+    )
+
+
+class _Computing(TorchDispatchMode):
+    """Sees whether anything is computed with tensors."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or func is not torch.ops.aten.detach.default
+        return func(*args, **(kwargs or {}))
 
 
 def _untouched(tensor: torch.Tensor) -> torch.Tensor:

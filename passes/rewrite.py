@@ -43,7 +43,11 @@ class TeleportedModule(fx.GraphModule):
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     def train(self, mode: bool = True) -> TeleportedModule:
-        super().train(mode)
+        if WHOLE in self.__dict__:  # it holds the same modules
+            self.__dict__[WHOLE].train(mode)
+            self.training = mode
+        else:
+            super().train(mode)
         if self.excepted is not None:
             self.excepted[mode].impose(self)  # type: ignore[operator]
         self.link()

@@ -14,7 +14,7 @@ import functools
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,6 +101,13 @@ _REFERRING = (
     | {weakref.ReferenceType}
     | _TABLES
 )
+
+
+def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
+    """`value` with other modules in the place of those that it refers to, which are named by their ids."""
+    twins = _Twins(frozenset())
+    twins.update(modules)
+    return _relink(value, twins)
 
 
 def _relink(value: Any, twins: _Twins) -> Any:

@@ -39,6 +39,7 @@ from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.settings import Reads
+from fxteleport.passes.shadow import linked
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
@@ -76,8 +77,9 @@ class Tracer(Kept):
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
         parts = list(root.modules())
-        for part in parts if self.started else ():
+        for part in parts if self.started.owners else ():
             vars(part)["training"] = self.mode_of(path_of(part))
+        self.set_attributes(parts)
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
@@ -105,6 +107,18 @@ class Tracer(Kept):
         self.finish(lowered, out)
         if self.switches:
             write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
+
+    def set_attributes(self, parts: list[nn.Module]) -> None:
+        """Let the shadows have what the model's own `train` sets in the mode that is traced."""
+        if not self.started.attributes or self.started.seen_on is None:
+            return
+        shadows = {path_of(part): part for part in parts}
+        places = {id(m): shadows[path] for path, m in self.started.seen_on.named_modules()}
+        for (path, name), value in self.started.attributes.items():
+            held = vars(shadows[path])
+            self.writes.note(held, name)
+            self.reads.written.add((path, name))
+            held[name] = linked(value, places)
 
     def finish(self, lowered: Any, out: Any) -> None:
         """Nothing more is recorded: the output, and what the graph as a whole tells."""

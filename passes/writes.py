@@ -7,6 +7,7 @@ there before.
 
 from __future__ import annotations
 
+import collections
 import functools
 import types
 import weakref
@@ -120,7 +121,7 @@ def same(a: Any, b: Any) -> bool:
         return issubclass(kind, nn.Module) and issubclass(kind, type(b))  # a shadow, of a class of its own
     if kind in PLAIN:
         return bool(a == b)
-    if issubclass(kind, (tuple, list)):
+    if issubclass(kind, (tuple, list, collections.deque)):
         return len(a) == len(b) and all(map(same, a, b))
     if issubclass(kind, dict):
         return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
@@ -132,6 +133,7 @@ _COPIED: Mapping[type, Callable[[Any], Any]] = {
     set: len,
     functools.partial: lambda partial: len(partial.args),
     weakref.ReferenceType: lambda reference: reference() is None,
+    **dict.fromkeys(weakref.ProxyTypes, lambda _: None),
     types.FunctionType: lambda function: function.__code__,
     types.MethodType: lambda method: method.__func__,
 }
