@@ -46,6 +46,7 @@ class Lowering(Decisions):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)
             self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
             tensors[own] = tensor
+        self._trained = {name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
         self._memories = by_memory(tensors)
         self.overlapping = overlapping(tensors, self._memories)
 
@@ -134,6 +135,10 @@ class Lowering(Decisions):
     def read(self, name: str) -> Proxy | None:
         """The proxy of a parameter or buffer that forward has read."""
         return self._attributes.get(self.canonical.get(name, name))
+
+    def is_parameter(self, handle: Proxy) -> bool:
+        """True for the proxy of a parameter of the model's."""
+        return handle._node.op == "get_attr" and handle._node.target in self._trained
 
     def are_own(self, x: Any) -> bool:
         """True where an argument structure holds a tensor of the model's, which code has from a list, say."""

@@ -119,7 +119,8 @@ def _isinstance(plain: Any) -> Any:
         if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
             return issubclass(type(x._value), kind) or issubclass(proxy.NumberProxy, kind)
         if type(x) in _PROXIES:
-            return plain(x, kind) or issubclass(type(x._value), kind)
+            value = nn.Parameter if x._tracer.is_parameter(x) else type(x._value)
+            return plain(x, kind) or issubclass(value, kind)
         return plain(x, kind)  # type: ignore[no-any-return]
 
     return isinstance

@@ -40,7 +40,7 @@ def reject_state(tracer: Tracer, module: nn.Module) -> None:
     """
     for name, now in reassigned(module).items():
         before = tracer.read(name)
-        if before is None or proxy.plain(now) is before._value:
+        if before is None or not before._node.users or proxy.plain(now) is before._value:
             continue
         if not (all(map(_asks_for_size, before._node.users)) and _is_made_of_sizes(tracer, now, before._node)):
             raise evaluate.DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")

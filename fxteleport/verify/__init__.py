@@ -40,6 +40,7 @@ from fxteleport.verify.running import (
     doubled,
     evaluating,
     in_float64,
+    may_write_weights,
     own_copy,
     own_rounding,
     precise,
@@ -65,8 +66,7 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
     """Compare a network with its teleported version in eval mode, on given inputs.
 
     All outputs are compared, of any kind. Where `gm` was emitted by `plan.rewrite`, its parameters are compared with
-    the model's times their factors, and every node is compared too. Neither network is changed, but by a forward that
-    writes to the values of parameters (see `running.undisturbed`).
+    the model's times their factors, and every node is compared too. Neither network is changed.
 
     Raises:
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
@@ -75,7 +75,7 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
         raise InputError("verify needs the inputs to compare the two networks on")
     start = time.perf_counter()
     draws = Draws(gm)
-    with undisturbed(model, gm), evaluating(model), evaluating(gm), draws.kept():
+    with undisturbed(model, gm, weights=may_write_weights(gm)), evaluating(model), evaluating(gm), draws.kept():
         return _Check(model, gm, inputs, keyword_inputs, draws, start).report()
 
 
@@ -96,7 +96,8 @@ class _Check:
 
     def report(self) -> EquivalenceReport:
         model, gm, given = self.model, self.gm, (self.inputs, self.keyword_inputs)
-        expected, actual = self.draws.same(lambda: run(model, *given), lambda: run(gm, *given))
+        weights = may_write_weights(gm)
+        expected, actual = self.draws.same(lambda: run(model, *given, weights), lambda: run(gm, *given, weights))
         found = compared(expected.outputs, actual.outputs)
         exact = found.bitwise if self.made is None else self._is_exact()
         tolerance, rounding, bound = (0.0, None, None) if exact else self._tolerance(found)
@@ -169,7 +170,7 @@ class _Check:
                 return "cannot tell", None
             check = _Check(model, gm, inputs, keyword_inputs, self.draws, self.start)
             expected, actual = self.draws.same(
-                lambda: run(model, inputs, keyword_inputs), lambda: run(gm, inputs, keyword_inputs)
+                lambda: run(model, inputs, keyword_inputs, False), lambda: run(gm, inputs, keyword_inputs, False)
             )
             wide = compared(expected.outputs, actual.outputs)
             tolerance, _, bound = check._tolerance(wide)

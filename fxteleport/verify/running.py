@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.call import carries
 from fxteleport.passes.evaluate import tree_map
@@ -39,10 +39,10 @@ class Run:
     written: frozenset[str]
 
 
-def run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Run:
-    """Run a network, with all that its forward changes of it undone."""
+def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = True) -> Run:
+    """Run a network, with all that its forward changes of it undone (see `undisturbed`)."""
     before = dict(network.named_buffers(remove_duplicate=False))
-    with undisturbed(network) as saved:
+    with undisturbed(network, weights=weights) as saved:
         found = outputs(network(*own_copy(inputs), **own_copy(keyword_inputs)))
         after = dict(network.named_buffers(remove_duplicate=False))
         written = {n for n, b in before.items() if after.get(n) is not b or not _is_same(b, saved[id(b)][1])}
@@ -57,15 +57,17 @@ def _memory(x: Tensor) -> int:
 
 
 @contextlib.contextmanager
-def undisturbed(*networks: nn.Module) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """What happens inside to a network's buffers, attributes and modes is undone.
+def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """What happens inside to a network's tensors, attributes and modes is undone.
 
     Yields the tensors that are saved, by id, each with its copy.
 
-    Undone is what a forward changes of its modules: buffers and other tensors that they hold, attributes and what
-    lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not undone is
-    what it does to the values of parameters (such a forward computes something else each time) and to objects that are
-    no modules.
+    Undone is what a forward changes of its modules: parameters, buffers and other tensors that they hold, attributes
+    and what lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not
+    undone is what it does to objects that are no modules.
+
+    Args:
+        weights: parameters may be written to, and are copied (see `may_write_weights`).
     """
     modules = list({id(m): m for network in networks for m in network.modules()}.values())
     attributes = [(m.__dict__, dict(m.__dict__)) for m in modules]
@@ -81,6 +83,10 @@ def undisturbed(*networks: nn.Module) -> Iterator[dict[int, tuple[Tensor, Tensor
         for buffer in m._buffers.values():
             if buffer is not None:
                 tensors.setdefault(id(buffer), (buffer, buffer.detach().clone()))
+        for parameter in m._parameters.values() if weights else ():
+            if parameter is not None:
+                tensors.setdefault(id(parameter), (parameter, parameter.detach().clone()))
+    memories = [(t, t.data) for t, _ in tensors.values()]
     parameters = [(p, p.requires_grad, p.grad) for network in networks for p in network.parameters()]
     try:
         yield tensors
@@ -90,6 +96,9 @@ def undisturbed(*networks: nn.Module) -> Iterator[dict[int, tuple[Tensor, Tensor
         for container, held in containers:
             _refill(container, held)
         with torch.no_grad():
+            for tensor, data in memories:
+                if _memory(tensor) != _memory(data):  # its `data` were replaced
+                    tensor.data = data
             for tensor, saved in tensors.values():
                 if not _is_same(tensor, saved):
                     tensor.copy_(saved)
@@ -98,6 +107,15 @@ def undisturbed(*networks: nn.Module) -> Iterator[dict[int, tuple[Tensor, Tensor
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:
                 parameter.grad = grad
+
+
+def may_write_weights(network: nn.Module) -> bool:
+    """True unless the graph of a teleported network tells that its forward writes to no parameter."""
+    made = getattr(network, "meta", {}).get("teleportation") if isinstance(network, fx.GraphModule) else None
+    if made is None or made.plan.opaque:
+        return True
+    nodes = (node for graph in made.plan.captured.graphs for node in graph.nodes)
+    return any(node.op == "get_attr" and node.meta.get("aliased", False) for node in nodes)
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from fxteleport.passes.source import written
 from fxteleport.verify.compare import difference, equal
 from fxteleport.verify.outputs import dense
 from fxteleport.verify.report import Difference
-from fxteleport.verify.running import Draws, evaluating, own_copy, undisturbed
+from fxteleport.verify.running import Draws, evaluating, may_write_weights, own_copy, undisturbed
 
 
 def compare_nodes(
@@ -78,7 +78,7 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     made = getattr(gm, "meta", {}).get("teleportation")
     if made is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
-    with undisturbed(made.plan.captured.model, gm), evaluating(gm), Draws(gm).kept():
+    with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
         yield from _in_step(made, gm, inputs, keyword_inputs)
 
 
