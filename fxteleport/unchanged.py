@@ -49,6 +49,7 @@ class Planned:
         parts: every module by its path, a shared one under each of its paths.
         settings: (module's path, attribute) -> its value, or as it was `spelled` where that may change.
         values: what the index buffers held that the trace has looked into.
+        trained: whether parameters required a gradient, where forward asks for that.
         firsts: name of a parameter or buffer -> the first name of the same tensor.
         overlapping: tensors that share memory with others.
         moving: the names of those that the plan scales.
@@ -58,6 +59,7 @@ class Planned:
     parts: dict[str, Part]
     settings: dict[tuple[str, str], Any]
     values: dict[str, Tensor]
+    trained: dict[str, bool]
     firsts: dict[str, str]
     overlapping: frozenset[str]
     moving: frozenset[str]
@@ -81,6 +83,10 @@ class Planned:
         tensors = {name: t for name, t in named_tensors(modules) if name in self.firsts}
         for name in self.values.keys() & tensors.keys():
             self.require_value(name, tensors[name])
+        for name in self.trained.keys() & tensors.keys():
+            if tensors[name].requires_grad is not self.trained[name]:
+                was = "required a" if self.trained[name] else "required no"
+                raise ModelError(f"'{name}' {was} gradient, and forward asks for that: it was changed {_AGAIN}")
         self._require_ties(tensors, itself)
 
     def require_value(self, name: str, now: Tensor) -> None:
@@ -125,6 +131,7 @@ def planned(captured: Captured, moving: frozenset[str]) -> Planned:
         parts_of(modules_of(captured.model)),
         {where: kept(value) for where, value in _settings(captured) if where not in captured.state},
         dict(_values(captured)),
+        captured.trained,
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
         moving,

@@ -56,6 +56,7 @@ class Captured:
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
     """
@@ -78,6 +79,7 @@ class Captured:
     backwards: dict[fx.Node, fx.Graph | str]
     settings: frozenset[tuple[str, str]]
     state: frozenset[tuple[str, str]]
+    trained: dict[str, bool]
     training: fx.Graph | None = None
     choice: Choice | None = None
 
@@ -154,6 +156,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.backwards,
         reads,
         state,
+        tracer.trained if other is None else tracer.trained | other.trained,
         training,
         choice,
     )

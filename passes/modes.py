@@ -135,8 +135,7 @@ class Modes:
         part = tracer.parts[owner]
         trained: bool = (part._parameters | part._buffers)[key].requires_grad  # type: ignore[union-attr]
         if not arms.agree(frame, trained):
-            said = f"'{name}' requires {'a' if trained else 'no'} gradient"
-            tracer.rest_on("setting", said, node)
+            tracer.trained[name] = trained
             guard(tracer.graph, expect_gradient, node, trained, name)
         return trained
 

@@ -55,6 +55,7 @@ class Tracer(Kept):
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
+        self.trained: dict[str, bool] = {}  # parameters of which code asked whether they require a gradient
         self.reads = Reads()
         self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules

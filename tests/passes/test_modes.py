@@ -494,6 +494,13 @@ def test_whether_a_parameter_is_trained(trained: bool) -> None:
     network.b.weight.requires_grad_(not trained)
     with pytest.raises(ft.GuardError, match="gradient"):
         network(vectors())
+    again = ft.plan(model, vectors(), mode="weights")
+    again.apply_(again.identity())
+    model.b.weight.requires_grad_(not trained)
+    with pytest.raises(ft.ModelError, match="gradient"):
+        plan.rewrite(plan.identity())
+    with pytest.raises(ft.ModelError, match="gradient"):
+        again.apply_(again.identity())
 
 
 def test_a_mode_that_the_next_run_finds_changed() -> None:
