@@ -22,6 +22,7 @@ from fxteleport.passes.helpers import Applied, Helper
 from fxteleport.passes.leaves import DROPOUT, is_leaf
 from fxteleport.passes.modes import own_train
 from fxteleport.passes.overlap import equal
+from fxteleport.passes.state import next_run_is_alike
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -113,6 +114,8 @@ def trace_training(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OpaqueModuleWarning)
                 other.trace(args, kwargs)
+            if not next_run_is_alike(other, args, kwargs):
+                refused = "its forward sets an attribute, and computes something else in the next run"
         except evaluate.WrittenConstant:
             makes_all = True
             continue

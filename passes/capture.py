@@ -28,6 +28,7 @@ from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.reach import Reached
+from fxteleport.passes.state import next_run_is_alike
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
 
@@ -171,8 +172,10 @@ def _name_apart(graph: fx.Graph) -> None:
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
     """A tracer that has run, with the settings that the model turns out to need."""
     makes_all = hashes = False
+    stateful: frozenset[str] = frozenset()
     while True:
         tracer = Tracer(model, makes_all, hashes)
+        tracer.stateful = stateful
         try:
             tracer.trace(args, kwargs)
         except WrittenConstant:
@@ -180,7 +183,9 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except HashedSize:
             hashes = True
         else:
-            return tracer
+            if tracer.is_whole or next_run_is_alike(tracer, args, kwargs):
+                return tracer
+            stateful |= {path for path, _ in tracer.left}
         finally:
             tracer.end()
 

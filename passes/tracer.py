@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.settings import Reads
 from fxteleport.passes.shadow import linked
-from fxteleport.passes.state import reject_state, without_drawing
+from fxteleport.passes.state import plain_state, reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
 # Errors that keeping the module whole in which they arise does not mend.
@@ -57,6 +57,9 @@ class Tracer(Kept):
         self.assigned: dict[str, Tensor] = {}
         self.trained: dict[str, bool] = {}  # parameters of which code asked whether they require a gradient
         self.reads = Reads()
+        self.found: Mapping[tuple[str, str], Any] = {}  # attributes that the run finds, if not as they are in the model
+        self.left: dict[tuple[str, str], Any] = {}  # plain ones that it may have read, and leaves as others
+        self.stateful: frozenset[str] = frozenset()  # modules that compute something else in the next run
         self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
@@ -87,6 +90,7 @@ class Tracer(Kept):
                 out = root(*args, **kwargs)
             for module in parts:
                 reject_state(self, module)
+            self.left = dict(plain_state(self, parts))
             for key in self.writes.left():
                 raise evaluate.DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
             self.modes.reject_late(self)
@@ -111,9 +115,11 @@ class Tracer(Kept):
 
     def set_attributes(self, parts: list[nn.Module]) -> None:
         """Let the shadows have what the model's own `train` sets in the mode that is traced."""
+        shadows = {path_of(part): part for part in parts}
+        for (path, name), value in self.found.items():
+            vars(shadows[path])[name] = value
         if not self.started.attributes or self.started.seen_on is None:
             return
-        shadows = {path_of(part): part for part in parts}
         places = {id(m): shadows[path] for path, m in self.started.seen_on.named_modules()}
         for (path, name), value in self.started.attributes.items():
             held = vars(shadows[path])

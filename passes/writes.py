@@ -54,6 +54,12 @@ class Writes:
             if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, _ABSENT), before):
                 yield key
 
+    def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+        """What was assigned to: the dictionary, the key, what it held at planning, and what it holds now."""
+        for _, table, key, before in self._first():
+            if key in table:
+                yield table, key, before, dict.__getitem__(table, key)
+
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()
     ) -> bool:
