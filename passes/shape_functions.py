@@ -280,7 +280,10 @@ def _completed(at: At, count: Extent, wanted: Sequence[Extent], shape: Sequence[
     (i,) = missing
     rest = product(n for n in wanted if n != -1)
     left = quotient(count, rest)
-    return [*wanted[:i], at.axis(shape[i], (count, rest)) if left is None else left, *wanted[i + 1 :]]
+    if left is None:
+        left = at.axis(shape[i], (count, rest))
+        at.sizes.insist(count, times(rest, left))
+    return [*wanted[:i], left, *wanted[i + 1 :]]
 
 
 def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
@@ -376,8 +379,11 @@ def _sliced(at: At, size: Extent, item: slice) -> Extent:
     bounds = (item.start, item.stop, item.step)
     if type(size) is int and all(b is None or type(b) is int for b in bounds):
         return len(range(*item.indices(size)))
-    if type(size) is Size and item.step in (None, 1) and item.stop is None and type(item.start) is int:
-        pass  # max(size - start, 0): not a polynomial
+    if item.step in (None, 1):
+        if item.start in (None, 0) and item.stop == 0:
+            return 0
+        if item.start == -1 and item.stop is None:
+            return 1  # of an axis without positions nothing is left, and of nothing any CoB is right
     example = range(at.sizes.value(size))[slice(*map(at.sizes.value, bounds))]
     return at.sizes.named(("slice", size, *bounds), len(example))
 

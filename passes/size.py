@@ -132,6 +132,8 @@ class Sizes:
         self._named: dict[Hashable, Size] = {}
         self._insisted: dict[Monomial, Extent] = {}
         self._settled: dict[Size, Extent] = {}
+        self._open: dict[Size, None] = {}  # zeros of which no monomial is known yet
+        self._rests: set[Extent] = set()  # what divisions leave
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -152,10 +154,14 @@ class Sizes:
         return sum(c * math.prod(table[a] for a in held) for held, c in size.terms)
 
     def insist(self, a: Extent, b: Extent) -> None:
-        """a = b, or the graph does not run: one monomial is known, or known from another, from here on."""
+        """a = b, or the graph does not run: one monomial is known, or known from another, from here on.
+
+        Where that cannot be said yet, it is tried again whenever something else is known.
+        """
         if a == b:
             return
-        terms = dict(_terms(self.settled(plus(a, b, -1))))
+        zero = self.settled(plus(a, b, -1))
+        terms = dict(_terms(zero))
         common = functools.reduce(_shared, terms, max(terms, key=len, default=()))
         terms = {_without(atoms, common) or (): c for atoms, c in terms.items()}
         lead = max(terms, key=_order, default=())
@@ -165,6 +171,11 @@ class Sizes:
             self._settled.clear()
             for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
                 self.insist(_size({held: 1}), self._insisted.pop(held))
+            waiting, self._open = self._open, {}
+            for other in waiting:
+                self.insist(other, 0)
+        elif type(zero) is Size:
+            self._open[zero] = None
 
     def settled(self, size: Any) -> Any:
         """The size with what the graph insists on put in."""
@@ -197,9 +208,33 @@ class Sizes:
                 return _POLYNOMIAL[fn](a, b)
             if fn is operator.floordiv and b != 0 and (exact := quotient(a, b)) is not None:
                 return exact
+            if fn in _FLOORED and type(b) is int and b > 0:
+                return self._floored(a, b, fn is operator.mod)
         return self.named((fn, args), example)
 
+    def _floored(self, size: Extent, divisor: int, rest: bool) -> Extent:
+        """size // divisor, or what is left of it: what the divisor divides is taken out, and the rest is one unknown.
 
+        So (8 - h % 8) % 8, with which h is padded to a multiple of 8, is 8 * q - h.
+        """
+        half = divisor // 2
+        inner = {atoms: (c + half) % divisor - half for atoms, c in _terms(size).items()}
+        outer = _size({atoms: (c - inner[atoms]) // divisor for atoms, c in _terms(size).items()})
+        left = _size(inner)
+        floor = self.value(left) // divisor
+        whole = plus(outer, floor if type(left) is int else self.named((operator.floordiv, (left, divisor)), floor))
+        if not rest:
+            return whole
+        found = plus(size, times(whole, divisor), -1)
+        self._rests.add(found)
+        return found
+
+    def is_rest(self, size: Any) -> bool:
+        """True for what a division leaves: it is not below 0."""
+        return size in self._rests
+
+
+_FLOORED = (operator.floordiv, operator.mod)
 _POLYNOMIAL: dict[Any, Callable[[Extent, Extent], Extent]] = {
     operator.add: plus,
     operator.sub: lambda a, b: plus(a, b, -1),

@@ -242,8 +242,10 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
 @rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
-    tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
+    call.shape_only(*tensors)
+    # what is empty on every input brings nothing; torch allows a [0] among tensors of any rank
+    tensors = [t for t in tensors if t.rank == call.value.ndim and t.sizes[axis] != 0] or tensors
     if any(type(t.sizes[axis]) is Size for t in tensors):
         maps = [call.constant(t.map, [axis], why) for t in tensors]
         return functools.reduce(lambda a, b: merged(call, a, b, why), maps)
