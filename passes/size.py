@@ -217,9 +217,9 @@ class Sizes:
 
         So (8 - h % 8) % 8, with which h is padded to a multiple of 8, is 8 * q - h.
         """
-        half = divisor // 2
-        inner = {atoms: (c + half) % divisor - half for atoms, c in _terms(size).items()}
-        outer = _size({atoms: (c - inner[atoms]) // divisor for atoms, c in _terms(size).items()})
+        below = (divisor - 1) // 2
+        inner = {m: (c + below) % divisor - below if m else c % divisor for m, c in _terms(size).items()}
+        outer = _size({m: (c - inner[m]) // divisor for m, c in _terms(size).items()})
         left = _size(inner)
         floor = self.value(left) // divisor
         whole = plus(outer, floor if type(left) is int else self.named((operator.floordiv, (left, divisor)), floor))
