@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 from fxteleport.errors import Decline
 from fxteleport.passes.conditions import Condition
 from fxteleport.passes.evaluate import call_of
-from fxteleport.passes.maps import CobMap, on_symbols, single
+from fxteleport.passes.maps import CobMap, Parts, on_symbols, single
 from fxteleport.passes.shape_functions import spelt
 from fxteleport.passes.size import Extent, Size
 from fxteleport.passes.source import quoted
-from fxteleport.passes.system import Origin
+from fxteleport.passes.system import Origin, System
 
 if TYPE_CHECKING:
     from fxteleport.passes.constrain import Interpreter
@@ -85,6 +85,17 @@ class Operand:
         return self._map
 
     @property
+    def folds(self) -> tuple[tuple[int, Parts], ...]:
+        """Axes of unknown size along which the map varies, with their parts."""
+        return () if self._map is None else self._map.folds
+
+    def unfold(self, system: System, axis: int, origin: Origin) -> None:
+        """Require one CoB for all positions of a fold."""
+        assert self._map is not None
+        rest = tuple((i, parts) for i, parts in self._map.folds if i != axis)
+        self._map = replace(system.constant(self._map, [axis], origin), folds=rest)
+
+    @property
     def is_unbound(self) -> bool:
         """True for a parameter whose map is not decided yet."""
         return self._state is not None and self.name not in self._state.tensors
@@ -134,6 +145,10 @@ class Call:
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
         return self.state.sizing.sizes.settled(size)  # type: ignore[no-any-return]
+
+    def example(self, size: Extent) -> int:
+        """What a size is in the example."""
+        return self.state.sizing.sizes.value(size)  # type: ignore[no-any-return]
 
     # -- constraints -----------------------------------------------------------------------------------
 

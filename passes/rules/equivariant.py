@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from fxteleport.passes import shape_functions
+from fxteleport.passes import folds, shape_functions
 from fxteleport.passes.call import Call, Operand, carries
 from fxteleport.passes.maps import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import named, rule
@@ -27,6 +27,7 @@ from fxteleport.passes.rules import named, rule
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
     shape=shape_functions.same,
+    along=folds.elementwise,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())

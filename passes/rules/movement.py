@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes import shape_functions
+from fxteleport.passes import folds, shape_functions
 from fxteleport.passes.call import Call, Operand, Unknown, carries
 from fxteleport.passes.maps import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.proxy import setitem
@@ -61,15 +61,21 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     nn.Flatten,
     nn.Unflatten,
     shape=shape_functions.reshaped,
+    along=folds.itself,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
-    old, new, cob = tuple(input.shape), tuple(call.value.shape), input.map
-    sizes, target = input.sizes, call.sizes
+    new, target = tuple(call.value.shape), call.sizes
+    given = folds.apart(call, input)
+    cob, sizes, old = given.cob, given.sizes, given.shape
     if not any(type(n) is Size for n in (*sizes, *target)):
         return cob.each(lambda s: reshape(s, old, new))
+    blocks = cuts(sizes, target)
+    mixed = [bool(_recut(call, sizes, cob, axes)) for axes, _ in blocks]
+    if (cut := folds.recut(call, given, blocks, mixed)) is not None:
+        return cut
     for axis, inner in _divided(sizes, target):
         sizes = (*sizes[:axis], sizes[axis] // inner, inner, *sizes[axis + 1 :])  # type: ignore[operator]
         apart = (*old[:axis], old[axis] // inner, inner, *old[axis + 1 :])
@@ -109,7 +115,7 @@ def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]
     return []
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded)
+@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded, along=folds.elementwise)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
@@ -124,6 +130,7 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
 @rule(
     *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
     shape=shape_functions.permuted,
+    along=folds.permuted,
 )
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
@@ -146,6 +153,7 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.ChannelShuffle,
     nn.Unfold,
     shape=shape_functions.moved,
+    along=folds.picked,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]
