@@ -441,7 +441,17 @@ def _repeated(at: At, input: Sized, *counts: Any, **settings: Any) -> Shape | No
     return [times(n, m) for n, m in zip(wide, [*[1] * (rank - len(given)), *given], strict=True)]
 
 
+def _unfolded(at: At, input: Sized, dimension: Any, size: Any = None, step: Any = None) -> Shape | None:
+    """`x.unfold(axis, size, step)`: windows of an axis, their elements behind the last axis; not `F.unfold`."""
+    if not isinstance(at.target, str) or any(type(n) is not int for n in (dimension, size, step)):
+        return None
+    axis = dimension % len(input.sizes)
+    count = _windows(at, input.sizes[axis], at.value.shape[axis], size, step, 0, 1)
+    return [*_replaced(input.sizes, axis, count), size]
+
+
 _MOVED: dict[str, Any] = {
+    "unfold": _unfolded,
     "getitem": getitem,
     "narrow": _narrowed,
     "select": _selected,

@@ -164,9 +164,10 @@ class Sizes:
         terms = dict(_terms(zero))
         common = functools.reduce(_shared, terms, max(terms, key=len, default=()))
         terms = {_without(atoms, common) or (): c for atoms, c in terms.items()}
-        lead = max(terms, key=_order, default=())
-        coefficient = terms.pop(lead, 0)
-        if lead and len(terms) < 2 and all(c % coefficient == 0 for c in terms.values()):
+        leads = [m for m, c in terms.items() if m and all(other % c == 0 for other in terms.values())]
+        if leads and len(terms) < 3:
+            lead = max(leads, key=lambda m: (max(m), m))  # what came last is said by what was there before
+            coefficient = terms.pop(lead)
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
             for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
