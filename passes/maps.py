@@ -32,8 +32,8 @@ Parts = tuple[Extent, ...]  # of an axis: sizes whose product is its size
 class CobMap:
     """The CoB of one tensor: factors (symbols, exponent); no factors is the identity.
 
-    `zeros` is True where a factor may hold `ANY`. `folds` are the axes of unknown size along which it varies, with their
-    parts (`folds.py`).
+    `zeros` is True where a factor may hold `ANY`. `folds` are the axes of unknown size along which it varies, with
+    their parts (`folds.py`).
     """
 
     factors: tuple[Factor, ...] = ()

@@ -347,7 +347,7 @@ def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: 
     return moved(call, [input, src])
 
 
-@rule(getattr)
+@rule(getattr, shape=shape_functions.permuted, along=folds.permuted)
 def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("data", "real", "imag"):
         return input.map
