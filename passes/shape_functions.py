@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.size import Extent, Size, Sizes, plus, product, quotient, times
+from fxteleport.passes.size import Extent, Size, Sizes, plus, product, times
 
 Shape = Sequence[Extent]
 
@@ -92,6 +92,8 @@ def _joint(at: At, column: Sequence[Extent]) -> Extent:
     others = [n for n in dict.fromkeys(column) if n != 1]
     known = [n for n in others if type(n) is int]
     if known or not others:
+        for n in others:
+            at.sizes.meet(n, known[0])
         return known[0] if known else 1
     if len(others) == 1:
         return others[0]
@@ -278,12 +280,7 @@ def _completed(at: At, count: Extent, wanted: Sequence[Extent], shape: Sequence[
         at.sizes.insist(count, product(wanted))
         return list(wanted)
     (i,) = missing
-    rest = product(n for n in wanted if n != -1)
-    left = quotient(count, rest)
-    if left is None:
-        left = at.axis(shape[i], (count, rest))
-        at.sizes.insist(count, times(rest, left))
-    return [*wanted[:i], left, *wanted[i + 1 :]]
+    return [*wanted[:i], at.sizes.share(count, [n for n in wanted if n != -1], shape[i]), *wanted[i + 1 :]]
 
 
 def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:

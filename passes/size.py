@@ -134,6 +134,8 @@ class Sizes:
         self._settled: dict[Size, Extent] = {}
         self._open: dict[Size, None] = {}  # zeros of which no monomial is known yet
         self._rests: set[Extent] = set()  # what divisions leave
+        self._floors: dict[Extent, tuple[Extent, Extent]] = {}  # floor(a / b) -> a, b
+        self._shares: dict[Extent, tuple[Extent, Extent]] = {}  # a / b, where nothing is left -> a, b
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -211,7 +213,36 @@ class Sizes:
                 return exact
             if fn in _FLOORED and type(b) is int and b > 0:
                 return self._floored(a, b, fn is operator.mod)
+            if fn is operator.floordiv:
+                self._floors[self.named((fn, args), example)] = a, b
         return self.named((fn, args), example)
+
+    def share(self, count: Extent, others: Sequence[Extent], example: int) -> Extent:
+        """The axis that is left of so many elements beside other axes, or the graph does not run."""
+        rest = product(others)
+        found = quotient(count, rest)
+        if found is not None or Size not in map(type, (count, rest)):
+            return example if found is None else found
+        share = self.named(("share", count, rest), example)
+        self._shares[share] = count, tuple(others)
+        self.insist(count, times(rest, share))
+        return share
+
+    def meet(self, size: Extent, known: int) -> None:
+        """Axes that are broadcast together: a size that cannot be 1 is the known one.
+
+        A share cannot, if there are more elements than there may be in the other axes: two of which may be
+        floor(n / c) and c, which are n together at most.
+        """
+        count, others = self._shares.get(size, (0, ()))
+        for floor in self._floors.keys() & set(others):
+            n, c = self._floors[floor]
+            beside = list(others)
+            beside.remove(floor)
+            rest = quotient(product(beside), c)
+            least = quotient(count, times(n, rest)) if type(rest) is int else None
+            if type(least) is int and least > 1:
+                self.insist(size, known)
 
     def _floored(self, size: Extent, divisor: int, rest: bool) -> Extent:
         """size // divisor, or what is left of it: what the divisor divides is taken out, and the rest is one unknown.

@@ -92,7 +92,7 @@ def other_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return outside(inside(v) + turned)
 
 
-# What becomes of q, k and v, and how many CoBs are free: 6 for each of q (the inverse of k) and v where nothing ties them.
+# What becomes of q, k and v, and how many CoBs are free: 6 of q (the inverse of k) and 6 of v where nothing ties them.
 WAYS: dict[str, tuple[Way, int]] = {
     "products": (multiplied, 12),
     "attention": (fused, 12),
