@@ -27,8 +27,8 @@ from fxteleport.align_signs import signs
 from fxteleport.cob import ChangeOfBasis
 from fxteleport.errors import InputError
 from fxteleport.passes.lowering import named_tensors
+from fxteleport.passes.shadow import modules_of
 from fxteleport.passes.solution import POSITIVE, UNIT
-from fxteleport.unchanged import modules_of
 
 if TYPE_CHECKING:
     from fxteleport.plan import Plan

@@ -25,7 +25,7 @@ from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.objects import PLAIN
 from fxteleport.passes.overlap import by_memory, overlapping
 from fxteleport.passes.settings import digest, said, spelled
-from fxteleport.passes.shadow import BOOKKEEPING
+from fxteleport.passes.shadow import BOOKKEEPING, modules_of
 from fxteleport.sharded import is_sharded, unsharded
 
 _NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", "_path", "_beside"}  # some are of a clone
@@ -130,19 +130,6 @@ def planned(captured: Captured, moving: frozenset[str]) -> Planned:
         moving,
         frozenset(captured.metas) - frozenset(unsaved(captured)),
     )
-
-
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
-    found: dict[str, nn.Module] = {}
-    waiting = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        found[path] = module
-        if module._modules:
-            prefix = f"{path}." if path else ""
-            waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
-    return found
 
 
 def parts_of(modules: dict[str, nn.Module]) -> dict[str, Part]:

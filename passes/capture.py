@@ -28,6 +28,7 @@ from fxteleport.passes.kept import names_in
 from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.patches import aware_of_proxies
 from fxteleport.passes.reach import Reached
+from fxteleport.passes.shadow import modules_of
 from fxteleport.passes.tracer import Tracer
 from fxteleport.sharded import is_sharded
 
@@ -185,7 +186,7 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
         if scripted or type(module).__module__.startswith(_QUANTISED):

@@ -21,6 +21,7 @@ from fxteleport.passes.objects import PLAIN, is_record, is_spelt, take_apart
 from fxteleport.passes.overlap import by_memory, equal, memory, overlapping
 from fxteleport.passes.patches import unrecorded
 from fxteleport.passes.proxy import NumberProxy, Proxy, is_proxy
+from fxteleport.passes.shadow import modules_of
 from fxteleport.passes.source import calling_line
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Lowering(Decisions):
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Tensor] = []  # those whose id is in use above
         self._own: dict[int, str] = {}  # the model's tensors, by id
-        self.parts = dict(model.named_modules(remove_duplicate=False))
+        self.parts = modules_of(model)
         tensors: dict[str, Tensor] = {}
         for name, tensor in named_tensors(self.parts):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)

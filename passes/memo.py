@@ -21,6 +21,7 @@ from fxteleport.passes import evaluate
 from fxteleport.passes.evaluate import META, Trust
 from fxteleport.passes.leaves import hooked
 from fxteleport.passes.objects import PLAIN
+from fxteleport.passes.patches import among_plain_values
 
 
 class Memo:
@@ -48,7 +49,7 @@ class Memo:
         if known is not None and known.holds(tensors):
             return known.again(tensors), Trust.KNOWN
         versions, forms = [t._version for t in tensors], [(t.shape, t.stride()) for t in tensors]
-        value, trust = evaluate.run(op, target, args, kwargs, real)
+        value, trust = among_plain_values(evaluate.run, op, target, args, kwargs, real)
         if trust is Trust.KNOWN and forms == [(t.shape, t.stride()) for t in tensors]:
             written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
             learned = next((f for kind in _KINDS if (f := kind.learn(value, tensors, written)) is not None), None)

@@ -19,7 +19,7 @@ from torch import fx, nn
 from fxteleport.passes import arms, evaluate
 from fxteleport.passes.leaves import is_leaf, reads_training
 from fxteleport.passes.patches import unrecorded
-from fxteleport.passes.shadow import clone
+from fxteleport.passes.shadow import clone, modules_of
 
 if TYPE_CHECKING:
     from fxteleport.passes.tracer import Tracer
@@ -132,7 +132,9 @@ class Modes:
         from fxteleport.passes.branches import trace_inside
 
         real = tracer.real(_path(norm))
-        key: Any = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
+        key: Any = tuple(
+            [(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in modules_of(real).values()]
+        )
         try:
             hash(key)
         except TypeError:
@@ -159,7 +161,7 @@ _OTHER = frozenset(vars(nn.Module())) | {"num_features", "_path"}
 
 def modes_after(model: nn.Module, training: bool) -> dict[str, bool]:
     """The modes that a model's own `train(training)` leaves its modules in, by path; only those that it excepts."""
-    if all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules()):
+    if all(type(m).train is nn.Module.train and "train" not in vars(m) for m in modules_of(model).values()):
         return {}
     return after_train(model, training)[0]
 

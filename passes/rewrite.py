@@ -24,7 +24,7 @@ from fxteleport.passes.grad_mode import restoring, switch
 from fxteleport.passes.kept import WHOLE
 from fxteleport.passes.leaves import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.scale import Recipe
-from fxteleport.passes.shadow import clone
+from fxteleport.passes.shadow import clone, modules_of
 from fxteleport.passes.wraps import SLOT, Sides, join, place_module
 
 
@@ -263,7 +263,7 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
     module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
     module.__dict__["excepted"] = excepted(model, below=True)
     take_modes(module, model)
-    parts = dict(model.named_modules(remove_duplicate=False))
+    parts = modules_of(model)
     for path, leaf in captured.added.items():
         owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
         if owner is not None and isinstance(leaf, nn.Module):
@@ -303,7 +303,7 @@ def _skeleton(
         carry(model, root)
         return root
     inside: tuple[str, ...] = ()
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in modules_of(model).items():
         if inside and path.startswith(inside):
             continue
         if path in leaves:

@@ -39,9 +39,11 @@ from fxteleport.passes.lowering import named_tensors
 from fxteleport.passes.modes import depends
 from fxteleport.passes.patches import run_by, unaware
 from fxteleport.passes.settings import Reads
+from fxteleport.passes.shadow import modules_of
 from fxteleport.passes.state import reject_state, without_drawing
 from fxteleport.passes.traced import path_of, reassigned, shadow
 
+_BATCH_NORM = tuple(inspect.signature(F.batch_norm).parameters)
 # Errors that keeping the module whole in which they arise does not mend.
 _NOT_HERE = (evaluate.CannotRun, evaluate.Again, RecursionError)
 
@@ -75,7 +77,7 @@ class Tracer(Kept):
         inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
-        parts = list(root.modules())
+        parts = list(dict.fromkeys(modules_of(root).values()))
         for part in parts if self.started else ():
             vars(part)["training"] = self.mode_of(path_of(part))
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
@@ -266,7 +268,7 @@ class Tracer(Kept):
         module = self.stack[-1] if self.stack else None
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
             own, path = module._buffers.get("running_mean"), path_of(module)
-            given = dict(zip(inspect.signature(func).parameters, args, strict=False)) | kwargs
+            given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
             is_own = own is not None and given.get("running_mean") is own and path in self.modes.own
             if is_own and (self.is_inside or given.get("training", False) is False):
                 return self.own_normalisation(module, **given)
