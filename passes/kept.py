@@ -168,11 +168,8 @@ class Kept(Recorder):
         real = cast(nn.BatchNorm1d, self.real(path))
         cls = next(c for c in type(real).__mro__ if c.__module__.startswith("torch.nn."))
         tensors = {name: given.get(name) for name in ("running_mean", "running_var", "weight", "bias")}
-        held = {
-            **dict.fromkeys(module._parameters, module._parameters),
-            **dict.fromkeys(module._buffers, module._buffers),
-        }
-        own = {name: held[name][name] for name in tensors if name in held}  # no more of them become nodes
+        tables = (module._parameters, module._buffers)
+        own = {name: table[name] for table in tables for name in tensors if name in table}  # no more become nodes
         eps, momentum = given.get("eps", 1e-5), given.get("momentum", 0.1)
         if real.momentum is None and same(momentum, 0.0):  # the average over all batches, in train mode
             momentum = None
