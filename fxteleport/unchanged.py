@@ -121,9 +121,12 @@ class Planned:
 
 def planned(captured: Captured, moving: frozenset[str]) -> Planned:
     """What a plan rests on in the model that was captured."""
+    settings = {where: value if type(value) in PLAIN else kept(value) for where, value in _settings(captured)}
+    for where in captured.state:
+        settings.pop(where, None)
     return Planned(
         parts_of(modules_of(captured.model)),
-        {where: kept(value) for where, value in _settings(captured) if where not in captured.state},
+        settings,
         dict(_values(captured)),
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
@@ -181,11 +184,11 @@ def _settings(captured: Captured) -> Iterator[tuple[tuple[str, str], Any]]:
         module = captured.parts.get(path)
         if module is None or path in captured.added or path in captured.opaque:
             continue
-        names = vars(module).keys() - _NO_SETTINGS
-        if path in captured.classes:  # the rest of it is traced
-            names &= set(getattr(captured.classes[path], "__constants__", ()))
         held = vars(module)
-        yield from (((path, name), held[name]) for name in names if name in held)
+        if path in captured.classes:  # the rest of it is traced
+            names = set(getattr(captured.classes[path], "__constants__", ()))
+            held = {name: value for name, value in held.items() if name in names}
+        yield from [((path, name), value) for name, value in held.items() if name not in _NO_SETTINGS]
 
 
 def _owner(captured: Captured, path: str) -> str:

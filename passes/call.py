@@ -129,7 +129,7 @@ class Call:
     @property
     def sizes(self) -> tuple[Extent, ...]:
         """The axes of the result, a tensor, as sizes."""
-        return tuple(map(self.settled, self.state.sizing.at[self.node].sizes))
+        return self.state.sizing.current(self.node).sizes  # type: ignore[no-any-return]
 
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""

@@ -27,12 +27,12 @@ from fxteleport.passes.guards import GUARDS
 from fxteleport.passes.helpers import Given
 from fxteleport.passes.leaves import changes_gradients, hooked, is_stateful
 from fxteleport.passes.maps import IDENTITY, ONE, CobMap, single, structural_zeros
-from fxteleport.passes.objects import PLAIN, Assemble
+from fxteleport.passes.objects import Assemble
 from fxteleport.passes.rules import RULES, bound, lookup
 from fxteleport.passes.shape_functions import Sized
 from fxteleport.passes.size import Size
 from fxteleport.passes.sizing import Sizing
-from fxteleport.passes.structures import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
+from fxteleport.passes.structures import map_like, maps_in, maps_of, of_nodes, operands_in, pairs_of, part_of
 from fxteleport.passes.system import Origin, System
 
 
@@ -145,11 +145,12 @@ class Interpreter:
             for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
             return map_like(value)
-        source = node.args[0] if node.args else None
+        given = node.args
+        source = given[0] if given else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
             held = source.meta["val"]
             if not isinstance(held, Tensor):
-                return part_of(held, self.maps[source], node.args[1], value)
+                return part_of(held, self.maps[source], given[1], value)
         leaves = leaves_of(value)
         if not any(isinstance(x, Tensor) for x in leaves):
             if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
@@ -202,8 +203,8 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            sized, told = self.sizing.at.get(node), found.shape is not None
-            result = self.still(node, self.checked(value, result), sized, told)
+            told = found.shape is not None
+            result = self.still(node, self.checked(value, result), self.sizing.current(node), told)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -241,9 +242,8 @@ class Interpreter:
                 for i in unknown:
                     self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
                 return result
-            axes = [i for i in unknown if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
             why = "other inputs have more or fewer of these positions"
-            return self.system.constant(result, axes, Origin(node.name, why)) if axes else result
+            return self.system.constant(result, unknown, Origin(node.name, why)) if unknown else result
         if isinstance(result, dict) and isinstance(sized, dict):
             return {k: self.still(node, cob, sized.get(k), told) for k, cob in result.items()}
         if isinstance(result, (list, tuple)) and isinstance(sized, list):
@@ -298,18 +298,9 @@ class Interpreter:
 
     def convert(self, x: Any) -> Any:
         """A node's argument structure: operands for tensors, plain values for the rest."""
-        kind = type(x)
-        if kind is fx.Node:
-            return self._view(x.meta.get("val"), self.maps.get(x), self.sizing.at.get(x))
-        if kind in PLAIN:
-            return x
-        if kind is slice:
-            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
-        if issubclass(kind, dict):
-            return {k: self.convert(v) for k, v in x.items()}
-        if issubclass(kind, tuple):
-            return tuple([self.convert(v) for v in x])
-        return [self.convert(v) for v in x] if issubclass(kind, list) else x
+        return of_nodes(
+            x, lambda node: self._view(node.meta.get("val"), self.maps.get(node), self.sizing.current(node))
+        )
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
         """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
@@ -319,16 +310,14 @@ class Interpreter:
             cob = cob if cob is not None else IDENTITY
             if type(sized) is not Sized:
                 return Operand(value, cob)
-            settled = tuple(map(self.sizing.sizes.settled, sized.sizes))
-            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=settled)
+            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=sized.sizes)
         if isinstance(value, (tuple, list)):
             parts = sized if isinstance(sized, list) else [None] * len(value)
             return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
         if isinstance(value, dict):
             held = sized if isinstance(sized, dict) else {}
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
-        size = self.sizing.sizes.settled(sized)
-        return Unknown(value, size) if type(size) is Size else value
+        return Unknown(value, sized) if type(sized) is Size else value
 
     def _moves(self, operand: Operand) -> bool:
         return operand.is_unbound or bool(operand.map.factors)

@@ -376,8 +376,6 @@ def _sliced(at: At, size: Extent, item: slice) -> Extent:
     bounds = (item.start, item.stop, item.step)
     if type(size) is int and all(b is None or type(b) is int for b in bounds):
         return len(range(*item.indices(size)))
-    if type(size) is Size and item.step in (None, 1) and item.stop is None and type(item.start) is int:
-        pass  # max(size - start, 0): not a polynomial
     example = range(at.sizes.value(size))[slice(*map(at.sizes.value, bounds))]
     return at.sizes.named(("slice", size, *bounds), len(example))
 

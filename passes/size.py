@@ -132,6 +132,7 @@ class Sizes:
         self._named: dict[Hashable, Size] = {}
         self._insisted: dict[Monomial, Extent] = {}
         self._settled: dict[Size, Extent] = {}
+        self.learned = 0  # how often something was
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -163,6 +164,7 @@ class Sizes:
         if lead and len(terms) < 2 and all(c % coefficient == 0 for c in terms.values()):
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
+            self.learned += 1
             for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
                 self.insist(_size({held: 1}), self._insisted.pop(held))
 
