@@ -298,9 +298,10 @@ class Interpreter:
 
     def convert(self, x: Any) -> Any:
         """A node's argument structure: operands for tensors, plain values for the rest."""
-        return of_nodes(
-            x, lambda node: self._view(node.meta.get("val"), self.maps.get(node), self.sizing.current(node))
-        )
+        return of_nodes(x, self._seen)
+
+    def _seen(self, node: fx.Node) -> Any:
+        return self._view(node.meta.get("val"), self.maps.get(node), self.sizing.current(node))
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
         """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""

@@ -53,6 +53,7 @@ class Sizing:
         for node in graph.nodes:
             inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
             self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
+            self._settled.discard(node)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
