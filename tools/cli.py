@@ -26,6 +26,7 @@ from fxteleport.tools.commands.teleport import teleport
 from fxteleport.tools.console import one_line
 from fxteleport.tools.options.dataclass_options import register
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
 
 
@@ -44,7 +45,7 @@ class Commands(TyperGroup):
         try:
             status = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra) or 0
         except typer.Abort:
-            status = 130
+            status = _INTERRUPTED
         except (TeleportError, OSError) as error:
             status = _report(one_line(error))
         except UsageError as error:
@@ -52,6 +53,13 @@ class Commands(TyperGroup):
         if standalone_mode:
             sys.exit(status)
         return status
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # by now a command has ended its workers
+            sys.stderr.write("fxteleport: interrupted\n")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _usage(error: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -154,14 +155,22 @@ def test_check_runs_nothing_for_an_unknown_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_a_command_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "fxteleport: interrupted\n")]
+)
+def test_a_command_that_is_ended_takes_its_workers_along(
+    sent: signal.Signals, status: int, said: str, tmp_path: Path
+) -> None:
+    """A kill is sent to the command alone, Ctrl-C by a terminal to its workers too."""
     rows, deadline = tmp_path / "rows.csv", time.monotonic() + 60
     command = [sys.executable, "-m", "fxteleport", "coverage", "--filter", "test_*", "--output", str(rows)]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as running:
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as running:
         while time.monotonic() < deadline and not (rows.exists() and rows.read_text().count("\n") > 1):
             time.sleep(0.1)
-        running.terminate()
-        assert running.wait(60) == 143
+        os.kill(running.pid, sent) if sent == signal.SIGTERM else os.killpg(running.pid, sent)
+        assert running.communicate(timeout=60)[1] == said
+        assert running.returncode == status
     for _ in range(100):
         try:
             os.killpg(running.pid, 0)

@@ -24,6 +24,7 @@ from fxteleport.tools.models import load
 from fxteleport.tools.models.selection import select
 from fxteleport.tools.options import check as own
 from fxteleport.tools.options import common
+from fxteleport.tools.worker_pool import in_order
 
 
 def check(
@@ -70,7 +71,7 @@ def check(
     several = len(variants) * len(seeds) > 1
     with _lines(results.jsonl) as write, progress(len(todo)) as step:
         table = Matrix(out) if which.paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
-        outcomes = _sorted(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
+        outcomes = in_order(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
     table.close()
     records = [r for r, _ in outcomes]
     summarize(out, records, time.perf_counter() - start)
@@ -103,11 +104,6 @@ def _watched(
         seen.add(i)
         tell(outcome)
         yield i, outcome
-
-
-def _sorted(found: Iterator[tuple[int, Outcome]]) -> list[Outcome]:
-    """In the order of the call, however they finished."""
-    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]
 
 
 @contextlib.contextmanager
