@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -165,6 +166,7 @@ def test_a_command_that_is_ended_takes_its_workers_along(
     rows, deadline = tmp_path / "rows.csv", time.monotonic() + 60
     command = [sys.executable, "-m", "fxteleport", "coverage", "--filter", "test_*", "--output", str(rows)]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
     with subprocess.Popen(command, start_new_session=True, **pipes) as running:
         while time.monotonic() < deadline and not (rows.exists() and rows.read_text().count("\n") > 1):
             time.sleep(0.1)
