@@ -1,7 +1,8 @@
 """Every architecture of Hugging Face's transformers, shrunk: code that nobody wrote with this tool in mind.
 
 `python tests/oracles/all_transformers.py FILE.jsonl` builds the base model of each configuration class with small
-sizes, finds inputs that it runs on, plans it in both modes and compares the emitted networks at every node under powers of two. A
+sizes, finds inputs that it runs on, plans it in both modes and compares the emitted networks at every node under
+powers of two. A
 line a network is appended to the file, so that a run goes on where it was cut off; at the end it is summed up.
 Architectures that no shrinking fits (their sizes hang together) say so, and count as not built.
 """

@@ -1,0 +1,20 @@
+"""The errors and warnings that a user may catch or filter, by the name that they have always had."""
+
+from fxteleport.passes.errors import (
+    CaptureError,
+    CheckpointError,
+    CobError,
+    ConditionError,
+    ConditionWarning,
+    GuardError,
+    InputError,
+    ModelError,
+    OpaqueModuleWarning,
+    RuleError,
+    TeleportError,
+)
+
+__all__ = [
+    "CaptureError", "CheckpointError", "CobError", "ConditionError", "ConditionWarning", "GuardError", "InputError",
+    "ModelError", "OpaqueModuleWarning", "RuleError", "TeleportError",
+]  # fmt: skip
