@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.atomic_files import read_json, read_tensors, write_tensors, write_text
+from fxteleport.atomic_files import read_json, write_text
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rules.call import carries
+from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.plan import MODES, NORM_STATS, Plan, plan
+from fxteleport.plan.plan import Plan, plan
+from fxteleport.tensor_files import read_tensors, write_tensors
 
 _KIND = "fxteleport network"
 _FORMAT = 2  # in 1, the state dict did not hold the CoBs of operations

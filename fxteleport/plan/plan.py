@@ -37,13 +37,11 @@ from fxteleport.passes.scale import format_range, row_column_scaling
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
 from fxteleport.passes.solve.solution import POSITIVE, UNIT, Solution
 from fxteleport.passes.solve.solve import solve
+from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.plan.cob import ChangeOfBasis, sample_values
 from fxteleport.plan.fingerprint import planned
 from fxteleport.plan.model_snapshot import Held
 from fxteleport.plan.teleported_point import Point
-
-MODES = ("full", "weights")
-NORM_STATS = ("fixed", "rescaled", "wrapped")
 
 
 def plan(

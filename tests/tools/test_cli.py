@@ -240,6 +240,41 @@ def test_help_has_an_example(command: str) -> None:
     assert done.exit_code == 0 and f"Example: fxteleport {command} resnet18" in done.stdout
 
 
+def test_help_with_one_dash() -> None:
+    assert call("-h").stdout == call("--help").stdout and call("check", "-h").stdout == call("check", "--help").stdout
+
+
+def test_version() -> None:
+    done = call("--version")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{ft.__version__}\n", "")
+
+
+WITHOUT_TORCH = """
+import sys
+from fxteleport.tools.cli import app
+for line in sys.stdin.read().splitlines():
+    try:
+        app(line.split())
+    except SystemExit as end:
+        assert end.code == (0 if "help" in line or "version" in line else 2), (line, end.code)
+    heavy = {"torch", "numpy", "scipy", "matplotlib", "timm"} & set(sys.modules)
+    assert not heavy, (line, heavy)
+"""
+
+
+def test_help_and_wrong_calls_import_no_torch() -> None:
+    wrong = ["", "nosuch", "check --nosuch", "teleport", "teleport resnet18 --seed x", "teleport resnet18 --mode half",
+             "teleport resnet18 --cob-range 1.5", "check resnet18 --jobs 0", "check x --amp --dtype bfloat16",
+             "inspect resnet18 --plot weights", "inspect resnet18 --plot nosuch --output a.png", "bench",
+             "bench resnet18 --measure speed", "paper nosuch", "paper micro --lr 0",
+             "coverage --norm-stats wrapped"]  # fmt: skip
+    lines = ["--help", "--version", *(f"{name} --help" for name in COMMANDS), *wrong]
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_as_a_module() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "fxteleport", "teleport", "resnet81"], capture_output=True, text=True, timeout=120

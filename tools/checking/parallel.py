@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fxteleport.passes.errors import TeleportError
-from fxteleport.tools.checking.alternate_backends import Execution
 from fxteleport.tools.checking.compare_with import against
 from fxteleport.tools.checking.full_matrix import check_everything
 from fxteleport.tools.checking.records import Outcome, Record, blank, measured, record, verdict
 from fxteleport.tools.checking.session import run
 from fxteleport.tools.console import one_line
 from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.models.request import Loaded, Request
+from fxteleport.tools.options.check import Execution
 from fxteleport.tools.options.common import Settings
 from fxteleport.tools.worker_pool import Failure, WorkerPool
 

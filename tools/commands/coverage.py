@@ -17,13 +17,7 @@ from fxteleport.atomic_files import write_text
 from fxteleport.models import zoo
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.console import console, progress, write_json
-from fxteleport.tools.models.devices import check_device
 from fxteleport.tools.options import common
-from fxteleport.tools.survey.network_survey import Terms
-from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
-from fxteleport.tools.survey.scheduling import surveyed
-from fxteleport.tools.survey.selection import chosen
-from fxteleport.tools.survey.tables import document, summary
 
 _PANEL = "Coverage"
 Filter = Annotated[str, typer.Option("--filter", rich_help_panel=_PANEL, help="Names by a pattern, as 'resnet*'.")]
@@ -89,6 +83,14 @@ def coverage(
     out = console(json)
     if norm_stats == "wrapped":
         raise InputError("coverage plans in both modes: --norm-stats is fixed or rescaled")
+
+    from fxteleport.tools.models.devices import check_device
+    from fxteleport.tools.survey.network_survey import Terms
+    from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
+    from fxteleport.tools.survey.scheduling import surveyed
+    from fxteleport.tools.survey.selection import chosen
+    from fxteleport.tools.survey.tables import document, summary
+
     check_device(device)
     wanted = chosen(filter, family, library)
     known = {r.model: r for r in read_rows(output)} if output is not None and output.exists() else {}

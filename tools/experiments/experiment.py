@@ -12,7 +12,6 @@ import torch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PRESETS = ("smoke", "laptop", "paper")
 Run = dict[str, Any]  # the settings of one run, plain data
 Row = dict[str, Any]  # one measurement, with the settings of its run
 

@@ -20,9 +20,9 @@ from fxteleport import __version__
 from fxteleport.atomic_files import read_json, write_text
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.tools.experiments.experiment import Row, Run, single_thread
+from fxteleport.tools.options.paper import ENGINES
 from fxteleport.tools.worker_pool import TRIES, Failure, WorkerPool
 
-ENGINES = ("local", "ray")
 Measure = Callable[[Run], list[Row]]
 Found = dict[str, Any]  # what a result file holds: the run, and its rows or its error
 

@@ -14,7 +14,8 @@ from fxteleport.atomic_files import write_text
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.export.page_data import data, summary
-from fxteleport.tools.plots.draw import rendered, require_matplotlib
+from fxteleport.tools.options.outputs import require_matplotlib
+from fxteleport.tools.plots.draw import rendered
 
 _PAGE = Path(__file__).with_name("page")
 _CAPTIONS = {

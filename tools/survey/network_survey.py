@@ -27,10 +27,10 @@ from fxteleport.models.randomize import randomize
 from fxteleport.passes.capture.leaf_calls import WHOLE
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.passes.graph.module_clone import clone
-from fxteleport.plan.plan import MODES, Plan, plan
+from fxteleport.plan.choices import MODES
+from fxteleport.plan.plan import Plan, plan
 from fxteleport.tools.console import one_line
-from fxteleport.tools.models.determinism import deterministic
-from fxteleport.tools.models.load import seeded
+from fxteleport.tools.models.determinism import deterministic, seeded
 from fxteleport.tools.models.memory import out_of_memory, peak_bytes
 from fxteleport.tools.models.skip_init import Unfilled
 from fxteleport.tools.survey.other_inputs import Other, asked, checkpoint, emitted, shapes

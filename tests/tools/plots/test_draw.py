@@ -15,8 +15,9 @@ from torch import nn
 
 import fxteleport as ft
 from fxteleport.tools.checking.session import Run
+from fxteleport.tools.options.outputs import PICTURES
 from fxteleport.tools.plots import feature_maps, weight_plots
-from fxteleport.tools.plots.draw import KINDS, draw, rendered
+from fxteleport.tools.plots.draw import draw, rendered
 from fxteleport.tools.plots.palette import dark_text, group_colour
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")
@@ -30,7 +31,7 @@ def strict() -> object:
         yield
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PICTURES)
 def test_a_png(kind: str, done: Run, tmp_path: Path) -> None:
     draw(kind, done, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
@@ -39,7 +40,7 @@ def test_a_png(kind: str, done: Run, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]  # nothing half written beside it
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PICTURES)
 def test_an_svg(kind: str, done: Run, tmp_path: Path) -> None:
     draw(kind, done, tmp_path / "a.SVG")
     assert ElementTree.parse(tmp_path / "a.SVG").getroot().tag.endswith("svg")
@@ -60,7 +61,7 @@ def test_wrong_calls(done: Run, tmp_path: Path) -> None:
             draw(kind, done, tmp_path / path)
     with pytest.raises(ft.TeleportError, match="folder does not exist"):
         draw("cob", done, tmp_path / "none" / "a.png")
-    for kind in KINDS:
+    for kind in PICTURES:
         with pytest.raises(ft.InputError, match=r"no layer 'stm'.*did you mean .*stem"):
             draw(kind, done, tmp_path / "a.png", layers=["stm"])
     assert not list(tmp_path.iterdir())
