@@ -42,7 +42,8 @@ def check(
     out = console(results.printed)
     variants, seeds = law.variants(mode, norm_stats), range(law.seed, law.seed + which.seeds)
     from fxteleport.tools.checking.compare_with import check_against
-    from fxteleport.tools.checking.console_report import Matrix, Table, summarize
+    from fxteleport.tools.checking.console_matrix import Matrix
+    from fxteleport.tools.checking.console_table import Table, summarize
     from fxteleport.tools.checking.junit import junit
     from fxteleport.tools.checking.parallel import Job
     from fxteleport.tools.models.load import check_spec

@@ -85,7 +85,7 @@ def coverage(
         raise InputError("coverage plans in both modes: --norm-stats is fixed or rescaled")
 
     from fxteleport.tools.models.devices import check_device
-    from fxteleport.tools.survey.network_survey import Terms
+    from fxteleport.tools.survey.row import Terms
     from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
     from fxteleport.tools.survey.scheduling import surveyed
     from fxteleport.tools.survey.selection import chosen

@@ -32,10 +32,11 @@ def paper(
     common.one_of("EXPERIMENT", experiment, (*own.EXPERIMENTS, own.ALL))
     common.check_seed(seed)
 
+    from fxteleport.tools.experiments.experiment import Options
     from fxteleport.tools.experiments.registry import variants
     from fxteleport.tools.experiments.reproduce import Means, check, reproduce, show
 
-    asked = what.options(seed)
+    asked = Options.of(what, seed)
     check(asked)
     means = Means(schedule.jobs or os.cpu_count() or 1, schedule.engine, schedule.num_gpus_per_run)
     folder = output or Path("paper-results") / experiment

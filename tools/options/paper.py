@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.options.common import one_of
 from fxteleport.tools.options.dataclass_options import option
-
-if TYPE_CHECKING:
-    from fxteleport.tools.experiments.experiment import Options
 
 EXPERIMENTS = ("feature-maps", "level-set", "micro", "flatness", "surface", "gradients", "training", "pseudo",
                "histogram")  # fmt: skip
@@ -88,16 +85,6 @@ class What:
             raise InputError("--candidates takes the best of several by a --metric: pass one")
         if any(lr <= 0 for lr in self.lr or ()):
             raise InputError(f"--lr must be positive, got {min(self.lr or ()):g}")
-
-    def options(self, seed: int) -> Options:
-        """As the experiments take them."""
-        from fxteleport.tools.experiments.experiment import Options
-
-        return Options(
-            self.preset, self.data_set, self.data_root, tuple(self.model or ()), tuple(self.activation or ()),
-            tuple(self.init or ()), tuple(self.sigma or ()), tuple(self.lr or ()), self.runs, self.epochs,
-            self.teleport_epoch, self.every, self.probability, self.candidates, self.metric, self.state, seed,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,9 @@ def rendered(
 
 
 def _figure(kind: str, done: Run, image: Path | None, layers: Sequence[str]) -> Figure:
-    from fxteleport.tools.plots import feature_maps, weight_plots
+    from fxteleport.tools.plots import channel_ranges, cob_by_layer, feature_maps, weight_histograms
 
     if kind == "features":
         return feature_maps.features(done, image, layers)
-    table = {"weights": weight_plots.weights, "cob": weight_plots.cob, "ranges": weight_plots.ranges}
+    table = {"weights": weight_histograms.weights, "cob": cob_by_layer.cob, "ranges": channel_ranges.ranges}
     return table[kind](done, layers)

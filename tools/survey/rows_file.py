@@ -11,7 +11,7 @@ from typing import Any
 
 from fxteleport.atomic_files import write_text
 from fxteleport.passes.errors import CheckpointError
-from fxteleport.tools.survey.network_survey import COLUMNS, Row
+from fxteleport.tools.survey.row import COLUMNS, Row
 
 
 def read_rows(path: Path) -> list[Row]:

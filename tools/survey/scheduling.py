@@ -9,7 +9,9 @@ from dataclasses import replace
 from fxteleport.models import zoo
 from fxteleport.passes.errors import TeleportError
 from fxteleport.tools.models.memory import free_memory
-from fxteleport.tools.survey.network_survey import Row, Terms, count_parameters, survey
+from fxteleport.tools.survey.building import count_parameters
+from fxteleport.tools.survey.network_survey import survey
+from fxteleport.tools.survey.row import Row, Terms
 from fxteleport.tools.worker_pool import Failure, Limits, TimeLimitError, WorkerPool, in_order
 
 _PEAK = 16  # bytes a parameter that a check may take: 13.5 were measured

@@ -16,7 +16,9 @@ from fxteleport.models import zoo
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.tools.cli import app
 from fxteleport.tools.models.skip_init import Unfilled
-from fxteleport.tools.survey.network_survey import Row, Terms, accepts, survey
+from fxteleport.tools.survey.building import accepts
+from fxteleport.tools.survey.network_survey import survey
+from fxteleport.tools.survey.row import Row, Terms
 from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
 from fxteleport.tools.survey.scheduling import surveyed
 from fxteleport.tools.survey.selection import chosen
