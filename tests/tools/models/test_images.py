@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import fxteleport as ft
-from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Request
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 
 
 @pytest.fixture
