@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.meta_eval import call_of
 from fxteleport.passes.domain.cob_map import CobMap, on_symbols, single
 from fxteleport.passes.domain.constraints import Origin
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import call_of
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.shape_functions import spelt
 
@@ -180,8 +181,8 @@ class Call:
 
     def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
         """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
-        source = "" if everywhere else quoted(self.node.meta.get("source"))
-        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        source = "" if everywhere else quoted(info(self.node).source)
+        node, path = ("", "") if everywhere else (self.node.name, info(self.node).path)
         self.state.conditions.append(Condition(kind, node, path, source, value))
 
     # -- operations that need another form -------------------------------------------------------------
