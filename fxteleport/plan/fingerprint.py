@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded, unsharded
-from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.module_clone import BESIDE, BOOKKEEPING, PATH, is_clone, path_of
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.settings import digest, said, spelled
 from fxteleport.passes.graph.storage import by_memory, overlapping
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
 
-_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", "_path", "_beside"}  # some are of a clone
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", PATH, BESIDE}  # some are of a clone
 _AGAIN = "since the plan was made: plan the model again"
 
 
@@ -205,7 +205,8 @@ def _settings(captured: Captured) -> Iterator[tuple[tuple[str, str], Any]]:
 def _owner(captured: Captured, path: str) -> str:
     """The path of the layer that a leaf is, or is made of with other tensors or settings."""
     leaf = captured.added.get(path)
-    return str(vars(getattr(leaf, "layer", leaf)).get("_path", path)) if isinstance(leaf, nn.Module) else path
+    owner = getattr(leaf, "layer", leaf)
+    return path_of(owner) if isinstance(owner, nn.Module) and is_clone(owner) else path
 
 
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:

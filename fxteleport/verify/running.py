@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
-from fxteleport.passes.capture.meta_eval import tree_map
+from fxteleport.passes.capture.meta_values import tree_map
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.rules.call import carries

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.attribute_journal import same
+from fxteleport.passes.graph.module_clone import path_of
 
 
 class Applied(nn.Module):
@@ -38,7 +39,7 @@ class Helper(nn.Module):
     def is_like(self, other: Helper) -> bool:
         """True for the same method of the same module."""
         (owner, fn), (owners, method) = self._held, other._held
-        return fn is method and vars(owner)["_path"] == vars(owners)["_path"]
+        return fn is method and path_of(owner) == path_of(owners)
 
 
 class Given(nn.Module):

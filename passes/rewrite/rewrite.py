@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
-from fxteleport.passes.capture.train_graph import Choice, choosing
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.module_clone import clone, is_clone, linked_to, path_of
 from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
@@ -66,9 +66,8 @@ class TeleportedModule(fx.GraphModule):
     def link(self) -> None:
         """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
         for leaf in list(self.modules()):
-            for other in vars(leaf).get("_beside", ()):
-                path = vars(other)["_path"]
-                own = self.get_submodule(path)
+            for other in linked_to(leaf):
+                own = self.get_submodule(path_of(other))
                 other.training = own.training
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
@@ -265,9 +264,9 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
     take_modes(module, model)
     parts = dict(model.named_modules(remove_duplicate=False))
     for path, leaf in captured.added.items():
-        owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
-        if owner is not None and isinstance(leaf, nn.Module):
-            module.get_submodule(path).train(parts[owner].training)
+        owner = getattr(leaf, "layer", leaf)
+        if isinstance(owner, nn.Module) and is_clone(owner):  # a layer of the model's that it stands for
+            module.get_submodule(path).train(parts[path_of(owner)].training)
     module.link()
     return module
 
