@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.atomic_files import read_json, read_tensors, write_tensors, write_text
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.cob import ChangeOfBasis
@@ -202,7 +203,7 @@ def _identity(cob: ChangeOfBasis) -> str:
 def _inputs(made: Plan) -> list[dict[str, Any]]:
     """The example inputs of a plan, without their values."""
     nodes = [n for n in made.captured.graph.nodes if n.op == "placeholder"]
-    return [{"name": str(n.target), "value": _written(n.meta["val"], str(n.target))} for n in nodes]
+    return [{"name": str(n.target), "value": _written(info(n).value, str(n.target))} for n in nodes]
 
 
 def _written(value: Any, name: str) -> Any:

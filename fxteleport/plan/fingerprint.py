@@ -23,6 +23,7 @@ from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded, unsharded
 from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.settings import digest, said, spelled
 from fxteleport.passes.graph.storage import by_memory, overlapping
 from fxteleport.passes.graph.structure import PLAIN
@@ -209,8 +210,8 @@ def _owner(captured: Captured, path: str) -> str:
 
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:
     for node in (node for graph in captured.graphs for node in graph.nodes):
-        value, name = node.meta.get("val"), str(node.target)
-        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or "trust" in node.meta:
+        value, name = info(node).value, str(node.target)
+        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or info(node).trust:
             continue
         if isinstance(value, Tensor) and not value.is_meta and value.layout is torch.strided:
             yield name, value

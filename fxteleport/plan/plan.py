@@ -31,6 +31,7 @@ from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import CobError, ConditionError, ConditionWarning, InputError, ModelError
 from fxteleport.passes.graph.conditions import Condition, in_short
 from fxteleport.passes.graph.dtensor import is_sharded, local, put_back
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.rewrite import TeleportedModule, live, rewrite
 from fxteleport.passes.rewrite.wraps import Sides, cobs, settle, slots_of
 from fxteleport.passes.scale import format_range, row_column_scaling
@@ -399,7 +400,7 @@ class Plan:
         """The CoBs whose size teleported operations divide or multiply by, and the formats of what they scale."""
         found = {}
         for node, wrap in self.constrained.wraps.items():
-            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            dtype = info(node.args[wrap.position]).value.dtype  # type: ignore[arg-type]
             for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
                 if cob_map is not None and wrap.part != "sign":
                     found[f"{node.name}, its {end}"] = cob_map, dtype

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.meta_eval import Trust, memory_of
+from fxteleport.passes.capture.meta_eval import memory_of
+from fxteleport.passes.graph.node_info import Trust, info, update
 from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.graph.storage import memory
 
@@ -23,21 +24,21 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     order = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor):
-            for place in memory(node.meta["val"]):
+        if isinstance(value := info(node).value, Tensor):
+            for place in memory(value):
                 sharing.setdefault(place, []).append(node)
     backs = {writer: _put_back(writer) for writer, _ in mutations}
     puts = set().union(*backs.values())
     for writer, written in mutations:
-        if writer not in order or (writer in puts and writer.meta["val"] is not written):
+        if writer not in order or (writer in puts and info(writer).value is not written):
             continue  # a view that is put back was written before
         kin = [node for place in memory(written) for node in sharing.get(place, [])]
         readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
         after = any(order[user] > order[writer] for user in readers)
         state = any(node.op == "get_attr" and node.target in own for node in kin)
-        if after or state or writer.meta["val"] is not written:
+        if after or state or info(writer).value is not written:
             for node in kin:
-                node.meta["aliased"] = True
+                update(node, is_aliased=True)
 
 
 def _put_back(writer: fx.Node) -> set[fx.Node]:
@@ -60,20 +61,20 @@ def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
     writers = {writer for writer, _ in mutations}
     state: set[fx.Node] = set()
     for node in order:
-        value = node.meta.get("val")
+        value = info(node).value
         places = memory_of(value) if isinstance(value, Tensor) and not value.is_meta else set()
         written = max((last[place] for place in places if place in last), default=-1)
         if not state.isdisjoint(node.all_input_nodes) or (node.op == "get_attr" and written >= 0):
             state.add(node)
-            node.meta["trust"] = Trust.GUESS
+            update(node, trust=Trust.GUESS)
         elif written >= 0:
             readers = (user for user in node.users if user not in writers or user.args[:1] != (node,))
             if any(order[user] < written for user in readers):
-                node.meta["trust"] = Trust.GUESS
+                update(node, trust=Trust.GUESS)
 
 
 def remove_dead(graph: fx.Graph) -> None:
     """Erase nodes that nothing uses and that write nothing."""
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and not node.meta.get("keep"):
+        if not node.users and node.op not in ("placeholder", "output") and not info(node).has_effect:
             graph.erase_node(node)

@@ -19,7 +19,6 @@ from fxteleport.passes.capture import meta_eval, proxy
 from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.leaf_bodies import Stores
 from fxteleport.passes.capture.leaf_calls import OUTSIDE, WHOLE, Kept, again, first_line
-from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.capture.patching import run_by, unaware
 from fxteleport.passes.capture.placeholders import placeholders, said
@@ -40,6 +39,7 @@ from fxteleport.passes.graph.leaf_modules import (
     reads_training,
     watched,
 )
+from fxteleport.passes.graph.node_info import NodeInfo, Trust, describe, info
 from fxteleport.passes.graph.settings import Reads
 
 # Errors that keeping the module whole in which they arise does not mend.
@@ -72,7 +72,7 @@ class Tracer(Kept):
         self.inputs = said(args, kwargs)
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
-        inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
+        inputs = [n for n in self.graph.nodes if isinstance(info(n).value, Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
         parts = list(root.modules())
@@ -109,7 +109,7 @@ class Tracer(Kept):
     def finish(self, lowered: Any, out: Any) -> None:
         """Nothing more is recorded: the output, and what the graph as a whole tells."""
         self.graph.output(lowered)
-        self.graph.output_node().meta.update(val=proxy.plain(out), path="")
+        describe(self.graph.output_node(), NodeInfo(proxy.plain(out)))
         mark_aliases(self.graph, self._mutations, self.metas)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph)
@@ -120,11 +120,11 @@ class Tracer(Kept):
             return
         with self.graph.inserting_after(self.entry):
             for node in reversed(inputs):
-                value = node.meta["val"]
+                value = info(node).value
                 facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
                 guard(self.graph, expect_tensor, node, *facts, node.name)
         for node in inputs:
-            value = node.meta["val"]
+            value = info(node).value
             if self.rank_line is not None:
                 self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
             if self.asks_type:

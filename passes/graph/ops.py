@@ -1,4 +1,4 @@
-"""What nodes call: the callable behind a target, the leaves of a value, and calls that Python has no function for."""
+"""What nodes call: the callable behind a target, the leaves of a value, two calls that Python has no function for."""
 
 from __future__ import annotations
 
