@@ -22,7 +22,7 @@ from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
-from fxteleport.passes.domain.size import Size
+from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
@@ -251,12 +251,21 @@ class Interpreter:
             return [self.still(node, cob, part, told) for cob, part in zip(result, sized, strict=False)]
         return result
 
+    def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
+        return self.sizing.at[node].sizes  # type: ignore[no-any-return]
+
+    def settled(self, size: Extent) -> Extent:
+        return self.sizing.sizes.settled(size)  # type: ignore[no-any-return]
+
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
         name = self.captured.canonical[name]
         return Operand(self.captured.metas[name], self.tensors.get(name), name, self)
 
     # -- parameters ------------------------------------------------------------------------------------
+
+    def is_bound(self, name: str | None) -> bool:
+        return name in self.tensors
 
     def bind(self, name: str | None, cob: CobMap) -> None:
         assert name is not None

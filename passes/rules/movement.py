@@ -122,7 +122,7 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
 
 
 @rule(
-    *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
+    *named("permute transpose movedim t adjoint permute_copy transpose_copy t_copy"),
     shape=shape_functions.permuted,
 )
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
@@ -239,7 +239,7 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
     return cob.each(lambda s: compress(call.rerun({input: s.expand(tuple(input.shape))}, guessing=True)))
 
 
-@rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
+@rule(*named("cat"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
     tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
@@ -256,7 +256,7 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
 
 
-@rule(*named("stack hstack vstack dstack row_stack column_stack"), shape=shape_functions.stacked)
+@rule(*named("stack hstack vstack dstack column_stack"), shape=shape_functions.stacked)
 def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 
