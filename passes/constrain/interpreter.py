@@ -188,7 +188,7 @@ class Interpreter:
                 module = module.layer
                 kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
             operands = operands_in((args, kwargs))
-            constant = operands and not any(map(self._moves, operands))
+            constant = operands and not any(operand.moves for operand in operands)
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
             full = self.full and all(map(is_dense, (value, *operands)))
@@ -197,12 +197,8 @@ class Interpreter:
             if found is None:
                 return self.give_up(node, "no rule knows this operation")
             self.rules[node.name] = found.name
-            for operand in operands:
-                operand.seen = False
             positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
-            result = found.fn(call, *positional, **named)
-            if any(not operand.seen and self._moves(operand) for operand in operands):
-                raise Decline("its rule does not look at one of its tensors")
+            result = found.apply(call, operands, positional, named)
             sized, told = self.sizing.at.get(node), found.shape is not None
             result = self.still(node, self.checked(value, result), sized, told)
             if call.wrapping is not None:
@@ -339,9 +335,6 @@ class Interpreter:
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
         size = self.sizing.sizes.settled(sized)
         return Unknown(value, size) if type(size) is Size else value
-
-    def _moves(self, operand: Operand) -> bool:
-        return operand.is_unbound or bool(operand.map.factors)
 
     # -- soundness -------------------------------------------------------------------------------------
 
