@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +79,7 @@ def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Ca
 def named(names: str) -> list[Any]:
     """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, their aliases and in-place forms."""
     found: list[Any] = []
-    for name in [alias for name in names.split() for alias in (name, *_aliases().get(name, ()))]:
+    for name in itertools.chain.from_iterable((word, *_aliases().get(word, ())) for word in names.split()):
         for spelling in (name, name + "_"):
             if hasattr(torch.Tensor, spelling):
                 found.append(spelling)

@@ -140,13 +140,13 @@ def test_a_rule_that_declines_leaves_nothing_behind() -> None:
     assert [o.why for o in plan.opaque] == ["'special_bessel_j0': it changed its mind"]
 
 
-def test_an_alias_has_the_rule_of_its_twin() -> None:
+def test_an_alias_has_a_rule_where_its_twin_has() -> None:
     """torch's own table of operations names the aliases of each."""
     for operation in op_db:
         names = [operation.name, *(alias.name for alias in operation.aliases)]
         functions = [f for f in map(resolved, names) if callable(f)]
-        assert len({RULES.get(f) for f in functions}) <= 1, names
-        assert len({RULES.get(name) for name in names if hasattr(torch.Tensor, name)}) <= 1, names
+        assert len({f in RULES for f in functions}) <= 1, names
+        assert len({name in RULES for name in names if hasattr(torch.Tensor, name)}) <= 1, names
 
 
 def resolved(name: str) -> Any:
