@@ -16,6 +16,7 @@ from fxteleport.passes.capture.patching import run_by
 from fxteleport.passes.capture.specialization import trust_of
 from fxteleport.passes.capture.traced_modules import Table, reassigned, shadow
 from fxteleport.passes.graph.guards import GUARDS, insist
+from fxteleport.passes.graph.ops import leaves_of
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -71,7 +72,7 @@ def given(inside: Tracer, x: Any) -> Any:
     """An argument as the graph of the inside has it: a placeholder for a tensor, and for a number of the run's."""
     if not proxy.is_proxy(x):
         return placeholder(inside, x, x) if isinstance(x, Tensor) else x
-    if not any(isinstance(value, Tensor) for value in meta_eval.leaves_of(x._value)):
+    if not any(isinstance(value, Tensor) for value in leaves_of(x._value)):
         return placeholder(inside, x, x._value)
     return meta_eval.tree_map(
         lambda value: placeholder(inside, x, value) if isinstance(value, Tensor) else value, x._value

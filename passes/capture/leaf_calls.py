@@ -29,6 +29,7 @@ from fxteleport.passes.capture.training_mode import Modes, depends, modes_after
 from fxteleport.passes.errors import OpaqueModuleWarning
 from fxteleport.passes.graph.leaf_modules import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.reachable import Reach, Reached
 from fxteleport.passes.graph.structure import is_spelt
 
@@ -246,7 +247,7 @@ class Kept(Recorder):
             if not isinstance(self.model, Applied):
                 raise meta_eval.DataDependent(f"it applies {function.__name__}, whose backward is its own")
             return False
-        leaves = meta_eval.leaves_of(args)
+        leaves = leaves_of(args)
         plain = all(proxy.is_proxy(x) or isinstance(x, Tensor) or is_spelt(x) for x in leaves)
         return plain and proxy.find_tracer(args) is self
 

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.capture import meta_fast_paths
+from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.storage import memory
 from fxteleport.passes.graph.structure import is_record, remade
 
@@ -130,28 +131,6 @@ def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
     if any(x is t for x in leaves_of(value) for t in tensors):
         raise WrittenConstant("random numbers are written into a tensor made from no input")
     return tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, value)
-
-
-_LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
-
-
-def leaves_of(x: Any) -> list[Any]:
-    """`pytree.tree_leaves`, at a fifth of the time for what calls mostly hold."""
-    kind = type(x)
-    if kind in _LEAVES:
-        return [x]
-    if kind is dict:
-        x = x.values()
-    elif kind is not tuple and kind is not list:
-        return pytree.tree_leaves(x)
-    return [leaf for item in x for leaf in leaves_of(item)]
-
-
-def call_of(op: str, target: Any) -> Callable[..., Any]:
-    """The Python callable behind a node's op and target."""
-    if op == "call_method":
-        return lambda self, *args, **kwargs: getattr(self, target)(*args, **kwargs)
-    return target  # type: ignore[no-any-return]
 
 
 def _placed(x: Any, device: torch.device) -> Any:

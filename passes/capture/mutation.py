@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxteleport.passes.capture.meta_eval import Trust, memory_of
-from fxteleport.passes.capture.proxy import setitem
+from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.graph.storage import memory
 
 

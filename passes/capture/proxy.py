@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.graph.ops import same_items, setitem
+
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
 
@@ -434,18 +436,7 @@ def find_tracer(x: Any) -> Tracer | None:
     return next((t for t in map(find_tracer, x) if t is not None), None)
 
 
-def setitem(x: Any, index: Any, value: Any) -> Any:
-    """`x[index] = value` as an expression: the map follows the value, not the name."""
-    x[index] = value
-    return x
-
-
 _OPERATORS = {"__getitem__": operator.getitem, "__setitem__": setitem}  # those that no method of torch's names
-
-
-def same_items(a: Any, b: Any) -> bool:
-    """True if two lists, tuples or shapes hold the same."""
-    return tuple(a) == tuple(b)
 
 
 def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from fxteleport.passes.capture.patching import MAKING, unrecorded
 from fxteleport.passes.capture.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.capture.specialization import trust_of
 from fxteleport.passes.capture.traced_modules import path_of
+from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -124,7 +125,7 @@ class Recorder(Lowering):
         tracer = proxy.find_tracer((args, kwargs))
         if tracer is not None:
             return tracer.record(op, target, args, kwargs)
-        return proxy.past(meta_eval.call_of(op, target), args, kwargs)
+        return proxy.past(call_of(op, target), args, kwargs)
 
     def observe(
         self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -162,7 +163,7 @@ class Recorder(Lowering):
         """A call gave a tensor another shape in place: the nodes so far hold it as it was, on the same memory."""
         before = value.as_strided(*form)
         for node in self.graph.nodes:
-            if any(x is value for x in meta_eval.leaves_of(node.meta.get("val"))):
+            if any(x is value for x in leaves_of(node.meta.get("val"))):
                 node.meta["val"] = pytree.tree_map(lambda x: before if x is value else x, node.meta["val"])
 
     def append(

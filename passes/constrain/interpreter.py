@@ -18,17 +18,17 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_eval import leaves_of
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
-from fxteleport.passes.domain.size import Size
+from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked, is_stateful
+from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.structure import PLAIN, Assemble
 from fxteleport.passes.rules.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
@@ -250,12 +250,24 @@ class Interpreter:
             return [self.still(node, cob, part, told) for cob, part in zip(result, sized, strict=False)]
         return result
 
+    def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
+        return self.sizing.at[node].sizes  # type: ignore[no-any-return]
+
+    def settled(self, size: Extent) -> Extent:
+        return self.sizing.sizes.settled(size)  # type: ignore[no-any-return]
+
+    def has_tensor(self, name: str) -> bool:
+        return name in self.captured.metas
+
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
         name = self.captured.canonical[name]
         return Operand(self.captured.metas[name], self.tensors.get(name), name, self)
 
     # -- parameters ------------------------------------------------------------------------------------
+
+    def is_bound(self, name: str | None) -> bool:
+        return name in self.tensors
 
     def bind(self, name: str | None, cob: CobMap) -> None:
         assert name is not None

@@ -19,11 +19,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_eval import META, call_of
+from fxteleport.passes.capture.meta_eval import META
 from fxteleport.passes.capture.opaque_leaves import Given
-from fxteleport.passes.capture.proxy import same_items
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
+from fxteleport.passes.graph.ops import call_of, same_items
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.registry import bound, lookup

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.meta_eval import leaves_of
+from fxteleport.passes.graph.ops import leaves_of
 
 
 def switch(recording: bool) -> bool:

@@ -23,8 +23,9 @@ from fxteleport.passes.rules import (
     vision,
     weighted,
 )
+from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
-    "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "norm", "odd", "ordering",
-    "packed_sequence", "parameter", "pinning", "pointwise", "scattering", "vision", "weighted",
+    "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd", "ordering",
+    "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
 ]  # fmt: skip

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.meta_eval import call_of
 from fxteleport.passes.domain.cob_map import CobMap, on_symbols, single
-from fxteleport.passes.domain.constraints import Origin
+from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.ops import call_of
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.shape_functions import spelt
 
-if TYPE_CHECKING:
-    from fxteleport.passes.constrain.interpreter import Interpreter
+
+class State(Protocol):
+    """What a rule reads and changes beside the map that it returns: the interpreter's run."""
+
+    system: System
+    conditions: list[Condition]
+
+    def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
+        """The axes of a node's tensor."""
+
+    def settled(self, size: Extent) -> Extent:
+        """A size with what the graph insists on put in."""
+
+    def tensor(self, name: str) -> Operand:
+        """A parameter or buffer as an operand."""
+
+    def has_tensor(self, name: str) -> bool:
+        """True if the model has a parameter or buffer of this name."""
+
+    def is_bound(self, name: str | None) -> bool:
+        """True for a parameter whose map is decided."""
+
+    def own_map(self, name: str | None) -> CobMap:
+        """A map of its own for a parameter that has none: a product of one factor an axis."""
+
+    def bind(self, name: str | None, cob: CobMap) -> None:
+        """Decide a parameter's map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +93,7 @@ class Operand:
         value: Tensor,
         cob: CobMap | None,
         name: str | None = None,
-        state: Interpreter | None = None,
+        state: State | None = None,
         sizes: tuple[Extent, ...] | None = None,
     ) -> None:
         self.value, self._map, self.name, self._state = value, cob, name, state
@@ -87,7 +112,7 @@ class Operand:
     @property
     def is_unbound(self) -> bool:
         """True for a parameter whose map is not decided yet."""
-        return self._state is not None and self.name not in self._state.tensors
+        return self._state is not None and not self._state.is_bound(self.name)
 
     @property
     def shape(self) -> torch.Size:
@@ -116,7 +141,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     module: nn.Module | None
-    state: Interpreter
+    state: State
     full: bool
     norm_stats: str
     wrapping: Wrap | None = None
@@ -129,11 +154,11 @@ class Call:
     @property
     def sizes(self) -> tuple[Extent, ...]:
         """The axes of the result, a tensor, as sizes."""
-        return tuple(map(self.settled, self.state.sizing.at[self.node].sizes))
+        return tuple(map(self.settled, self.state.sizes_of(self.node)))
 
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
-        return self.state.sizing.sizes.settled(size)  # type: ignore[no-any-return]
+        return self.state.settled(size)
 
     # -- constraints -----------------------------------------------------------------------------------
 

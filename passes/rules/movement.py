@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.proxy import setitem
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
+from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of

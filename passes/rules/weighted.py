@@ -212,7 +212,7 @@ def multihead_attention(
     out = call.fresh((n,))
     path = f"{call.node.target}.out_proj."
     call.require(call.state.tensor(path + "weight"), on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
-    if path + "bias" in call.state.captured.metas:
+    if call.state.has_tensor(path + "bias"):
         call.require(call.state.tensor(path + "bias"), out, "bias * out")
     return [on_axis(out, -1, call.value[0].ndim), IDENTITY]
 

@@ -88,7 +88,7 @@ def test_a_check_is_made_by_the_emitted_network(
     assert torch.equal(network(x[:2]), model(x[:2]))
     with pytest.raises((AssertionError, ValueError, RuntimeError)):
         model(x * torch.nan)
-    with pytest.raises(ValueError, match=r"the model's own check fails, at .*test_checks.py:\d+"):
+    with pytest.raises(ValueError, match=r"the model's own check fails, at .*test_assertions.py:\d+"):
         network(x * torch.nan)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.capture.proxy import setitem
+from fxteleport.passes.graph.ops import setitem
 
 INDEX = torch.tensor([3, 0, 5])
 MASK = torch.tensor([True, False, True, True, False, False, True, False])

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, single
-from fxteleport.passes.scale import recipe, row_column_scaling
+from fxteleport.passes.scale import recipe as recipes
+from fxteleport.passes.scale import row_column_scaling
+from fxteleport.passes.scale.recipe import recipe
 
 
 @pytest.fixture(autouse=True, params=["fused", "torch"])
@@ -173,7 +175,7 @@ def test_one_recipe_serves_many_tensors_and_types() -> None:
 
 
 def test_blocks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_BLOCK", 1 << 12)
+    monkeypatch.setattr(recipes, "_BLOCK", 1 << 12)
     for shape in ((120, 300), (50, 40, 3, 3), (1, 5000), (5000, 1)):
         cob, tau = outer(shape[0], shape[1], len(shape))
         weight = torch.randn(shape)

@@ -134,7 +134,7 @@ def test_after_a_fork() -> None:
     """Threads do not survive a fork, which OpenMP does not notice: the child works alone."""
     code = """
 import os, numpy, torch
-from fxteleport.passes.fused import Fused, matrix
+from fxteleport.passes.scale.row_column_scaling import Fused, matrix
 torch.set_num_threads(2)
 weight, numbers = numpy.ones((2000, 1000)), torch.ones(3000, dtype=torch.float64)
 numbers[:2000] = 2

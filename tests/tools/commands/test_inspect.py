@@ -203,9 +203,9 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]
             setattr(stub, name, lambda *args, name=name: calls.append((name, args)))
         monkeypatch.setitem(sys.modules, f"fxteleport.tools.{module}", stub)
 
-    fake("pictures", "draw", "check")
-    fake("html", "write_html")
-    fake("explorer", "write_explorer", "explore")
+    fake("plots.draw", "draw", "check")
+    fake("export.html", "write_html")
+    fake("export.model_explorer", "write_explorer", "explore")
     return calls
 
 

@@ -21,8 +21,7 @@ import fxteleport as ft
 from fxteleport.tools.checking.session import Run, run
 from fxteleport.tools.export import model_explorer
 from fxteleport.tools.export.model_explorer import OVERLAYS, explore, write_explorer
-from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Request
+from fxteleport.tools.models.load import Request, load
 from fxteleport.tools.options.common import Settings
 
 KEYS = ["error", "moved", "cob", "group"]
@@ -163,9 +162,11 @@ def test_the_viewer_reads_the_files(viewer: None, browser: Any, files: list[Path
 
 def test_explore_opens_the_viewer(viewer: None, browser: Any) -> None:
     code = (
-        "from fxteleport.tools import explorer, models, options, run\n"
-        "loaded = models.load('test_resnet', models.Request((3, 32, 32)))\n"
-        "explorer.explore(run.run(loaded, options.Settings()))\n"
+        "from fxteleport.tools.checking.session import run\n"
+        "from fxteleport.tools.export.model_explorer import explore\n"
+        "from fxteleport.tools.models.load import Request, load\n"
+        "from fxteleport.tools.options.common import Settings\n"
+        "explore(run(load('test_resnet', Request((3, 32, 32))), Settings()))\n"
     )
     with served(code=code) as address, shown(browser, address) as tab:
         text = tab.inner_text("body")

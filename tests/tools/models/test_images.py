@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 import fxteleport as ft
-from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Request
+from fxteleport.tools.models.load import Request, load
 
 
 @pytest.fixture

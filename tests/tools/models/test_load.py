@@ -13,8 +13,7 @@ from torch import Tensor
 
 import fxteleport as ft
 from fxteleport.models import zoo
-from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Request
+from fxteleport.tools.models.load import Request, load
 
 FACTORY = """
 import torch

@@ -1,0 +1,42 @@
+"""What nodes call: the callable behind a target, the leaves of a value, two calls that Python has no function for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+_LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
+
+
+def call_of(op: str, target: Any) -> Callable[..., Any]:
+    """The Python callable behind a node's op and target."""
+    if op == "call_method":
+        return lambda self, *args, **kwargs: getattr(self, target)(*args, **kwargs)
+    return target  # type: ignore[no-any-return]
+
+
+def leaves_of(x: Any) -> list[Any]:
+    """`pytree.tree_leaves`, at a fifth of the time for what calls mostly hold."""
+    kind = type(x)
+    if kind in _LEAVES:
+        return [x]
+    if kind is dict:
+        x = x.values()
+    elif kind is not tuple and kind is not list:
+        return pytree.tree_leaves(x)
+    return [leaf for item in x for leaf in leaves_of(item)]
+
+
+def setitem(x: Any, index: Any, value: Any) -> Any:
+    """`x[index] = value` as an expression: the map follows the value, not the name."""
+    x[index] = value
+    return x
+
+
+def same_items(a: Any, b: Any) -> bool:
+    """True if two lists, tuples or shapes hold the same."""
+    return tuple(a) == tuple(b)
