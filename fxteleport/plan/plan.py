@@ -23,6 +23,7 @@ from fxteleport.explain.joins import Link, Tie, group_links, group_ties
 from fxteleport.explain.scalings import Use, group_uses
 from fxteleport.passes.capture.capture import capture
 from fxteleport.passes.constrain.interpreter import Opaque, constrain
+from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
@@ -64,7 +65,7 @@ def plan(
     with _without_garbage_collection():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-            captured = capture(model, example_inputs, keyword_inputs)
+            captured = insist_on_ranks(capture(model, example_inputs, keyword_inputs))
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
             constrained = constrain(captured, mode, norm_stats)

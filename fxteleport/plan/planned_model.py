@@ -38,6 +38,7 @@ class PlannedModel:
         overlapping: tensors that share memory with others.
         moving: the names of those that the plan scales.
         saved: the names that the state dict has.
+        held: tensors that code holds by itself, beside their modules, by their first names.
     """
 
     parts: dict[str, Part]
@@ -47,6 +48,7 @@ class PlannedModel:
     overlapping: frozenset[str]
     moving: frozenset[str]
     saved: frozenset[str]
+    held: dict[str, Tensor]
 
     def require(self, model: nn.Module, itself: bool = True) -> None:
         """Raise ModelError, which says what differs and where, unless a model is what was planned.
@@ -61,6 +63,11 @@ class PlannedModel:
         for name in self.values.keys() & tensors.keys():
             self.require_value(name, tensors[name])
         self._require_ties(tensors, itself)
+        for name, before in self.held.items() if itself else ():
+            if tensors[name] is not before:
+                raise ModelError(
+                    f"'{name}' is another tensor, and code that holds it by itself keeps the old one, {PLAN_AGAIN}"
+                )
 
     def require_value(self, name: str, now: Tensor) -> None:
         """Raise ModelError unless an index buffer has its planned value; one on the meta device has no value."""
@@ -104,14 +111,17 @@ def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
     Args:
         moving: the names of the tensors that the plan scales.
     """
+    modules = modules_of(captured.model)
+    held = {captured.canonical[n] for reached in captured.reached.values() for n in reached.tensors} | captured.held
     return PlannedModel(
-        parts_of(modules_of(captured.model)),
+        parts_of(modules),
         settings_of(captured),
         dict(_values(captured)),
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
         moving,
         frozenset(captured.metas) - frozenset(unsaved(captured)),
+        {name: tensor for name, tensor in named_tensors(modules) if name in held and name not in captured.assigned},
     )
 
 

@@ -7,6 +7,7 @@ An argument structure becomes one with nodes in place of proxies. A parameter, a
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,7 @@ class Lowering(Decisions):
         self._constants: dict[int, Proxy] = {}
         self._keep: list[Tensor] = []  # those whose id is in use above
         self._own: dict[int, str] = {}  # the model's tensors, by id
+        self.held: set[str] = set()  # those that code holds by itself, beside their modules
         self.parts = dict(model.named_modules(remove_duplicate=False))
         tensors: dict[str, Tensor] = {}
         for name, tensor in named_tensors(self.parts):
@@ -138,7 +140,7 @@ class Lowering(Decisions):
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""
         if id(tensor) in self._own:  # one of the model's after all, that a closure holds
-            return self.attribute(self._own[id(tensor)])
+            return self._held(tensor)
         found = self._constants.get(id(tensor))
         if found is None or not equal(found._value, tensor):  # it was written to since its last use
             if tensor.is_meta:
@@ -152,6 +154,25 @@ class Lowering(Decisions):
                 self.overlapping.update(self._memories.get(place, ()))
             found = self._constants[id(tensor)] = self.handle(node, value)
         return found
+
+    def adopted(self, x: Any) -> Any:
+        """An argument structure with proxies for the model's own tensors, which a list, say, or a closure holds."""
+        kind = type(x)
+        if kind in PLAIN:
+            return x
+        if id(x) in self._own:
+            return self._held(x)
+        if kind is tuple or kind is list:
+            made = list(map(self.adopted, x))
+            return x if all(map(operator.is_, made, x)) else kind(made)
+        if kind is dict:
+            return {k: self.adopted(v) for k, v in x.items()}
+        return x
+
+    def _held(self, tensor: Tensor) -> Proxy:
+        name = self._own[id(tensor)]
+        self.held.add(name)
+        return self.attribute(name)
 
     def are_constants(self, handles: Sequence[Proxy]) -> bool:
         """True where one of them shares memory with a constant."""

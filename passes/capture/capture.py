@@ -51,6 +51,7 @@ class Captured:
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         reached: leaf path -> what its code can read of the model outside it: that stays as it is.
+        held: tensors that traced code holds by itself (in a list, a closure), beside their modules.
         named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
         settings: (module's path, attribute) that the trace has read.
         state: (module's path, attribute) that it has changed: each run of the model does.
@@ -73,6 +74,7 @@ class Captured:
     conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
     reached: dict[str, Reached]
+    held: frozenset[str]
     named: frozenset[str]
     overlapping: frozenset[str]
     backwards: dict[fx.Node, fx.Graph | str]
@@ -85,6 +87,15 @@ class Captured:
     def graphs(self) -> tuple[fx.Graph, ...]:
         """The graph, and that of train mode if it is another one."""
         return (self.graph,) if self.training is None else (self.graph, self.training)
+
+    @property
+    def followed(self) -> dict[str, str]:
+        """Each module that capture made, with the model's own whose mode it is in: the layer that it stands for."""
+        modules = {path: leaf for path, leaf in self.added.items() if isinstance(leaf, nn.Module)}
+        return {
+            path: vars(getattr(leaf, "layer", leaf)).get("_path", path.rpartition(".")[0])
+            for path, leaf in modules.items()
+        }
 
     @property
     def reached_names(self) -> frozenset[str]:
@@ -124,6 +135,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.backwards |= other.backwards
         tracer.assigned |= other.assigned
         tracer.reached |= other.reached
+        tracer.held |= other.held
         tracer.named |= other.named
         tracer.overlapping |= other.overlapping
         known = {dataclasses.replace(c, node="") for c in tracer.conditions}
@@ -145,6 +157,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tuple(tracer.conditions),
         tracer.assigned,
         tracer.reached,
+        frozenset(tracer.held),
         frozenset(tracer.named),
         frozenset(tracer.overlapping),
         tracer.backwards,

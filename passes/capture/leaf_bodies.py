@@ -55,7 +55,8 @@ def trace_inside(
             raise RuntimeError("sizes decide what it does, and other inputs may have others")
         tracer.conditions |= dict.fromkeys(inside.conditions)
         tracer.asks_rank |= inside.asks_rank
-        tracer.rank_line = tracer.rank_line or inside.rank_line
+        if tracer.rank_line is None and inside.rank_line is not None:
+            tracer.rank_line, tracer.rank_node = inside.rank_line, next(iter(reversed(tracer.graph.nodes)), None)
         tracer.asks_type |= inside.asks_type
         graphs.append(inside.graph)
     return graphs

@@ -128,6 +128,7 @@ class Kept(Recorder):
         """
         real = self.real(path_of(module))
         layer = with_settings(real, {**vars(module), **settings}, cls or type(real), self.plain_setting)
+        vars(layer)["_path"] = path_of(module)  # whose mode it is in
         if tensors is None:
             tensors = dict([*module._parameters.items(), *module._buffers.items()])  # proxies, not what stands for them
         given = {name: tensor for name, tensor in tensors.items() if tensor is not None}

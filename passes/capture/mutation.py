@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
 from fxteleport.passes.capture.meta_eval import Trust, memory_of
-from fxteleport.passes.graph.ops import setitem
+from fxteleport.passes.graph.ops import name_of, setitem
 from fxteleport.passes.graph.storage import memory
 
 
@@ -24,20 +24,45 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), Tensor):
-            for place in memory(node.meta["val"]):
+            for place in _places(node):
                 sharing.setdefault(place, []).append(node)
     backs = {writer: _put_back(writer) for writer, _ in mutations}
     puts = set().union(*backs.values())
     for writer, written in mutations:
         if writer not in order or (writer in puts and writer.meta["val"] is not written):
             continue  # a view that is put back was written before
-        kin = [node for place in memory(written) for node in sharing.get(place, [])]
+        kin = _kin(set(memory(written)), sharing)
         readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
         after = any(order[user] > order[writer] for user in readers)
         state = any(node.op == "get_attr" and node.target in own for node in kin)
         if after or state or writer.meta["val"] is not written:
             for node in kin:
                 node.meta["aliased"] = True
+
+
+# Operations that give a view or a copy, as sizes have it: a matrix that was turned is copied, but for a square one.
+_MAYBE_VIEWS = frozenset({"reshape", "reshape_as", "flatten", "ravel", "contiguous", "unflatten"})
+
+
+def _places(node: fx.Node) -> set[int]:
+    """The memory that a node's value lies in, or would with other sizes."""
+    places = set(memory(node.meta["val"]))
+    source = node.args[0] if node.args else None
+    if name_of(node.target) in _MAYBE_VIEWS and isinstance(source, fx.Node) and isinstance(source.meta["val"], Tensor):
+        places |= _places(source)
+    return places
+
+
+def _kin(places: set[int], sharing: Mapping[int, list[fx.Node]]) -> list[fx.Node]:
+    """The nodes whose values may lie in some memory, or in what those lie in."""
+    found: dict[fx.Node, None] = {}
+    waiting = list(places)
+    while waiting:
+        for node in sharing.get(waiting.pop(), []):
+            if node not in found:
+                found[node] = None
+                waiting += _places(node)
+    return list(found)
 
 
 def _put_back(writer: fx.Node) -> set[fx.Node]:
@@ -72,8 +97,13 @@ def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
                 node.meta["trust"] = Trust.GUESS
 
 
-def remove_dead(graph: fx.Graph) -> None:
-    """Erase nodes that nothing uses and that write nothing."""
+def remove_dead(graph: fx.Graph, draws: Callable[[fx.Node], bool]) -> None:
+    """Erase nodes that nothing uses, that write nothing and draw no random numbers: what comes after draws the next."""
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and not node.meta.get("keep"):
+        if (
+            not node.users
+            and node.op not in ("placeholder", "output")
+            and not node.meta.get("keep")
+            and not draws(node)
+        ):
             graph.erase_node(node)

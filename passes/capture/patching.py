@@ -183,6 +183,11 @@ class Recording(TorchFunctionMode):
         tracer = running.tracer
         if tracer is not None:
             found = proxy.find_tracer((args, kwargs))
+            if found is None:
+                if func.__name__ == "__get__" and not isinstance(fact := func(*args), torch.Tensor):
+                    return fact  # a property that says nothing of a tensor's values
+                args, kwargs = tracer.adopted(args), tracer.adopted(kwargs)
+                found = proxy.find_tracer((args, kwargs))
             if found is not None:
                 return proxy.overridden(found, func, args, kwargs)
             if tracer.makes_all and func in _MAKING:
@@ -233,7 +238,7 @@ def _known(fn: Any) -> Any:
     def wrapper(*args: Any) -> Any:
         for x in args:
             if proxy.is_proxy(x):
-                x._tracer.specialize(x, None)
+                x._tracer.known(x)
         return fn(*map(proxy.plain, args))
 
     return wrapper

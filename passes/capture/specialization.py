@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import meta_eval
-from fxteleport.passes.capture.assertions import must_be, own_check, unpacks
+from fxteleport.passes.capture.assertions import insists, must_be, own_check, unpacks
 from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy, SettledProxy
-from fxteleport.passes.capture.size_texts import is_message
+from fxteleport.passes.capture.size_texts import is_message, will_be_message
 from fxteleport.passes.capture.traced_modules import path_of
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.guards import expect, expect_keys, expect_length, guard, insist
@@ -46,6 +46,7 @@ class Decisions:
         self.finished = False
         self.asks_rank = self.asks_type = False  # Python asked for a tensor's number of axes, or type
         self.rank_line: Line | None = None  # where it asked for the first, and would go on with another
+        self.rank_node: fx.Node | None = None  # the last node then
         self.graph = fx.Graph()
         self.numbers: list[NumberProxy] = []
         self.opaque: dict[str, str] = {}
@@ -70,7 +71,7 @@ class Decisions:
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
         held = self.known(handle)
-        self.asks_type |= isinstance(held, torch.dtype) and value is not None
+        self.asks_type |= isinstance(held, torch.dtype)
         if not isinstance(held, Tensor) or not held.is_meta:
             kind = "branch" if isinstance(held, bool) else "form" if isinstance(held, _FORMS) else "number"
             self.rest_on(kind, f"{handle._node.name} is {held!r}"[:_LONGEST], handle._node)
@@ -201,8 +202,10 @@ class Decisions:
     def ranked(self, value: T) -> T:
         """Python asks how many axes a tensor has, which the inputs decide: the emitted network insists on theirs."""
         self.asks_rank = True
-        if self.rank_line is None and not unpacks(asking_frame()):
-            self.rank_line = calling_line()
+        frame = asking_frame()
+        said = frame is not None and will_be_message(frame)
+        if self.rank_line is None and not (said or unpacks(frame) or insists(frame)):
+            self.rank_line, self.rank_node = calling_line(), next(iter(reversed(self.graph.nodes)), None)
         return value
 
     def where(self) -> str:

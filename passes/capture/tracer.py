@@ -21,8 +21,9 @@ from fxteleport.passes.capture.leaf_bodies import Stores
 from fxteleport.passes.capture.leaf_calls import OUTSIDE, WHOLE, Kept, again, first_line
 from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
-from fxteleport.passes.capture.patching import run_by, unaware
+from fxteleport.passes.capture.patching import run_by, unaware, unrecorded
 from fxteleport.passes.capture.placeholders import placeholders, said
+from fxteleport.passes.capture.replay import other_ranks, runs
 from fxteleport.passes.capture.side_effects import reject_state, without_drawing
 from fxteleport.passes.capture.traced_modules import path_of, reassigned, shadow
 from fxteleport.passes.capture.training_mode import depends
@@ -30,6 +31,7 @@ from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes.graph.grad_mode import write_switches
 from fxteleport.passes.graph.guards import expect_tensor, guard
 from fxteleport.passes.graph.leaf_modules import (
+    DRAWING,
     DROPOUT,
     changes_gradients,
     is_compiled,
@@ -112,12 +114,19 @@ class Tracer(Kept):
         self.graph.output_node().meta.update(val=proxy.plain(out), path="")
         mark_aliases(self.graph, self._mutations, self.metas)
         forget_stale(self.graph, self._mutations)
-        remove_dead(self.graph)
+        remove_dead(self.graph, self.draws)
+
+    def draws(self, node: fx.Node) -> bool:
+        """True for a call that draws random numbers in train mode."""
+        if node.op != "call_module":
+            return node.target in DROPOUT
+        return node in self.branches or any(isinstance(m, DRAWING) for m in self.twins[str(node.target)].modules())
 
     def insist_on(self, inputs: list[fx.Node]) -> None:
         """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
         if not (self.asks_rank or self.asks_type) or self.entry is None:
             return
+        takes_others = self.rank_line is not None and self.takes_other_ranks(inputs)
         with self.graph.inserting_after(self.entry):
             for node in reversed(inputs):
                 value = node.meta["val"]
@@ -125,11 +134,19 @@ class Tracer(Kept):
                 guard(self.graph, expect_tensor, node, *facts, node.name)
         for node in inputs:
             value = node.meta["val"]
-            if self.rank_line is not None:
+            if takes_others:
                 self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
             if self.asks_type:
                 kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
                 self.rest_on("form", f"'{node.name}' is of {kind}", node, "")
+
+    @unrecorded
+    def takes_other_ranks(self, inputs: list[fx.Node]) -> bool:
+        """Whether forward runs on inputs with more or fewer axes as far as where Python asked how many there are."""
+        last = self.rank_node
+        if last is None or last._erased:
+            return True
+        return any(runs(self.twins, self.opaque, self.graph, shapes, last) for shapes in other_ranks(inputs))
 
     def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
         """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.

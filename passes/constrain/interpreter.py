@@ -72,7 +72,7 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     """Find the maps and the constraints of a captured graph."""
     still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
-        still |= captured.overlapping | captured.named
+        still |= captured.overlapping | captured.named | captured.held  # of a copy, code may hold another
     sizing = Sizing(captured)
     for graph in captured.graphs:
         sizing.run(graph)
@@ -172,6 +172,8 @@ class Interpreter:
         try:
             if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
+            if self.has_more(value, self.sizing.at.get(node)):
+                return self.give_up(node, "other inputs give it elements, of which the example inputs leave none")
             if module is not None:
                 path = str(node.target)
                 if path in self.captured.opaque:
@@ -214,6 +216,16 @@ class Interpreter:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
 
+    def has_more(self, value: Any, sized: Any) -> bool:
+        """True for an empty result (or one of several) along an axis that other inputs may make longer."""
+        if isinstance(value, Tensor):
+            sizes = map(self.sizing.sizes.settled, sized.sizes if type(sized) is Sized else ())
+            return not value.numel() and any(
+                n == 0 and type(m) is Size for n, m in zip(value.shape, sizes, strict=False)
+            )
+        pairs = zip(value, sized, strict=False) if isinstance(value, (tuple, list)) and isinstance(sized, list) else ()
+        return any(self.has_more(*pair) for pair in pairs)
+
     def checked(self, value: Any, result: Any) -> Any:
         """The maps of a value, which they must fit."""
         if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
@@ -231,13 +243,13 @@ class Interpreter:
         """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
 
         An operation without a shape function moves nothing: where its map varies, what went in varied along a known
-        axis, or a weight does, and so the axis is known.
+        axis, or a weight does, and so the axis is known. Not so where zeros come in, which differ along any axis.
         """
         if isinstance(result, CobMap):
             if not result.factors or type(sized) is not Sized:
                 return result
             unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
-            if not told:
+            if not told and not result.zeros:
                 for i in unknown:
                     self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
                 return result

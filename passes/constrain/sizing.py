@@ -27,7 +27,7 @@ from fxteleport.passes.graph.ops import call_of, same_items
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.registry import bound, lookup
-from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Sized
+from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Repeated, Sized
 
 _FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow when an operation is probed: what divided them still does
 
@@ -72,6 +72,10 @@ class Sizing:
             return first
         leaves = _leaves((args, kwargs))
         rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        rests = rests or any(isinstance(x, Repeated) for x in args)
+        if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
+            held = next(x for x in args if isinstance(x, (list, tuple)))
+            return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
@@ -108,7 +112,7 @@ class Sizing:
             shapes = self.told(node, target.layer, value, args, named)
         else:
             shapes = self.told(node, target, value, args, kwargs)
-        if shapes is None and "trust" not in node.meta:
+        if shapes is None and "trust" not in node.meta and not any(isinstance(x, Repeated) for x in args):
             shapes = self.probed(node, target, value, args, kwargs)
         if shapes is None:
             return self.opened(value)
@@ -135,7 +139,7 @@ class Sizing:
         return shapes if shapes is not None and _agree(value, shapes) else None
 
     def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-        """The shapes, read off where the operation is run on other sizes, twice; None where it does not run."""
+        """The shapes, read off where the operation is run on other sizes, thrice; None where it does not run."""
         leaves = _leaves((args, kwargs))
         sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
         free = [size for size in sizes if type(size) is Size]
@@ -143,8 +147,8 @@ class Sizing:
         fn = target if node.op == "call_module" else call_of(node.op, node.target)
         for apart in (1, 0):  # each unknown grows by a factor of its own, or all by one
             tables = [
-                {a: self.sizes.examples[a] * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(atoms)}
-                for k in (0, 1)
+                {a: self.sizes.examples[a] * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(order)}
+                for k, order in ((0, atoms), (1, atoms), (0, atoms[::-1]))  # of two, each is the larger one once
             ]
             try:
                 outs = [fn(*given, **named) for given, named in (self.resized((args, kwargs), t) for t in tables)]

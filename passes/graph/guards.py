@@ -62,6 +62,18 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
 
 @one_call
+def expect_ones(value: Tensor, ones: list[bool], name: str) -> None:
+    """Refuse a tensor of which other axes have size 1 than of the one that was captured."""
+    found = [n == 1 for n in value.shape]
+    if found != ones:
+        axes = [i for i, one in enumerate(ones) if one]
+        raise GuardError(
+            f"this network was captured with size 1 along the axes {axes} of what {name} takes, got the shape"
+            f" {tuple(value.shape)}: capture it again"
+        )
+
+
+@one_call
 def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
@@ -100,4 +112,4 @@ def insist(condition: Any, value: bool, where: str) -> None:
         raise GuardError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_form, insist})
+GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, insist})

@@ -103,3 +103,4 @@ DROPOUT: dict[Any, type[nn.Module]] = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
+DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU)  # layers that draw random numbers in train mode

@@ -269,13 +269,8 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
     module = TeleportedModule(root, graphs[0], class_name=type(model).__name__)
     _adopt(module, root.__dict__)
     module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
-    module.__dict__["excepted"] = excepted(model, below=True)
-    take_modes(module, model)
-    parts = dict(model.named_modules(remove_duplicate=False))
-    for path, leaf in captured.added.items():
-        owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
-        if owner is not None and isinstance(leaf, nn.Module):
-            module.get_submodule(path).train(parts[owner].training)
+    module.__dict__["excepted"] = excepted(model, captured.followed, below=True)
+    take_modes(module, model, captured.followed)
     module.link()
     return module
 
@@ -331,7 +326,7 @@ def _skeleton(
             twin = made[id(module)]
             inside = (*inside, path + ".")
         else:
-            twin = holder_of(module)
+            twin = holder_of(module, path, captured.followed)
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = parameter if parameter is None else made_of(join(path, name), parameter)  # type: ignore[assignment]
             for name, buffer in module._buffers.items():

@@ -15,9 +15,8 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
-from fxteleport.passes.graph.ops import call_of
+from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
-from fxteleport.passes.rules.shape_functions import spelt
 
 
 class State(Protocol):
@@ -149,7 +148,7 @@ class Call:
     @property
     def name(self) -> str:
         """The name that all spellings of the operation share."""
-        return spelt(self.node.target)
+        return name_of(self.node.target)
 
     @property
     def sizes(self) -> tuple[Extent, ...]:

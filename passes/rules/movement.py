@@ -285,6 +285,7 @@ def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+    shape=shape_functions.padded,
 )  # fmt: skip
 def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: float = 0.0) -> Any:
     return padded(call, input, padding, value=value)
@@ -299,10 +300,33 @@ def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
             call.pin(input.map, "a constant other than zero is written into it")
             return IDENTITY
         call.shape_only(*unknown)
-        return input.map if unknown else moved(call, [input], writes=True)  # zeros fit any CoB, wherever they are
+        if unknown:
+            return input.map  # zeros fit any CoB, wherever they are
+        return beside(call, input, moved(call, [input], writes=True), _written(index, input.rank))
     if not unknown:
-        return moved(call, [input, value], writes=True)
+        return beside(call, input, moved(call, [input, value], writes=True), _written(index, input.rank))
     return written_somewhere(call, input, index, value, [x for x in unknown if isinstance(x, Operand)])
+
+
+def beside(call: Call, input: Operand, result: CobMap, axes: Sequence[int]) -> CobMap:
+    """A part of the input was written over, along axes that other inputs may make longer: there the input stays."""
+    longer = [axis for axis in axes if type(input.sizes[axis]) is Size]
+    if not longer:
+        return result
+    why = "other inputs have more positions than are written over"
+    return merged(call, call.constant(result, longer, why), call.constant(input.map, longer, why), why)
+
+
+def _written(index: Any, rank: int) -> list[int]:
+    """The axes of which `x[index] = value` may leave some positions."""
+    items = index if isinstance(index, tuple) else (index,)
+    axes, axis = list[int](), 0
+    for item in items:
+        span = rank - sum(map(_span, items)) if item is ... else _span(item)
+        if item is not ... and item != slice(None):
+            axes += range(axis, axis + span)
+        axis += span
+    return axes
 
 
 def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, indices: Sequence[Operand]) -> CobMap:
@@ -334,7 +358,7 @@ def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False)
 
 @rule(*named("slice_scatter select_scatter diagonal_scatter"), shape=shape_functions.same)
 def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
-    return moved(call, [input, src])
+    return beside(call, input, moved(call, [input, src]), range(input.rank))
 
 
 @rule(getattr)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.domain.size import Extent, Size, Sizes, plus, product, quotient, times
+from fxteleport.passes.graph.ops import name_of
 
 Shape = Sequence[Extent]
 
@@ -34,6 +35,10 @@ class Sized:
     uncertain: bool = False
 
 
+class Repeated(list[Any]):
+    """The items of a list of which other inputs may have more or fewer: `[x] * n`."""
+
+
 @dataclass(frozen=True, slots=True)
 class At:
     """The node whose shape is asked for: its target (or module), its value in the example, the sizes made so far."""
@@ -45,17 +50,11 @@ class At:
     @property
     def name(self) -> str:
         """The name that all spellings of the operation share."""
-        return spelt(self.target)
+        return name_of(self.target)
 
     def axis(self, n: int, key: Any) -> Extent:
         """An axis of the result that is a function of others: known where they are."""
         return self.sizes.named((self.target, key), n) if _unknown(key) else n
-
-
-def spelt(target: Any) -> str:
-    """The name that all spellings of an operation share, in place or as a copy."""
-    name: str = target if isinstance(target, str) else getattr(target, "__name__", "")
-    return name.removesuffix("_").removesuffix("_copy")
 
 
 def _unknown(x: Any) -> bool:
@@ -450,11 +449,12 @@ _MOVED: dict[str, Any] = {
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
     """The sizes along one axis are added up."""
-    tensors = [t for t in tensors if t.value.ndim == at.value.ndim]
+    given, tensors = tensors, [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
     for tensor in tensors:
         total = plus(total, tensor.sizes[axis])
+    total = at.sizes.fresh(at.value.shape[axis]) if isinstance(given, Repeated) else total
     columns = list(zip(*(t.sizes for t in tensors), strict=True))
     return [
         total if i == axis else next((n for n in column if type(n) is int), column[0])
@@ -467,7 +467,8 @@ def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> 
     if at.name != "stack":
         return None
     axis = dim % at.value.ndim
-    return [*tensors[0].sizes[:axis], len(tensors), *tensors[0].sizes[axis:]]
+    count = at.sizes.fresh(len(tensors)) if isinstance(tensors, Repeated) else len(tensors)
+    return [*tensors[0].sizes[:axis], count, *tensors[0].sizes[axis:]]
 
 
 def padded(at: At, input: Sized, pad: Sequence[Any], *rest: Any, **settings: Any) -> Shape | None:

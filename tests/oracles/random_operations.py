@@ -749,7 +749,9 @@ OPERATIONS: dict[str, Operation] = {
     "norm": Operation(reduced(lambda x, axis: x.norm(dim=axis, keepdim=True)), several(1)),
     "std": Operation(reduced(lambda x, axis: x.std(axis, keepdim=True), 2), floats),
     "max": Operation(reduced(lambda x, axis: x.max(axis, keepdim=True)[0]), floats),
-    "median": Operation(reduced(lambda x, axis: x.median(axis, keepdim=True)[0]), floats, plain=False),
+    "median": Operation(  # of an expanded tensor, torch gives what happens to be in memory
+        reduced(lambda x, axis: x.contiguous().median(axis, keepdim=True)[0]), floats, plain=False
+    ),
     "cummax": Operation(reduced(lambda x, axis: x.cummax(axis)[0]), floats, plain=False),
     "amax": Operation(reduced(lambda x, axis: x.amax(axis, keepdim=True)), floats),
     "maximum": binary(torch.maximum),

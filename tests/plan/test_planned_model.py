@@ -390,3 +390,28 @@ def test_memory_that_is_shared_is_not_scaled_twice_in_place() -> None:
     with pytest.raises(ft.ModelError, match="shares memory"):
         ft.Teleportable(model, X)
     ft.Teleportable(model, X, mode="weights").teleport_(ft.plan(model, X, mode="weights").sample(exact=True, seed=0))
+
+
+class Holder(nn.Module):
+    """Holds another layer's weight by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.held = [self.first.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x))) @ self.held[0].t()
+        return out
+
+
+def test_a_weight_that_code_holds_must_stay_the_same_object() -> None:
+    model = ft.randomize(Holder())
+    for mode in ("full", "weights"):
+        plan = ft.plan(model, torch.randn(3, 4), mode=mode)
+        kept = model.first.weight
+        model.first.weight = nn.Parameter(kept.detach() * 2)
+        with pytest.raises(ft.ModelError, match="code that holds it by itself goes on with the old one"):
+            plan.rewrite(plan.identity())
+        model.first.weight = kept
+        assert torch.equal(plan.rewrite(plan.identity()).first.weight, kept)

@@ -347,6 +347,47 @@ class Always(nn.Module):
         return self.b(self.drop(torch.relu(self.a(x))))
 
 
+class Resetting(nn.Module):
+    """Its `train` keeps a layer in eval mode of which its forward changes the settings or the weight."""
+
+    def __init__(self, layer: Callable[[], nn.Module], way: str) -> None:
+        super().__init__()
+        self.a, self.layer, self.b, self.way = nn.Linear(6, 7), layer(), nn.Linear(7, 6), way
+
+    def train(self, mode: bool = True) -> Resetting:
+        super().train(mode)
+        self.layer.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        if self.way == "weight":
+            return self.b(torch.func.functional_call(self.layer, {"weight": self.layer.weight * 2}, (h,)))
+        setattr(self.layer, self.way, 0.25)
+        return self.b(self.layer(h))
+
+
+class Never(nn.BatchNorm1d):
+    """A batch norm that stays in eval mode."""
+
+    def train(self, mode: bool = True) -> Never:
+        return super().train(False)
+
+
+class Idle(nn.Module):
+    """The numbers that an unused dropout draws are those that the next one does not get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(6, 7), nn.Dropout(0.5), nn.Linear(7, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        self.drop(h)
+        F.dropout(h, 0.5, self.training)
+        return self.b(self.drop(h))
+
+
 def with_head(backbone: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(backbone(), nn.Linear(6, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
 
@@ -361,6 +402,12 @@ SETTING: dict[str, Callable[[], nn.Module]] = {
     "a frozen model": Backbone,
     "a frozen backbone": with_head(Backbone),
     "always random": with_head(Always),
+    "another eps": lambda: Resetting(lambda: nn.BatchNorm1d(7), "eps"),
+    "another weight": lambda: Resetting(lambda: nn.BatchNorm1d(7), "weight"),
+    "another share": lambda: Resetting(lambda: nn.Dropout(0.5), "p"),
+    "another eps inside": with_head(lambda: Resetting(lambda: nn.BatchNorm1d(7), "eps")),
+    "another eps of its own": with_head(lambda: Resetting(lambda: Never(7), "eps")),
+    "an unused dropout": Idle,
 }
 
 
