@@ -67,7 +67,7 @@ def runs(
 
     for node in graph.nodes:
         if node in shapes:
-            values[node] = node.meta["val"].new_empty(shapes[node], device=meta_eval.META)
+            values[node] = torch.empty(shapes[node], dtype=node.meta["val"].dtype, device=meta_eval.META)
         elif node in after and node.op not in ("placeholder", "output"):
             if node.target in opaque or "trust" in node.meta:
                 return True

@@ -154,6 +154,10 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
     if found.name == "matmul":  # of vectors it means something else
         first, second = node.args[0], node.args[1]
         return first in after and (second not in after or second.meta["val"].ndim > 2)  # type: ignore[union-attr]
+    if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
+        return all(_takes_apart(n) for n in node.users)
+    if _takes_apart(node) and name_of(source.target) == "stack" and not _dim_of(source, 1):  # type: ignore[union-attr]
+        return True
     if name == "getitem":
         index = node.args[1]
         return index is ... or (isinstance(index, tuple) and index[:1] == (...,))
@@ -168,6 +172,17 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         dim = node.args[place] if len(node.args) > place else dim
         return _negative(dim) or (dim is None and name in _OF_ALL)
     return False
+
+
+def _takes_apart(node: fx.Node) -> bool:
+    """True for an item, or all, along axis 0."""
+    item = node.target is operator.getitem and type(node.args[1]) is int
+    return item or (name_of(node.target) == "unbind" and not _dim_of(node, 1))
+
+
+def _dim_of(node: fx.Node, place: int) -> Any:
+    """The axis that a call names, 0 if none."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
 
 
 _PLACES = dict.fromkeys("chunk split split_with_sizes tensor_split repeat_interleave".split(), 2)

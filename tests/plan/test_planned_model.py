@@ -411,7 +411,7 @@ def test_a_weight_that_code_holds_must_stay_the_same_object() -> None:
         plan = ft.plan(model, torch.randn(3, 4), mode=mode)
         kept = model.first.weight
         model.first.weight = nn.Parameter(kept.detach() * 2)
-        with pytest.raises(ft.ModelError, match="code that holds it by itself goes on with the old one"):
+        with pytest.raises(ft.ModelError, match="code that holds it by itself keeps the old one"):
             plan.rewrite(plan.identity())
         model.first.weight = kept
         assert torch.equal(plan.rewrite(plan.identity()).first.weight, kept)
