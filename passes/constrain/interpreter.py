@@ -27,7 +27,7 @@ from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS
-from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked, is_stateful
+from fxteleport.passes.graph.leaf_modules import changes_gradients, gradient_hooks, hooked, is_stateful
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.structure import PLAIN, Assemble
 from fxteleport.passes.rules.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
@@ -96,7 +96,7 @@ def _with_hooks(captured: Captured) -> Iterator[str]:
     """Parameters whose gradients a hook may change."""
     for path, module in captured.parts.items():
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter._backward_hooks:
+            if parameter is not None and any(gradient_hooks(parameter)):
                 yield captured.canonical[f"{path}.{name}" if path else name]
 
 

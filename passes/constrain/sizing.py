@@ -144,10 +144,10 @@ class Sizing:
         sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
         free = [size for size in sizes if type(size) is Size]
         atoms = sorted({atom for size in free for monomial, _ in size.terms for atom in monomial})
-        fn = target if node.op == "call_module" else call_of(node.op, node.target)
+        fn, examples = target if node.op == "call_module" else call_of(node.op, node.target), self.sizes.examples
         for apart in (1, 0):  # each unknown grows by a factor of its own, or all by one
             tables = [
-                {a: self.sizes.examples[a] * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(order)}
+                {a: (examples[a] or 1) * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(order)}
                 for k, order in ((0, atoms), (1, atoms), (0, atoms[::-1]))  # of two, each is the larger one once
             ]
             try:

@@ -128,7 +128,7 @@ def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int], blocks: Ite
     The two shapes are cut into blocks of axes of equal size (those that are given, or the shortest); only blocks along
     which the factor varies are expanded.
     """
-    if math.prod(old) == 0:
+    if blocks is None and math.prod(old) == 0:  # never anything in it
         return symbols.new_full((1,) * len(new), ONE)
     wide: list[int] = []
     target: list[int] = []
@@ -139,6 +139,8 @@ def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int], blocks: Ite
         else:
             wide += [old[i] for i in from_axes]
             target += [new[i] for i in to_axes]
+    if math.prod(wide) == 0:
+        return symbols.new_full((1,) * len(new), ONE)
     result = symbols.expand(wide).reshape(target)
     return compress(result) if target != list(wide) else result
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -52,6 +52,12 @@ def hooked(module: nn.Module) -> bool:
 def changes_gradients(module: nn.Module) -> bool:
     """True where a backward hook may change the gradients that pass through the module."""
     return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def gradient_hooks(tensor: Tensor) -> tuple[list[Any], list[Any]]:
+    """The hooks that see a tensor's gradient: before it is added to `grad`, and after."""
+    after = getattr(tensor, "_post_accumulate_grad_hooks", None) or {}
+    return list((tensor._backward_hooks or {}).values()), list(after.values())
 
 
 def watched(module: nn.Module) -> bool:

@@ -72,6 +72,8 @@ def clone(
             state["training"] = training
         state["_path"] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
+        for kind, empty in _REGISTRIES:
+            state[kind] = held.copy() if (held := state.get(kind)) else empty()
         twin.__dict__.update(state)
     clones = [twin for twin in twins.values() if isinstance(twin, nn.Module)]
     for twin in clones:
@@ -99,6 +101,12 @@ class _Twins(dict[int, Any]):
 
 BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# What is registered with a clone later (a hook, mostly) does not reach the user's module, nor the other way round.
+_REGISTRIES = tuple(
+    (name, type(held))
+    for name, held in vars(nn.Module()).items()
+    if isinstance(held, (dict, set)) and name not in ("_parameters", "_buffers", "_modules")
+)
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (
     frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial})

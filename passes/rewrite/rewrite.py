@@ -19,7 +19,7 @@ from fxteleport.passes.capture.leaf_calls import WHOLE
 from fxteleport.passes.capture.train_graph import Choice, choosing
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
-from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
+from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
@@ -229,8 +229,12 @@ def rewrite(
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
-                for hook in (tensor._backward_hooks or {}).values():
-                    made[name].register_hook(hook)
+                if tensor.requires_grad:  # a frozen one takes no hooks, and calls none
+                    before, after = gradient_hooks(tensor)
+                    for hook in before:
+                        made[name].register_hook(hook)
+                    for hook in after:
+                        made[name].register_post_accumulate_grad_hook(hook)
         return made[name]
 
     graphs = list(map(_copied_graph, captured.graphs))

@@ -303,6 +303,8 @@ def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
         if unknown:
             return input.map  # zeros fit any CoB, wherever they are
         return beside(call, input, moved(call, [input], writes=True), _written(index, input.rank))
+    if not _region(call, input, index).numel():
+        call.decline("other inputs write something here, the example inputs do not")
     if not unknown:
         return beside(call, input, moved(call, [input, value], writes=True), _written(index, input.rank))
     return written_somewhere(call, input, index, value, [x for x in unknown if isinstance(x, Operand)])
@@ -327,6 +329,21 @@ def _written(index: Any, rank: int) -> list[int]:
             axes += range(axis, axis + span)
         axis += span
     return axes
+
+
+def _region(call: Call, input: Operand, index: Any) -> Tensor:
+    """What `x[index]` is in the example, as far as its shape goes."""
+
+    def put(x: Any) -> Any:
+        if isinstance(x, slice):
+            return slice(put(x.start), put(x.stop), put(x.step))
+        if isinstance(x, Operand):
+            return torch.zeros(tuple(x.shape), dtype=x.value.dtype) if x.value.is_meta else x.value
+        return x.value if isinstance(x, Unknown) else x
+
+    where = pytree.tree_map(put, index)
+    region: Tensor = torch.zeros(()).expand(tuple(input.shape))[tuple(where) if call.name == "index_put" else where]
+    return region
 
 
 def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, indices: Sequence[Operand]) -> CobMap:
@@ -358,6 +375,8 @@ def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False)
 
 @rule(*named("slice_scatter select_scatter diagonal_scatter"), shape=shape_functions.same)
 def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
+    if not src.value.numel():
+        call.decline("other inputs write something here, the example inputs do not")
     return beside(call, input, moved(call, [input, src]), range(input.rank))
 
 

@@ -87,6 +87,22 @@ def add_hook(model: Net) -> None:
     model.a.register_forward_hook(lambda module, inputs, out: out * 2)
 
 
+def clip(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-0.1, 0.1)
+
+
+def add_backward_hook(model: Net) -> None:
+    model.a.register_full_backward_hook(lambda module, inner, outer: tuple(map(clip, inner)))
+
+
+def add_gradient_hook(model: Net) -> None:
+    model.a.weight.register_hook(clip)
+
+
+def add_hook_after_gradients(model: Net) -> None:
+    model.a.weight.register_post_accumulate_grad_hook(lambda p: None)
+
+
 def replace_forward(model: Net) -> None:
     model.body.forward = MethodType(lambda self, x: self.up(x), model.body)  # type: ignore[method-assign]
 
@@ -160,6 +176,9 @@ CHANGES = {
     "dictionary": (in_a_dictionary, "body"),
     "list": (in_a_list, "body"),
     "hook": (add_hook, "a"),
+    "backward hook": (add_backward_hook, "a"),
+    "gradient hook": (add_gradient_hook, "a"),
+    "hook after gradients": (add_hook_after_gradients, "a"),
     "forward": (replace_forward, "body"),
     "module": (swap, "act"),
     "module of its class": (swap_for_one_of_its_class, "conv"),

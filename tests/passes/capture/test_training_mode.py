@@ -543,6 +543,11 @@ def clipped(gradient: Tensor) -> Tensor:
     return gradient.clamp(-0.01, 0.01)
 
 
+def clip_(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad.clamp_(-0.01, 0.01)
+
+
 def with_hook(add: Callable[[Any], Any]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         model = Applying(lambda m, x: torch.relu(m.a(x)) + torch.relu(m.b(x)))
@@ -563,6 +568,7 @@ GRADIENTS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # free value
         0,
     ),
     "a hook of a parameter": (with_hook(lambda m: m.a.weight.register_hook(clipped)), 0, 0),
+    "a hook after a gradient": (with_hook(lambda m: m.a.weight.register_post_accumulate_grad_hook(clip_)), 0, 0),
 }
 
 

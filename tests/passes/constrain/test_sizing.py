@@ -183,6 +183,48 @@ def test_a_view_at_some_sizes_only() -> None:
         assert all(map(torch.equal, network(x), model(x)))
 
 
+def shifted(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    h, later = h.clone(), torch.relu(h)
+    h[:, 1:] = later[:, :-1]
+    return h
+
+
+def apart(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([h[:, :1] * 2, torch.relu(h)[:, 1:]], 1)
+
+
+EMPTY: dict[str, tuple[Callable[[Positions, Tensor, Tensor], Tensor], int, int]] = {  # with a batch and a length
+    "rows but one": (lambda net, h, x: h + F.pad(net.table[: x.shape[1] - 1], (0, 0, 1, 0)), 2, 1),
+    "the rest of the rows": (lambda net, h, x: torch.cat([net.table[x.shape[1] :], h[0]]), 2, 12),
+    "written past the first": (shifted, 2, 1),
+    "cut apart": (apart, 2, 1),
+    "turned": (lambda net, h, x: h.flip(-1), 0, 5),
+    "picked": (lambda net, h, x: h[..., [1, 0, 3, 2, 5, 4, 7, 6]], 0, 5),
+    "viewed": (lambda net, h, x: h.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2).transpose(1, 2).flatten(2), 0, 5),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_what_is_empty_in_the_example_need_not_be(name: str, mode: str) -> None:
+    torch.manual_seed(0)
+    way, batch, length = EMPTY[name]
+    model = ft.randomize(Positions(way).eval())
+    plan = ft.plan(model, torch.randn(batch, length, 4), mode=mode)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+    taken = 0
+    with torch.no_grad():
+        for size in (2, 5), (1, 12), (3, 7):
+            x = torch.randn(*size, 4)
+            try:
+                found = network(x)
+            except ft.GuardError:
+                continue
+            assert torch.equal(found, model(x)), size
+            taken += 1
+    assert taken
+
+
 def test_what_can_be_derived_stays_free() -> None:
     def free(way: Callable[[Positions, Tensor, Tensor], Tensor], width: int = 8) -> int:
         return ft.plan(Positions(way, width), torch.randn(2, 5, 4), mode="weights").num_free
