@@ -56,12 +56,14 @@ class ModelSnapshot:
         found += [(vars(m), "forward", vars(m).get("forward")) for m in self._modules]
         self._settings: list[tuple[Any, Any]] = []  # those that may change without being replaced, and what they were
         self._values: list[tuple[Tensor, Tensor]] = []
+        self._trained: list[tuple[Tensor, bool]] = []
         if planned is not None:
             for (path, name), value in planned.settings.items():
                 now = vars(by_path[path]).get(name)
                 found.append((vars(by_path[path]), name, now))
                 if isinstance(value, Spelled):
                     self._settings.append((now, value.form))
+            self._trained = [(t, w) for n, w in planned.trained.items() if (t := self.tensors.get(n)) is not None]
             self._values = [(t, v) for n, v in planned.values.items() if (t := self.tensors.get(n)) is not None]
             found += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
@@ -93,6 +95,7 @@ class ModelSnapshot:
             and [t._version for t, _ in self._values] == self._versions
             and all(torch.equal(t, v) for t, v in self._values if t.is_cpu)
             and all(spelled(now) == before for now, before in self._settings)
+            and all(t.requires_grad is trained for t, trained in self._trained)
         )
 
     def _handles(self) -> list[tuple[int, ...]]:

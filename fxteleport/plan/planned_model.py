@@ -34,6 +34,7 @@ class PlannedModel:
         parts: every module by its path, a shared one under each of its paths.
         settings: (module's path, attribute) -> its value, or its `Spelled` form where the value may change in place.
         values: what the index buffers held that the trace has looked into.
+        trained: whether parameters required a gradient, where forward asks for that.
         firsts: name of a parameter or buffer -> the first name of the same tensor.
         overlapping: tensors that share memory with others.
         moving: the names of those that the plan scales.
@@ -44,6 +45,7 @@ class PlannedModel:
     parts: dict[str, Part]
     settings: dict[Where, Any]
     values: dict[str, Tensor]
+    trained: dict[str, bool]
     firsts: dict[str, str]
     overlapping: frozenset[str]
     moving: frozenset[str]
@@ -62,6 +64,10 @@ class PlannedModel:
         tensors = {name: t for name, t in named_tensors(modules) if name in self.firsts}
         for name in self.values.keys() & tensors.keys():
             self.require_value(name, tensors[name])
+        for name in self.trained.keys() & tensors.keys():
+            if tensors[name].requires_grad is not self.trained[name]:
+                was = "required a" if self.trained[name] else "required no"
+                raise ModelError(f"'{name}' {was} gradient, and forward asks for that: it was changed {PLAN_AGAIN}")
         self._require_ties(tensors, itself)
         for name, before in self.held.items() if itself else ():
             if tensors[name] is not before:
@@ -117,6 +123,7 @@ def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
         parts_of(modules),
         settings_of(captured),
         dict(_values(captured)),
+        captured.trained,
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
         moving,

@@ -25,7 +25,7 @@ from fxteleport.verify.outputs import dense
 from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference
 from fxteleport.verify.running import own_copy
-from fxteleport.verify.undisturbed import evaluating, undisturbed
+from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 
 def compare_nodes(
@@ -82,7 +82,7 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     made = teleportation_of(gm)
     if made is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
-    with undisturbed(made.plan.captured.model, gm), evaluating(gm), Draws(gm).kept():
+    with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
         yield from _in_step(made, gm, inputs, keyword_inputs)
 
 

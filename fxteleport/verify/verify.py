@@ -21,7 +21,7 @@ from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference, EquivalenceReport, TensorDifference, Verdict
 from fxteleport.verify.stepping import compare_nodes
 from fxteleport.verify.tolerance import BITWISE, Pair, tolerance_of
-from fxteleport.verify.undisturbed import evaluating, undisturbed
+from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 
 @torch.no_grad()
@@ -29,8 +29,7 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
     """Compare a network with its teleported version in eval mode, on given inputs.
 
     All outputs are compared, of any kind. Where `gm` was emitted by `plan.rewrite`, its parameters are compared with
-    the model's times their factors, and every node is compared too. Neither network is changed, but by a forward that
-    writes to the values of parameters (see `undisturbed`).
+    the model's times their factors, and every node is compared too. Neither network is changed.
 
     Raises:
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
@@ -39,8 +38,9 @@ def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any)
         raise InputError("verify needs the inputs to compare the two networks on")
     start = time.perf_counter()
     draws = Draws(gm)
-    with undisturbed(model, gm), evaluating(model), evaluating(gm), draws.kept():
-        return _report(Pair(model, gm, inputs, keyword_inputs, draws), start)
+    writes = may_write_weights(gm)
+    with undisturbed(model, gm, weights=writes), evaluating(model), evaluating(gm), draws.kept():
+        return _report(Pair(model, gm, inputs, keyword_inputs, draws, writes), start)
 
 
 def _report(pair: Pair, start: float) -> EquivalenceReport:

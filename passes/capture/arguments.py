@@ -48,6 +48,7 @@ class Lowering(Decisions):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)
             self.metas[name] = self.metas[own] if own in self.metas else _meta_of(tensor)
             tensors[own] = tensor
+        self._trained = {name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
         self._memories = by_memory(tensors)
         self.overlapping = overlapping(tensors, self._memories)
 
@@ -136,6 +137,10 @@ class Lowering(Decisions):
     def read(self, name: str) -> Proxy | None:
         """The proxy of a parameter or buffer that forward has read."""
         return self._attributes.get(self.canonical.get(name, name))
+
+    def is_parameter(self, handle: Proxy) -> bool:
+        """True for the proxy of a parameter of the model's."""
+        return handle._node.op == "get_attr" and handle._node.target in self._trained
 
     def constant(self, tensor: Tensor) -> Proxy:
         """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model."""

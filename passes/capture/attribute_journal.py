@@ -7,6 +7,7 @@ there before.
 
 from __future__ import annotations
 
+import collections
 import functools
 import types
 import weakref
@@ -52,6 +53,12 @@ class Writes:
         for i, table, key, before in self._first():
             if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, _ABSENT), before):
                 yield key
+
+    def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+        """What was assigned to: the dictionary, the key, what it held at planning, and what it holds now."""
+        for _, table, key, before in self._first():
+            if key in table:
+                yield table, key, before, dict.__getitem__(table, key)
 
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()
@@ -120,7 +127,7 @@ def same(a: Any, b: Any) -> bool:
         return issubclass(kind, nn.Module) and issubclass(kind, type(b))  # a shadow, of a class of its own
     if kind in PLAIN:
         return bool(a == b)
-    if issubclass(kind, (tuple, list)):
+    if issubclass(kind, (tuple, list, collections.deque)):
         return len(a) == len(b) and all(map(same, a, b))
     if issubclass(kind, dict):
         return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
@@ -132,6 +139,7 @@ _COPIED: Mapping[type, Callable[[Any], Any]] = {
     set: len,
     functools.partial: lambda partial: len(partial.args),
     weakref.ReferenceType: lambda reference: reference() is None,
+    **dict.fromkeys(weakref.ProxyTypes, lambda _: None),
     types.FunctionType: lambda function: function.__code__,
     types.MethodType: lambda method: method.__func__,
 }

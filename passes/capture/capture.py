@@ -24,6 +24,7 @@ from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.leaf_calls import names_in
 from fxteleport.passes.capture.meta_eval import HashedSize, WrittenConstant
 from fxteleport.passes.capture.patching import aware_of_proxies
+from fxteleport.passes.capture.side_effects import next_run_is_alike
 from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.capture.train_graph import Choice, trace_training
 from fxteleport.passes.errors import CaptureError, ModelError
@@ -57,6 +58,7 @@ class Captured:
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
     """
@@ -80,6 +82,7 @@ class Captured:
     backwards: dict[fx.Node, fx.Graph | str]
     settings: frozenset[tuple[str, str]]
     state: frozenset[tuple[str, str]]
+    trained: dict[str, bool]
     training: fx.Graph | None = None
     choice: Choice | None = None
 
@@ -119,6 +122,10 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
             tracer = _traced(model, args, kwargs or {})
+            if tracer.started.computes:
+                raise CaptureError(
+                    "the model's own train(False) computes with tensors, so it may change weights: call eval() first"
+                )
             other, choice = trace_training(tracer, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
@@ -163,6 +170,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         tracer.backwards,
         reads,
         state,
+        tracer.trained if other is None else tracer.trained | other.trained,
         training,
         choice,
     )
@@ -177,8 +185,10 @@ def _name_apart(graph: fx.Graph) -> None:
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
     """A tracer that has run, with the settings that the model turns out to need."""
     makes_all = hashes = False
+    stateful: frozenset[str] = frozenset()
     while True:
         tracer = Tracer(model, makes_all, hashes)
+        tracer.stateful = stateful
         try:
             tracer.trace(args, kwargs)
         except WrittenConstant:
@@ -186,7 +196,9 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except HashedSize:
             hashes = True
         else:
-            return tracer
+            if tracer.is_whole or next_run_is_alike(tracer, args, kwargs):
+                return tracer
+            stateful |= {path for path, _ in tracer.left}
         finally:
             tracer.end()
 

@@ -25,7 +25,7 @@ from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy
 from fxteleport.passes.capture.recorder import Recorder
 from fxteleport.passes.capture.traced_modules import holds_its_own, path_of
-from fxteleport.passes.capture.training_mode import Modes, depends, modes_after
+from fxteleport.passes.capture.training_mode import Modes, depends, own_train
 from fxteleport.passes.errors import OpaqueModuleWarning
 from fxteleport.passes.graph.leaf_modules import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
@@ -47,7 +47,7 @@ class Kept(Recorder):
         super().__init__(model, makes_all, hashes)
         self.model = model
         self.modes = Modes(training)
-        self.started = modes_after(model, training)
+        self.started = own_train(model, training)
         self.is_whole = False
         self.classes: dict[str, type] = {}
         self.branches: dict[fx.Node, tuple[fx.Graph, ...]] = {}
@@ -208,7 +208,7 @@ class Kept(Recorder):
 
     def mode_of(self, path: str | None) -> bool:
         """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
-        return self.modes.training if path is None else self.started.get(path, self.modes.training)
+        return self.modes.training if path is None else self.started.modes.get(path, self.modes.training)
 
     @unrecorded
     def call_helper_whole(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any, why: str) -> Any:

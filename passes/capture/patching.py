@@ -40,6 +40,8 @@ _CREATION = (
 _COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
 MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
 _MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
+# What Python asks of a tensor as an object, whatever it holds.
+_OF_THE_OBJECT = frozenset({torch.Tensor.__hash__, torch.Tensor.__repr__, torch.Tensor.__format__})
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
@@ -117,7 +119,8 @@ def _isinstance(plain: Any) -> Any:
         if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
             return issubclass(type(x._value), kind) or issubclass(proxy.NumberProxy, kind)
         if type(x) in _PROXIES:
-            return plain(x, kind) or issubclass(type(x._value), kind)
+            value = nn.Parameter if x._tracer.is_parameter(x) else type(x._value)
+            return plain(x, kind) or issubclass(value, kind)
         return plain(x, kind)  # type: ignore[no-any-return]
 
     return isinstance
@@ -186,9 +189,11 @@ class Recording(TorchFunctionMode):
             if found is None:
                 if func.__name__ == "__get__" and not isinstance(fact := func(*args), torch.Tensor):
                     return fact  # a property that says nothing of a tensor's values
-                args, kwargs = tracer.adopted(args), tracer.adopted(kwargs)
-                found = proxy.find_tracer((args, kwargs))
-            if found is not None:
+                if func not in _OF_THE_OBJECT:
+                    adopted = tracer.adopted(args), tracer.adopted(kwargs)
+                    if proxy.find_tracer(adopted) is not None:
+                        return proxy.of_own(tracer, func, *adopted)
+            else:
                 return proxy.overridden(found, func, args, kwargs)
             if tracer.makes_all and func in _MAKING:
                 return proxy.overridden(tracer, func, args, kwargs)

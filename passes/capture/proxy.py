@@ -410,6 +410,17 @@ def overridden(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     return tracer.record("call_method", name, args, kwargs)
 
 
+def of_own(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call on a tensor of the model's that code did not get from its module, as one on its proxy."""
+    name = func.__name__
+    if name in ("__get__", "__set__"):
+        of = func.__self__.__name__
+        return getattr(args[0], of) if name == "__get__" else setattr(args[0], of, args[1])
+    if name.startswith("__") and hasattr(type(args[0]), name):
+        return getattr(args[0], name)(*args[1:], **kwargs)
+    return overridden(tracer, func, args, kwargs)
+
+
 def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call on proxies that have outlived their trace: sizes are numbers.
 

@@ -7,6 +7,7 @@ the call, `node.meta["source"]` the line of it (`source_location.py`).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.structure import PLAIN
 
-_BARE = (bool, str, type(None))
+_BARE = (bool, str, type(None), enum.Enum)
 _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
@@ -59,7 +60,7 @@ class Recorder(Lowering):
 
     @unrecorded
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Evaluate a call and append its node; what is not worth a node (bool, str, None) comes back as is."""
+        """Evaluate a call and append its node; what is not worth a node (bool, str, None, enum) comes back as is."""
         if self.finished:
             return self.after(op, target, args, kwargs)
         if type in map(type, args) or type in map(type, kwargs.values()):  # torch takes `int` for a dtype
@@ -102,7 +103,7 @@ class Recorder(Lowering):
         trust: Trust,
         decides: bool,
     ) -> Any:
-        """Append the node of an evaluated call; what is not worth a proxy (None, bool, str) comes back as it is.
+        """Append the node of an evaluated call; what is not worth a proxy (None, bool, str, enum) comes back as it is.
 
         Code branches on such a value: where other inputs may give another, the emitted network insists on it.
 

@@ -77,7 +77,7 @@ def runs(
                 values[node] = call_of(node.op, target)(*args, **kwargs)
             except Exception:  # whatever an operation raises, or a guard
                 return False
-            if node is changed and values[node].ndim == node.meta["val"].ndim:
+            if node is changed and values[changed].ndim == changed.meta["val"].ndim:
                 return False
         if node is last:
             break

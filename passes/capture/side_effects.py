@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ import numpy as np
 from torch import fx, nn
 
 from fxteleport.passes.capture import meta_eval, proxy
-from fxteleport.passes.capture.traced_modules import reassigned
+from fxteleport.passes.capture.graph_equality import alike
+from fxteleport.passes.capture.traced_modules import path_of, reassigned
+from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.structure import PLAIN
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -36,14 +40,46 @@ def reject_state(tracer: Tracer, module: nn.Module) -> None:
     """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
 
     Raises:
-        DataDependent: the module has such a buffer.
+        DataDependent: the module has such a buffer, or computes something else in the next run.
     """
+    if path_of(module) in tracer.stateful:
+        raise meta_eval.DataDependent("its forward sets an attribute, and computes something else in the next run")
     for name, now in reassigned(module).items():
         before = tracer.read(name)
-        if before is None or proxy.plain(now) is before._value:
+        if before is None or not before._node.users or proxy.plain(now) is before._value:
             continue
         if not (all(map(_asks_for_size, before._node.users)) and _is_made_of_sizes(tracer, now, before._node)):
             raise meta_eval.DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
+
+
+def plain_state(tracer: Tracer, parts: Iterable[nn.Module]) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Plain attributes that forward may have read, and leaves with another value: (module's path, name), and that."""
+    paths = {id(vars(part)): path_of(part) for part in parts}
+    read = tracer.reads.read()
+    for table, name, before, now in tracer.writes.ends():
+        path = paths.get(id(table))
+        if path is None or name in BOOKKEEPING or type(now) not in PLAIN:
+            continue
+        changed = type(now) is not type(before) or now != before
+        if changed and ((path, name) in read or type(before) not in PLAIN):
+            yield (path, name), now
+
+
+def next_run_is_alike(tracer: Tracer, args: Any, kwargs: Any) -> bool:
+    """True where a run that finds the attributes that a traced one has left does the same."""
+    if not tracer.left:
+        return True
+    other = type(tracer)(tracer.model, tracer.makes_all, tracer.hashes, tracer.modes.training)
+    other.memo, other.added, other.found = tracer.memo, {}, tracer.left
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other.trace(args, kwargs)
+    except Exception:
+        return False
+    finally:
+        other.end()
+    return alike(tracer.graph, other.graph, tracer.added, other.added)
 
 
 def _is_made_of_sizes(tracer: Tracer, now: Any, before: fx.Node) -> bool:

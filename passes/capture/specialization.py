@@ -8,6 +8,7 @@ Each is a `Condition` of the plan, but for what the model's own code insists on:
 
 from __future__ import annotations
 
+import enum
 import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -77,7 +78,7 @@ class Decisions:
             self.rest_on(kind, f"{handle._node.name} is {held!r}"[:_LONGEST], handle._node)
         return value
 
-    def decided(self, handle: Proxy, value: bool | str | None) -> None:
+    def decided(self, handle: Proxy, value: bool | str | enum.Enum | None) -> None:
         """Python took a branch that depends on sizes, or on what is there: the emitted network insists on the same one.
 
         Raises:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remov
 from fxteleport.passes.capture.patching import run_by, unaware, unrecorded
 from fxteleport.passes.capture.placeholders import placeholders, said
 from fxteleport.passes.capture.replay import other_ranks, runs
-from fxteleport.passes.capture.side_effects import reject_state, without_drawing
+from fxteleport.passes.capture.side_effects import plain_state, reject_state, without_drawing
 from fxteleport.passes.capture.traced_modules import path_of, reassigned, shadow
 from fxteleport.passes.capture.training_mode import depends
 from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
@@ -42,6 +42,7 @@ from fxteleport.passes.graph.leaf_modules import (
     reads_training,
     watched,
 )
+from fxteleport.passes.graph.module_clone import linked
 from fxteleport.passes.graph.settings import Reads
 
 # Errors that keeping the module whole in which they arise does not mend.
@@ -56,7 +57,11 @@ class Tracer(Kept):
         self.inputs = ""  # in words
         self.entry: fx.Node | None = None  # the last node that reads the inputs
         self.assigned: dict[str, Tensor] = {}
+        self.trained: dict[str, bool] = {}  # parameters of which code asked whether they require a gradient
         self.reads = Reads()
+        self.found: Mapping[tuple[str, str], Any] = {}  # attributes that the run finds, if not as they are in the model
+        self.left: dict[tuple[str, str], Any] = {}  # plain ones that it may have read, and leaves as others
+        self.stateful: frozenset[str] = frozenset()  # modules that compute something else in the next run
         self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
         self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
 
@@ -78,14 +83,16 @@ class Tracer(Kept):
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
         parts = list(root.modules())
-        for part in parts if self.started else ():
+        for part in parts if self.started.owners else ():
             vars(part)["training"] = self.mode_of(path_of(part))
+        self.set_attributes(parts)
         self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
         try:
             with run_by(self), without_drawing(self):
                 out = root(*args, **kwargs)
             for module in parts:
                 reject_state(self, module)
+            self.left = dict(plain_state(self, parts))
             for key in self.writes.left():
                 raise meta_eval.DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
             self.modes.reject_late(self)
@@ -107,6 +114,20 @@ class Tracer(Kept):
         self.finish(lowered, out)
         if self.switches:
             write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
+
+    def set_attributes(self, parts: list[nn.Module]) -> None:
+        """Let the shadows have what the model's own `train` sets in the mode that is traced."""
+        shadows = {path_of(part): part for part in parts}
+        for (path, name), value in self.found.items():
+            vars(shadows[path])[name] = value
+        if not self.started.attributes or self.started.seen_on is None:
+            return
+        places = {id(m): shadows[path] for path, m in self.started.seen_on.named_modules()}
+        for (path, name), value in self.started.attributes.items():
+            held = vars(shadows[path])
+            self.writes.note(held, name)
+            self.reads.written.add((path, name))
+            held[name] = linked(value, places)
 
     def finish(self, lowered: Any, out: Any) -> None:
         """Nothing more is recorded: the output, and what the graph as a whole tells."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 
 from fxteleport.passes.capture import meta_eval
-from fxteleport.passes.capture.opaque_leaves import Applied, Helper
+from fxteleport.passes.capture.graph_equality import alike
+from fxteleport.passes.capture.side_effects import next_run_is_alike
+from fxteleport.passes.capture.training_mode import own_train
 from fxteleport.passes.errors import InputError, OpaqueModuleWarning
-from fxteleport.passes.graph.leaf_modules import DROPOUT
-from fxteleport.passes.graph.storage import equal
+from fxteleport.passes.graph.leaf_modules import is_leaf
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -96,18 +96,24 @@ def trace_training(
 ) -> tuple[Tracer | None, Choice | None]:
     """The trace in train mode of what was traced in eval mode, and what chooses; None where one graph does for both."""
     settle = functools.partial(_settle, tracer)
-    if not tracer.modes.asked or tracer.is_whole:
+    if tracer.is_whole:
+        settle(())
+        return None, None
+    refused = _ask_for_own_train(tracer)
+    if not tracer.modes.asked:
         settle(())
         return None, None
     makes_all, hashes = tracer.makes_all, tracer.hashes
-    refused = ""
-    while True:
+    other = tracer
+    while not refused:
         other = type(tracer)(tracer.model, makes_all, hashes, training=True)
         other.memo, other.added = tracer.memo, dict(tracer.added)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OpaqueModuleWarning)
                 other.trace(args, kwargs)
+            if not next_run_is_alike(other, args, kwargs):
+                refused = "its forward sets an attribute, and computes something else in the next run"
         except meta_eval.WrittenConstant:
             makes_all = True
             continue
@@ -128,11 +134,11 @@ def trace_training(
         settle(_following(tracer.graph, other.graph))
         return None, None
     settle(())
-    _settle(other, ())
+    if other is not tracer:
+        _settle(other, ())
     asked = tracer.modes.asked | dict.fromkeys(other.modes.asked)
-    choice = Choice(
-        {path: tracer.mode_of(path) for path in asked}, {path: other.mode_of(path) for path in asked}, refused
-    )
+    trained = {path: True if other is tracer else other.mode_of(path) for path in asked}
+    choice = Choice({path: tracer.mode_of(path) for path in asked}, trained, refused)
     if refused:
         for path in asked:
             what = "whether gradients are recorded" if path is None else "its mode"
@@ -142,73 +148,24 @@ def trace_training(
     return other, choice
 
 
-def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added) -> bool:
-    """True where two graphs make the same calls, but for the modes that layers know by themselves."""
-    ones, others = list(evaluated.nodes), list(trained.nodes)
-    if len(ones) != len(others):
-        return False
-    place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
-    return all(_same_call(a, b, place, added, more) for a, b in zip(ones, others, strict=True))
+def _ask_for_own_train(tracer: Tracer) -> str:
+    """Note that the mode matters where the model's own `train` sets what the trace rests on.
 
-
-@dataclass(frozen=True)
-class _Place:
-    """A node by its number."""
-
-    number: int
-
-
-def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: Added, more: Added) -> bool:
-    if b.op == "call_function" and b.target in DROPOUT and a.meta.get("training") is False:
-        x, p, _, inplace = b.args
-        leaf = added.get(str(a.target))
-        drops = type(leaf) is DROPOUT[b.target] and (leaf.p, leaf.inplace) == (p, inplace)
-        return drops and place[a.args[0]] == place[x]  # type: ignore[index]
-    if not (a.meta.get("follows", True) and b.meta.get("follows", True)):
-        return False
-    if a.op != b.op or any(a.meta.get(key) != b.meta.get(key) for key in ("keep", "aliased", "gradients")):
-        return False
-    if a.op == "placeholder":
-        return a.target == b.target
-    same = a.target == b.target if a.op not in _NAMING else _same_target(str(a.target), str(b.target), added, more)
-    one, other = map_arg((a.args, a.kwargs), place.__getitem__), map_arg((b.args, b.kwargs), place.__getitem__)  # type: ignore[arg-type]
-    return same and _equal(one, other)
-
-
-_NAMING = ("get_attr", "call_module")
-
-
-def _same_target(a: str, b: str, added: Added, more: Added) -> bool:
-    """True for one module or tensor of the model's, or two of the trace's own that are alike."""
-    if (a in added) is not (b in more):
-        return False
-    if a not in added:
-        return a == b
-    one, other = added[a], more[b]
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape and equal(one, other)
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Applied) and isinstance(other, Applied):
-        return one.function is other.function
-    if isinstance(one, Helper) and isinstance(other, Helper):
-        return one.is_like(other)
-    return type(one) in _DROPOUTS and (one.p, one.inplace) == (other.p, other.inplace)  # type: ignore[union-attr]
-
-
-_DROPOUTS = frozenset(DROPOUT.values())
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(v, b[k]) for k, v in a.items())
-    if isinstance(a, slice):
-        return _equal((a.start, a.stop, a.step), (b.start, b.stop, b.step))
-    return a is b or bool(a == b)
+    Returns why there can be no graph of train mode, or "".
+    """
+    trained = own_train(tracer.model, True)
+    read, unseen = tracer.reads.read(), tuple(f"{path}." for path in tracer.opaque)
+    set_by_it = [
+        (path, name)
+        for path, name in trained.attributes.keys() | tracer.started.attributes.keys()
+        if (path, name) in read or is_leaf(tracer.parts[path]) or f"{path}.".startswith(unseen)
+    ]
+    if not (set_by_it or trained.computes):
+        return ""
+    tracer.modes.asked |= {path: tracer.mode_of(path) for path in trained.owners}
+    for where in set_by_it:
+        tracer.reads.written.add(where)
+    return "the model's own train() computes with tensors, which may change weights" if trained.computes else ""
 
 
 def _following(evaluated: fx.Graph, trained: fx.Graph) -> set[str]:

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxteleport.passes.capture import branch_arms, meta_eval
+from fxteleport.passes.capture.attribute_journal import same
+from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.graph.guards import expect_gradient, guard
 from fxteleport.passes.graph.leaf_modules import is_leaf, reads_training
-from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, clone
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -110,17 +114,31 @@ class Modes:
         return self.training
 
     def requires_grad(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
-        """What a tensor's `requires_grad` gives: it does where gradients are recorded.
+        """What a tensor's `requires_grad` gives: of one of the model's own, its setting; else True in train mode.
 
         Raises:
             DataDependent: whether an input does is not known.
         """
         if tracer.finished or frame.f_globals.get("__name__", "").startswith("torch."):
             return False
+        if node.op == "get_attr" and node.target in tracer.metas:
+            return self._is_trained(tracer, node, frame)
         recorded = self.gradients(tracer, frame)
         if recorded and node.op == "placeholder":
             raise meta_eval.DataDependent(f"it asks whether '{node.name}' requires a gradient")
         return recorded
+
+    @unrecorded
+    def _is_trained(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
+        """Whether a parameter or buffer of the model's requires a gradient; the network insists on what it decides."""
+        name = str(node.target)
+        owner, _, key = name.rpartition(".")
+        part = tracer.parts[owner]
+        trained: bool = (part._parameters | part._buffers)[key].requires_grad  # type: ignore[union-attr]
+        if not branch_arms.agree(frame, trained):
+            tracer.trained[name] = trained
+            guard(tracer.graph, expect_gradient, node, trained, name)
+        return trained
 
     @unrecorded
     def _alike_in_both(self, tracer: Tracer, norm: nn.Module) -> bool:
@@ -129,7 +147,6 @@ class Modes:
         Those of one class and the same settings (but for the number of their channels) are one case.
         """
         from fxteleport.passes.capture.leaf_bodies import trace_inside
-        from fxteleport.passes.capture.train_graph import alike
 
         real = tracer.real(_path(norm))
         key: Any = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
@@ -157,23 +174,69 @@ _MANY = 256
 _OTHER = frozenset(vars(nn.Module())) | {"num_features", "_path"}
 
 
-def modes_after(model: nn.Module, training: bool) -> dict[str, bool]:
-    """The modes that a model's own `train(training)` leaves its modules in, by path; only those that it excepts."""
-    if all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules()):
-        return {}
-    return after_train(model, training)[0]
+@dataclass(frozen=True)
+class OwnTrain:
+    """What a model's own `train(mode)` does beside setting the mode of every module.
+
+    Attributes:
+        modes: of the modules that it leaves in the other mode, by path.
+        gradients: whether parameters require a gradient, by name; those for which it changes that.
+        attributes: (module's path, attribute) -> what it sets; what refers to modules refers to those of `seen_on`.
+        seen_on: the clone that showed it.
+        computes: it computes with tensors, so it may change weights (low-rank updates that it merges, say).
+        owners: the paths of the modules whose class has a `train` of its own.
+    """
+
+    modes: dict[str, bool] = field(default_factory=dict)
+    gradients: dict[str, bool] = field(default_factory=dict)
+    attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
+    seen_on: nn.Module | None = None
+    computes: bool = False
+    owners: tuple[str, ...] = ()
 
 
-def after_train(module: nn.Module, training: bool) -> tuple[dict[str, bool], dict[str, bool]]:
-    """What `module.train(training)` makes of modes, and of `requires_grad`, where it does more than set all modes."""
+def has_own_train(module: nn.Module) -> bool:
+    """True for a module whose `train` is not torch's."""
+    return type(module).train is not nn.Module.train or "train" in vars(module)
+
+
+def own_train(module: nn.Module, training: bool) -> OwnTrain:
+    """What `module.train(training)` does, seen on a clone whose tensors have no values."""
+    owners = tuple(path for path, m in module.named_modules() if has_own_train(m))
+    if not owners:
+        return OwnTrain()
     twin = clone(module, lambda _, t: _untouched(t))
-    before = {name: p.requires_grad for name, p in twin.named_parameters()}
-    try:
-        twin.train(training)
-    except Exception:  # it takes no mode, as exported ones do
-        return {}, {}
-    modes = {path: m.training for path, m in twin.named_modules() if m.training is not training}
-    return modes, {n: p.requires_grad for n, p in twin.named_parameters() if p.requires_grad is not before[n]}
+    parts = dict(twin.named_modules())
+    before = {path: dict(vars(part)) for path, part in parts.items()}
+    trained = {name: p.requires_grad for name, p in twin.named_parameters()}
+    with _Computing() as watch:
+        try:
+            twin.train(training)
+        except Exception:  # it takes no mode, as exported ones do
+            return OwnTrain()
+    return OwnTrain(
+        {path: m.training for path, m in twin.named_modules() if m.training is not training},
+        {n: p.requires_grad for n, p in twin.named_parameters() if p.requires_grad is not trained[n]},
+        {
+            (path, name): value
+            for path, part in parts.items()
+            for name, value in vars(part).items()
+            if name not in BOOKKEEPING and not same(value, before[path].get(name, twin))
+        },
+        twin,
+        watch.seen,
+        owners,
+    )
+
+
+class _Computing(TorchDispatchMode):
+    """Sees whether anything is computed with tensors."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or func is not torch.ops.aten.detach.default
+        return func(*args, **(kwargs or {}))
 
 
 def _untouched(tensor: torch.Tensor) -> torch.Tensor:

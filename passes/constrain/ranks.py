@@ -156,10 +156,10 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return first in after and (second not in after or second.meta["val"].ndim > 2)  # type: ignore[union-attr]
     if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
         return all(_takes_apart(n) for n in node.users)
-    if _takes_apart(node) and name_of(source.target) == "stack" and not _dim_of(source, 1):  # type: ignore[union-attr]
-        return True
+    if _takes_apart(node) and isinstance(source, fx.Node) and name_of(source.target) == "stack":
+        return not _dim_of(source, 1)
     if name == "getitem":
-        index = node.args[1]
+        index: Any = node.args[1]
         return index is ... or (isinstance(index, tuple) and index[:1] == (...,))
     given: Any = [*node.args[1:], *node.kwargs.values()]
     if name in _TURNING:

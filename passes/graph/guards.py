@@ -106,10 +106,20 @@ def _require(holds: bool, kind: str, value: Any, name: str) -> None:
 
 
 @one_call
+def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
+    """Refuse a parameter that was frozen, or is trained, since the network was captured."""
+    if parameter.requires_grad is not trained:
+        what = "requiring a gradient" if trained else "requiring no gradient"
+        raise GuardError(f"this network was captured with '{name}' {what}: set it back, or capture the model again")
+
+
+@one_call
 def insist(condition: Any, value: bool, where: str) -> None:
     """A check of the model's own."""
     if bool(condition) is not value:
         raise GuardError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, insist})
+GUARDS = frozenset(
+    {expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
+)

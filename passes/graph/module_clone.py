@@ -14,7 +14,7 @@ import functools
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,18 +115,30 @@ _REFERRING = (
 )
 
 
+def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
+    """`value` with other modules in the place of those that it refers to, which are named by their ids."""
+    twins = _Twins(frozenset())
+    twins.update(modules)
+    return _relink(value, twins)
+
+
 def _relink(value: Any, twins: _Twins) -> Any:
     """`value` with the modules it refers to outside `_modules` replaced by their clones.
 
     `twins` also remembers containers and functions, so that a hook and its module go on sharing a list.
     """
+    kind = type(value)
+    if kind in weakref.ProxyTypes:
+        held = value.__repr__.__self__
+        made = _relink(held, twins)
+        return value if made is held else weakref.proxy(made)
     if isinstance(value, nn.Module) or id(value) in twins:
         return twins.get(id(value), value)
-    kind = type(value)
     if kind is types.MethodType:
         return types.MethodType(value.__func__, _relink(value.__self__, twins))
     if kind is types.FunctionType:
-        return _reclosed(value, twins) if value.__closure__ else value
+        refers = value.__closure__ or value.__defaults__ or value.__kwdefaults__
+        return _relinked_function(value, twins) if refers else value
     if kind is functools.partial:
         keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
         return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
@@ -134,13 +146,14 @@ def _relink(value: Any, twins: _Twins) -> Any:
         made = twins[id(value)] = copy.copy(value)
         made.update({k: _relink(v, twins) for k, v in value.items()})
         return made
-    if kind is set or kind is collections.deque:
-        twins[id(value)] = copy.copy(value)
-        return twins[id(value)]
     if kind is list:
         made = twins[id(value)] = list(value)
         if not PLAIN.issuperset(map(type, value)):
             made[:] = [_relink(v, twins) for v in value]
+        return made
+    if kind is set or kind is collections.deque:
+        made = twins[id(value)] = copy.copy(value)
+        _refill(made, [_relink(v, twins) for v in value])
         return made
     if kind is tuple:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
@@ -151,15 +164,41 @@ def _relink(value: Any, twins: _Twins) -> Any:
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
     if id(value) in twins.carriers and not isinstance(value, type):
-        made = twins[id(value)] = copy.copy(value)
-        for name in fields_of(value):
-            object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
-        return made
+        return _relinked_object(value, twins)
     return value
 
 
-def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
-    """A function whose closure holds clones, where it holds anything that has one."""
+def _relinked_object(value: Any, twins: _Twins) -> Any:
+    """A copy of an object that leads to modules or tensors of the model, which leads to their clones."""
+    kind = type(value)
+    if isinstance(value, (weakref.WeakSet, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)):
+        made = twins[id(value)] = kind()
+        for item in list(value) if isinstance(value, weakref.WeakSet) else list(value.items()):
+            if isinstance(value, weakref.WeakSet):
+                made.add(_relink(item, twins))
+            else:
+                made[_relink(item[0], twins)] = _relink(item[1], twins)
+        return made
+    if isinstance(value, (tuple, frozenset)):
+        items = [_relink(v, twins) for v in value]
+        return kind._make(items) if hasattr(kind, "_make") else kind(items)  # type: ignore[attr-defined]
+    made = twins[id(value)] = copy.copy(value)
+    if isinstance(value, dict):
+        made.update({k: _relink(v, twins) for k, v in value.items()})
+    elif isinstance(value, (list, set, collections.deque)):
+        _refill(made, [_relink(v, twins) for v in value])
+    for name in fields_of(value):
+        object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
+    return made
+
+
+def _refill(container: Any, items: list[Any]) -> None:
+    container.clear()
+    (container.update if isinstance(container, set) else container.extend)(items)
+
+
+def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
+    """A function whose closure and defaults hold clones, where they hold anything that has one."""
     cells = [types.CellType() for _ in function.__closure__ or ()]
     made = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
@@ -173,9 +212,14 @@ def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType
             continue
         new.cell_contents = _relink(held, twins)
         same &= new.cell_contents is held
-    if same:
+    made.__defaults__ = _relink(function.__defaults__, twins)
+    named = function.__kwdefaults__ or {}
+    made.__kwdefaults__ = {k: _relink(v, twins) for k, v in named.items()} or None
+    pairs = [*zip(function.__defaults__ or (), made.__defaults__ or (), strict=True)]
+    pairs += [(v, (made.__kwdefaults__ or {})[k]) for k, v in named.items()]
+    if same and all(old is new for old, new in pairs):
         twins[id(function)] = function
         return function
-    made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
+    made.__qualname__ = function.__qualname__
     made.__dict__.update(function.__dict__)
     return made

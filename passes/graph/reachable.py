@@ -74,7 +74,7 @@ class Reach:
                 if id(x) in self._names:
                     tensors[self._names[id(x)]] = x
                     found.append(id(x))
-            elif isinstance(x, nn.Module):
+            elif isinstance(x, nn.Module) and type(x) not in weakref.ProxyTypes:
                 found.append(id(x))
                 if id(x) in self._paths and id(x) not in inside:
                     modules[self._paths[id(x)]] = x
@@ -147,10 +147,12 @@ def _is_library(name: Any) -> bool:
 
 def _referred(x: Any) -> Iterable[Any]:
     """The objects that an object refers to."""
+    if type(x) in weakref.ProxyTypes:
+        return (x.__repr__.__self__,)
     if isinstance(x, _ITEMS):
-        return list(x)
+        return [*x, *_own_fields(x)]
     if isinstance(x, _TABLES):
-        return [*x.keys(), *x.values()]
+        return [*x.keys(), *x.values(), *_own_fields(x)]
     if isinstance(x, types.FunctionType):
         return _referred_by_function(x)
     if isinstance(x, types.MethodType):
@@ -159,8 +161,6 @@ def _referred(x: Any) -> Iterable[Any]:
         return (x.func, x.args, x.keywords)
     if isinstance(x, weakref.ReferenceType):
         return (x(),)
-    if type(x) in weakref.ProxyTypes:
-        return (x.__repr__.__self__,)
     if isinstance(x, (staticmethod, classmethod)):
         return (x.__func__,)
     if isinstance(x, property):
@@ -173,7 +173,11 @@ def _referred(x: Any) -> Iterable[Any]:
         return (x.__wrapped__,)
     if isinstance(x, types.ModuleType) or (_is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
         return ()
-    return [*(getattr(x, name, None) for name in fields_of(x)), type(x)]
+    return [*_own_fields(x), type(x)]
+
+
+def _own_fields(x: Any) -> Iterator[Any]:
+    return (getattr(x, name, None) for name in fields_of(x))
 
 
 def fields_of(x: Any) -> list[str]:

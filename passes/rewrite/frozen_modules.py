@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.capture.training_mode import after_train
+from fxteleport.passes.capture.training_mode import has_own_train, own_train
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,10 @@ class Holder(nn.Module):
 
 def excepted(module: nn.Module, followed: Mapping[str, str], below: bool = False) -> dict[bool, Excepted] | None:
     """What a module's own `train` does in each mode, or (`below`) that of any in it; None where all are torch's."""
-    if not any(map(_has_its_own, module.modules() if below else (module,))):
+    if not any(map(has_own_train, module.modules() if below else (module,))):
         return None
-    return {mode: Excepted(*after_train(module, mode), followed) for mode in (False, True)}
-
-
-def _has_its_own(module: nn.Module) -> bool:
-    return type(module).train is not nn.Module.train or "train" in vars(module)
+    own = {mode: own_train(module, mode) for mode in (False, True)}
+    return {mode: Excepted(found.modes, found.gradients, followed) for mode, found in own.items()}
 
 
 def holder_of(module: nn.Module, path: str, followed: Mapping[str, str]) -> nn.Module:

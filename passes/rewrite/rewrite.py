@@ -8,6 +8,7 @@ has parameters of its own) gets a `Rescale` before or after it (see `wraps`). Wi
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,7 +43,11 @@ class TeleportedModule(fx.GraphModule):
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     def train(self, mode: bool = True) -> TeleportedModule:
-        super().train(mode)
+        if WHOLE in self.__dict__:  # it holds the same modules
+            self.__dict__[WHOLE].train(mode)
+            self.training = mode
+        else:
+            super().train(mode)
         if self.excepted is not None:
             self.excepted[mode].impose(self)  # type: ignore[operator]
         self.link()
@@ -55,6 +60,8 @@ class TeleportedModule(fx.GraphModule):
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
         if self.choice is not None:
             cls.forward = choosing(cls.forward)  # type: ignore[method-assign]
+        if any(node.target == WHOLE for node in self.graph.nodes):
+            cls.forward = _in_its_mode(cls.forward)  # type: ignore[method-assign]
         return code
 
     def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
@@ -174,6 +181,19 @@ class TeleportedModule(fx.GraphModule):
 
     def _training_graph(self) -> fx.Graph | None:
         return None if self.in_training is None else _copied_graph(self.in_training.graph)
+
+
+def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward of a network that is one opaque leaf, which is none of its modules and so not told of modes."""
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        whole = self.__dict__[WHOLE]
+        if whole.training is not self.training:
+            whole.training = self.training
+        return forward(self, *args, **kwargs)
+
+    return wrapper
 
 
 def _unpickled(
