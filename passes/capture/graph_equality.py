@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxteleport.passes.capture.opaque_leaves import Applied, Helper
+from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.storage import equal
 
@@ -65,9 +65,11 @@ def _same_target(a: str, b: str, added: Added, more: Added) -> bool:
         return False
     if isinstance(one, Applied) and isinstance(other, Applied):
         return one.function is other.function
-    if isinstance(one, Helper) and isinstance(other, Helper):
-        return one.is_like(other)
-    return type(one) in _DROPOUTS and (one.p, one.inplace) == (other.p, other.inplace)  # type: ignore[union-attr]
+    if isinstance(one, (Helper, Given)):
+        return one.is_like(other)  # type: ignore[arg-type]
+    if type(one) in _DROPOUTS:
+        return (one.p, one.inplace) == (other.p, other.inplace)  # type: ignore[union-attr]
+    return is_like_layer(one, other)
 
 
 _DROPOUTS = frozenset(DROPOUT.values())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.attribute_journal import same
+from fxteleport.passes.capture.attribute_journal import same, same_settings
 
 
 class Applied(nn.Module):
@@ -48,6 +48,10 @@ class Given(nn.Module):
         super().__init__()
         self.layer, self._names = layer, names
 
+    def is_like(self, other: Given) -> bool:
+        """True for the same layer with the same settings."""
+        return self._names == other._names and is_like_layer(self.layer, other.layer)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors = {name: kwargs.pop(name) for name in self._names}
         return torch.func.functional_call(self.layer, tensors, args, kwargs)
@@ -69,6 +73,11 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
     for table in ("_parameters", "_buffers"):
         made.__dict__[table] = dict.fromkeys(held[table])
     return made
+
+
+def is_like_layer(layer: nn.Module, other: nn.Module) -> bool:
+    """True for two that `with_settings` has made of one layer, with the same settings."""
+    return vars(layer).get("_path") == vars(other).get("_path", ...) and same_settings(layer, other)
 
 
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
