@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,13 +51,13 @@ def runs(
     graph: fx.Graph,
     shapes: Shapes,
     last: fx.Node | None = None,
-    changed: fx.Node | None = None,
+    requires: Mapping[fx.Node, Callable[[Any], bool]] | None = None,
 ) -> bool:
     """True where a graph runs on inputs of other shapes, as far as that is known.
 
     Args:
         last: it need not run farther than to this node.
-        changed: it must give this node another rank.
+        requires: node -> what must be true of its value.
     """
     values: dict[fx.Node, Any] = {}
     after = depending(graph, shapes)
@@ -77,8 +77,8 @@ def runs(
                 values[node] = call_of(node.op, target)(*args, **kwargs)
             except Exception:  # whatever an operation raises, or a guard
                 return False
-            if node is changed and values[changed].ndim == changed.meta["val"].ndim:
-                return False
+        if requires and node in requires and not requires[node](value_of(node)):
+            return False
         if node is last:
             break
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.constrain.sizing import Sizing
-from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, single, structural_zeros
+from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, Parts, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
-from fxteleport.passes.domain.size import Extent, Size
+from fxteleport.passes.domain.size import Extent, Size, product
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
@@ -30,6 +30,7 @@ from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.leaf_modules import changes_gradients, gradient_hooks, hooked, is_stateful
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.structure import PLAIN, Assemble
+from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
 from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
 from fxteleport.passes.rules.registry import RULES, bound, lookup
@@ -198,14 +199,15 @@ class Interpreter:
             if found is None:
                 return self.give_up(node, "no rule knows this operation")
             self.rules[node.name] = found.name
+            sized, told = self.sizing.at.get(node), found.shape is not None
+            folds = folded.through(call, found.along if told else None, operands)
             for operand in operands:
                 operand.seen = False
             positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            sized, told = self.sizing.at.get(node), found.shape is not None
-            result = self.still(node, self.checked(value, result), sized, told)
+            result = self.still(node, self.checked(value, result), sized, told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -239,8 +241,8 @@ class Interpreter:
                 raise Decline("its rule does not know this form of the call")
         return result
 
-    def still(self, node: fx.Node, result: Any, sized: Any, told: bool) -> Any:
-        """Maps that do not vary along axes whose sizes other inputs change: no map would fit those.
+    def still(self, node: fx.Node, result: Any, sized: Any, told: bool, folds: Mapping[int, Parts]) -> Any:
+        """Maps that do not vary along axes whose sizes other inputs change, but for folds: no map would fit those.
 
         An operation without a shape function moves nothing: where its map varies, what went in varied along a known
         axis, or a weight does, and so the axis is known. Not so where zeros come in, which differ along any axis.
@@ -253,13 +255,13 @@ class Interpreter:
                 for i in unknown:
                     self.sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
                 return result
-            axes = [i for i in unknown if type(self.sizing.sizes.settled(sized.sizes[i])) is Size]
-            why = "other inputs have more or fewer of these positions"
-            return self.system.constant(result, axes, Origin(node.name, why)) if axes else result
+            if unknown or result.folds:
+                return self.unvarying(node, result, sized, unknown, dict(result.folds) or folds)
+            return result
         if isinstance(result, dict) and isinstance(sized, dict):
-            return {k: self.still(node, cob, sized.get(k), told) for k, cob in result.items()}
+            return {k: self.still(node, cob, sized.get(k), told, folds) for k, cob in result.items()}
         if isinstance(result, (list, tuple)) and isinstance(sized, list):
-            return [self.still(node, cob, part, told) for cob, part in zip(result, sized, strict=False)]
+            return [self.still(node, cob, part, told, folds) for cob, part in zip(result, sized, strict=False)]
         return result
 
     def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
@@ -268,8 +270,25 @@ class Interpreter:
     def settled(self, size: Extent) -> Extent:
         return self.sizing.sizes.settled(size)  # type: ignore[no-any-return]
 
+    def example(self, size: Extent) -> int:
+        return self.sizing.sizes.value(size)  # type: ignore[no-any-return]
+
     def has_tensor(self, name: str) -> bool:
         return name in self.captured.metas
+
+    def unvarying(
+        self, node: fx.Node, cob: CobMap, sized: Sized, unknown: Sequence[int], folds: Mapping[int, Parts]
+    ) -> CobMap:
+        """A map with one CoB along axes of unknown sizes, or along the unknown parts of their folds."""
+        sizes, origin = self.sizing.sizes, Origin(node.name, "other inputs have more or fewer of these positions")
+        extents = {i: sizes.settled(sized.sizes[i]) for i in unknown}
+        axes = [i for i, n in extents.items() if type(n) is Size]
+        held = {i: folds[i] for i in axes if i in folds and sizes.settled(product(folds[i])) == extents[i]}
+        cob = self.system.constant(cob, [i for i in axes if i not in held], origin)
+        for i, parts in held.items():
+            shape = tuple(sized.value.shape)
+            cob = folded.kept(self.system, cob, shape, i, parts, [sizes.value(n) for n in parts], origin)
+        return CobMap(cob.factors, cob.zeros, tuple((i, parts) for i, parts in held.items() if cob.varies(i)))
 
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
@@ -385,6 +404,9 @@ class Interpreter:
         """
         args = self.convert(node.args)
         operands = operands_in((args, self.convert(node.kwargs)))
+        for operand in operands:
+            for axis, _ in operand.folds:
+                operand.unfold(self.system, axis, Origin(node.name, "how many positions there are is not known"))
         simple = isinstance(value, Tensor) and len(operands) == 1 and isinstance(next(iter(args), None), Operand)
         inner = replace(self, full=self.full and simple, maps={}, wraps={}, opaque=[], rules={})  # one system for both
         outs = [inner.within(graph, operands) for graph in graphs]

@@ -12,6 +12,7 @@ them. An original that runs on inputs of yet another form only is not noticed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -97,19 +98,26 @@ def _of_sizes(
         if not unknown:
             continue
         later = depending(graph, [node])
-        in_front = max(unknown) < min(known, default=len(sizes))  # no features are on its left
-        if in_front and all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
-            continue
-        others = other_sizes(inputs)
-        if not _knows_ranks(graph) and not any(
-            runs(captured.modules, captured.opaque, graph, shapes, changed=node) for shapes in others
+        if all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
+            first = min(known, default=len(sizes))
+            unknown = [i for i in unknown if i > first]  # what is in front of all features matters to nothing
+        assert isinstance(source, fx.Node)
+        shape = tuple(source.meta["val"].shape)
+        requires = {source: functools.partial(_has_other_ones, shape=shape, axes=unknown)}
+        others = other_sizes(inputs) if unknown else ()
+        if not (unknown and _knows_ranks(graph)) and not any(
+            runs(captured.modules, captured.opaque, graph, shapes, requires=requires) for shapes in others
         ):
             continue
-        shape = tuple(source.meta["val"].shape)  # type: ignore[union-attr]
         with graph.inserting_before(node):
-            guard(graph, expect_ones, source, [n == 1 for n in shape], node.name)
+            guard(graph, expect_ones, source, {i: shape[i] == 1 for i in unknown}, node.name)
         where, line = str(node.meta["path"]), quoted(node.meta.get("source"))
         yield Condition("form", node.name, where, line, f"{node.name} takes the axes of size 1 out of {shape}")
+
+
+def _has_other_ones(value: Tensor, shape: Sequence[int], axes: Sequence[int]) -> bool:
+    """True where a squeeze takes away another one of these axes than in the example."""
+    return any((value.shape[i] == 1) is not (shape[i] == 1) for i in axes)
 
 
 def _inputs(graph: fx.Graph) -> list[fx.Node]:

@@ -85,10 +85,13 @@ class Sizing:
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:
         """A guard makes sure of a number, or of the equality of two, or of two shapes."""
-        pairs = [(size, expected)] if type(size) is Size else []
+        pairs = [(size, int(expected) if expected is False else expected)] if type(size) is Size else []
         if isinstance(source, fx.Node) and source.target in _EQUALITIES and expected is _EQUALITIES[source.target]:
             sides = self.convert(source.args)
             pairs = list(zip(*sides, strict=True)) if source.target is same_items else [sides]
+        elif isinstance(source, fx.Node) and source.target is operator.gt and expected is False:
+            larger, smaller = self.convert(source.args)
+            pairs = [(larger, 0)] if smaller == 0 and self.sizes.is_rest(larger) else []
         for a, b in pairs:
             if type(a) in (int, Size) and type(b) in (int, Size):
                 self.sizes.insist(a, b)

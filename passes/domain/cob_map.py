@@ -20,20 +20,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxteleport.passes.domain.size import Extent
+
 ANY, ONE = 0, 1  # ANY is 0, so that padding with zeros pads with structural zeros
 Factor = tuple[Tensor, int]
 Block = tuple[list[int], list[int]]  # axes before and after a reshape
+Parts = tuple[Extent, ...]  # of an axis: sizes whose product is its size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CobMap:
     """The CoB of one tensor: factors (symbols, exponent); no factors is the identity.
 
-    `zeros` is True where a factor may hold `ANY`.
+    `zeros` is True where a factor may hold `ANY`. `folds` are the axes of unknown size along which it varies, with
+    their parts (`folds.py`).
     """
 
     factors: tuple[Factor, ...] = ()
     zeros: bool = False
+    folds: tuple[tuple[int, Parts], ...] = ()
 
     def __mul__(self, other: CobMap) -> CobMap:
         return CobMap(_cancel(self.factors + other.factors), self.zeros or other.zeros)

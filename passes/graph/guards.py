@@ -62,11 +62,10 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
 
 @one_call
-def expect_ones(value: Tensor, ones: list[bool], name: str) -> None:
-    """Refuse a tensor of which other axes have size 1 than of the one that was captured."""
-    found = [n == 1 for n in value.shape]
-    if found != ones:
-        axes = [i for i, one in enumerate(ones) if one]
+def expect_ones(value: Tensor, ones: dict[int, bool], name: str) -> None:
+    """Refuse a tensor that has size 1 along another one of these axes than the one that was captured."""
+    if any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
+        axes = [axis for axis, one in ones.items() if one]
         raise GuardError(
             f"this network was captured with size 1 along the axes {axes} of what {name} takes, got the shape"
             f" {tuple(value.shape)}: capture it again"

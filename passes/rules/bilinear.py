@@ -23,7 +23,7 @@ import torch
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.domain.size import Size
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
@@ -48,13 +48,13 @@ def cob_of(x: Any, rank: int) -> CobMap:
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
-@rule(*named("mul multiply"), shape=shape_functions.broadcast)
+@rule(*named("mul multiply"), shape=shape_functions.broadcast, along=folds.elementwise)
 def mul(call: Call, input: Any, other: Any) -> CobMap:
     rank = call.value.ndim
     return product(call, cob_of(input, rank) * cob_of(other, rank))
 
 
-@rule(*named("div divide true_divide truediv"), shape=shape_functions.broadcast)
+@rule(*named("div divide true_divide truediv"), shape=shape_functions.broadcast, along=folds.elementwise)
 def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
     if rounding_mode is not None:
         call.decline("the quotient is rounded")
@@ -180,7 +180,12 @@ def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMa
 
 
 @rule(
-    *named("matmul bmm mm mv dot vdot smm"), torch.sparse.mm, "__matmul__", "__rmatmul__", shape=shape_functions.matmul
+    *named("matmul bmm mm mv dot vdot smm"),
+    torch.sparse.mm,
+    "__matmul__",
+    "__rmatmul__",
+    shape=shape_functions.matmul,
+    along=folds.batched,
 )
 def matmul(call: Call, input: Operand, mat2: Operand, reduce: Any = "sum") -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
@@ -273,7 +278,7 @@ def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
     return product(call, contracted(call, cobs, range(len(right), len(order))))
 
 
-@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention)
+@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention, along=folds.batched)
 def attention(
     call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,

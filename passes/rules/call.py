@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.domain.cob_map import CobMap, on_symbols, single
+from fxteleport.passes.domain.cob_map import CobMap, Parts, on_symbols, single
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
@@ -30,6 +30,9 @@ class State(Protocol):
 
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
+
+    def example(self, size: Extent) -> int:
+        """What a size is in the example."""
 
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
@@ -109,6 +112,17 @@ class Operand:
         return self._map
 
     @property
+    def folds(self) -> tuple[tuple[int, Parts], ...]:
+        """Axes of unknown size along which the map varies, with their parts."""
+        return () if self._map is None else self._map.folds
+
+    def unfold(self, system: System, axis: int, origin: Origin) -> None:
+        """Require one CoB for all positions of a fold."""
+        assert self._map is not None
+        rest = tuple((i, parts) for i, parts in self._map.folds if i != axis)
+        self._map = replace(system.constant(self._map, [axis], origin), folds=rest)
+
+    @property
     def is_unbound(self) -> bool:
         """True for a parameter whose map is not decided yet."""
         return self._state is not None and not self._state.is_bound(self.name)
@@ -158,6 +172,10 @@ class Call:
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
         return self.state.settled(size)
+
+    def example(self, size: Extent) -> int:
+        """What a size is in the example."""
+        return self.state.example(size)
 
     # -- constraints -----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -27,6 +27,7 @@ from fxteleport.passes.rules.registry import named, rule
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
     shape=shape_functions.same,
+    along=folds.elementwise,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())

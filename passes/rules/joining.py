@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -66,12 +66,12 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast)
+@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast, along=folds.elementwise)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
     return joined(call, [input, other])
 
 
-@rule(*named("where"), shape=shape_functions.broadcast)
+@rule(*named("where"), shape=shape_functions.broadcast, along=folds.elementwise)
 def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
     operands = (*operands, *others.values())
@@ -81,7 +81,7 @@ def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
 
 
-@rule(*named("masked_fill"), shape=shape_functions.broadcast)
+@rule(*named("masked_fill"), shape=shape_functions.broadcast, along=folds.elementwise)
 def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap:
     return joined(call, [input, value], "one of them is chosen")
 

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.graph.ops import setitem
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
@@ -61,15 +61,21 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     nn.Flatten,
     nn.Unflatten,
     shape=shape_functions.reshaped,
+    along=folds.itself,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
-    old, new, cob = tuple(input.shape), tuple(call.value.shape), input.map
-    sizes, target = input.sizes, call.sizes
+    new, target = tuple(call.value.shape), call.sizes
+    given = folds.apart(call, input)
+    cob, sizes, old = given.cob, given.sizes, given.shape
     if not any(type(n) is Size for n in (*sizes, *target)):
         return cob.each(lambda s: reshape(s, old, new))
+    blocks = cuts(sizes, target)
+    mixed = [bool(_recut(call, sizes, cob, axes)) for axes, _ in blocks]
+    if (cut := folds.recut(call, given, blocks, mixed)) is not None:
+        return cut
     for axis, inner in _divided(sizes, target):
         sizes = (*sizes[:axis], sizes[axis] // inner, inner, *sizes[axis + 1 :])  # type: ignore[operator]
         apart = (*old[:axis], old[axis] // inner, inner, *old[axis + 1 :])
@@ -109,7 +115,7 @@ def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]
     return []
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded)
+@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded, along=folds.elementwise)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
@@ -124,6 +130,7 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
 @rule(
     *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
     shape=shape_functions.permuted,
+    along=folds.permuted,
 )
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
@@ -146,6 +153,7 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.ChannelShuffle,
     nn.Unfold,
     shape=shape_functions.moved,
+    along=folds.picked,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]
@@ -242,8 +250,10 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
 @rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
-    tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
+    call.shape_only(*tensors)
+    # what is empty on every input brings nothing; torch allows a [0] among tensors of any rank
+    tensors = [t for t in tensors if t.rank == call.value.ndim and t.sizes[axis] != 0] or tensors
     if any(type(t.sizes[axis]) is Size for t in tensors):
         maps = [call.constant(t.map, [axis], why) for t in tensors]
         return functools.reduce(lambda a, b: merged(call, a, b, why), maps)
@@ -373,14 +383,29 @@ def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False)
     return src.map.aligned(call.value.ndim)
 
 
-@rule(*named("slice_scatter select_scatter diagonal_scatter"), shape=shape_functions.same)
-def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
+@rule(*named("slice_scatter"), shape=shape_functions.same)
+def slice_scattered(call: Call, input: Operand, src: Operand, dim: int = 0, *rest: Any, **settings: Any) -> Any:
+    return scattered(call, input, src, [dim])
+
+
+@rule(*named("select_scatter"), shape=shape_functions.same)
+def select_scattered(call: Call, input: Operand, src: Operand, dim: int, index: Any) -> Any:
+    return scattered(call, input, src, [dim])
+
+
+@rule(*named("diagonal_scatter"), shape=shape_functions.same)
+def diagonal_scattered(call: Call, input: Operand, src: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    return scattered(call, input, src, [dim1, dim2])
+
+
+def scattered(call: Call, input: Operand, src: Operand, dims: Sequence[int]) -> CobMap:
+    """A part of the input, along some axes, is written over."""
     if not src.value.numel():
         call.decline("other inputs write something here, the example inputs do not")
-    return beside(call, input, moved(call, [input, src]), range(input.rank))
+    return beside(call, input, moved(call, [input, src]), [dim % input.rank for dim in dims])
 
 
-@rule(getattr)
+@rule(getattr, shape=shape_functions.permuted, along=folds.permuted)
 def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("data", "real", "imag"):
         return input.map

@@ -25,13 +25,14 @@ from fxteleport.passes.errors import Decline, RuleError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A registered rule: its function, its parameters with their defaults, and the operation's shape function."""
+    """A registered rule: its function, its parameters with their defaults, the operation's shape function, its axes."""
 
     name: str
     fn: Callable[..., Any]
     parameters: tuple[tuple[str, Any], ...]
     open: bool
     shape: Callable[..., Any] | None = None
+    along: Callable[..., Any] | None = None
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
 
@@ -39,11 +40,14 @@ class Rule:
 RULES: dict[Any, Rule] = {}
 
 
-def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def rule(
+    *targets: Any, shape: Callable[..., Any] | None = None, along: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a rule for functions, module classes and method names (strings).
 
     Args:
         shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
+        along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -61,6 +65,7 @@ def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Ca
             ),
             any(p.kind is p.VAR_KEYWORD for p in parameters),
             shape,
+            along,
         )
         for target in dict.fromkeys(targets):
             if not (callable(target) or isinstance(target, str)):

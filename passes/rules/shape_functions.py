@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.domain.size import Extent, Size, Sizes, plus, product, quotient, times
+from fxteleport.passes.domain.size import Extent, Size, Sizes, plus, product, times
 from fxteleport.passes.graph.ops import name_of
 
 Shape = Sequence[Extent]
@@ -91,6 +91,8 @@ def _joint(at: At, column: Sequence[Extent]) -> Extent:
     others = [n for n in dict.fromkeys(column) if n != 1]
     known = [n for n in others if type(n) is int]
     if known or not others:
+        for n in others:
+            at.sizes.meet(n, known[0])
         return known[0] if known else 1
     if len(others) == 1:
         return others[0]
@@ -277,9 +279,7 @@ def _completed(at: At, count: Extent, wanted: Sequence[Extent], shape: Sequence[
         at.sizes.insist(count, product(wanted))
         return list(wanted)
     (i,) = missing
-    rest = product(n for n in wanted if n != -1)
-    left = quotient(count, rest)
-    return [*wanted[:i], at.axis(shape[i], (count, rest)) if left is None else left, *wanted[i + 1 :]]
+    return [*wanted[:i], at.sizes.share(count, [n for n in wanted if n != -1], shape[i]), *wanted[i + 1 :]]
 
 
 def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
@@ -375,8 +375,11 @@ def _sliced(at: At, size: Extent, item: slice) -> Extent:
     bounds = (item.start, item.stop, item.step)
     if type(size) is int and all(b is None or type(b) is int for b in bounds):
         return len(range(*item.indices(size)))
-    if type(size) is Size and item.step in (None, 1) and item.stop is None and type(item.start) is int:
-        pass  # max(size - start, 0): not a polynomial
+    if item.step in (None, 1):
+        if item.start in (None, 0) and item.stop == 0:
+            return 0
+        if item.start == -1 and item.stop is None:
+            return 1  # of an axis without positions nothing is left, and of nothing any CoB is right
     example = range(at.sizes.value(size))[slice(*map(at.sizes.value, bounds))]
     return at.sizes.named(("slice", size, *bounds), len(example))
 
@@ -434,7 +437,17 @@ def _repeated(at: At, input: Sized, *counts: Any, **settings: Any) -> Shape | No
     return [times(n, m) for n, m in zip(wide, [*[1] * (rank - len(given)), *given], strict=True)]
 
 
+def _unfolded(at: At, input: Sized, dimension: Any, size: Any = None, step: Any = None) -> Shape | None:
+    """`x.unfold(axis, size, step)`: windows of an axis, their elements behind the last axis; not `F.unfold`."""
+    if not isinstance(at.target, str) or any(type(n) is not int for n in (dimension, size, step)):
+        return None
+    axis = dimension % len(input.sizes)
+    count = _windows(at, input.sizes[axis], at.value.shape[axis], size, step, 0, 1)
+    return [*_replaced(input.sizes, axis, count), size]
+
+
 _MOVED: dict[str, Any] = {
+    "unfold": _unfolded,
     "getitem": getitem,
     "narrow": _narrowed,
     "select": _selected,

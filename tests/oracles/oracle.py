@@ -24,7 +24,7 @@ from random_networks import Network, Script, others, several_of
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.constrain import Opaque
+from fxteleport.passes.constrain.interpreter import Opaque
 from fxteleport.verify import equal, evaluating
 
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]

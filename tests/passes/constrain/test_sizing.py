@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.domain.size import Extent, Sizes, cuts, plus, product, quotient, times
+from fxteleport.passes.domain.size import Extent, Size, Sizes, cuts, plus, product, quotient, times
 
 SIZES = Sizes()
 B, H, W = (SIZES.fresh(n) for n in (2, 3, 4))
@@ -44,6 +45,40 @@ def test_what_a_graph_insists_on_is_known() -> None:
     assert sizes.settled(product([h, w, 3])) == 48
     sizes.insist(plus(h, 1), 5)
     assert (sizes.settled(h), sizes.settled(w)) == (4, 4)
+
+
+def test_what_cannot_be_said_yet_waits() -> None:
+    sizes = Sizes()
+    h, w = (sizes.fresh(n) for n in (7, 7))
+    y = sizes.share(product([128, h, w]), [49], 128)
+    sizes.insist(y, 128)
+    assert sizes.settled(times(h, w)) == 49
+
+
+@given(st.integers(1, 40), st.integers(2, 9))
+def test_what_is_padded_to_a_multiple_is_one(n: int, k: int) -> None:
+    sizes = Sizes()
+    h = sizes.fresh(n)
+    rest = sizes.apply(operator.mod, (h, k), n % k)
+    pad = sizes.apply(operator.mod, (plus(k, rest, -1), k), (k - n % k) % k)
+    whole = plus(h, pad)
+    count = sizes.apply(operator.floordiv, (whole, k), (n + (k - n % k) % k) // k)
+    assert times(count, k) == whole
+    assert [sizes.value(x) for x in (rest, pad, count)] == [n % k, (k - n % k) % k, -(-n // k)]
+    assert sizes.is_rest(pad)
+
+
+def test_an_axis_that_cannot_be_1_is_what_it_meets() -> None:
+    """Windows that are put back: how many images they are is the whole part of a quotient."""
+    sizes = Sizes()
+    windows, each = sizes.fresh(8), sizes.fresh(4)
+    images = sizes.apply(operator.floordiv, (windows, each), 2)
+    channels = sizes.share(times(windows, 6), [images, each], 6)
+    other = sizes.share(times(windows, 6), [each], 12)
+    sizes.meet(channels, 6)
+    sizes.meet(other, 12)
+    assert sizes.settled(channels) == 6 and type(sizes.settled(other)) is Size
+    assert sizes.settled(times(images, each)) == windows
 
 
 def test_shapes_are_cut_where_products_agree() -> None:
@@ -94,6 +129,27 @@ def heads(net: Positions, h: Tensor, x: Tensor) -> Tensor:
     return h.reshape(x.shape[0], x.shape[1], 2, 4).transpose(1, 2).reshape(-1, x.shape[1], 4).mean(1)
 
 
+def windows(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    """Windows of 4 positions of a padded length, put back as code for any number of images does."""
+    b, n, c = h.shape
+    pad = (4 - n % 4) % 4
+    whole = n + pad
+    cut = F.pad(h, (0, 0, 0, pad)).view(b, whole // 4, 4, c).reshape(-1, 4, c)
+    images = cut.shape[0] // (whole // 4)
+    return cut.view(images, whole // 4, 4, -1).reshape(images, whole, -1)[:, :n] + h
+
+
+def fixed(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    """A length that the network knows: what is left of the reshape are the channels, as the next layer says."""
+    b, n, _ = h.shape
+    return h.transpose(1, 2).reshape(b, -1, 5).transpose(1, 2) + torch.zeros(b, n, 1)
+
+
+def empty(net: Positions, h: Tensor, x: Tensor) -> Tensor:
+    """The positions before the first, which are none, before all."""
+    return torch.cat([h[:, :0], h], 1)
+
+
 WAYS: dict[str, Callable[[Positions, Tensor, Tensor], Tensor]] = {
     "rows of a table": lambda net, h, x: h + net.table[: x.shape[1]],
     "rows by a range": lambda net, h, x: h + net.table[torch.arange(x.shape[1])],
@@ -112,6 +168,9 @@ WAYS: dict[str, Callable[[Positions, Tensor, Tensor], Tensor]] = {
     "a triangle": lambda net, h, x: torch.ones(x.shape[1], x.shape[1]).tril() @ h,
     "joined and cut apart": lambda net, h, x: torch.cat([net.table[None].expand(x.shape[0], -1, -1), h], 1)[:, 12:],
     "a diagonal": lambda net, h, x: torch.diag_embed(h, min(x.shape[1], 2)).sum(-1)[..., :8],
+    "windows": windows,
+    "nothing before it": empty,
+    "the last one": lambda net, h, x: h * h[:, -1:],
     "heads in the batch": lambda net, h, x: heads(net, h, x).reshape(x.shape[0], 8),
 }
 
@@ -231,3 +290,5 @@ def test_what_can_be_derived_stays_free() -> None:
 
     assert free(WAYS["rows of a table"]) == 8  # tied to the stream: the rows have no values of their own
     assert free(heads, width=4) == 4  # heads share theirs, their channels do not
+    assert free(windows) == free(fixed) == free(empty) == 8
+    assert free(lambda net, h, x: h + net.table[: x.shape[1]][-1:] / net.table[-1:]) == 8
