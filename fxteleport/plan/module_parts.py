@@ -34,19 +34,6 @@ class Part(NamedTuple):
     gradient_hooks: frozenset[tuple[str, Any]] = frozenset()
 
 
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
-    modules: dict[str, nn.Module] = {}
-    waiting = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        modules[path] = module
-        if module._modules:
-            prefix = f"{path}." if path else ""
-            waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
-    return modules
-
-
 def parts_of(modules: dict[str, nn.Module]) -> dict[str, Part]:
     """The parts of a model, from its modules by path."""
     return {path: _part(module) for path, module in modules.items()}

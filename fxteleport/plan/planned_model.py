@@ -20,9 +20,10 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import modules_of
 from fxteleport.passes.graph.settings import digest, said
 from fxteleport.passes.graph.storage import by_memory, overlapping
-from fxteleport.plan.module_parts import PLAN_AGAIN, Part, modules_of, parts_of, require_same_parts
+from fxteleport.plan.module_parts import PLAN_AGAIN, Part, parts_of, require_same_parts
 from fxteleport.plan.planned_settings import Where, form_of, require_same_settings, settings_of
 
 

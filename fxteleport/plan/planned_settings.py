@@ -73,11 +73,11 @@ def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
         module = captured.parts.get(path)
         if module is None or path in captured.added or path in captured.opaque:
             continue
-        names = vars(module).keys() - _NO_SETTINGS
-        if path in captured.classes:  # the rest of it is traced
-            names &= set(getattr(captured.classes[path], "__constants__", ()))
         held = vars(module)
-        yield from (((path, name), held[name]) for name in names if name in held)
+        if path in captured.classes:  # the rest of it is traced
+            names = set(getattr(captured.classes[path], "__constants__", ()))
+            held = {name: value for name, value in held.items() if name in names}
+        yield from [((path, name), value) for name, value in held.items() if name not in _NO_SETTINGS]
 
 
 def _owner(captured: Captured, path: str) -> str:

@@ -20,6 +20,7 @@ from fxteleport.passes.capture import meta_eval, proxy
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy, is_proxy
 from fxteleport.passes.capture.specialization import Decisions
+from fxteleport.passes.graph.module_clone import modules_of
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.storage import by_memory, equal, memory, overlapping
 from fxteleport.passes.graph.structure import PLAIN, is_record, is_spelt, take_apart
@@ -42,7 +43,7 @@ class Lowering(Decisions):
         self._keep: list[Tensor] = []  # those whose id is in use above
         self._own: dict[int, str] = {}  # the model's tensors, by id
         self.held: set[str] = set()  # those that code holds by itself, beside their modules
-        self.parts = dict(model.named_modules(remove_duplicate=False))
+        self.parts = modules_of(model)
         tensors: dict[str, Tensor] = {}
         for name, tensor in named_tensors(self.parts):
             own = self.canonical[name] = self._own.setdefault(id(tensor), name)

@@ -30,6 +30,7 @@ from fxteleport.passes.capture.train_graph import Choice, trace_training
 from fxteleport.passes.errors import CaptureError, ModelError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import modules_of
 from fxteleport.passes.graph.reachable import Reached
 
 
@@ -210,7 +211,7 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
         if scripted or type(module).__module__.startswith(_QUANTISED):

@@ -170,7 +170,8 @@ class Kept(Recorder):
         real = cast(nn.BatchNorm1d, self.real(path))
         cls = next(c for c in type(real).__mro__ if c.__module__.startswith("torch.nn."))
         tensors = {name: given.get(name) for name in ("running_mean", "running_var", "weight", "bias")}
-        own = dict([*module._parameters.items(), *module._buffers.items()])
+        tables = (module._parameters, module._buffers)
+        own = {name: table[name] for table in tables for name in tensors if name in table}  # no more become nodes
         eps, momentum = given.get("eps", 1e-5), given.get("momentum", 0.1)
         if real.momentum is None and same(momentum, 0.0):  # the average over all batches, in train mode
             momentum = None
@@ -181,7 +182,7 @@ class Kept(Recorder):
             self.classes[path] = cls
             out = self.call_leaf(path, (input,), {})
         else:
-            tensors["num_batches_tracked"] = own.get("num_batches_tracked")
+            tensors["num_batches_tracked"] = module._buffers.get("num_batches_tracked")
             out = self.call_given(module, (input,), {}, cls, tensors, **settings)
         if self.is_inside:
             out._node.meta["follows"] = training is self.modes.training

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture import meta_eval
 from fxteleport.passes.capture.meta_eval import META, Trust
+from fxteleport.passes.capture.patching import among_plain_values
 from fxteleport.passes.graph.leaf_modules import hooked
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -48,7 +49,7 @@ class Memo:
         if known is not None and known.holds(tensors):
             return known.again(tensors), Trust.KNOWN
         versions, forms = [t._version for t in tensors], [(t.shape, t.stride()) for t in tensors]
-        value, trust = meta_eval.run(op, target, args, kwargs, real)
+        value, trust = among_plain_values(meta_eval.run, op, target, args, kwargs, real)
         if trust is Trust.KNOWN and forms == [(t.shape, t.stride()) for t in tensors]:
             written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
             learned = next((f for kind in _KINDS if (f := kind.learn(value, tensors, written)) is not None), None)

@@ -104,8 +104,9 @@ def run(
             kwargs["device"] = here
     placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may put others into a list
     try:
-        if op != "call_method" and (form := meta_fast_paths.known(target, args, kwargs)) is not None:
-            return form, Trust.KNOWN
+        for known in (meta_fast_paths.known, meta_fast_paths.in_place):
+            if (form := known(target, args, kwargs)) is not None:
+                return form, Trust.KNOWN
         value = fn(*args, **kwargs)
         if any(a is not b and isinstance(a, Tensor) and a._version for a, b in zip(placed, leaves, strict=False)):
             raise WrittenConstant("what depends on an input is written into a tensor made from none")

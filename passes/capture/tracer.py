@@ -42,9 +42,10 @@ from fxteleport.passes.graph.leaf_modules import (
     reads_training,
     watched,
 )
-from fxteleport.passes.graph.module_clone import linked
+from fxteleport.passes.graph.module_clone import linked, modules_of
 from fxteleport.passes.graph.settings import Reads
 
+_BATCH_NORM = tuple(inspect.signature(F.batch_norm).parameters)
 # Errors that keeping the module whole in which they arise does not mend.
 _NOT_HERE = (meta_eval.CannotRun, meta_eval.Again, RecursionError)
 
@@ -82,7 +83,7 @@ class Tracer(Kept):
         inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
-        parts = list(root.modules())
+        parts = list(dict.fromkeys(modules_of(root).values()))
         for part in parts if self.started.owners else ():
             vars(part)["training"] = self.mode_of(path_of(part))
         self.set_attributes(parts)
@@ -304,7 +305,7 @@ class Tracer(Kept):
         module = self.stack[-1] if self.stack else None
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
             own, path = module._buffers.get("running_mean"), path_of(module)
-            given = dict(zip(inspect.signature(func).parameters, args, strict=False)) | kwargs
+            given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
             is_own = own is not None and given.get("running_mean") is own and path in self.modes.own
             if is_own and (self.is_inside or given.get("training", False) is False):
                 return self.own_normalisation(module, **given)

@@ -23,7 +23,7 @@ from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.graph.guards import expect_gradient, guard
 from fxteleport.passes.graph.leaf_modules import is_leaf, reads_training
-from fxteleport.passes.graph.module_clone import BOOKKEEPING, clone
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, clone, modules_of
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -149,7 +149,9 @@ class Modes:
         from fxteleport.passes.capture.leaf_bodies import trace_inside
 
         real = tracer.real(_path(norm))
-        key: Any = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
+        key: Any = tuple(
+            [(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in modules_of(real).values()]
+        )
         try:
             hash(key)
         except TypeError:
@@ -202,7 +204,7 @@ def has_own_train(module: nn.Module) -> bool:
 
 def own_train(module: nn.Module, training: bool) -> OwnTrain:
     """What `module.train(training)` does, seen on a clone whose tensors have no values."""
-    owners = tuple(path for path, m in module.named_modules() if has_own_train(m))
+    owners = tuple(path for path, m in modules_of(module).items() if has_own_train(m))
     if not owners:
         return OwnTrain()
     twin = clone(module, lambda _, t: _untouched(t))

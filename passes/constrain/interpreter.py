@@ -29,10 +29,10 @@ from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.leaf_modules import changes_gradients, gradient_hooks, hooked, is_stateful
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.graph.structure import PLAIN, Assemble
+from fxteleport.passes.graph.structure import Assemble
 from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import Call, Operand, Unknown, Wrap, carries, fits, is_dense
-from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, pairs_of, part_of
+from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, of_nodes, operands_in, pairs_of, part_of
 from fxteleport.passes.rules.registry import RULES, bound, lookup
 from fxteleport.passes.rules.shape_functions import Sized
 
@@ -146,11 +146,12 @@ class Interpreter:
             for operand in operands_in((self.convert(node.args), self.convert(node.kwargs))):
                 self.pin_operand(operand, Origin(node.name, f"it is put into a {made}"))
             return map_like(value)
-        source = node.args[0] if node.args else None
+        given = node.args
+        source = given[0] if given else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
             held = source.meta["val"]
             if not isinstance(held, Tensor):
-                return part_of(held, self.maps[source], node.args[1], value)
+                return part_of(held, self.maps[source], given[1], value)
         leaves = leaves_of(value)
         if not any(isinstance(x, Tensor) for x in leaves):
             if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
@@ -173,7 +174,7 @@ class Interpreter:
         try:
             if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
-            if self.has_more(value, self.sizing.at.get(node)):
+            if self.has_more(value, self.sizing.current(node)):
                 return self.give_up(node, "other inputs give it elements, of which the example inputs leave none")
             if module is not None:
                 path = str(node.target)
@@ -199,7 +200,7 @@ class Interpreter:
             if found is None:
                 return self.give_up(node, "no rule knows this operation")
             self.rules[node.name] = found.name
-            sized, told = self.sizing.at.get(node), found.shape is not None
+            told = found.shape is not None
             folds = folded.through(call, found.along if told else None, operands)
             for operand in operands:
                 operand.seen = False
@@ -207,7 +208,7 @@ class Interpreter:
             result = found.fn(call, *positional, **named)
             if any(not operand.seen and self._moves(operand) for operand in operands):
                 raise Decline("its rule does not look at one of its tensors")
-            result = self.still(node, self.checked(value, result), sized, told, folds)
+            result = self.still(node, self.checked(value, result), self.sizing.current(node), told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
             return result
@@ -221,7 +222,7 @@ class Interpreter:
     def has_more(self, value: Any, sized: Any) -> bool:
         """True for an empty result (or one of several) along an axis that other inputs may make longer."""
         if isinstance(value, Tensor):
-            sizes = map(self.sizing.sizes.settled, sized.sizes if type(sized) is Sized else ())
+            sizes = sized.sizes if type(sized) is Sized else ()
             return not value.numel() and any(
                 n == 0 and type(m) is Size for n, m in zip(value.shape, sizes, strict=False)
             )
@@ -265,7 +266,7 @@ class Interpreter:
         return result
 
     def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
-        return self.sizing.at[node].sizes  # type: ignore[no-any-return]
+        return self.sizing.current(node).sizes  # type: ignore[no-any-return]
 
     def settled(self, size: Extent) -> Extent:
         return self.sizing.sizes.settled(size)  # type: ignore[no-any-return]
@@ -341,18 +342,10 @@ class Interpreter:
 
     def convert(self, x: Any) -> Any:
         """A node's argument structure: operands for tensors, plain values for the rest."""
-        kind = type(x)
-        if kind is fx.Node:
-            return self._view(x.meta.get("val"), self.maps.get(x), self.sizing.at.get(x))
-        if kind in PLAIN:
-            return x
-        if kind is slice:
-            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
-        if issubclass(kind, dict):
-            return {k: self.convert(v) for k, v in x.items()}
-        if issubclass(kind, tuple):
-            return tuple([self.convert(v) for v in x])
-        return [self.convert(v) for v in x] if issubclass(kind, list) else x
+        return of_nodes(x, self._seen)
+
+    def _seen(self, node: fx.Node) -> Any:
+        return self._view(node.meta.get("val"), self.maps.get(node), self.sizing.current(node))
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
         """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
@@ -362,16 +355,14 @@ class Interpreter:
             cob = cob if cob is not None else IDENTITY
             if type(sized) is not Sized:
                 return Operand(value, cob)
-            settled = tuple(map(self.sizing.sizes.settled, sized.sizes))
-            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=settled)
+            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=sized.sizes)
         if isinstance(value, (tuple, list)):
             parts = sized if isinstance(sized, list) else [None] * len(value)
             return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
         if isinstance(value, dict):
             held = sized if isinstance(sized, dict) else {}
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
-        size = self.sizing.sizes.settled(sized)
-        return Unknown(value, size) if type(size) is Size else value
+        return Unknown(value, sized) if type(sized) is Size else value
 
     def _moves(self, operand: Operand) -> bool:
         return operand.is_unbound or bool(operand.map.factors)

@@ -98,19 +98,20 @@ def _of_sizes(
         if not unknown:
             continue
         later = depending(graph, [node])
-        if all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
+        asked = _knows_ranks(graph)
+        if not asked and all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
             first = min(known, default=len(sizes))
             unknown = [i for i in unknown if i > first]  # what is in front of all features matters to nothing
         assert isinstance(source, fx.Node)
         shape = tuple(source.meta["val"].shape)
         requires = {source: functools.partial(_has_other_ones, shape=shape, axes=unknown)}
         others = other_sizes(inputs) if unknown else ()
-        if not (unknown and _knows_ranks(graph)) and not any(
+        if not asked and not any(
             runs(captured.modules, captured.opaque, graph, shapes, requires=requires) for shapes in others
         ):
             continue
         with graph.inserting_before(node):
-            guard(graph, expect_ones, source, {i: shape[i] == 1 for i in unknown}, node.name)
+            guard(graph, expect_ones, source, len(shape), {i: shape[i] == 1 for i in unknown}, node.name)
         where, line = str(node.meta["path"]), quoted(node.meta.get("source"))
         yield Condition("form", node.name, where, line, f"{node.name} takes the axes of size 1 out of {shape}")
 

@@ -26,6 +26,7 @@ from fxteleport.passes.graph.guards import GUARDS, expect
 from fxteleport.passes.graph.ops import call_of, same_items
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import bound, lookup
 from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Repeated, Sized
 
@@ -39,6 +40,8 @@ class Sizing:
     captured: Captured
     sizes: Sizes = field(default_factory=Sizes)
     at: dict[fx.Node, Any] = field(default_factory=dict)
+    _settled: set[fx.Node] = field(default_factory=set)  # those that hold all that the graph insists on
+    _learned: int = 0  # as of when
 
     def run(self, graph: fx.Graph, given: Sequence[Sized] | None = None) -> Any:
         """Visit the nodes of a graph, and say what its output holds.
@@ -50,6 +53,7 @@ class Sizing:
         for node in graph.nodes:
             inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
             self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
+            self._settled.discard(node)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
@@ -196,29 +200,28 @@ class Sizing:
 
     def convert(self, x: Any) -> Any:
         """An argument structure with what is known of its nodes."""
-        kind = type(x)
-        if kind is fx.Node:
-            return self.current(x)
-        if kind in PLAIN:
-            return x
-        if kind is slice:
-            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
-        if issubclass(kind, dict):
-            return {k: self.convert(v) for k, v in x.items()}
-        if issubclass(kind, (tuple, list)):
-            return (tuple if issubclass(kind, tuple) else list)([self.convert(v) for v in x])
-        return x
+        return of_nodes(x, self.current)
 
     def current(self, node: fx.Node) -> Any:
-        """What is known of a node by now."""
-        held = self.at[node]
-        if type(held) is Size:
-            return self.sizes.settled(held)
-        if type(held) is Sized and Size in map(type, held.sizes):
-            sizes = tuple(map(self.sizes.settled, held.sizes))
-            if sizes != held.sizes:
-                held = self.at[node] = Sized(held.value, sizes, held.uncertain)
+        """What is known of a node by now; None of one that was not visited."""
+        if self._learned != self.sizes.learned:
+            self._learned = self.sizes.learned
+            self._settled.clear()
+        if node in self._settled or node not in self.at:
+            return self.at.get(node)
+        self._settled.add(node)
+        held = self.at[node] = self.put_in(self.at[node])
         return held
+
+    def put_in(self, held: Any) -> Any:
+        """What is known, with what the graph insists on."""
+        kind = type(held)
+        if kind is Sized:
+            known = Size not in map(type, held.sizes)
+            return held if known else Sized(held.value, tuple(map(self.sizes.settled, held.sizes)), held.uncertain)
+        if kind is list:
+            return [self.put_in(x) for x in held]
+        return {k: self.put_in(x) for k, x in held.items()} if kind is dict else self.sizes.settled(held)
 
     def part(self, node: fx.Node, held: Any, key: Any, value: Any) -> Any:
         """An item of a list or a dictionary, or a field of a named tuple."""
@@ -263,14 +266,25 @@ def _rests_on_sizes(x: Any) -> bool:
 
 def _leaves(x: Any) -> list[Any]:
     """What an argument structure holds."""
+    found: list[Any] = []
+    _collect(x, found)
+    return found
+
+
+def _collect(x: Any, found: list[Any]) -> None:
     kind = type(x)
+    if kind is Sized or kind in PLAIN:
+        found.append(x)
+        return
     if kind is slice:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
     elif not issubclass(kind, (tuple, list)):
-        return [x]
-    return [leaf for item in x for leaf in _leaves(item)]
+        found.append(x)
+        return
+    for item in x:
+        _collect(item, found)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -136,6 +136,7 @@ class Sizes:
         self._rests: set[Extent] = set()  # what divisions leave
         self._floors: dict[Extent, tuple[Extent, Extent]] = {}  # floor(a / b) -> a, b
         self._shares: dict[Extent, tuple[Extent, tuple[Extent, ...]]] = {}  # a / b, nothing is left -> a, b's axes
+        self.learned = 0  # how often something was
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -172,6 +173,7 @@ class Sizes:
             coefficient = terms.pop(lead)
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
+            self.learned += 1
             for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
                 self.insist(_size({held: 1}), self._insisted.pop(held))
             waiting, self._open = self._open, {}

@@ -62,9 +62,9 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
 
 @one_call
-def expect_ones(value: Tensor, ones: dict[int, bool], name: str) -> None:
+def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> None:
     """Refuse a tensor that has size 1 along another one of these axes than the one that was captured."""
-    if any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
+    if value.ndim != rank or any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
         axes = [axis for axis, one in ones.items() if one]
         raise GuardError(
             f"this network was captured with size 1 along the axes {axes} of what {name} takes, got the shape"

@@ -21,7 +21,7 @@ from fxteleport.passes.capture.train_graph import Choice, choosing
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.module_clone import clone, modules_of
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
@@ -330,7 +330,7 @@ def _skeleton(
         carry(model, root)
         return root
     inside: tuple[str, ...] = ()
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in modules_of(model).items():
         if inside and path.startswith(inside):
             continue
         if path in leaves:

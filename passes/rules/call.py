@@ -167,7 +167,7 @@ class Call:
     @property
     def sizes(self) -> tuple[Extent, ...]:
         """The axes of the result, a tensor, as sizes."""
-        return tuple(map(self.settled, self.state.sizes_of(self.node)))
+        return self.state.sizes_of(self.node)
 
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
