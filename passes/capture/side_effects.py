@@ -66,7 +66,10 @@ def plain_state(tracer: Tracer, parts: Iterable[nn.Module]) -> Iterator[tuple[tu
 
 
 def next_run_is_alike(tracer: Tracer, args: Any, kwargs: Any) -> bool:
-    """True where a run that finds the attributes that a traced one has left does the same."""
+    """True where a run that finds the attributes that a traced one has left does the same.
+
+    Where only dropouts drop more or less, it does in eval mode; train mode is asked about.
+    """
     if not tracer.left:
         return True
     other = type(tracer)(tracer.model, tracer.makes_all, tracer.hashes, tracer.modes.training)
@@ -79,7 +82,11 @@ def next_run_is_alike(tracer: Tracer, args: Any, kwargs: Any) -> bool:
         return False
     finally:
         other.end()
-    return alike(tracer.graph, other.graph, tracer.added, other.added)
+    graphs, training = (tracer.graph, other.graph, tracer.added, other.added), tracer.modes.training
+    found = alike(*graphs, drops=training)
+    if found and not training and not alike(*graphs):
+        tracer.modes.asked |= {path: tracer.mode_of(path) for path, _ in tracer.left}
+    return found
 
 
 def _is_made_of_sizes(tracer: Tracer, now: Any, before: fx.Node) -> bool:
