@@ -50,10 +50,6 @@ def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: A
         return a.target == b.target
     same = (
         a.target == b.target if a.op not in _NAMING else _same_target(str(a.target), str(b.target), added, more, drops)
-    same = (
-        a.target == b.target
-        if a.op not in _NAMING
-        else _same_target(str(a.target), str(b.target), added, more, drops)
     )
     one, other = map_arg((a.args, a.kwargs), place.__getitem__), map_arg((b.args, b.kwargs), place.__getitem__)  # type: ignore[arg-type]
     return same and _equal(one, other)
