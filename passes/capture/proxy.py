@@ -119,9 +119,14 @@ class NumericProxy(Proxy):
 
 
 class TensorProxy(Overriding, NumericProxy):
-    """A tensor."""
+    """A tensor. Code may put attributes of its own on it, as on any tensor."""
 
-    __slots__ = ()
+    __slots__ = ("__dict__",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(torch.Tensor, name):
+            raise AttributeError(f"'{name}' of a tensor is assigned to")
+        object.__setattr__(self, name, value)
 
     def __bool__(self) -> bool:
         if self._value.is_meta:

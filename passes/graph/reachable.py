@@ -149,10 +149,11 @@ def _referred(x: Any) -> Iterable[Any]:
     """The objects that an object refers to."""
     if type(x) in weakref.ProxyTypes:
         return (x.__repr__.__self__,)
-    if isinstance(x, _ITEMS):
-        return [*x, *_own_fields(x)]
-    if isinstance(x, _TABLES):
-        return [*x.keys(), *x.values(), *_own_fields(x)]
+    items, table = _kind(x, _ITEMS), _kind(x, _TABLES)
+    if items is not None:
+        return [*items.__iter__(x), *_own_fields(x)]
+    if table is not None:
+        return [*table.keys(x), *table.values(x), *_own_fields(x)]
     if isinstance(x, types.FunctionType):
         return _referred_by_function(x)
     if isinstance(x, types.MethodType):
@@ -174,6 +175,11 @@ def _referred(x: Any) -> Iterable[Any]:
     if isinstance(x, types.ModuleType) or (_is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
         return ()
     return [*_own_fields(x), type(x)]
+
+
+def _kind(x: Any, kinds: tuple[Any, ...]) -> Any:
+    """The container that an object is: what it holds is asked of that, since a class of one's own may load it first."""
+    return next((kind for kind in kinds if isinstance(x, kind)), None)
 
 
 def _own_fields(x: Any) -> Iterator[Any]:

@@ -55,10 +55,11 @@ class Script:
     steps: tuple[Step, ...] = ()
 
     def make(self) -> tuple[Network, list[Tensor]]:
-        """The network in eval mode, its parameters re-drawn, and inputs for it."""
+        """The network in eval mode, its parameters re-drawn, and inputs for it; the same at each call."""
         inputs = self.draw(self.inputs)
-        network = Network(self, inputs)
-        return network, inputs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Network(self, inputs), inputs
 
     def draw(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Inputs of other shapes."""
@@ -280,8 +281,10 @@ def build(
 
 @st.composite
 def scripts(draw: Any, **settings: Any) -> Script:
-    """Networks drawn by hypothesis (see `build`)."""
-    return build(lambda n: draw(st.integers(0, n - 1)), **settings)
+    """Networks drawn by hypothesis (see `build`), of a step at least."""
+    script = build(lambda n: draw(st.integers(0, n - 1)), **settings)
+    assume(script.steps)
+    return script
 
 
 def seeded(seed: int, number: int, **settings: Any) -> Script:

@@ -784,6 +784,8 @@ OPERATIONS: dict[str, Operation] = {
     "write": Operation(written, alike, arity=2),
     "augmented write": Operation(added_in_place, alike, arity=2),
     "slice_scatter": binary(lambda x, y: torch.slice_scatter(x, y[:, :1], 1, 0, 1)),
+    "select_scatter": binary(lambda x, y: torch.select_scatter(x, y[:, 0], 1, 0)),
+    "diagonal_scatter": binary(lambda x, y: torch.diagonal_scatter(x, y.diagonal(0, 0, 1), 0, 0, 1)),
     "index_copy": binary(lambda x, y: x.index_copy(1, torch.tensor([0]), y[:, :1])),
     "scatter": binary(
         lambda x, y: x.scatter(1, torch.zeros_like(y[:, :1], dtype=torch.long), y[:, :1]), gives_up=_INDEX
