@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis.strategies as st
 import random_operations
 import torch
+from hypothesis import assume
 from random_changes import CHANGES
 from random_operations import Function, Operation, Unfit
 from random_sizes import SIZES
