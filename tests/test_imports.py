@@ -1,8 +1,9 @@
-"""`import fxteleport` loads no torch; the public names come when they are used, and modules in any order."""
+"""`import fxteleport` loads no torch; public names come when they are used, modules in any order, folders one way."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,17 @@ def test_public_names_are_loaded_when_they_are_used() -> None:
     run = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert ft.__version__ and all(hasattr(ft, name) for name in ft.__all__)
+
+
+@pytest.mark.skipif(not (ROOT / "tools").exists(), reason="needs a checkout")
+def test_folders_import_one_way(tmp_path: Path) -> None:
+    """The contracts of pyproject.toml, on this checkout as the build puts it together."""
+    for folder, package in FOLDERS.items():
+        shutil.copytree(ROOT / folder, tmp_path.joinpath(*package.split(".")))
+    lint = "from importlinter.cli import lint_imports_command as lint; lint()"
+    command = [sys.executable, "-c", lint, "--no-cache", "--no-logo", str(ROOT / "pyproject.toml")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.slow

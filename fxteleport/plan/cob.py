@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CheckpointError, CobError
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
 from fxteleport.plan.choices import check_range
 from fxteleport.tensor_files import read_tensors, write_tensors
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import FREE, POSITIVE, UNIT
+from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT
 from fxteleport.plan.choices import LANDSCAPES, check_range
 from fxteleport.plan.cob import largest_power, sample_values
 
