@@ -24,9 +24,9 @@ from fxteleport.align.descent import Distance, share
 from fxteleport.align.magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align.signs import signs
 from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.module_clone import modules_of
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales

@@ -14,7 +14,7 @@ import numpy as np
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.interpreter import Constrained
-from fxteleport.passes.solve.solution import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT, Solution
 
 Array = np.ndarray[Any, Any]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.atomic_files import read_tensors, write_tensors
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
@@ -29,6 +28,7 @@ from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.plan.teleportation import teleportation_of
+from fxteleport.tensor_files import read_tensors, write_tensors
 
 MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")

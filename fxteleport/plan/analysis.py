@@ -16,12 +16,12 @@ import torch
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.interpreter import Constrained
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.domain.solution import Array, Solution
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.rewrite.wraps import Sides, settle
 from fxteleport.passes.scale import format_range
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
-from fxteleport.passes.solve.solution import Array, Solution
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.planned_model import PlannedModel
 

@@ -30,10 +30,8 @@ from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
 from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.plan.planned_model import planned_model
-
-MODES = ("full", "weights")
-NORM_STATS = ("fixed", "rescaled", "wrapped")
 
 
 def plan(
@@ -184,6 +182,6 @@ class Plan(Analysis):
     rewrite = emission.rewrite
     apply_ = in_place.apply_
 
-    # Set in `fxteleport/__init__.py`: `align` and `landscape` work on plans, so no plan imports them.
+    # Set in `fxteleport/api.py`: `align` and `landscape` work on plans, so no plan imports them.
     align: ClassVar[Callable[..., Any]]  # fxteleport.align
     optimize: ClassVar[Callable[..., Any]]  # fxteleport.optimize

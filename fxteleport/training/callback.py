@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.cob import ChangeOfBasis, check_range
+from fxteleport.plan.choices import check_range
+from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.training.optimizer_state import STATES, require_own, trains
 from fxteleport.training.teleportable import Teleportable
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import CobMap, compress
+from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution
 from fxteleport.passes.rewrite.teleported_modules import (
     Operation,
     Rescale,
@@ -23,7 +24,6 @@ from fxteleport.passes.rewrite.teleported_modules import (
     is_trivial,
 )
 from fxteleport.passes.rules.call import Wrap
-from fxteleport.passes.solve.solution import POSITIVE, UNIT, Array, Solution
 
 SLOT = "wrap"  # under this name a node's meta keeps its slot
 

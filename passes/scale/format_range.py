@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import ANY, CobMap
+from fxteleport.passes.domain.solution import Solution
 from fxteleport.passes.errors import CobError
-from fxteleport.passes.solve.solution import Solution
 
 # Factors within 2**-room .. 2**room keep any weight of 2**-78 .. 2**79 in the format (float64: 2**-700 .. 2**700), and
 # nothing is read. float16 has no such room.

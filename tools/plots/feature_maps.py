@@ -15,7 +15,7 @@ from fxteleport.models.zoo import suggestion
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots.weight_plots import plain, spaced
+from fxteleport.tools.plots.panels import plain, spaced
 from fxteleport.verify import NodeValue, in_step
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import POSITIVE
+from fxteleport.passes.domain.solution import POSITIVE
 
 FUNCTIONS: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "relu": torch.relu,
