@@ -18,6 +18,7 @@ from fxteleport.passes.constrain.interpreter import Constrained
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.wraps import Sides, settle
 from fxteleport.passes.scale import format_range
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
@@ -115,7 +116,7 @@ class Analysis:
         """The CoBs that teleported operations divide or multiply by (not those of signs), and their number formats."""
         cobs = {}
         for node, wrap in self.constrained.wraps.items():
-            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            dtype = info(node.args[wrap.position]).value.dtype  # type: ignore[arg-type]
             for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
                 if cob_map is not None and wrap.part != "sign":
                     cobs[f"{node.name}, its {end}"] = cob_map, dtype

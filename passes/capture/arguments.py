@@ -21,6 +21,7 @@ from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy, is_proxy
 from fxteleport.passes.capture.specialization import Decisions
 from fxteleport.passes.graph.module_clone import modules_of
+from fxteleport.passes.graph.node_info import NodeInfo, describe
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.storage import by_memory, equal, memory, overlapping
 from fxteleport.passes.graph.structure import PLAIN, is_record, is_spelt, take_apart
@@ -109,7 +110,7 @@ class Lowering(Decisions):
         path = self.free_path(f"_{type(x).__name__}")
         self.added[path] = self.twins[path] = leaf
         node = self.graph.create_node("call_module", path, tuple(map(self.lower, values)))
-        node.meta.update(val=x, path="")
+        describe(node, NodeInfo(x))
         return node
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class Lowering(Decisions):
     def _built(self, value: Any, /, *args: Any, **fields: Any) -> fx.Node:
         """A node that builds an object (a data class, a packed sequence, an OrderedDict) from what is lowered."""
         node = self.graph.call_function(type(value), args, fields)
-        node.meta.update(val=value, path="")
+        describe(node, NodeInfo(value))
         return node
 
     @unrecorded
@@ -131,7 +132,7 @@ class Lowering(Decisions):
             node = self.graph.get_attr(name) if not self.added else self.graph.create_node("get_attr", name)
             value = self.metas[name]
             value = value if value.is_meta else value.clone()  # forward may write to it
-            node.meta.update(val=value, path=name.rpartition(".")[0], source=calling_line())
+            describe(node, NodeInfo(value, path=name.rpartition(".")[0], source=calling_line()))
             found = self._attributes[name] = self.handle(node, value)
         return found
 
@@ -154,7 +155,7 @@ class Lowering(Decisions):
             name = f"_tensor_constant{sum(isinstance(v, Tensor) for v in self.added.values())}"
             value = self.added[name] = tensor.detach().clone()
             node = self.graph.create_node("get_attr", name)
-            node.meta.update(val=value, path="")
+            describe(node, NodeInfo(value))
             self._keep.append(tensor)
             for place in memory(tensor):
                 self.overlapping.update(self._memories.get(place, ()))

@@ -16,6 +16,7 @@ from fxteleport.passes.capture.patching import run_by
 from fxteleport.passes.capture.specialization import trust_of
 from fxteleport.passes.capture.traced_modules import Table, reassigned, shadow
 from fxteleport.passes.graph.guards import GUARDS, insist
+from fxteleport.passes.graph.node_info import NodeInfo, Trust, describe, info
 from fxteleport.passes.graph.ops import leaves_of
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def trace_inside(
     return graphs
 
 
-def value_of(graph: fx.Graph) -> tuple[Any, meta_eval.Trust]:
+def value_of(graph: fx.Graph) -> tuple[Any, Trust]:
     """What comes out of the inside of a call, and what it is worth."""
     out = graph.output_node()
-    trusts = [node.meta.get("trust", meta_eval.Trust.KNOWN) for node in out.all_input_nodes]
-    return out.meta["val"], max(trusts, default=meta_eval.Trust.KNOWN)
+    trusts = [info(node).trust for node in out.all_input_nodes]
+    return info(out).value, max(trusts, default=Trust.KNOWN)
 
 
 def given(inside: Tracer, x: Any) -> Any:
@@ -85,7 +86,5 @@ def placeholder(inside: Tracer, x: Any, value: Any) -> Any:
     node = inside.graph.placeholder("given")
     if isinstance(value, Tensor):
         value = meta_eval.stand_in(value) if value.is_meta else value.clone()
-    node.meta.update(val=value, path="")
-    if proxy.is_proxy(x) and trust_of(x):
-        node.meta["trust"] = trust_of(x)
+    describe(node, NodeInfo(value, trust_of(x) if proxy.is_proxy(x) else Trust.KNOWN))
     return inside.handle(node, value)

@@ -29,6 +29,7 @@ from fxteleport.passes.capture.training_mode import Modes, depends, own_train
 from fxteleport.passes.errors import OpaqueModuleWarning
 from fxteleport.passes.graph.leaf_modules import DROPOUT, as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.node_info import update
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.reachable import Reach, Reached
 from fxteleport.passes.graph.structure import is_spelt
@@ -185,7 +186,7 @@ class Kept(Recorder):
             tensors["num_batches_tracked"] = module._buffers.get("num_batches_tracked")
             out = self.call_given(module, (input,), {}, cls, tensors, **settings)
         if self.is_inside:
-            out._node.meta["follows"] = training is self.modes.training
+            update(out._node, follows_mode=training is self.modes.training)
         return out
 
     @unrecorded
@@ -204,7 +205,7 @@ class Kept(Recorder):
         self.added[path] = self.twins[path] = DROPOUT[func](p, inplace).eval()
         written = [input] if inplace and proxy.is_proxy(input) else []  # in train mode
         out = self.append("call_module", path, (input,), {}, proxy.plain(input), written)
-        out._node.meta["training"] = False
+        update(out._node, is_idle_dropout=True)
         return out
 
     def mode_of(self, path: str | None) -> bool:

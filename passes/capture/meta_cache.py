@@ -18,9 +18,10 @@ from torch.autograd.graph import increment_version
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture import meta_eval
-from fxteleport.passes.capture.meta_eval import META, Trust
+from fxteleport.passes.capture.meta_eval import META
 from fxteleport.passes.capture.patching import among_plain_values
 from fxteleport.passes.graph.leaf_modules import hooked
+from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.structure import PLAIN
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.capture import meta_fast_paths
+from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.storage import memory
 from fxteleport.passes.graph.structure import is_record, remade
@@ -57,17 +57,6 @@ class HashedSize(Again):
 
 class Unhashable(TypeError):
     """A size was hashed. Code that remembers results by sizes (einops) takes this for leave to go without."""
-
-
-class Trust(enum.IntEnum):
-    """What may rest on a value: everything; if the emitted network makes sure, a branch, as the example inputs have it,
-    or the value's structure alone; nothing.
-    """
-
-    KNOWN = 0
-    EXAMPLE = 1
-    GUESS = 2
-    RAGGED = 3
 
 
 def run(

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture import meta_eval, proxy
 from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph.guards import expect_form, guard
+from fxteleport.passes.graph.node_info import NodeInfo, describe
 from fxteleport.passes.graph.structure import is_record, is_spelt, remade
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
     """
     meta = meta_eval.tree_map(meta_eval.stand_in, value)
     node = tracer.graph.placeholder(name)
-    node.meta.update(val=meta, path="")
+    describe(node, NodeInfo(meta))
     if isinstance(value, Tensor):
         return tracer.handle(node, meta)
     form = _form(value, name)

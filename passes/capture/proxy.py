@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import same_items, setitem
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Proxy:
 
     def __format__(self, spec: str) -> str:
         """Of a size or a setting, the text that Python would see: code builds messages and names of it."""
-        known = isinstance(self._value, _TEXTUAL) and "trust" not in self._node.meta
+        known = isinstance(self._value, _TEXTUAL) and not info(self._node).trust
         return format(self._tracer.said(self) if known else repr(self), spec)
 
     def __str__(self) -> str:

@@ -1,8 +1,6 @@
 """The recorder: evaluates calls and appends them to the graph.
 
-Each call is evaluated as it is recorded (`meta_eval.py`): `node.meta["val"]` is a meta tensor for what depends on an
-input or a parameter, the real value for sizes and constants; `node.meta["path"]` is the module whose `forward` made
-the call, `node.meta["source"]` the line of it (`source_location.py`).
+Each call is evaluated as it is recorded (`meta_eval.py`), and its node described (`graph/node_info.py`).
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture import meta_eval, proxy
 from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.meta_cache import Memo
-from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.patching import MAKING, unrecorded
 from fxteleport.passes.capture.proxy import Proxy, TensorProxy, is_proxy
 from fxteleport.passes.capture.specialization import trust_of
 from fxteleport.passes.capture.traced_modules import path_of
+from fxteleport.passes.graph.node_info import NodeInfo, Trust, describe, info, update
 from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.structure import PLAIN
@@ -164,8 +162,8 @@ class Recorder(Lowering):
         """A call gave a tensor another shape in place: the nodes so far hold it as it was, on the same memory."""
         before = value.as_strided(*form)
         for node in self.graph.nodes:
-            if any(x is value for x in leaves_of(node.meta.get("val"))):
-                node.meta["val"] = pytree.tree_map(lambda x: before if x is value else x, node.meta["val"])
+            if any(x is value for x in leaves_of(info(node).value)):
+                update(node, value=pytree.tree_map(lambda x: before if x is value else x, info(node).value))
 
     def append(
         self,
@@ -185,15 +183,10 @@ class Recorder(Lowering):
         node.args = lowered  # handed to it, fx would look through them for symbolic sizes, at twice the time
         if keywords:
             node.kwargs = keywords
-        node.meta["val"] = value
-        node.meta["path"] = path_of(self.stack[-1]) if self.stack else ""
-        if trust:
-            node.meta["trust"] = trust
-        node.meta["source"] = calling_line()
-        if self.gradients[-1] is not None:
-            node.meta["gradients"] = self.gradients[-1]
+        path = path_of(self.stack[-1]) if self.stack else ""
+        recording = self.gradients[-1]
+        describe(node, NodeInfo(value, trust, path, calling_line(), bool(mutated), records_gradients=recording))
         for handle in mutated or ():
-            node.meta["keep"] = True
             self._mutations.append((node, handle._value))
             if value is handle._value:
                 self._moved.append((handle, handle._node))
@@ -243,7 +236,7 @@ class Recorder(Lowering):
             container.extend(held) if isinstance(held, list) else container.update(held)
         while len(self._moved) > moved:
             handle, node = self._moved.pop()
-            handle._node, handle._value = node, node.meta["val"]
+            handle._node, handle._value = node, info(node).value
         for node in reversed(self.graph.nodes):
             if node is mark:
                 break

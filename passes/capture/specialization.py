@@ -19,12 +19,12 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import meta_eval
 from fxteleport.passes.capture.assertions import insists, must_be, own_check, unpacks
-from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy, SettledProxy
 from fxteleport.passes.capture.size_texts import is_message, will_be_message
 from fxteleport.passes.capture.traced_modules import path_of
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.guards import expect, expect_keys, expect_length, guard, insist
+from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.source_location import Line, asking_frame, calling_line, quoted, written
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class Decisions:
         self.numbers: list[NumberProxy] = []
         self.opaque: dict[str, str] = {}
         self.conditions: dict[Condition, fx.Node | None] = {}
+        self._guards: dict[fx.Node, fx.Node] = {}  # the guard of a node's value
         self.stack: list[nn.Module] = []  # the modules whose forward is running, outermost first
 
     def end(self) -> None:
@@ -123,10 +124,10 @@ class Decisions:
         """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
         if self.finished:
             return value
-        if not _guarded(handle):
+        if not self._is_guarded(handle):
             what = f"{handle._node.name} in {self.where()}"
             self.specialize(handle, value)
-            handle._node.meta["guarded"] = guard(self.graph, expect, handle._node, handle._value, what)
+            self._guards[handle._node] = guard(self.graph, expect, handle._node, handle._value, what)
         return self.specialize(handle, value)
 
     def said(self, handle: Proxy) -> Any:
@@ -173,15 +174,19 @@ class Decisions:
             return value
         if trust_of(handle) is Trust.RAGGED:
             raise meta_eval.DataDependent(f"the length of '{handle._node.name}' depends on the data")
-        if _guarded(handle) or not (trust_of(handle) or self.may_grow(handle)):
+        if self._is_guarded(handle) or not (trust_of(handle) or self.may_grow(handle)):
             return value
         if not self.takes_apart():
             what = f"{handle._node.name} in {self.where()}"
             check, fact = (expect_keys, list(value)) if isinstance(value, dict) else (expect_length, len(value))
-            handle._node.meta["guarded"] = guard(self.graph, check, handle._node, fact, what)
+            self._guards[handle._node] = guard(self.graph, check, handle._node, fact, what)
             kind = "data" if trust_of(handle) else "number"
             self.rest_on(kind, f"{handle._node.name} has {len(value)} items", handle._node)
         return value
+
+    def _is_guarded(self, handle: Proxy) -> bool:
+        guarding = self._guards.get(handle._node)
+        return guarding is not None and not guarding._erased
 
     def takes_apart(self) -> bool:
         """True where Python gives the items of what it asks for to names, one each: so it checks how many there are."""
@@ -225,22 +230,17 @@ _EACH = frozenset({torch.meshgrid, torch.broadcast_tensors})  # one for each tha
 def _gives_as_many(node: fx.Node) -> bool:
     """True for a call that gives as many tensors on all inputs."""
     if node.target in _EACH:
-        return not any(isinstance(n.meta["val"], (tuple, list)) for n in node.all_input_nodes)
+        return not any(isinstance(info(n).value, (tuple, list)) for n in node.all_input_nodes)
     return node.target in _FIXED or isinstance((*node.args, None, None)[1], _TOLD.get(node.target, ()))
 
 
 def _origin(node: fx.Node) -> fx.Node:
     """The call whose result a node is, or is read out of."""
-    while node.target in (operator.getitem, getattr) and not isinstance(node.args[0].meta["val"], Tensor):  # type: ignore[union-attr]
+    while node.target in (operator.getitem, getattr) and not isinstance(info(node.args[0]).value, Tensor):  # type: ignore[arg-type]
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
 def trust_of(handle: Proxy) -> Trust:
     """What may rest on a value."""
-    return handle._node.meta.get("trust", Trust.KNOWN)  # type: ignore[no-any-return]
-
-
-def _guarded(handle: Proxy) -> bool:
-    guarding = handle._node.meta.get("guarded")
-    return guarding is not None and not guarding._erased
+    return info(handle._node).trust

@@ -19,7 +19,6 @@ from fxteleport.passes.capture import meta_eval, proxy
 from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.leaf_bodies import Stores
 from fxteleport.passes.capture.leaf_calls import OUTSIDE, WHOLE, Kept, again, first_line
-from fxteleport.passes.capture.meta_eval import Trust
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.capture.patching import run_by, unaware, unrecorded
 from fxteleport.passes.capture.placeholders import placeholders, said
@@ -43,6 +42,7 @@ from fxteleport.passes.graph.leaf_modules import (
     watched,
 )
 from fxteleport.passes.graph.module_clone import linked, modules_of
+from fxteleport.passes.graph.node_info import NodeInfo, Trust, describe, info
 from fxteleport.passes.graph.settings import Reads
 
 _BATCH_NORM = tuple(inspect.signature(F.batch_norm).parameters)
@@ -80,7 +80,7 @@ class Tracer(Kept):
         self.inputs = said(args, kwargs)
         given = (args, kwargs)
         args, kwargs = placeholders(self, self.model, args, kwargs)
-        inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
+        inputs = [n for n in self.graph.nodes if isinstance(info(n).value, Tensor)]
         self.entry = next(iter(reversed(self.graph.nodes)), None)
         root = shadow(self, self.model, "", self.modes.training)
         parts = list(dict.fromkeys(modules_of(root).values()))
@@ -133,7 +133,7 @@ class Tracer(Kept):
     def finish(self, lowered: Any, out: Any) -> None:
         """Nothing more is recorded: the output, and what the graph as a whole tells."""
         self.graph.output(lowered)
-        self.graph.output_node().meta.update(val=proxy.plain(out), path="")
+        describe(self.graph.output_node(), NodeInfo(proxy.plain(out)))
         mark_aliases(self.graph, self._mutations, self.metas)
         forget_stale(self.graph, self._mutations)
         remove_dead(self.graph, self.draws)
@@ -151,11 +151,11 @@ class Tracer(Kept):
         takes_others = self.rank_line is not None and self.takes_other_ranks(inputs)
         with self.graph.inserting_after(self.entry):
             for node in reversed(inputs):
-                value = node.meta["val"]
+                value = info(node).value
                 facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
                 guard(self.graph, expect_tensor, node, *facts, node.name)
         for node in inputs:
-            value = node.meta["val"]
+            value = info(node).value
             if takes_others:
                 self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
             if self.asks_type:

@@ -21,6 +21,7 @@ from fxteleport.passes.capture.side_effects import next_run_is_alike
 from fxteleport.passes.capture.training_mode import own_train
 from fxteleport.passes.errors import InputError, OpaqueModuleWarning
 from fxteleport.passes.graph.leaf_modules import is_leaf
+from fxteleport.passes.graph.node_info import info
 
 if TYPE_CHECKING:
     from fxteleport.passes.capture.tracer import Tracer
@@ -171,11 +172,11 @@ def _ask_for_own_train(tracer: Tracer) -> str:
 def _following(evaluated: fx.Graph, trained: fx.Graph) -> set[str]:
     """The dropouts that drop in train mode."""
     pairs = zip(evaluated.nodes, trained.nodes, strict=True)
-    return {str(a.target) for a, b in pairs if a.meta.get("training") is False and b.op == "call_function"}
+    return {str(a.target) for a, b in pairs if info(a).is_idle_dropout and b.op == "call_function"}
 
 
 def _settle(tracer: Tracer, following: Any) -> None:
     """A dropout that was asked not to drop never does, unless it was asked to in train mode."""
     for node in tracer.graph.nodes:
-        if node.meta.get("training") is False and node.target in tracer.added and node.target not in following:
+        if info(node).is_idle_dropout and node.target in tracer.added and node.target not in following:
             tracer.added[str(node.target)].p = 0.0  # type: ignore[union-attr]

@@ -22,10 +22,11 @@ from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone, modules_of
+from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
-from fxteleport.passes.rewrite.wraps import SLOT, Sides, join, place_module
+from fxteleport.passes.rewrite.wraps import Sides, join, place_module
 from fxteleport.passes.scale.recipe import Recipe
 
 
@@ -219,7 +220,6 @@ _ADOPTED = (*_TABLES, *CARRIED, WHOLE)
 TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)
 _NAMED = "wraps_are_named"  # in the metadata of a state dict
 
-_KEPT = ("path", "source", "keep", SLOT, "captured", "teleports")  # of what a node knows
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
 
 
@@ -304,11 +304,8 @@ def _copied_graph(graph: fx.Graph) -> fx.Graph:
     new = fx.Graph()
     names: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph, names))
-    for node in new.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in _KEPT}
     for old, node in names.items():
-        if "teleports" not in node.meta:
-            node.meta.setdefault("captured", old.name)  # a copy may be named anew
+        describe_copy(node, old.name)
     return new
 
 

@@ -15,6 +15,7 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
 
@@ -222,8 +223,8 @@ class Call:
 
     def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
         """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
-        source = "" if everywhere else quoted(self.node.meta.get("source"))
-        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        source = "" if everywhere else quoted(info(self.node).source)
+        node, path = ("", "") if everywhere else (self.node.name, info(self.node).path)
         self.state.conditions.append(Condition(kind, node, path, source, value))
 
     # -- operations that need another form -------------------------------------------------------------

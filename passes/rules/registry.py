@@ -10,8 +10,11 @@ parameters that its call does not give. It returns the CobMap of the output, or 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -79,9 +82,9 @@ def rule(
 
 
 def named(names: str) -> list[Any]:
-    """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, and their in-place forms."""
+    """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, their aliases and in-place forms."""
     found: list[Any] = []
-    for name in names.split():
+    for name in itertools.chain.from_iterable((word, *_aliases().get(word, ())) for word in names.split()):
         for spelling in (name, name + "_"):
             if hasattr(torch.Tensor, spelling):
                 found.append(spelling)
@@ -96,6 +99,23 @@ def named(names: str) -> list[Any]:
         if hasattr(operator, f"i{name}"):
             found.append(getattr(operator, f"i{name}"))
     return list(dict.fromkeys(found))
+
+
+@functools.cache
+def _aliases() -> dict[str, list[str]]:
+    """For each operation the other names that torch has for it, as its documentation says ("Alias for ...")."""
+    twins: dict[str, set[str]] = {}
+    for space in (torch, torch.special, torch.linalg, torch.Tensor, F):
+        for alias, value in vars(space).items():
+            text = getattr(value, "__doc__", None)
+            if isinstance(text, str) and "Alias " in text and callable(value) and (twin := _ALIAS.search(text)):
+                both = {alias, twin.group(1)}
+                both = both.union(*(twins.get(name, ()) for name in both))
+                twins.update(dict.fromkeys(both, both))
+    return {name: sorted(both - {name}) for name, both in twins.items()}
+
+
+_ALIAS = re.compile(r"\bAlias (?:for|of) :(?:func|meth):`~?(?:\w+\.)*(\w+)`")
 
 
 def lookup(op: str, target: Any) -> Rule | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.capture import meta_eval
 from fxteleport.passes.capture.meta_cache import Memo
-from fxteleport.passes.capture.meta_eval import Trust
+from fxteleport.passes.graph.node_info import Trust
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.testing._internal.common_methods_invocations import op_db
 
 import fxteleport as ft
 from fxteleport.passes.rules.registry import RULES, lookup, named, rule
@@ -136,3 +138,18 @@ def test_a_rule_that_declines_leaves_nothing_behind() -> None:
     plan = ft.plan(Bessel(), torch.randn(2, 3))
     assert plan.num_free == 0
     assert [o.why for o in plan.opaque] == ["'special_bessel_j0': it changed its mind"]
+
+
+def test_an_alias_has_a_rule_where_its_twin_has() -> None:
+    """torch's own table of operations names the aliases of each."""
+    for operation in op_db:
+        names = [operation.name, *(alias.name for alias in operation.aliases)]
+        functions = [f for f in map(resolved, names) if callable(f)]
+        assert len({f in RULES for f in functions}) <= 1, names
+        methods = [name for name in names if callable(getattr(torch.Tensor, name, None))]  # `mH` is an attribute
+        assert len({name in RULES for name in methods}) <= 1, names
+
+
+def resolved(name: str) -> Any:
+    """`torch.name`, where there is one."""
+    return functools.reduce(lambda space, part: getattr(space, part, None), name.split("."), torch)
