@@ -31,6 +31,7 @@ from fxteleport.passes.errors import (
     CobError,
     ConditionError,
     ConditionWarning,
+    GraphError,
     GuardError,
     InputError,
     ModelError,
@@ -54,7 +55,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
-    "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
+    "ConditionWarning", "Difference", "EquivalenceReport", "GraphError", "GuardError", "InputError", "ModelError",
     "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
     "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature", "landscapes",
     "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport",

@@ -48,6 +48,7 @@ class Analysis:
         mode, norm_stats: the arguments of `fxteleport.plan`.
         planned: what the model was like; the plan holds for no other.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
+        checks: what must be true of a graph is checked after each pass.
     """
 
     captured: Captured
@@ -57,6 +58,7 @@ class Analysis:
     norm_stats: str
     planned: PlannedModel
     seconds: dict[str, float]
+    checks: bool = False
     caches: Caches = field(default_factory=Caches)
 
     @property

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded

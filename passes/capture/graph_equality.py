@@ -17,13 +17,17 @@ from fxteleport.passes.graph.storage import equal
 Added = Mapping[str, nn.Module | Tensor]
 
 
-def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added) -> bool:
-    """True where two graphs make the same calls, but for the modes that layers know by themselves."""
+def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True) -> bool:
+    """True where two graphs make the same calls, but for the modes that layers know by themselves.
+
+    Args:
+        drops: what dropouts drop matters; in eval mode it does not.
+    """
     ones, others = list(evaluated.nodes), list(trained.nodes)
     if len(ones) != len(others):
         return False
     place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
-    return all(_same_call(a, b, place, added, more) for a, b in zip(ones, others, strict=True))
+    return all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True))
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class _Place:
     number: int
 
 
-def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: Added, more: Added) -> bool:
+def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: Added, more: Added, drops: bool) -> bool:
     if b.op == "call_function" and b.target in DROPOUT and info(a).is_idle_dropout:
         x, p, _, inplace = b.args
         leaf = added.get(str(a.target))
@@ -45,7 +49,9 @@ def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: A
         return False
     if a.op == "placeholder":
         return a.target == b.target
-    same = a.target == b.target if a.op not in _NAMING else _same_target(str(a.target), str(b.target), added, more)
+    same = (
+        a.target == b.target if a.op not in _NAMING else _same_target(str(a.target), str(b.target), added, more, drops)
+    )
     one, other = map_arg((a.args, a.kwargs), place.__getitem__), map_arg((b.args, b.kwargs), place.__getitem__)  # type: ignore[arg-type]
     return same and _equal(one, other)
 
@@ -58,7 +64,7 @@ def _effects(node: fx.Node) -> tuple[Any, ...]:
 _NAMING = ("get_attr", "call_module")
 
 
-def _same_target(a: str, b: str, added: Added, more: Added) -> bool:
+def _same_target(a: str, b: str, added: Added, more: Added, drops: bool) -> bool:
     """True for one module or tensor of the model's, or two of the trace's own that are alike."""
     if (a in added) is not (b in more):
         return False
@@ -74,7 +80,7 @@ def _same_target(a: str, b: str, added: Added, more: Added) -> bool:
     if isinstance(one, (Helper, Given)):
         return one.is_like(other)  # type: ignore[arg-type]
     if type(one) in _DROPOUTS:
-        return (one.p, one.inplace) == (other.p, other.inplace)  # type: ignore[union-attr]
+        return one.inplace == other.inplace and (one.p == other.p or not drops)  # type: ignore[union-attr]
     return is_like_layer(one, other)
 
 

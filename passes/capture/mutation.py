@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.meta_eval import memory_of
 from fxteleport.passes.graph.node_info import Trust, info, update
 from fxteleport.passes.graph.ops import name_of, setitem
 from fxteleport.passes.graph.storage import memory
@@ -74,10 +73,15 @@ def _put_back(writer: fx.Node) -> set[fx.Node]:
     return {user for user in writer.users if user.target is setitem and user.args == (*view.args, writer)}
 
 
-def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:
+def forget_stale(
+    graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], memory_of: Callable[[Tensor], set[int]]
+) -> None:
     """Mark known values as guessed that are written to: only what comes out last is as it was when it was read.
 
     A buffer that is written to is state, which the next run finds changed: nothing that is made from it is known.
+
+    Args:
+        memory_of: the memory of a constant, and of what stands for it on the meta device.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     last = {place: order[writer] for writer, t in mutations if writer in order for place in memory(t)}

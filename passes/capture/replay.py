@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxteleport.passes.capture import meta_eval
+from fxteleport.passes.capture.meta_values import META, tree_map
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of
 
@@ -68,12 +68,12 @@ def runs(
 
     for node in graph.nodes:
         if node in shapes:
-            values[node] = torch.empty(shapes[node], dtype=info(node).value.dtype, device=meta_eval.META)
+            values[node] = torch.empty(shapes[node], dtype=info(node).value.dtype, device=META)
         elif node in after and node.op not in ("placeholder", "output"):
             if node.target in opaque or info(node).trust:
                 return True
             target = modules[str(node.target)] if node.op == "call_module" else node.target
-            args, kwargs = meta_eval.tree_map(_on_meta, map_arg((node.args, node.kwargs), value_of))  # type: ignore[arg-type]
+            args, kwargs = tree_map(_on_meta, map_arg((node.args, node.kwargs), value_of))  # type: ignore[arg-type]
             try:
                 values[node] = call_of(node.op, target)(*args, **kwargs)
             except Exception:  # whatever an operation raises, or a guard
@@ -86,4 +86,4 @@ def runs(
 
 
 def _on_meta(x: Any) -> Any:
-    return x.to(meta_eval.META) if isinstance(x, Tensor) else meta_eval.META if isinstance(x, torch.device) else x
+    return x.to(META) if isinstance(x, Tensor) else META if isinstance(x, torch.device) else x

@@ -192,7 +192,7 @@ class Interpreter:
                 module = module.layer
                 kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
             operands = operands_in((args, kwargs))
-            constant = operands and not any(map(self._moves, operands))
+            constant = operands and not any(operand.moves for operand in operands)
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
             full = self.full and all(map(is_dense, (value, *operands)))
@@ -203,12 +203,8 @@ class Interpreter:
             self.rules[node.name] = found.name
             told = found.shape is not None
             folds = folded.through(call, found.along if told else None, operands)
-            for operand in operands:
-                operand.seen = False
             positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
-            result = found.fn(call, *positional, **named)
-            if any(not operand.seen and self._moves(operand) for operand in operands):
-                raise Decline("its rule does not look at one of its tensors")
+            result = found.apply(call, operands, positional, named)
             result = self.still(node, self.checked(value, result), self.sizing.current(node), told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
@@ -364,9 +360,6 @@ class Interpreter:
             held = sized if isinstance(sized, dict) else {}
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
         return Unknown(value, sized) if type(sized) is Size else value
-
-    def _moves(self, operand: Operand) -> bool:
-        return operand.is_unbound or bool(operand.map.factors)
 
     # -- soundness -------------------------------------------------------------------------------------
 

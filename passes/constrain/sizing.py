@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_eval import META
+from fxteleport.passes.capture.meta_values import META
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
-from fxteleport.passes.capture.train_graph import Choice, choosing
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import clone, modules_of
+from fxteleport.passes.graph.module_clone import clone, linked_to, modules_of, path_of
 from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
@@ -73,9 +73,8 @@ class TeleportedModule(fx.GraphModule):
     def link(self) -> None:
         """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
         for leaf in list(self.modules()):
-            for other in vars(leaf).get("_beside", ()):
-                path = vars(other)["_path"]
-                own = self.get_submodule(path)
+            for other in linked_to(leaf):
+                own = self.get_submodule(path_of(other))
                 other.training = own.training
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})

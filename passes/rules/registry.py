@@ -2,7 +2,8 @@
 
 A rule is a function `rule(call, ...)` whose parameters are named and ordered as in the operation's functional
 form (`torch.nn.functional`'s or torch's), so one rule serves every spelling: a module's attributes fill in the
-parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`.
+parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`. It must use every
+operand that may carry a CoB (`Rule.apply` checks that), so that no form of a call that it was not written for gets by.
 
     @rule(*named("gelu"), nn.GELU, shape=same)
     def gelu(call, input, approximate="none"): ...
@@ -24,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxteleport.passes.errors import Decline, RuleError
+from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.uses import Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,28 @@ class Rule:
     along: Callable[..., Any] | None = None
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
+
+    def apply(
+        self, call: Call, operands: Sequence[Operand], positional: Sequence[Any], named: Mapping[str, Any]
+    ) -> Any:
+        """The maps of the results of a call, and its constraints.
+
+        Args:
+            operands: all tensors among the arguments of the call.
+            positional, named: the arguments as `bound` gives them.
+
+        Raises:
+            Decline: the rule does not know this form of the call, or breaks its contract: to use each operand that may
+                carry a CoB. It asks for the operand's `map`, decides it (`call.require`), or says that only the shape
+                matters (`call.shape_only`).
+        """
+        uses = Uses()
+        for operand in operands:
+            operand.note_uses(uses)
+        result = self.fn(call, *positional, **named)
+        if any(operand.moves and operand not in uses for operand in operands):
+            raise Decline("its rule does not look at one of its tensors")
+        return result
 
 
 RULES: dict[Any, Rule] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation

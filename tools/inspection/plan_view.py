@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.explain.groups import Group
 from fxteleport.explain.scalings import Use
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.plan import Plan

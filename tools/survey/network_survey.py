@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.models.randomize import randomize
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.plan.plan import MODES, Plan, plan

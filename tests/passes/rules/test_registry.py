@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing._internal.common_methods_invocations import op_db
 
 import fxteleport as ft
+from fxteleport.passes.domain.cob_map import IDENTITY
 from fxteleport.passes.rules.registry import RULES, lookup, named, rule
 
 
@@ -52,6 +53,27 @@ def test_a_third_party_rule() -> None:
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert ft.verify(model, network, x).bitwise_equal
     assert user_function(x).shape == x.shape
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(("uses", "is_known"), [("nothing", False), ("map", True), ("require", True), ("shape", True)])
+def test_a_rule_must_use_each_operand_that_may_carry_a_cob(uses: str, is_known: bool) -> None:
+    """Else the call has a form that the rule was not written for: its contract (`Rule.apply`)."""
+
+    @rule(torch.special.i0)
+    def i0(call: Any, input: Any) -> Any:
+        if uses == "map":
+            call.pin(input.map, "it depends on its scale")
+        elif uses == "require":
+            call.require(input, IDENTITY, "it depends on its scale")
+        elif uses == "shape":
+            call.shape_only(input)  # untrue of this operation: the rule answers for what it says
+        return IDENTITY
+
+    plan = ft.plan(nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0)), torch.randn(2, 3))
+    assert [o.why for o in plan.opaque] == (
+        [] if is_known else ["'special_i0': its rule does not look at one of its tensors"]
+    )
 
 
 class _Function(nn.Module):
