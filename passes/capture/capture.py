@@ -163,7 +163,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
     other, choice = trace_training(traced, start, run, repeats)
     if other is not None:
-        _name_apart(other.tracer.graph)
+        name_apart(other.tracer.graph.nodes)
     traces = [traced] if other is None else [traced, other]
     tracers = [t.tracer for t in traces]
     return Captured(
@@ -212,9 +212,9 @@ def _conditions(tracers: Sequence[Tracer]) -> tuple[Condition, ...]:
     return tuple(merged)
 
 
-def _name_apart(graph: fx.Graph) -> None:
-    """Give the nodes of train mode names that no node of eval mode has."""
-    for node in graph.nodes:
+def name_apart(nodes: Iterable[fx.Node]) -> None:
+    """Give nodes of train mode names that no node of eval mode has."""
+    for node in nodes:
         node._rename(f"{node.name}_in_training")
 
 

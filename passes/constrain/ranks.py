@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.capture import Captured, name_apart
 from fxteleport.passes.capture.replay import depending, other_ranks, other_sizes, runs
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.size import Size
@@ -54,11 +54,13 @@ _CUTTING = frozenset(
 def insist_on_ranks(captured: Captured) -> Captured:
     """The captured graphs with guards of the ranks that they rest on, and the conditions."""
     found: list[Condition] = []
+    named = set() if captured.training is None else set(captured.training.nodes)
     for graph in captured.graphs:
         inputs = _inputs(graph)
         after = depending(graph, inputs)
         found += _of_inputs(captured, graph, inputs, after)
         found += _of_sizes(captured, graph, inputs, after)
+    name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
     return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
 
 
