@@ -16,6 +16,7 @@ from fxteleport.passes.errors import (
     CobError,
     ConditionError,
     ConditionWarning,
+    GraphError,
     GuardError,
     InputError,
     ModelError,
@@ -37,7 +38,7 @@ Plan.align, Plan.optimize = align, optimize  # as methods, too
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
-    "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
+    "ConditionWarning", "Difference", "EquivalenceReport", "GraphError", "GuardError", "InputError", "ModelError",
     "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
     "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature", "landscapes",
     "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fxteleport.align.descent import Distance, share
 from fxteleport.align.magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align.signs import signs
-from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.module_clone import modules_of

@@ -22,6 +22,7 @@ from fxteleport.explain.groups import Group, Grouping, neuron_groups
 from fxteleport.explain.joins import Link, Tie, group_links, group_ties
 from fxteleport.explain.scalings import Use, group_uses
 from fxteleport.passes.capture.capture import capture
+from fxteleport.passes.check_graph import check_graph
 from fxteleport.passes.constrain.interpreter import Opaque, constrain
 from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
@@ -35,7 +36,12 @@ from fxteleport.plan.planned_model import planned_model
 
 
 def plan(
-    model: nn.Module, *example_inputs: Any, mode: str = "full", norm_stats: str = "fixed", **keyword_inputs: Any
+    model: nn.Module,
+    *example_inputs: Any,
+    mode: str = "full",
+    norm_stats: str = "fixed",
+    checks: bool = False,
+    **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
 
@@ -46,11 +52,14 @@ def plan(
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
             exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
+        checks: check what must be true of the graph after each pass, that of each later `rewrite` included
+            (`passes/check_graph.py` states it): for rules and passes under development.
 
     Raises:
         InputError: an unknown mode or norm_stats.
         ModelError: the model is not a plain, materialised float `nn.Module`.
         CaptureError: the model does not run on these inputs.
+        GraphError: with `checks`, a pass has broken its contract.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode '{mode}': choose one of {', '.join(MODES)}")
@@ -64,15 +73,19 @@ def plan(
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
             captured = insist_on_ranks(capture(model, example_inputs, keyword_inputs))
+        if checks:
+            check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
             constrained = constrain(captured, mode, norm_stats)
+            if checks:
+                check_graph(captured, "constrain", constrained)
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
             solution = solve(constrained.system)
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return Plan(captured, constrained, solution, mode, norm_stats, planned, seconds)
+        return Plan(captured, constrained, solution, mode, norm_stats, planned, seconds, checks)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import modules_of
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.settings import digest, said
 from fxteleport.passes.graph.storage import by_memory, overlapping
 from fxteleport.plan.module_parts import PLAN_AGAIN, Part, parts_of, require_same_parts
@@ -136,8 +137,8 @@ def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:
     """The index buffers that the trace has looked into, by name: their values are known in the graph."""
     for node in (node for graph in captured.graphs for node in graph.nodes):
-        value, name = node.meta.get("val"), str(node.target)
-        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or "trust" in node.meta:
+        value, name = info(node).value, str(node.target)
+        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or info(node).trust:
             continue
         if isinstance(value, Tensor) and not value.is_meta and value.layout is torch.strided:
             yield name, value

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.meta_eval import tree_map
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.verify.outputs import Outputs, outputs
 from fxteleport.verify.undisturbed import is_same, memory_of, undisturbed
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.teleportation import teleportation_of
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -43,7 +44,7 @@ def may_write_weights(network: nn.Module) -> bool:
     if made is None or made.plan.constrained.opaque:
         return True
     nodes = (node for graph in made.plan.captured.graphs for node in graph.nodes)
-    return any(node.op == "get_attr" and node.meta.get("aliased", False) for node in nodes)
+    return any(node.op == "get_attr" and info(node).is_aliased for node in nodes)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.graph.module_clone import PATH, is_clone
 from fxteleport.passes.graph.structure import PLAIN
 
 _ABSENT = object()
-_OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", "_path"})  # that clones have of their own
+_OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", PATH})  # that clones have of their own
 
 
 class Writes:
@@ -109,7 +110,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def same_settings(made: nn.Module, real: nn.Module) -> bool:
     """True where a clone holds the attributes of what it was made of (modules and tensors apart)."""
     now, then = vars(made), vars(real)
-    if len(now) != len(then) + ("_path" not in then) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
+    if len(now) != len(then) + (not is_clone(real)) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
         return False
     for key, value in now.items():
         held = then.get(key, _ABSENT)

@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.graph.leaf_modules import DROPOUT
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.storage import equal
 
 Added = Mapping[str, nn.Module | Tensor]
@@ -37,14 +38,14 @@ class _Place:
 
 
 def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: Added, more: Added, drops: bool) -> bool:
-    if b.op == "call_function" and b.target in DROPOUT and a.meta.get("training") is False:
+    if b.op == "call_function" and b.target in DROPOUT and info(a).is_idle_dropout:
         x, p, _, inplace = b.args
         leaf = added.get(str(a.target))
         drops = type(leaf) is DROPOUT[b.target] and (leaf.p, leaf.inplace) == (p, inplace)
         return drops and place[a.args[0]] == place[x]  # type: ignore[index]
-    if not (a.meta.get("follows", True) and b.meta.get("follows", True)):
+    if not (info(a).follows_mode and info(b).follows_mode):
         return False
-    if a.op != b.op or any(a.meta.get(key) != b.meta.get(key) for key in ("keep", "aliased", "gradients")):
+    if a.op != b.op or _effects(a) != _effects(b):
         return False
     if a.op == "placeholder":
         return a.target == b.target
@@ -53,6 +54,11 @@ def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: A
     )
     one, other = map_arg((a.args, a.kwargs), place.__getitem__), map_arg((b.args, b.kwargs), place.__getitem__)  # type: ignore[arg-type]
     return same and _equal(one, other)
+
+
+def _effects(node: fx.Node) -> tuple[Any, ...]:
+    known = info(node)
+    return known.has_effect, known.is_aliased, known.records_gradients
 
 
 _NAMING = ("get_attr", "call_module")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.attribute_journal import same, same_settings
+from fxteleport.passes.graph.module_clone import is_clone, path_of
 
 
 class Applied(nn.Module):
@@ -38,7 +39,7 @@ class Helper(nn.Module):
     def is_like(self, other: Helper) -> bool:
         """True for the same method of the same module."""
         (owner, fn), (owners, method) = self._held, other._held
-        return fn is method and vars(owner)["_path"] == vars(owners)["_path"]
+        return fn is method and path_of(owner) == path_of(owners)
 
 
 class Given(nn.Module):
@@ -77,7 +78,8 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
 
 def is_like_layer(layer: nn.Module, other: nn.Module) -> bool:
     """True for two that `with_settings` has made of one layer, with the same settings."""
-    return vars(layer).get("_path") == vars(other).get("_path", ...) and same_settings(layer, other)
+    made = is_clone(layer) and is_clone(other)
+    return made and path_of(layer) == path_of(other) and same_settings(layer, other)
 
 
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxteleport.passes.capture import meta_eval
+from fxteleport.passes.capture.meta_values import META, tree_map
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of
 
 Shapes = dict[fx.Node, tuple[int, ...]]
@@ -21,12 +22,12 @@ def other_ranks(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
     together = [list(inputs), *([n] for n in inputs if 1 < len(inputs) <= _MANY_INPUTS)]
     for changed in together:
         for change in (lambda s: s[1:], lambda s: (*s[:1], *s[2:]), lambda s: (1, *s), lambda s: (2, *s)):
-            yield {n: tuple(change(tuple(n.meta["val"].shape))) for n in changed}
+            yield {n: tuple(change(tuple(info(n).value.shape))) for n in changed}
 
 
 def other_sizes(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
     """Inputs with another size along an axis, all that have it or one."""
-    shapes = {n: tuple(n.meta["val"].shape) for n in inputs}
+    shapes = {n: tuple(info(n).value.shape) for n in inputs}
     axes = {(i, size) for shape in shapes.values() for i, size in enumerate(shape)}
     for i, size in sorted(axes):
         having = [n for n in inputs if shapes[n][i : i + 1] == (size,)]
@@ -63,16 +64,16 @@ def runs(
     after = depending(graph, shapes)
 
     def value_of(node: fx.Node) -> Any:
-        return values[node] if node in values else node.meta["val"]
+        return values[node] if node in values else info(node).value
 
     for node in graph.nodes:
         if node in shapes:
-            values[node] = torch.empty(shapes[node], dtype=node.meta["val"].dtype, device=meta_eval.META)
+            values[node] = torch.empty(shapes[node], dtype=info(node).value.dtype, device=META)
         elif node in after and node.op not in ("placeholder", "output"):
-            if node.target in opaque or "trust" in node.meta:
+            if node.target in opaque or info(node).trust:
                 return True
             target = modules[str(node.target)] if node.op == "call_module" else node.target
-            args, kwargs = meta_eval.tree_map(_on_meta, map_arg((node.args, node.kwargs), value_of))  # type: ignore[arg-type]
+            args, kwargs = tree_map(_on_meta, map_arg((node.args, node.kwargs), value_of))  # type: ignore[arg-type]
             try:
                 values[node] = call_of(node.op, target)(*args, **kwargs)
             except Exception:  # whatever an operation raises, or a guard
@@ -85,4 +86,4 @@ def runs(
 
 
 def _on_meta(x: Any) -> Any:
-    return x.to(meta_eval.META) if isinstance(x, Tensor) else meta_eval.META if isinstance(x, torch.device) else x
+    return x.to(META) if isinstance(x, Tensor) else META if isinstance(x, torch.device) else x

@@ -28,6 +28,7 @@ from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.leaf_modules import changes_gradients, gradient_hooks, hooked, is_stateful
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.structure import Assemble
 from fxteleport.passes.rules import folds as folded
@@ -123,7 +124,7 @@ class Interpreter:
             self.maps[node] = self.visit(node)
 
     def visit(self, node: fx.Node) -> Any:
-        value = node.meta.get("val")
+        value = info(node).value
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":
@@ -132,7 +133,7 @@ class Interpreter:
             return None
         if node.op == "get_attr":
             if node.target in self.captured.metas and carries(value):
-                if node.meta.get("aliased"):
+                if info(node).is_aliased:
                     self.pin_operand(self.tensor(node.target), Origin(node.name, "the network writes to it"))
                 return _Ref(node.target)
             if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
@@ -149,20 +150,20 @@ class Interpreter:
         given = node.args
         source = given[0] if given else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
-            held = source.meta["val"]
+            held = info(source).value
             if not isinstance(held, Tensor):
                 return part_of(held, self.maps[source], given[1], value)
         leaves = leaves_of(value)
         if not any(isinstance(x, Tensor) for x in leaves):
             if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
                 return map_like(value)
-            if node.meta.get("keep"):
+            if info(node).has_effect:
                 return self.give_up(node, "it may write to its inputs")
             if not all(isinstance(x, _PLAIN) for x in leaves):  # an object may hide tensors
                 return self.give_up(node, f"it returns a {type(value).__name__}")
             return map_like(value)
         found = self.apply(node, value)
-        if node.meta.get("aliased"):
+        if info(node).is_aliased:
             for leaf in maps_in(found):
                 self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
         return found
@@ -172,7 +173,7 @@ class Interpreter:
         module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None
         mark = self.mark()
         try:
-            if "trust" in node.meta and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
+            if info(node).trust and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
                 return self.give_up(node, "the run decides its size, and the example inputs leave nothing of it")
             if self.has_more(value, self.sizing.current(node)):
                 return self.give_up(node, "other inputs give it elements, of which the example inputs leave none")
@@ -191,7 +192,7 @@ class Interpreter:
                 module = module.layer
                 kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Operand) or carries(v.value)}
             operands = operands_in((args, kwargs))
-            constant = operands and not any(map(self._moves, operands))
+            constant = operands and not any(operand.moves for operand in operands)
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
             full = self.full and all(map(is_dense, (value, *operands)))
@@ -202,12 +203,8 @@ class Interpreter:
             self.rules[node.name] = found.name
             told = found.shape is not None
             folds = folded.through(call, found.along if told else None, operands)
-            for operand in operands:
-                operand.seen = False
             positional, named = bound(found, args, kwargs, module, lambda name: self.tensor(f"{node.target}.{name}"))
-            result = found.fn(call, *positional, **named)
-            if any(not operand.seen and self._moves(operand) for operand in operands):
-                raise Decline("its rule does not look at one of its tensors")
+            result = found.apply(call, operands, positional, named)
             result = self.still(node, self.checked(value, result), self.sizing.current(node), told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
@@ -345,7 +342,7 @@ class Interpreter:
         return of_nodes(x, self._seen)
 
     def _seen(self, node: fx.Node) -> Any:
-        return self._view(node.meta.get("val"), self.maps.get(node), self.sizing.current(node))
+        return self._view(info(node).value, self.maps.get(node), self.sizing.current(node))
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
         """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
@@ -364,9 +361,6 @@ class Interpreter:
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
         return Unknown(value, sized) if type(sized) is Size else value
 
-    def _moves(self, operand: Operand) -> bool:
-        return operand.is_unbound or bool(operand.map.factors)
-
     # -- soundness -------------------------------------------------------------------------------------
 
     def give_up(self, node: fx.Node, why: str) -> Any:
@@ -379,8 +373,8 @@ class Interpreter:
             for name in self.captured.metas:
                 if name.startswith(prefix):
                     self.pin_operand(self.tensor(name), origin)
-        self.opaque.append(Opaque(node.name, str(node.meta.get("path", "")), origin.why))
-        return map_like(node.meta.get("val"))
+        self.opaque.append(Opaque(node.name, info(node).path, origin.why))
+        return map_like(info(node).value)
 
     def pin_operand(self, operand: Operand, origin: Origin) -> None:
         if operand.is_unbound:
@@ -444,7 +438,7 @@ class Interpreter:
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""
         nodes = list(graph.nodes)
-        given = [node for node in nodes if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)]
+        given = [node for node in nodes if node.op == "placeholder" and isinstance(info(node).value, Tensor)]
         if len(given) != len(operands):
             raise Decline("it takes tensors out of an object")
         for node, operand in zip(given, operands, strict=True):

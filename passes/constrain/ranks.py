@@ -19,13 +19,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.capture import Captured, name_apart
 from fxteleport.passes.capture.replay import depending, other_ranks, other_sizes, runs
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect_ones, expect_tensor, guard
+from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of, name_of
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.registry import lookup
@@ -53,11 +54,13 @@ _CUTTING = frozenset(
 def insist_on_ranks(captured: Captured) -> Captured:
     """The captured graphs with guards of the ranks that they rest on, and the conditions."""
     found: list[Condition] = []
+    named = set() if captured.training is None else set(captured.training.nodes)
     for graph in captured.graphs:
         inputs = _inputs(graph)
         after = depending(graph, inputs)
         found += _of_inputs(captured, graph, inputs, after)
         found += _of_sizes(captured, graph, inputs, after)
+    name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
     return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
 
 
@@ -70,7 +73,7 @@ def _of_inputs(
     if not any(runs(captured.modules, captured.opaque, graph, shapes) for shapes in other_ranks(inputs)):
         return
     for node in inputs:
-        rank = node.meta["val"].ndim
+        rank = info(node).value.ndim
         with graph.inserting_after(inputs[-1]):
             guard(graph, expect_tensor, node, rank, None, node.name)
         yield Condition("form", node.name, "", "", f"'{node.name}' has {rank} axes")
@@ -103,7 +106,7 @@ def _of_sizes(
             first = min(known, default=len(sizes))
             unknown = [i for i in unknown if i > first]  # what is in front of all features matters to nothing
         assert isinstance(source, fx.Node)
-        shape = tuple(source.meta["val"].shape)
+        shape = tuple(info(source).value.shape)
         requires = {source: functools.partial(_has_other_ones, shape=shape, axes=unknown)}
         others = other_sizes(inputs) if unknown else ()
         if not asked and not any(
@@ -112,7 +115,7 @@ def _of_sizes(
             continue
         with graph.inserting_before(node):
             guard(graph, expect_ones, source, len(shape), {i: shape[i] == 1 for i in unknown}, node.name)
-        where, line = str(node.meta["path"]), quoted(node.meta.get("source"))
+        where, line = info(node).path, quoted(info(node).source)
         yield Condition("form", node.name, where, line, f"{node.name} takes the axes of size 1 out of {shape}")
 
 
@@ -127,8 +130,8 @@ def _inputs(graph: fx.Graph) -> list[fx.Node]:
     structures: set[Any] = set()
     for node in graph.nodes:
         read = node.target in (operator.getitem, getattr) and node.args[0] in structures
-        if (node.op == "placeholder" or read) and "val" in node.meta:
-            if isinstance(node.meta["val"], Tensor):
+        if (node.op == "placeholder" or read) and is_described(node):
+            if isinstance(info(node).value, Tensor):
                 given.append(node)
             else:
                 structures.add(node)
@@ -147,13 +150,13 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
     module = captured.modules[str(node.target)] if node.op == "call_module" else None
     source = node.args[0] if node.args else None
     name = "" if module is not None else name_of(node.target)
-    if isinstance(source, fx.Node) and not isinstance(source.meta["val"], Tensor):
+    if isinstance(source, fx.Node) and not isinstance(info(source).value, Tensor):
         return True  # a size, or a part of a structure
     if node.target is getattr:
         return node.args[1] in _FACTS
     if name in ("size", "numel", "nelement"):
         return True
-    if not any(isinstance(n.meta["val"], (Tensor, tuple, list)) for n in node.all_input_nodes):
+    if not any(isinstance(info(n).value, (Tensor, tuple, list)) for n in node.all_input_nodes):
         return True  # numbers
     found = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
     if found is None:
@@ -162,7 +165,7 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return True
     if found.name == "matmul":  # of vectors it means something else
         first, second = node.args[0], node.args[1]
-        return first in after and (second not in after or second.meta["val"].ndim > 2)  # type: ignore[union-attr]
+        return first in after and (second not in after or info(second).value.ndim > 2)  # type: ignore[arg-type]
     if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
         return all(_takes_apart(n) for n in node.users)
     if _takes_apart(node) and isinstance(source, fx.Node) and name_of(source.target) == "stack":

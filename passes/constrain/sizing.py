@@ -19,10 +19,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_eval import META
+from fxteleport.passes.capture.meta_values import META
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, same_items
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
@@ -51,13 +52,13 @@ class Sizing:
         """
         tensors = iter(given or ())
         for node in graph.nodes:
-            inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
-            self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
+            inner = given is not None and node.op == "placeholder" and isinstance(info(node).value, Tensor)
+            self.at[node] = next(tensors, None) or self.opened(info(node).value) if inner else self.visit(node)
             self._settled.discard(node)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
-        value = node.meta.get("val")
+        value = info(node).value
         if node.op == "placeholder":
             return self.opened(value)
         if node.op == "get_attr":
@@ -75,14 +76,14 @@ class Sizing:
         if node.target is torch.Size and isinstance(first, list):
             return first
         leaves = _leaves((args, kwargs))
-        rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        rests = bool(info(node).trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         rests = rests or any(isinstance(x, Repeated) for x in args)
         if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
             held = next(x for x in args if isinstance(x, (list, tuple)))
             return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
-        plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
+        plain = type(value) in (int, float) and not kwargs and not info(node).trust
         if plain and all(type(x) in (int, float, Size) for x in args):
             return self.sizes.apply(call_of(node.op, node.target), args, value)
         return self.opened(value) if rests else value
@@ -119,11 +120,11 @@ class Sizing:
             shapes = self.told(node, target.layer, value, args, named)
         else:
             shapes = self.told(node, target, value, args, kwargs)
-        if shapes is None and "trust" not in node.meta and not any(isinstance(x, Repeated) for x in args):
+        if shapes is None and not info(node).trust and not any(isinstance(x, Repeated) for x in args):
             shapes = self.probed(node, target, value, args, kwargs)
         if shapes is None:
             return self.opened(value)
-        unsure = "trust" in node.meta or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
+        unsure = bool(info(node).trust) or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
         return _sized(value, shapes, unsure)
 
     def told(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
@@ -226,7 +227,7 @@ class Sizing:
     def part(self, node: fx.Node, held: Any, key: Any, value: Any) -> Any:
         """An item of a list or a dictionary, or a field of a named tuple."""
         if node.target is getattr:
-            items = node.args[0].meta["val"]  # type: ignore[union-attr]
+            items = info(node.args[0]).value  # type: ignore[arg-type]
             key = next((i for i, x in enumerate(items) if x is value), None) if isinstance(items, tuple) else None
         try:
             return held[key]

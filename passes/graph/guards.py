@@ -12,12 +12,13 @@ from torch import Tensor, fx
 
 from fxteleport.passes.errors import GuardError
 from fxteleport.passes.graph.fx_wrap import one_call
+from fxteleport.passes.graph.node_info import NodeInfo, describe
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
     """A node that makes a check, with plain values for what it expects: the code of a graph spells no others."""
     node = graph.call_function(check, tuple(map(_plain, args)))
-    node.meta.update(val=None, path="", keep=True)
+    describe(node, NodeInfo(has_effect=True))
     return node
 
 

@@ -39,7 +39,7 @@ def clone(
 
     Args:
         tensors: (dotted name, tensor) -> what the clone holds in its place.
-        path: dotted name of `module` in the model; every clone carries its own as `_path`.
+        path: dotted name of `module` in the model; every clone carries its own (`path_of`).
         class_of: the clone's class (the module's own by default).
         table: makes the clone's `_parameters` and `_buffers` dictionaries.
         training: the mode of the clones, or None to keep each module's own.
@@ -69,7 +69,7 @@ def clone(
             state[kind] = table(own)
         if training is not None:
             state["training"] = training
-        state["_path"] = name
+        state[PATH] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         for kind, empty in _REGISTRIES:
             state[kind] = held.copy() if (held := state.get(kind)) else empty()
@@ -87,7 +87,7 @@ def clone(
                 state[key] = _relink(state[key], twins)
     made: nn.Module = twins[id(module)]
     if beside:
-        made.__dict__["_beside"] = clones
+        made.__dict__[BESIDE] = clones
     return made
 
 
@@ -106,6 +106,22 @@ def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
     return found
 
 
+def is_clone(module: nn.Module) -> bool:
+    """True for a clone, and for what was copied from one."""
+    return PATH in module.__dict__
+
+
+def path_of(module: nn.Module) -> str:
+    """The dotted name, in the model, of the module that a clone was made of."""
+    return str(module.__dict__[PATH])
+
+
+def linked_to(module: nn.Module) -> list[nn.Module]:
+    """The clones of what a clone's code reaches outside it, and of itself with its parts."""
+    clones: list[nn.Module] = module.__dict__.get(BESIDE, [])
+    return clones
+
+
 class _Twins(dict[int, Any]):
     """What takes the place of an object in clones, by the object's id."""
 
@@ -114,6 +130,7 @@ class _Twins(dict[int, Any]):
         self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
 
 
+PATH, BESIDE = "_path", "_beside"  # attributes that clones have and other modules do not
 BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What is registered with a clone later (a hook, mostly) does not reach the user's module, nor the other way round.

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.capture.training_mode import has_own_train, own_train
+from fxteleport.passes.capture.own_train import has_own_train, own_train
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
-from fxteleport.passes.capture.train_graph import Choice, choosing
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import clone, modules_of
+from fxteleport.passes.graph.module_clone import clone, linked_to, modules_of, path_of
+from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
-from fxteleport.passes.rewrite.wraps import SLOT, Sides, join, place_module
+from fxteleport.passes.rewrite.wraps import Sides, join, place_module
 from fxteleport.passes.scale.recipe import Recipe
 
 
@@ -72,9 +73,8 @@ class TeleportedModule(fx.GraphModule):
     def link(self) -> None:
         """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
         for leaf in list(self.modules()):
-            for other in vars(leaf).get("_beside", ()):
-                path = vars(other)["_path"]
-                own = self.get_submodule(path)
+            for other in linked_to(leaf):
+                own = self.get_submodule(path_of(other))
                 other.training = own.training
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
@@ -219,7 +219,6 @@ _ADOPTED = (*_TABLES, *CARRIED, WHOLE)
 TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)
 _NAMED = "wraps_are_named"  # in the metadata of a state dict
 
-_KEPT = ("path", "source", "keep", SLOT, "captured", "teleports")  # of what a node knows
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
 
 
@@ -304,11 +303,8 @@ def _copied_graph(graph: fx.Graph) -> fx.Graph:
     new = fx.Graph()
     names: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph, names))
-    for node in new.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in _KEPT}
     for old, node in names.items():
-        if "teleports" not in node.meta:
-            node.meta.setdefault("captured", old.name)  # a copy may be named anew
+        describe_copy(node, old.name)
     return new
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import CobMap, compress
 from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution
+from fxteleport.passes.graph.node_info import NodeInfo, describe, info, update
 from fxteleport.passes.rewrite.teleported_modules import (
     Operation,
     Rescale,
@@ -24,8 +25,6 @@ from fxteleport.passes.rewrite.teleported_modules import (
     is_trivial,
 )
 from fxteleport.passes.rules.call import Wrap
-
-SLOT = "wrap"  # under this name a node's meta keeps its slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides
     for node, wrap in wraps.items():
         if wrap.part not in keys:
             keys[wrap.part] = solution.keys(counted[wrap.part])
-        dtype = node.args[wrap.position].meta["val"].dtype.to_real()  # type: ignore[union-attr]
+        dtype = info(node.args[wrap.position]).value.dtype.to_real()  # type: ignore[arg-type]
         before = _side(wrap.before, keys[wrap.part], wrap.part, dtype)
         after = before if wrap.before is wrap.after else _side(wrap.after, keys[wrap.part], wrap.part, dtype)
         found[node.name] = Sides(before, after, wrap.position)
@@ -154,7 +153,7 @@ def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device:
 
 def slots_of(*graphs: fx.Graph) -> Iterator[tuple[fx.Node, Slot]]:
     """The nodes that may be wrapped, whether or not they are."""
-    return ((node, node.meta[SLOT]) for graph in graphs for node in graph.nodes if SLOT in node.meta)
+    return ((node, slot) for graph in graphs for node in graph.nodes if (slot := info(node).slot) is not None)
 
 
 def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]) -> None:
@@ -169,11 +168,11 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
     def place(node: fx.Node, suffix: str, kind: type[Teleported], side: Side | None) -> Place | None:
         if side is None:
             return None
-        path = join(str(node.meta.get("path", "")), node.name + suffix)
+        path = join(info(node).path, node.name + suffix)
         return Place(_free_name(root, path, taken), kind, side.shape)
 
     for node in nodes:
-        own = sides.get(node.meta.get("captured", ""))
+        own = sides.get(info(node).captured)
         if own is None or (own.before is None and own.after is None):
             continue
         if own.before is own.after and own.before is not None and _is_plain(root, node):
@@ -181,10 +180,10 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
                 found: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
             else:
                 found = place(node, "", TeleportedActivation, own.before)
-            node.meta[SLOT] = Slot(node.meta["captured"], own.position, found)
+            update(node, slot=Slot(info(node).captured, own.position, found))
         else:
             before, after = (place(node, s, Rescale, x) for s, x in (("_rescale", own.before), ("_restore", own.after)))
-            node.meta[SLOT] = Slot(node.meta["captured"], own.position, None, before, after)
+            update(node, slot=Slot(info(node).captured, own.position, None, before, after))
 
 
 def held(root: nn.Module, place: Place) -> Teleported | None:
@@ -226,11 +225,10 @@ def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Pl
         return
     with graph.inserting_before(node) if at is slot.before else graph.inserting_after(node):
         added = graph.call_module(at.name, (source if at is slot.before else node,))
-    added.meta["path"] = node.meta.get("path", "")
+    describe(added, NodeInfo(path=info(node).path, restores="" if at is slot.before else slot.captured))
     if at is slot.before:
         node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
     else:
-        added.meta["teleports"] = slot.captured
         node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
 
 

@@ -48,13 +48,13 @@ def cob_of(x: Any, rank: int) -> CobMap:
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
-@rule(*named("mul multiply"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("mul"), shape=shape_functions.broadcast, along=folds.elementwise)
 def mul(call: Call, input: Any, other: Any) -> CobMap:
     rank = call.value.ndim
     return product(call, cob_of(input, rank) * cob_of(other, rank))
 
 
-@rule(*named("div divide true_divide truediv"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("div truediv"), shape=shape_functions.broadcast, along=folds.elementwise)
 def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
     if rounding_mode is not None:
         call.decline("the quotient is rounded")
@@ -90,7 +90,7 @@ def spread_and_mean(call: Call, input: Operand, dim: Any = None, *rest: Any, **s
     return [mean, mean]
 
 
-@rule(*named("outer ger"))
+@rule(*named("outer"))
 def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
     """[n] x [m] -> [n, m]."""
     return product(call, input.map.each(lambda s: s[:, None]) * vec2.map.each(lambda s: s[None]))
@@ -181,6 +181,7 @@ def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMa
 
 @rule(
     *named("matmul bmm mm mv dot vdot smm"),
+    torch.linalg.matmul,
     torch.sparse.mm,
     "__matmul__",
     "__rmatmul__",

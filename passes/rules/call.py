@@ -15,8 +15,10 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.uses import Uses
 
 
 class State(Protocol):
@@ -86,9 +88,12 @@ class Unknown:
 
 
 class Operand:
-    """A tensor argument of a call: its meta (or real integer) value and its map."""
+    """A tensor argument of a call: its meta (or real integer) value and its map.
 
-    __slots__ = ("_map", "_state", "name", "seen", "sizes", "value")
+    While a rule is applied, each use of an operand is noted (`use`), for the rule's contract.
+    """
+
+    __slots__ = ("_map", "_state", "_uses", "name", "sizes", "value")
 
     def __init__(
         self,
@@ -100,12 +105,32 @@ class Operand:
     ) -> None:
         self.value, self._map, self.name, self._state = value, cob, name, state
         self.sizes: tuple[Extent, ...] = tuple(value.shape) if sizes is None else sizes
-        self.seen = False  # a rule must look at every operand's map, or it does not know the call
+        self._uses: Uses | None = None
 
     @property
     def map(self) -> CobMap:
-        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
-        self.seen = True
+        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis.
+
+        Who asks for it uses the operand.
+        """
+        self.use()
+        return self._known_map()
+
+    @property
+    def moves(self) -> bool:
+        """True where it may carry a CoB. To ask for this is no use."""
+        return self.is_unbound or bool(self._known_map().factors)
+
+    def use(self) -> None:
+        """Note that the rule takes the operand into account: it asks for the map, decides it, or needs a shape only."""
+        if self._uses is not None:
+            self._uses.note(self)
+
+    def note_uses(self, uses: Uses) -> None:
+        """From here on, note uses there."""
+        self._uses = uses
+
+    def _known_map(self) -> CobMap:
         if self._map is None:
             assert self._state is not None
             self._map = self._state.own_map(self.name)
@@ -212,7 +237,7 @@ class Call:
         if operand is None:
             return
         cob = cob.aligned(operand.rank)
-        operand.seen = True
+        operand.use()
         if operand.is_unbound and fits(cob, operand.shape):
             self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
             return
@@ -222,8 +247,8 @@ class Call:
 
     def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
         """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
-        source = "" if everywhere else quoted(self.node.meta.get("source"))
-        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        source = "" if everywhere else quoted(info(self.node).source)
+        node, path = ("", "") if everywhere else (self.node.name, info(self.node).path)
         self.state.conditions.append(Condition(kind, node, path, source, value))
 
     # -- operations that need another form -------------------------------------------------------------
@@ -250,7 +275,7 @@ class Call:
         """These arguments give a shape or a type, not values: their CoB does not matter."""
         for x in arguments:
             if isinstance(x, Operand):
-                x.seen = True
+                x.use()
 
     @staticmethod
     def decline(why: str) -> NoReturn:

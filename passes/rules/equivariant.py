@@ -20,7 +20,7 @@ from fxteleport.passes.rules.registry import named, rule
 
 @rule(
     *named(
-        "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
+        "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg pos"
         " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
         " resolve_neg lift_fresh long int short bool char byte deg2rad rad2deg to_dense to_sparse to_sparse_coo"
         " to_sparse_csr to_sparse_csc coalesce"

@@ -31,7 +31,7 @@ def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
 
 
 @rule(
-    *named("relu leaky_relu abs absolute abs rrelu"),
+    *named("relu leaky_relu abs rrelu"),
     nn.ReLU, nn.LeakyReLU, nn.RReLU,
     shape=shape_functions.same,
 )  # fmt: skip

@@ -66,7 +66,7 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("add sub rsub"), shape=shape_functions.broadcast, along=folds.elementwise)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
     return joined(call, [input, other])
 

@@ -128,7 +128,7 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
 
 
 @rule(
-    *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
+    *named("permute transpose movedim t adjoint permute_copy transpose_copy t_copy"),
     shape=shape_functions.permuted,
     along=folds.permuted,
 )
@@ -247,7 +247,7 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
     return cob.each(lambda s: compress(call.rerun({input: s.expand(tuple(input.shape))}, guessing=True)))
 
 
-@rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
+@rule(*named("cat"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
@@ -266,7 +266,7 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
 
 
-@rule(*named("stack hstack vstack dstack row_stack column_stack"), shape=shape_functions.stacked)
+@rule(*named("stack hstack vstack dstack column_stack"), shape=shape_functions.stacked)
 def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 

@@ -26,7 +26,7 @@ def odd(call: Call, cob: CobMap) -> CobMap:
 
 
 @rule(
-    *named("tanh erf sin atan arctan asinh arcsinh softsign tanhshrink hardshrink softshrink sgn sign"),
+    *named("tanh erf sin atan asinh softsign tanhshrink hardshrink softshrink sgn sign"),
     nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
     shape=shape_functions.same,
 )  # fmt: skip
@@ -41,7 +41,7 @@ def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float =
     return clipped(call, input, min_val, max_val)
 
 
-@rule(*named("clamp clip"), shape=shape_functions.broadcast)
+@rule(*named("clamp"), shape=shape_functions.broadcast)
 def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
     bounds = [bound for bound in (min, max) if isinstance(bound, Operand)]
     if not bounds:

@@ -210,6 +210,7 @@ def multihead_attention(
     call.require(bias_k, on_axis(k, 2, 3), "it is one more key")
     call.require(bias_v, on_axis(v, 2, 3), "it is one more value")
     out = call.fresh((n,))
+    assert isinstance(call.module, nn.MultiheadAttention)
     path = f"{call.node.target}.out_proj."
     call.require(call.state.tensor(path + "weight"), on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
     if call.state.has_tensor(path + "bias"):

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from fxteleport.explain.groups import Group, Member
+from fxteleport.passes.graph.node_info import info
 from fxteleport.tools.checking.records import verdict
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.inspection.node_facts import NodeFacts, node_facts
@@ -39,7 +40,7 @@ def data(done: Run) -> dict[str, Any]:
         "mixed": MIXED,
         "pinned": PINNED,
         "groups": [_group(g) for g in done.plan.groups],
-        "nodes": [_node(fact, str(node.meta.get("captured", "")), at) for fact, node in nodes],
+        "nodes": [_node(fact, info(node).captured, at) for fact, node in nodes],
     }
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.plan.choices import MODES
 from fxteleport.plan.plan import Plan, plan

@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 import fxteleport as ft
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.capture import capture
+from fxteleport.passes.graph.node_info import info, is_described
 
 
 @pytest.fixture
@@ -170,9 +171,8 @@ def test_the_graph_has_no_assertions(model: nn.Module) -> None:
 def test_nodes_know_their_values_and_paths(image: Tensor) -> None:
     graph = capture(Block().eval(), (image,)).graph
     for node in graph.nodes:
-        assert "val" in node.meta
-        assert "path" in node.meta
-        value = node.meta["val"]
+        assert is_described(node)
+        value = info(node).value
         if isinstance(value, Tensor) and value.is_floating_point():
             assert value.is_meta
 
