@@ -233,8 +233,17 @@ def build(
 ) -> Script:
     """Draw a network of up to `most` steps beside stems and heads, with values of up to `size` elements.
 
-    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken.
+    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken. What is drawn rests
+    on values, and so on torch's random numbers: the same each time.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _built(draw, names, most, size, dtypes, sized)
+
+
+def _built(
+    draw: Draw, names: Sequence[str], most: int, size: int, dtypes: Sequence[torch.dtype], sized: bool
+) -> Script:
 
     def among(options: Sequence[Any]) -> Any:
         return options[draw(len(options))]

@@ -899,7 +899,7 @@ OPERATIONS: dict[str, Operation] = {
     "logsumexp": Operation(
         lambda pick, x: lambda x: x.logsumexp(-1, keepdim=True), lambda x: floats(x) and x.shape[-1] > 1
     ),
-    "local response norm": Operation(lambda pick, x: nn.LocalResponseNorm(2), tokens),
+    "local response norm": Operation(lambda pick, x: nn.LocalResponseNorm(2), tokens, keeps="input"),
     "diagonal": Operation(
         lambda pick, x: lambda x: torch.diagonal(x, 0, -2, -1)[:, None], lambda x: floats(x) and x.ndim > 3
     ),
