@@ -51,7 +51,7 @@ class Memo:
         try:
             what = _settings(target, tensors) if op == "call_module" else target
             key = op, what, _form(args, tensors), _form(kwargs, tensors)
-            if any(map(self.values.has_example, tensors)):
+            if self.values.has_examples and any(map(self.values.has_example, tensors)):
                 raise _Unlike
             known = self._known.get(key)
         except (_Unlike, TypeError):  # a TypeError: something has no hash

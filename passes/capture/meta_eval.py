@@ -83,7 +83,7 @@ class Evaluator:
                 raise WrittenConstant("what depends on an input is written into a tensor made from none")
             if state is not None and not torch.equal(state, torch.get_rng_state()):
                 value = _undrawn(value, tensors, state)
-            if any(map(self.values.has_example, tensors)):
+            if self.values.has_examples and any(map(self.values.has_example, tensors)):
                 self._remember(value, fn, given)
             return value, Trust.KNOWN
         except (DataDependent, WrittenConstant, RecursionError):

@@ -28,6 +28,7 @@ class MetaValues:
     """What is known of the meta tensors of one capture: their examples, and the constants that they stand for."""
 
     def __init__(self) -> None:
+        self.has_examples = False  # of any tensor, so far
         self._examples = WeakIdKeyDictionary()
         self._stand_ins = WeakIdKeyDictionary()  # of real tensors that met meta tensors
 
@@ -37,7 +38,7 @@ class MetaValues:
             return given
         meta = given.detach().to(META)
         if not (given.is_meta or given.is_floating_point() or given.is_complex()):
-            self._examples[meta] = given.detach().cpu()
+            self.remember(meta, given.detach().cpu())
         return meta
 
     def constant(self, tensor: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class MetaValues:
 
     def has_example(self, tensor: Tensor) -> bool:
         """True for a meta tensor that keeps an example of its values."""
-        return bool(self._examples) and tensor in self._examples
+        return self.has_examples and not tensor.dtype.is_floating_point and tensor in self._examples
 
     def is_at_hand(self, x: Any) -> bool:
         """True for what the example inputs give, and nothing else would."""
@@ -61,6 +62,7 @@ class MetaValues:
 
     def remember(self, tensor: Tensor, example: Tensor) -> None:
         """Keep an example of a meta tensor's values."""
+        self.has_examples = True
         self._examples[tensor] = example
 
     def made_up(self, fill: Callable[..., Tensor], x: Any) -> Any:

@@ -97,7 +97,10 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
 
 def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
     """Let the shadows have what the trace is to find in them, and what the model's own `train` sets."""
-    by_path, started = {path_of(shadow): shadow for shadow in shadows}, tracer.modes.started
+    started = tracer.modes.started
+    if not (started.attributes or tracer.settings.found):
+        return
+    by_path = {path_of(shadow): shadow for shadow in shadows}
     for (path, name), value in tracer.settings.found.items():
         vars(by_path[path])[name] = value
     if not started.attributes or started.seen_on is None:

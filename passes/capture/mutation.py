@@ -23,8 +23,8 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     order = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
-        if isinstance(info(node).value, Tensor):
-            for place in _places(node):
+        if isinstance(value := info(node).value, Tensor):
+            for place in _places(node, value):
                 sharing.setdefault(place, []).append(node)
     backs = {writer: _put_back(writer) for writer, _ in mutations}
     puts = set().union(*backs.values())
@@ -44,12 +44,12 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
 _MAYBE_VIEWS = frozenset({"reshape", "reshape_as", "flatten", "ravel", "contiguous", "unflatten"})
 
 
-def _places(node: fx.Node) -> set[int]:
+def _places(node: fx.Node, value: Tensor) -> set[int]:
     """The memory that a node's value lies in, or would with other sizes."""
-    places = set(memory(info(node).value))
-    source = node.args[0] if node.args else None
-    if name_of(node.target) in _MAYBE_VIEWS and isinstance(source, fx.Node) and isinstance(info(source).value, Tensor):
-        places |= _places(source)
+    places = set(memory(value))
+    source = node.args[0] if name_of(node.target) in _MAYBE_VIEWS and node.args else None
+    if isinstance(source, fx.Node) and isinstance(held := info(source).value, Tensor):
+        places |= _places(source, held)
     return places
 
 
@@ -61,7 +61,7 @@ def _kin(places: set[int], sharing: Mapping[int, list[fx.Node]]) -> list[fx.Node
         for node in sharing.get(waiting.pop(), []):
             if node not in found:
                 found[node] = None
-                waiting += _places(node)
+                waiting += _places(node, info(node).value)
     return list(found)
 
 

@@ -100,12 +100,12 @@ class Recorder:
             WrittenConstant: it writes into a constant.
         """
         opened = Opened(args, kwargs)
-        tensors = [(h, value_of(h)._version, _form(value_of(h))) for h in opened.handles if type(h) is TensorProxy]
+        tensors = [(h, x := value_of(h), x._version, _form(x)) for h in opened.handles if type(h) is TensorProxy]
         versions = [t._version for t in opened.constants]
         before = [lent.copy() for _, lent in opened.lent]
         try:
             value, trust = run(opened.args, opened.kwargs)
-            mutated: list[Proxy] = [h for h, version, _ in tensors if value_of(h)._version != version]
+            mutated: list[Proxy] = [h for h, x, version, _ in tensors if x._version != version]
             if versions != [t._version for t in opened.constants] or self._tensors.are_constants(mutated):
                 raise WrittenConstant("it writes into a tensor made from no input")
         except CannotRun as error:
@@ -116,9 +116,9 @@ class Recorder:
             if self._settings.makes_all:  # not one that a function made which can be recorded
                 raise DataDependent(f"{what}: {error}, which the graph does not make") from None
             raise
-        for handle, _, form in tensors if mutated else ():
-            if _form(value_of(handle)) != form:
-                self._builder.reshape_in_place(value_of(handle), form)
+        for _, x, _, form in tensors if mutated else ():
+            if _form(x) != form:
+                self._builder.reshape_in_place(x, form)
         written = [mine for (mine, lent), held in zip(opened.lent, before, strict=True) if changed(lent, held)]
         trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in opened.handles)])
         return Observed(value, trust, mutated, written)

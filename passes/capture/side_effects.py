@@ -38,7 +38,7 @@ class SideEffects:
         names: Container[Any],
         writes: Writes,
         conditions: TraceConditions,
-        stateful: Container[str],
+        stateful: frozenset[str],
     ) -> None:
         self._tensors, self._names, self._writes = tensors, names, writes
         self._conditions, self._stateful = conditions, stateful
@@ -69,7 +69,7 @@ class SideEffects:
         Raises:
             DataDependent: the module has such a buffer, or computes something else in the next run.
         """
-        if path_of(module) in self._stateful:
+        if self._stateful and path_of(module) in self._stateful:
             raise DataDependent(NEXT_RUN_DIFFERS)
         for name, now in reassigned(module).items():
             before = self._tensors.read(name)
@@ -89,8 +89,9 @@ class SideEffects:
         Args:
             read: the attributes that were read.
         """
-        paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows}
-        for table, name, before, now in self._writes.ends():
+        ends = list(self._writes.ends())
+        paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
+        for table, name, before, now in ends:
             path = paths.get(id(table))
             if path is None or name in BOOKKEEPING or type(now) not in PLAIN:
                 continue

@@ -72,11 +72,11 @@ class Shadows:
 
 def reassigned(module: nn.Module) -> dict[str, Any]:
     """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
-    if not is_clone(module):
-        return {}
-    path = path_of(module)
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     held = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
+    if not held or not is_clone(module):
+        return {}
+    path = path_of(module)
     return {f"{path}.{name}" if path else name: x for name, x in held}
 
 

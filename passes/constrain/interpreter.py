@@ -124,7 +124,8 @@ class Interpreter:
             self.maps[node] = self.visit(node)
 
     def visit(self, node: fx.Node) -> Any:
-        value = info(node).value
+        known = info(node)
+        value = known.value
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":
@@ -133,7 +134,7 @@ class Interpreter:
             return None
         if node.op == "get_attr":
             if node.target in self.captured.metas and carries(value):
-                if info(node).is_aliased:
+                if known.is_aliased:
                     self.pin_operand(self.tensor(node.target), Origin(node.name, "the network writes to it"))
                 return _Ref(node.target)
             if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
@@ -157,13 +158,13 @@ class Interpreter:
         if not any(isinstance(x, Tensor) for x in leaves):
             if not operands_in((self.convert(node.args), self.convert(node.kwargs))):
                 return map_like(value)
-            if info(node).has_effect:
+            if known.has_effect:
                 return self.give_up(node, "it may write to its inputs")
             if not all(isinstance(x, _PLAIN) for x in leaves):  # an object may hide tensors
                 return self.give_up(node, f"it returns a {type(value).__name__}")
             return map_like(value)
         found = self.apply(node, value)
-        if info(node).is_aliased:
+        if known.is_aliased:
             for leaf in maps_in(found):
                 self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
         return found

@@ -58,7 +58,8 @@ class Sizing:
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
-        value = info(node).value
+        known = info(node)
+        value = known.value
         if node.op == "placeholder":
             return self.opened(value)
         if node.op == "get_attr":
@@ -76,14 +77,14 @@ class Sizing:
         if node.target is torch.Size and isinstance(first, list):
             return first
         leaves = _leaves((args, kwargs))
-        rests = bool(info(node).trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        rests = bool(known.trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         rests = rests or any(isinstance(x, Repeated) for x in args)
         if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
             held = next(x for x in args if isinstance(x, (list, tuple)))
             return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
-        plain = type(value) in (int, float) and not kwargs and not info(node).trust
+        plain = type(value) in (int, float) and not kwargs and not known.trust
         if plain and all(type(x) in (int, float, Size) for x in args):
             return self.sizes.apply(call_of(node.op, node.target), args, value)
         return self.opened(value) if rests else value

@@ -113,7 +113,8 @@ def is_clone(module: nn.Module) -> bool:
 
 def path_of(module: nn.Module) -> str:
     """The dotted name, in the model, of the module that a clone was made of."""
-    return str(module.__dict__[PATH])
+    path: str = module.__dict__[PATH]
+    return path
 
 
 def linked_to(module: nn.Module) -> list[nn.Module]:

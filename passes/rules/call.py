@@ -113,13 +113,14 @@ class Operand:
 
         Who asks for it uses the operand.
         """
-        self.use()
-        return self._known_map()
+        if self._uses is not None:
+            self._uses.note(self)
+        return self._own_map() if self._map is None else self._map
 
     @property
     def moves(self) -> bool:
         """True where it may carry a CoB. To ask for this is no use."""
-        return self.is_unbound or bool(self._known_map().factors)
+        return self.is_unbound or bool((self._own_map() if self._map is None else self._map).factors)
 
     def use(self) -> None:
         """Note that the rule takes the operand into account: it asks for the map, decides it, or needs a shape only."""
@@ -130,10 +131,9 @@ class Operand:
         """From here on, note uses there."""
         self._uses = uses
 
-    def _known_map(self) -> CobMap:
-        if self._map is None:
-            assert self._state is not None
-            self._map = self._state.own_map(self.name)
+    def _own_map(self) -> CobMap:
+        assert self._state is not None
+        self._map = self._state.own_map(self.name)
         return self._map
 
     @property

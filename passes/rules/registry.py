@@ -60,7 +60,7 @@ class Rule:
         for operand in operands:
             operand.note_uses(uses)
         result = self.fn(call, *positional, **named)
-        if any(operand.moves and operand not in uses for operand in operands):
+        if any(operand not in uses and operand.moves for operand in operands):
             raise Decline("its rule does not look at one of its tensors")
         return result
 
