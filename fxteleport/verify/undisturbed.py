@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.modes import evaluate
 from fxteleport.plan.teleportation import teleportation_of
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -53,7 +54,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
     try:
-        module.eval()
+        evaluate(module)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
