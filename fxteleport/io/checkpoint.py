@@ -23,7 +23,7 @@ from fxteleport.io.description import FORMAT, Description, installed_versions, v
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
-from fxteleport.passes.graph.modes import evaluate
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.analysis import Analysis

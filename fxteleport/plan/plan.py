@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,24 +26,32 @@ from fxteleport.passes.constrain.interpreter import Opaque, constrain
 from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.exported import is_program
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.planned_model import planned_model
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
 
 
 def plan(
-    model: nn.Module, *example_inputs: Any, mode: str = "full", norm_stats: str = "fixed", **keyword_inputs: Any
+    model: nn.Module | ExportedProgram,
+    *example_inputs: Any,
+    mode: str = "full",
+    norm_stats: str = "fixed",
+    **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
 
     Args:
-        model: any `nn.Module`.
-        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta.
+        model: any `nn.Module`, or an exported program (`torch.export`): then `plan.rewrite` gives a program again.
+        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta. A program has its own.
         mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
@@ -60,6 +68,15 @@ def plan(
         raise InputError(f"unknown norm_stats '{norm_stats}': choose one of {', '.join(NORM_STATS)}")
     if mode == "weights" and norm_stats == "wrapped":
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
+    if is_program(model):
+        from fxteleport.plan import programs
+
+        if not (example_inputs or keyword_inputs):
+            example_inputs, keyword_inputs = programs.inputs_of(model)
+        make: Any = functools.partial(programs.ProgramPlan, program=model)
+        model = programs.module_of(model)
+    else:
+        make = Plan
     seconds = {}
     ambient = torch.get_default_device().type
     with _without_garbage_collection():
@@ -74,7 +91,7 @@ def plan(
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return Plan(captured, constrained, solution, mode, norm_stats, planned, seconds)
+        return make(captured, constrained, solution, mode, norm_stats, planned, seconds)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

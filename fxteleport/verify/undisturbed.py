@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
-from fxteleport.passes.graph.modes import evaluate
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.plan.teleportation import teleportation_of
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxteleport.passes.capture import training_mode
+from fxteleport.passes.capture.exported_modules import without_checks
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.graph.settings import note_reads
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.Module:
     """The clone of a module that records what its forward does."""
-    return clone(
+    made = clone(
         module,
         lambda name, _: _Lazy(tracer, name),
         path,
@@ -29,6 +30,8 @@ def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.M
         table=functools.partial(Table, tracer),
         training=training,
     )
+    without_checks(made)
+    return made
 
 
 def path_of(module: nn.Module) -> str:

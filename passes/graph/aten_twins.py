@@ -64,7 +64,7 @@ def convolution(
     input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any,
     groups: int, *flags: Any,
 ) -> Any:  # fmt: skip
-    axes = weight.ndim - 3
+    axes = max(map(len, (stride, padding, dilation))) - 1
     if transposed:
         return _TRANSPOSED[axes](input, weight, bias, stride, padding, output_padding, groups, dilation)
     return _CONVOLUTIONS[axes](input, weight, bias, stride, padding, dilation, groups)
@@ -289,7 +289,7 @@ def unsafe_view(input: Any, size: Any, *stride: Any) -> Any:
 
 @twin("slice")
 def slice_(input: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    return input[_along(input, dim, slice(start or None, None if _is_end(end) else end, step))]
+    return input[_along(dim, slice(start if type(start) is not int or start else None, None if _is_end(end) else end, step))]
 
 
 @twin("slice_scatter")
@@ -301,8 +301,10 @@ def _is_end(end: Any) -> bool:
     return type(end) is int and end >= _END
 
 
-def _along(input: Any, dim: int, item: Any) -> tuple[Any, ...]:
-    return (*[slice(None)] * (dim % input.ndim), item)
+def _along(dim: int, item: Any) -> tuple[Any, ...]:
+    """What indexes one axis, counted from the first or the last, whatever the rank."""
+    whole = slice(None)
+    return (*[whole] * dim, item) if dim >= 0 else (..., item, *[whole] * (-dim - 1))
 
 
 @twin("index", "_unsafe_index")

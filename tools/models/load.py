@@ -23,7 +23,7 @@ from fxteleport.models.meta_init import without_weights
 from fxteleport.models.randomize import randomize
 from fxteleport.passes.capture.capture import reject_unsupported
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
-from fxteleport.passes.graph.modes import evaluate
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.tools.models import images
 from fxteleport.tools.models.factory import from_factory
 
