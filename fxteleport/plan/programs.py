@@ -70,6 +70,7 @@ def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
         ModelError: torch.export does not take it.
     """
     args, kwargs = inputs_of(program)
+    plain = _as_code(network)
     given, symbols = pytree.tree_leaves((args, kwargs)), _user_inputs(program)
     for named in (True, False):  # symbols that the network relates in another way than the program have no names
         sizes = ShapesCollection()
@@ -79,8 +80,8 @@ def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                shapes = sizes.dynamic_shapes(network, args, kwargs)
-                made = torch.export.export(network, args, kwargs, dynamic_shapes=shapes)
+                shapes = sizes.dynamic_shapes(plain, args, kwargs)
+                made = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
                 return made.run_decompositions() if _is_decomposed(program) else made
         except Exception as error:
             if not named:
@@ -90,6 +91,21 @@ def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
                     " instead of the program, which gives a module"
                 ) from error
     raise AssertionError
+
+
+def _as_code(network: nn.Module) -> nn.Module:
+    """A network as a module that is no graph: torch.export runs graphs in an interpreter, which gives other containers.
+
+    It holds the network's own parameters, buffers and modules, under their names.
+    """
+    made = nn.Module()
+    made.__dict__.update({name: vars(network)[name] for name in _TABLES})
+    made.training = network.training
+    made.forward = network.forward
+    return made
+
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def _user_inputs(program: ExportedProgram) -> list[Any]:
