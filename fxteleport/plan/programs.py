@@ -148,7 +148,7 @@ def _dim(program: ExportedProgram, expr: Any) -> Any:
 
 
 def _bound(value: Any) -> int | None:
-    return int(value) if value.is_finite and int(value) < 2**62 else None
+    return int(value) if value.is_Integer else None  # infinity is none
 
 
 def _is_decomposed(program: ExportedProgram) -> bool:
