@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -180,6 +181,7 @@ class Recorder(Lowering):
         """Append the node of an evaluated call; handles of mutated arguments move on to it."""
         if _autocast() != self._autocast:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
+        value = value.item() if isinstance(value, np.generic) else value
         lowered, keywords = self.lower(args), self.lower(kwargs)
         node = self.graph.create_node(op, target)
         node.args = lowered  # handed to it, fx would look through them for symbolic sizes, at twice the time
