@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from fxteleport.passes.capture.meta_eval import CannotRun
 from fxteleport.passes.graph.aten import is_aten, positional, twin_of
 from fxteleport.passes.graph.aten_twins import Beside
 
@@ -20,13 +21,16 @@ def call(tracer: Tracer, operator: Any, args: tuple[Any, ...], kwargs: dict[str,
     twin = twin_of(operator) if is_aten(operator) else None
     if twin is None:
         return itself()
-    args, kwargs = positional(args, kwargs)
-    if twin.op == "call_method":
-        return tracer.record("call_method", twin.target, args, kwargs)
-    if twin.op == "call_function":
-        return tracer.call_function(twin.target, args, kwargs)
-    with run_by(tracer):  # while the call of the operator is recorded, nothing else is
-        out = twin.target(*args, **kwargs)
+    try:
+        args, kwargs = positional(args, kwargs)
+        if twin.op == "call_method":
+            return tracer.record("call_method", twin.target, args, kwargs)
+        if twin.op == "call_function":
+            return tracer.call_function(twin.target, args, kwargs)
+        with run_by(tracer):  # while the call of the operator is recorded, nothing else is
+            out = twin.target(*args, **kwargs)
+    except (CannotRun, TypeError, IndexError):  # a form of the call that the twin does not take, or no call at all
+        return itself()
     if isinstance(out, Beside):
-        out.others = itself
+        out.others = out.others or itself
     return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
+_TORCH_NAMES = {"self": "input"}  # arguments that torch's functions name otherwise
 _NAMESPACES = ("aten", "prims")
 # How the functions of torch's submodules are called in ATen.
 _PREFIXES = (("linalg_", torch.linalg), ("fft_", torch.fft), ("special_", torch.special))
@@ -70,10 +72,14 @@ def _derived(name: str, arguments: tuple[str, ...]) -> Twin | None:
     for prefix, space in _PREFIXES:
         if name.startswith(prefix) and callable(fn := getattr(space, name.removeprefix(prefix), None)):
             return Twin("call_function", fn)
+    if "reduction" in arguments and callable(fn := getattr(F, name, getattr(F, name.removesuffix("_loss"), None))):
+        return Twin("compose", functools.partial(_loss, fn, arguments))
     if callable(fn := getattr(torch, name, None)) and not isinstance(fn, type):
-        return Twin("call_function", fn)
-    if hasattr(Tensor, name):
+        return Twin("compose", functools.partial(_each, fn)) if _takes_each(fn) else Twin("call_function", fn)
+    if callable(getattr(Tensor, name, None)):
         return Twin("call_method", name)
+    if hasattr(Tensor, name):
+        return Twin("compose", operator.attrgetter(name))
     if callable(fn := getattr(F, name, None)) and _takes(fn, arguments):
         return Twin("call_function", fn)
     if name.endswith("_") and callable(fn := getattr(F, name[:-1], None)) and _takes(fn, (*arguments, "inplace")):
@@ -83,12 +89,31 @@ def _derived(name: str, arguments: tuple[str, ...]) -> Twin | None:
     return None
 
 
+def _takes_each(fn: Callable[..., Any]) -> bool:
+    """True for a function of Python's that takes tensors one by one, where the operator takes a list of them."""
+    return not inspect.isbuiltin(fn) and next(iter(inspect.signature(fn).parameters.values())).kind is _EACH
+
+
+def _each(fn: Callable[..., Any], tensors: Any, **settings: Any) -> Any:
+    return fn(*tensors, **settings)
+
+
+_EACH = inspect.Parameter.VAR_POSITIONAL
+
+
+def _loss(fn: Callable[..., Any], arguments: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+    """A loss: torch's functions take the reduction by its name."""
+    given = dict(zip(arguments, args, strict=False)) | kwargs
+    reduction = ("none", "mean", "sum")[given.pop("reduction", 1)]
+    return fn(**{_TORCH_NAMES.get(name, name): value for name, value in given.items()}, reduction=reduction)
+
+
 def _takes(fn: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
     """True for a function that takes these arguments in this order: one of torch's C code, or one whose names agree."""
     if inspect.isbuiltin(fn):
         return True
     names = list(inspect.signature(fn).parameters)
-    return names[: len(arguments)] == [{"self": "input"}.get(name, name) for name in arguments]
+    return names[: len(arguments)] == [_TORCH_NAMES.get(name, name) for name in arguments]
 
 
 def positional(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

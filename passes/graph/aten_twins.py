@@ -22,18 +22,19 @@ class Beside:
 
     Attributes:
         first: the value.
-        others: gives the others; set where the operator is called.
+        others: gives all of them; where the twin does not say how, the operator itself.
     """
 
-    def __init__(self, first: Any) -> None:
-        self.first = first
-        self.others: Callable[[], Any] = tuple
+    def __init__(self, first: Any, others: Callable[[], Any] | None = None) -> None:
+        self.first, self.others = first, others
         self._others: Any = None
 
     def __getitem__(self, index: int) -> Any:
         if index == 0:
             return self.first
-        self._others = self.others() if self._others is None else self._others
+        if self._others is None:
+            assert self.others is not None
+            self._others = self.others()
         return self._others[index]
 
     def __iter__(self) -> Iterator[Any]:
@@ -195,6 +196,11 @@ def attention_written_out(
     )
 
 
+@twin("einsum")
+def einsum(equation: str, tensors: Sequence[Any], *, path: Any = None) -> Any:
+    return torch.einsum(equation, *tensors)
+
+
 # -- pointwise ----------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +272,8 @@ def to_copy(
 
 @twin("to")
 def to(input: Any, *given: Any, layout: Any = None, pin_memory: Any = None, **settings: Any) -> Any:
+    if given and isinstance(given[-1], torch.memory_format):
+        given, settings = given[:-1], settings | {"memory_format": given[-1]}
     return input.to(*given, **settings)
 
 
@@ -376,14 +384,16 @@ def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
 def max_pool2d_with_indices(
     input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Beside:
-    return Beside(F.max_pool2d(input, kernel_size, stride or None, padding, dilation, ceil_mode))
+    given = input, kernel_size, stride or None, padding, dilation, ceil_mode
+    return Beside(F.max_pool2d(*given), lambda: F.max_pool2d_with_indices(*given))
 
 
 @twin("max_pool3d_with_indices")
 def max_pool3d_with_indices(
     input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Beside:
-    return Beside(F.max_pool3d(input, kernel_size, stride or None, padding, dilation, ceil_mode))
+    given = input, kernel_size, stride or None, padding, dilation, ceil_mode
+    return Beside(F.max_pool3d(*given), lambda: F.max_pool3d_with_indices(*given))
 
 
 _INTERPOLATIONS, _PADDINGS = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")

@@ -16,8 +16,13 @@ M = TypeVar("M", bound=nn.Module)
 
 def evaluate(module: M) -> M:
     """Put a module into eval mode and return it. An exported one has no modes, and is left as it is."""
+    return in_mode(module, training=False)
+
+
+def in_mode(module: M, training: bool) -> M:
+    """Put a module into a mode and return it, but an exported one."""
     with contextlib.suppress(NotImplementedError):  # what its `train` and `eval` raise
-        module.eval()
+        module.train(training)
     return module
 
 
