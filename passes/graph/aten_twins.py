@@ -1,8 +1,8 @@
 """The twins of ATen operators whose name or arguments differ from those of torch's functions.
 
-Each takes the arguments of the schema, under its names, and says the same in torch's functions. An operator that gives
-what only its derivative reads beside its value (`native_layer_norm`: the mean) gives the value alone: whoever asks for
-the rest gets the operator itself (`Beside`).
+Each takes the arguments of the schema, under its names, and says the same in torch's functions: those that run the same
+kernel, so that no bit differs. An operator that gives what is rarely read beside its value (`native_dropout`: the mask)
+gives the value alone: whoever asks for the rest gets the operator itself (`Beside`).
 """
 
 from __future__ import annotations
@@ -104,35 +104,12 @@ def batch_norm(
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-@twin("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm")
-def native_batch_norm(input: Any, weight: Any, bias: Any, *rest: Any) -> Beside:
-    *running, training, momentum, eps = rest if len(rest) > 3 else (None, None, *rest)
-    return Beside(F.batch_norm(input, *running, weight, bias, training, momentum, eps))
-
-
-@twin("_native_batch_norm_legit_no_training", "_batch_norm_no_update")
-def batch_norm_in_eval_mode(
-    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
-) -> Beside:
-    return Beside(F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps))
-
-
-@twin("native_layer_norm")
-def native_layer_norm(input: Any, normalized_shape: Any, weight: Any, bias: Any, eps: float) -> Beside:
-    return Beside(F.layer_norm(input, normalized_shape, weight, bias, eps))
-
-
 @twin("layer_norm")
 def layer_norm(
     input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:  # fmt: skip
     return F.layer_norm(input, normalized_shape, weight, bias, eps)
-
-
-@twin("_fused_rms_norm")
-def fused_rms_norm(input: Any, normalized_shape: Any, weight: Any, eps: float | None) -> Beside:
-    return Beside(F.rms_norm(input, normalized_shape, weight, eps))
 
 
 @twin("group_norm")
@@ -142,58 +119,12 @@ def group_norm(
     return F.group_norm(input, num_groups, weight, bias, eps)
 
 
-@twin("native_group_norm")
-def native_group_norm(
-    input: Any, weight: Any, bias: Any, N: Any, C: Any, HxW: Any, group: int, eps: float  # noqa: N803
-) -> Beside:  # fmt: skip
-    return Beside(F.group_norm(input, group, weight, bias, eps))
-
-
 @twin("instance_norm")
 def instance_norm(
     input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, use_input_stats: bool, momentum: float,
     eps: float, cudnn_enabled: bool = True,
 ) -> Any:  # fmt: skip
     return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-
-
-# -- attention ----------------------------------------------------------------------------------------------------------
-
-
-@twin("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu")
-def flash_attention(
-    query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, return_debug_mask: bool = False,
-    *, attn_mask: Any = None, scale: float | None = None,
-) -> Beside:  # fmt: skip
-    return Beside(F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale))
-
-
-@twin("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
-def efficient_attention(
-    query: Any, key: Any, value: Any, attn_bias: Any, compute_log_sumexp: bool, dropout_p: float = 0.0,
-    is_causal: bool = False, return_debug_mask: bool = False, *, scale: float | None = None,
-) -> Beside:  # fmt: skip
-    return Beside(F.scaled_dot_product_attention(query, key, value, attn_bias, dropout_p, is_causal, scale=scale))
-
-
-@twin("_scaled_dot_product_fused_attention_overrideable")
-def fused_attention(
-    query: Any, key: Any, value: Any, attn_bias: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-    return_debug_mask: bool = False, *, scale: float | None = None,
-) -> Beside:  # fmt: skip
-    return Beside(F.scaled_dot_product_attention(query, key, value, attn_bias, dropout_p, is_causal, scale=scale))
-
-
-@twin("_scaled_dot_product_attention_math")
-def attention_written_out(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-    dropout_mask: Any = None, *, scale: float | None = None, enable_gqa: bool = False,
-) -> Beside:  # fmt: skip
-    return Beside(
-        F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-    )
 
 
 @twin("einsum")
@@ -368,16 +299,6 @@ def col2im(input: Any, output_size: Any, kernel_size: Any, dilation: Any, paddin
 
 
 # -- pooling and sampling -----------------------------------------------------------------------------------------------
-
-
-@twin("_adaptive_avg_pool2d")
-def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
-    return F.adaptive_avg_pool2d(input, output_size)
-
-
-@twin("_adaptive_avg_pool3d")
-def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
-    return F.adaptive_avg_pool3d(input, output_size)
 
 
 @twin("max_pool2d_with_indices")

@@ -127,7 +127,7 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "reflect": (lambda m, x: aten.reflection_pad2d.default(x, [1] * 4), lambda m, x: F.pad(x, (1,) * 4, "reflect")),
     "max_pool": (lambda m, x: aten.max_pool2d_with_indices.default(x, [2, 2]), lambda m, x: F.max_pool2d(x, 2)),
     "avg_pool": (lambda m, x: aten.avg_pool2d.default(x, [2, 2]), lambda m, x: F.avg_pool2d(x, 2)),
-    "adaptive": (lambda m, x: aten._adaptive_avg_pool2d.default(x, [1, 1]), lambda m, x: F.adaptive_avg_pool2d(x, 1)),
+    "adaptive": (lambda m, x: aten._adaptive_avg_pool2d.default(x, [2, 2]), lambda m, x: F.adaptive_avg_pool2d(x, 2)),
     "upsample": (
         lambda m, x: aten.upsample_bilinear2d.vec(x, None, False, [2.0, 2.0]),
         lambda m, x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
@@ -141,8 +141,8 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda m, x: F.linear(rows(x).flatten(0, 1), m.kernel[:, :, 0, 0], m.bias).view(x.shape[0], -1),
     ),
     "flash attention": (
-        lambda m, x: aten._scaled_dot_product_flash_attention_for_cpu.default(*(rows(x)[:, None],) * 3)[0],
-        lambda m, x: F.scaled_dot_product_attention(*(rows(x)[:, None],) * 3),
+        lambda m, x: aten._scaled_dot_product_flash_attention_for_cpu.default(*(rows(x)[:, None].contiguous(),) * 3)[0],
+        lambda m, x: F.scaled_dot_product_attention(*(rows(x)[:, None].contiguous(),) * 3),
     ),
     "embedding": (
         lambda m, x: x.mean((2, 3)) * aten.embedding.default(m.kernel[:, :, 0, 0], torch.zeros((), dtype=torch.long)),
@@ -171,18 +171,27 @@ def test_an_overload_is_as_free_as_its_function(name: str, mode: str, assert_exa
     assert [c.kind for c in plan.conditions] == [c.kind for c in expected.conditions]
 
 
-def test_results_that_only_a_derivative_reads_come_from_the_operator_itself(assert_exact: Callable[..., ft.Plan]) -> None:
-    class Normed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(1, 3)
+class Several(nn.Module):
+    """All results of an operator that gives several."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            out, mean, rstd = aten.native_layer_norm.default(self.a(x), [6], None, None, 1e-5)
-            return self.b(out) + self.c(mean) * rstd
+    def __init__(self, operation: Callable[..., Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.operation = nn.Linear(4, 6), nn.Linear(6, 3), operation
 
-    plan = assert_exact(Normed(), torch.randn(2, 4), at_least=0)
-    assert [o.node for o in plan.opaque]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        out, *others = self.operation(self.a(x))
+        return [self.b(out), *others]
+
+
+def test_what_a_derivative_reads_of_a_norm_has_the_cob_1(assert_exact: Callable[..., ft.Plan]) -> None:
+    norm = Several(lambda x: aten.native_layer_norm.default(x, [6], None, None, 1e-5))
+    plan = assert_exact(norm, torch.randn(2, 4), at_least=6)
+    assert not plan.opaque
+
+
+def test_other_results_than_a_twin_gives_are_those_of_the_operator(assert_exact: Callable[..., ft.Plan]) -> None:
+    plan = assert_exact(Several(lambda x: aten.log_sigmoid_forward.default(x)), torch.randn(2, 4), at_least=0)
+    assert [o.node for o in plan.opaque] == ["log_sigmoid_forward_default"]
 
 
 def test_a_form_of_a_call_that_a_twin_does_not_take_is_the_operator_itself(assert_exact: Callable[..., ft.Plan]) -> None:
@@ -192,7 +201,7 @@ def test_a_form_of_a_call_that_a_twin_does_not_take_is_the_operator_itself(asser
             self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(aten.masked_scatter.default(self.a(x), x[:, :1] > 0, x))
+            return self.b(aten.masked_scatter.default(self.a(x), x[:, :1] > 0, x.repeat(2, 2)))
 
     plan = assert_exact(Bad(), torch.randn(2, 4), at_least=0)
     assert plan.opaque
