@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -36,6 +36,7 @@ from fxteleport.plan.planned_model import planned_model
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+P = TypeVar("P", bound="Plan")
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
 
@@ -69,20 +70,22 @@ def plan(
     if mode == "weights" and norm_stats == "wrapped":
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
     if is_program(model):
-        from fxteleport.plan import programs
+        from fxteleport.plan.programs import plan_program
 
-        if not (example_inputs or keyword_inputs):
-            example_inputs, keyword_inputs = programs.inputs_of(model)
-        make: Any = functools.partial(programs.ProgramPlan, program=model)
-        model = programs.module_of(model)
-    else:
-        make = Plan
+        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs)
+    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs)
+
+
+def made(
+    kind: Callable[..., P], model: Any, mode: str, norm_stats: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> P:
+    """Run the passes on a module, and make a plan of this kind of what they find."""
     seconds = {}
     ambient = torch.get_default_device().type
     with _without_garbage_collection():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-            captured = insist_on_ranks(capture(model, example_inputs, keyword_inputs))
+            captured = insist_on_ranks(capture(model, args, kwargs))
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
             constrained = constrain(captured, mode, norm_stats)
@@ -91,7 +94,7 @@ def plan(
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return make(captured, constrained, solution, mode, norm_stats, planned, seconds)  # type: ignore[no-any-return]
+        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds)
 
 
 @contextlib.contextmanager
@@ -128,10 +131,10 @@ def teleport(
     Raises:
         ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
     """
-    made = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
     if strict:
-        made.require_none()
-    return made.rewrite(made.sample(cob_range, landscape, exact, seed))
+        found.require_none()
+    return found.rewrite(found.sample(cob_range, landscape, exact, seed))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""Exported programs (`torch.export.ExportedProgram`): one is planned as its module, and rewriting gives a program again.
+"""Exported programs (`torch.export.ExportedProgram`): planned as modules; rewriting one gives a program again.
 
 A program brings its own example inputs, and says which of their sizes are symbols: the teleported one has the same
 signature, parameters, buffers, symbols and ranges, and the same dialect (core ATen, if the program was decomposed).
@@ -6,7 +6,9 @@ signature, parameters, buffers, symbols and ranges, and the same dialect (core A
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ from fxteleport.passes.errors import ModelError
 from fxteleport.passes.rewrite.rewrite import TELEPORTATION
 from fxteleport.plan import emission, in_place
 from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.plan import Plan
+from fxteleport.plan.plan import Plan, made
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,16 +38,26 @@ class ProgramPlan(Plan):
             ModelError: the program is on the meta device, is not what was planned any more, or cannot be exported anew.
         """
         network = emission.rewrite(self, cob)
-        made = exported(self.program, network)
-        made.graph_module.meta[TELEPORTATION] = network.meta[TELEPORTATION]
-        return made
+        program = exported(self.program, network)
+        program.graph_module.meta[TELEPORTATION] = network.meta[TELEPORTATION]
+        return program
 
     def apply_(  # type: ignore[override]
         self, cob: ChangeOfBasis, model: ExportedProgram | None = None, strict: bool = False
     ) -> ExportedProgram:
-        """Scale the parameters of the planned program (or of a copy of it) in place and return it: see `Plan.apply_`."""
+        """Scale the parameters of the planned program (or of a copy of it) in place; returns it. See `Plan.apply_`."""
         in_place.apply_(self, cob, None if model is None else module_of(model), strict)
         return self.program if model is None else model
+
+
+def plan_program(
+    program: ExportedProgram, mode: str, norm_stats: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ProgramPlan:
+    """Plan a program, on its own inputs unless others are given."""
+    if not (args or kwargs):
+        args, kwargs = inputs_of(program)
+    kind = functools.partial(ProgramPlan, program=program)
+    return made(kind, module_of(program), mode, norm_stats, args, kwargs)
 
 
 def module_of(program: ExportedProgram) -> nn.Module:
@@ -54,7 +66,7 @@ def module_of(program: ExportedProgram) -> nn.Module:
 
 
 def inputs_of(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs that a program was exported with; where it does not keep them, the like of them on the meta device."""
+    """The inputs that a program was exported with; where it does not keep them, zeros like them."""
     if program.example_inputs is not None:
         args, kwargs = program.example_inputs
         return tuple(args), dict(kwargs)
@@ -81,8 +93,8 @@ def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 shapes = sizes.dynamic_shapes(plain, args, kwargs)
-                made = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
-                return made.run_decompositions() if _is_decomposed(program) else made
+                anew = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
+                return anew.run_decompositions() if _is_decomposed(program) else anew
         except Exception as error:
             if not named:
                 raise ModelError(
@@ -98,11 +110,11 @@ def _as_code(network: nn.Module) -> nn.Module:
 
     It holds the network's own parameters, buffers and modules, under their names.
     """
-    made = nn.Module()
-    made.__dict__.update({name: vars(network)[name] for name in _TABLES})
-    made.training = network.training
-    made.forward = network.forward
-    return made
+    code = nn.Module()
+    code.__dict__.update({name: vars(network)[name] for name in _TABLES})
+    code.training = network.training
+    code.forward = network.forward
+    return code
 
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -111,13 +123,15 @@ _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 def _user_inputs(program: ExportedProgram) -> list[Any]:
     """What a program knows of its inputs, in their order: fake tensors, symbolic numbers, plain values."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    specs = [s for s in program.graph_signature.input_specs if s.kind is torch.export.graph_signature.InputKind.USER_INPUT]
+    specs = [
+        s for s in program.graph_signature.input_specs if s.kind is torch.export.graph_signature.InputKind.USER_INPUT
+    ]
     return [values.get(s.arg.name, getattr(s.arg, "value", None)) for s in specs]
 
 
 def _like(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return torch.empty([_hint(n) for n in value.shape], dtype=value.dtype, device="meta")
+        return torch.zeros([_hint(n) for n in value.shape], dtype=value.dtype, device=value.device)
     return _hint(value)
 
 
@@ -129,7 +143,8 @@ def _free_sizes(program: ExportedProgram, value: Any, named: bool) -> dict[int, 
     """The axes of an input whose sizes are symbols, each as what `torch.export` takes for it."""
     if not isinstance(value, torch.Tensor):
         return {}
-    symbolic = {axis: n.node.expr for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)}
+    sizes: Sequence[Any] = value.shape
+    symbolic = {axis: n.node.expr for axis, n in enumerate(sizes) if isinstance(n, torch.SymInt)}
     return {axis: _dim(program, expr) if named else Dim.DYNAMIC for axis, expr in symbolic.items() if expr.free_symbols}
 
 

@@ -46,19 +46,17 @@ def verify(
     Raises:
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
     """
-    if is_program(model):
-        if not (inputs or keyword_inputs):
-            inputs, keyword_inputs = inputs_of(model)
-        model = module_of(model)
-    if is_program(gm):
-        gm = module_of(gm)
+    if is_program(model) and not (inputs or keyword_inputs):
+        inputs, keyword_inputs = inputs_of(model)
+    original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]
+    network: nn.Module = module_of(gm) if is_program(gm) else gm  # type: ignore[assignment]
     if not inputs and not keyword_inputs:
         raise InputError("verify needs the inputs to compare the two networks on")
     start = time.perf_counter()
-    draws = Draws(gm)
-    writes = may_write_weights(gm)
-    with undisturbed(model, gm, weights=writes), evaluating(model), evaluating(gm), draws.kept():
-        return _report(Pair(model, gm, inputs, keyword_inputs, draws, writes), start)
+    draws = Draws(network)
+    writes = may_write_weights(network)
+    with undisturbed(original, network, weights=writes), evaluating(original), evaluating(network), draws.kept():
+        return _report(Pair(original, network, inputs, keyword_inputs, draws, writes), start)
 
 
 def _report(pair: Pair, start: float) -> EquivalenceReport:

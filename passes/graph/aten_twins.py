@@ -54,7 +54,7 @@ def twin(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-# -- weighted -----------------------------------------------------------------------------------------------------------
+# -- weighted ----------------------------------------------------------------------------------------------------------
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -93,7 +93,7 @@ def embedding_bag(
     )  # fmt: skip
 
 
-# -- norms --------------------------------------------------------------------------------------------------------------
+# -- norms -------------------------------------------------------------------------------------------------------------
 
 
 @twin("batch_norm")
@@ -132,7 +132,7 @@ def einsum(equation: str, tensors: Sequence[Any], *, path: Any = None) -> Any:
     return torch.einsum(equation, *tensors)
 
 
-# -- pointwise ----------------------------------------------------------------------------------------------------------
+# -- pointwise ---------------------------------------------------------------------------------------------------------
 
 
 @twin("_softmax")
@@ -185,7 +185,7 @@ def alpha_dropout(input: Any, p: float, train: bool) -> Any:
     return F.alpha_dropout(input, p, train)
 
 
-# -- casts and copies ---------------------------------------------------------------------------------------------------
+# -- casts and copies --------------------------------------------------------------------------------------------------
 
 
 @twin("alias", "_reshape_copy_alias")
@@ -218,7 +218,7 @@ def convert_element_type(a: Any, dtype: Any) -> Any:
     return a.to(dtype)
 
 
-# -- movement -----------------------------------------------------------------------------------------------------------
+# -- movement ----------------------------------------------------------------------------------------------------------
 
 
 @twin("_unsafe_view", "_reshape_alias")
@@ -228,7 +228,9 @@ def unsafe_view(input: Any, size: Any, *stride: Any) -> Any:
 
 @twin("slice")
 def slice_(input: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    return input[_along(dim, slice(start if type(start) is not int or start else None, None if _is_end(end) else end, step))]
+    return input[
+        _along(dim, slice(start if type(start) is not int or start else None, None if _is_end(end) else end, step))
+    ]
 
 
 @twin("slice_scatter")
@@ -254,7 +256,7 @@ def index(input: Any, indices: Sequence[Any]) -> Any:
 @twin("index_put", "_unsafe_index_put")
 def index_put(input: Any, indices: Sequence[Any], values: Any, accumulate: bool = False, *unsafe: Any) -> Any:
     if accumulate:
-        return torch.index_put(input, indices, values, accumulate)
+        return torch.index_put(input, tuple(indices), values, accumulate)
     copied = input.clone()
     copied[_items(indices)] = values
     return copied
@@ -298,7 +300,7 @@ def col2im(input: Any, output_size: Any, kernel_size: Any, dilation: Any, paddin
     return F.fold(input, output_size, kernel_size, dilation, padding, stride)
 
 
-# -- pooling and sampling -----------------------------------------------------------------------------------------------
+# -- pooling and sampling ----------------------------------------------------------------------------------------------
 
 
 @twin("max_pool2d_with_indices")
@@ -321,13 +323,11 @@ _INTERPOLATIONS, _PADDINGS = ("bilinear", "nearest", "bicubic"), ("zeros", "bord
 
 
 @twin("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
-def grid_sampler(
-    input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> Any:
+def grid_sampler(input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Any:
     return F.grid_sample(input, grid, _INTERPOLATIONS[interpolation_mode], _PADDINGS[padding_mode], align_corners)
 
 
-# -- measures -----------------------------------------------------------------------------------------------------------
+# -- measures ----------------------------------------------------------------------------------------------------------
 
 
 @twin("_cdist_forward")
@@ -350,7 +350,7 @@ def fft_r2c(input: Any, dim: Any, normalization: int, onesided: bool) -> Any:
     return fn(input, dim=tuple(dim), norm=_NORMALISATIONS[normalization])
 
 
-# -- sizes and checks ---------------------------------------------------------------------------------------------------
+# -- sizes and checks --------------------------------------------------------------------------------------------------
 
 
 @twin("sym_size")

@@ -27,6 +27,6 @@ from fxteleport.passes.rules import (
 from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
-    "aten", "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd", "ordering",
-    "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
+    "aten", "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd",
+    "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
 ]  # fmt: skip

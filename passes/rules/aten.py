@@ -1,14 +1,14 @@
 """The rules of operators of ATen's that give more than torch's functions do.
 
-Decomposed graphs call what `F.layer_norm` calls, with what only a derivative reads beside the value: the statistics of a
-norm, the sums of an attention. Each has the constraint of its function. The statistics are those of the values that
-the operator sees, which are the original's (divided away, or pinned); so are the logits of an attention: their CoB is 1.
+Decomposed graphs call what `F.layer_norm` calls, with what only a derivative reads beside the value: the statistics of
+a norm, the sums of an attention. Each has the constraint of its function. The statistics are those of the values that
+the operator sees, which are the original's (divided away, or pinned), and so are the logits of an attention: they have
+the CoB 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def beside(call: Call, cob: CobMap) -> list[CobMap]:
     return [cob] + [IDENTITY] * (len(call.value) - 1)
 
 
-# -- norms --------------------------------------------------------------------------------------------------------------
+# -- norms -------------------------------------------------------------------------------------------------------------
 
 
 @rule(torch.native_layer_norm)
@@ -67,7 +67,7 @@ def native_batch_norm(
     return beside(call, norm.batch_norm(call, input, running_mean, running_var, weight, bias, training))
 
 
-# -- attention ----------------------------------------------------------------------------------------------------------
+# -- attention ---------------------------------------------------------------------------------------------------------
 
 
 def attended(call: Call, query: Operand, key: Operand, value: Operand, mask: Any, gqa: bool = False) -> list[CobMap]:
@@ -98,7 +98,7 @@ def attention_written_out(
     return attended(call, query, key, value, attn_mask, enable_gqa)
 
 
-# -- what torch calls under another name, to another rounding -----------------------------------------------------------
+# -- what torch calls under another name, to another rounding ----------------------------------------------------------
 
 rule(torch._adaptive_avg_pool2d)(equivariant.average_pool2d)
 rule(torch._adaptive_avg_pool3d)(equivariant.average_pool3d)

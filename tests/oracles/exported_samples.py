@@ -2,10 +2,9 @@
 
     python tests/oracles/exported_samples.py
 
-Each sample's network is planned as it is and as `torch.export` gives it, a graph of ATen overloads: what is opaque there
-is opaque in the first, as many values are free, and the network that is emitted under powers of two gives the same bits
-at every node. With `--decomposed` the graph is one of core ATen operators, which may leave less free: what is opaque and
-what differs is said.
+Each sample's network is planned as it is and as `torch.export` gives it, a graph of ATen overloads: what is opaque
+there is opaque in the first, as many values are free, and the network that is emitted under powers of two gives the
+same bits at every node. With `--decomposed` the graph is one of core ATen operators, which may leave less free.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ATen overloads: each of core ATen has a twin with a rule, or is named here; a twin leaves as much free as its rule."""
+"""ATen overloads: each of core ATen has a twin with a rule, or is named here; each leaves as much free as its function."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "_to_copy": (lambda m, x: aten._to_copy.default(x, dtype=torch.float64).float(), lambda m, x: x.double().float()),
     "alias": (lambda m, x: aten.alias.default(x) + 0, lambda m, x: x + 0),
     "copy": (lambda m, x: aten.copy.default(torch.zeros_like(x), x), lambda m, x: x.clone()),
-    "pad": (lambda m, x: aten.constant_pad_nd.default(x, [0, 0, 0, 0, 0, 2]), lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 2))),
+    "pad": (lambda m, x: aten.constant_pad_nd.default(x, [0, 0, 0, 2]), lambda m, x: F.pad(x, (0, 0, 0, 2))),
     "reflect": (lambda m, x: aten.reflection_pad2d.default(x, [1] * 4), lambda m, x: F.pad(x, (1,) * 4, "reflect")),
     "max_pool": (lambda m, x: aten.max_pool2d_with_indices.default(x, [2, 2]), lambda m, x: F.max_pool2d(x, 2)),
     "avg_pool": (lambda m, x: aten.avg_pool2d.default(x, [2, 2]), lambda m, x: F.avg_pool2d(x, 2)),
@@ -135,9 +135,9 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "mean": (lambda m, x: aten.mean.dim(x, [2, 3], True), lambda m, x: x.mean((2, 3), keepdim=True)),
     "var": (lambda m, x: aten.var.correction(x, [2, 3], correction=1), lambda m, x: x.var((2, 3))),
     "addmm": (
-        lambda m, x: aten.addmm.default(m.bias, rows(x).flatten(0, 1), aten.permute.default(m.kernel[:, :, 0, 0], [1, 0])).view(
-            x.shape[0], -1
-        ),
+        lambda m, x: aten.addmm.default(
+            m.bias, rows(x).flatten(0, 1), aten.permute.default(m.kernel[:, :, 0, 0], [1, 0])
+        ).view(x.shape[0], -1),
         lambda m, x: F.linear(rows(x).flatten(0, 1), m.kernel[:, :, 0, 0], m.bias).view(x.shape[0], -1),
     ),
     "flash attention": (
@@ -194,7 +194,9 @@ def test_other_results_than_a_twin_gives_are_those_of_the_operator(assert_exact:
     assert [o.node for o in plan.opaque] == ["log_sigmoid_forward_default"]
 
 
-def test_a_form_of_a_call_that_a_twin_does_not_take_is_the_operator_itself(assert_exact: Callable[..., ft.Plan]) -> None:
+def test_a_form_of_a_call_that_a_twin_does_not_take_is_the_operator_itself(
+    assert_exact: Callable[..., ft.Plan],
+) -> None:
     class Bad(nn.Module):
         def __init__(self) -> None:
             super().__init__()
