@@ -22,6 +22,7 @@ from fxteleport.io.description import FORMAT, Description, installed_versions, v
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.analysis import Analysis
@@ -173,7 +174,7 @@ def _built(saved: Description) -> nn.Module:
 
 def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of the caller's model as it was when saved: on the CPU, in the file's number format, in eval mode."""
-    return copy.deepcopy(model).to("cpu", dtype).eval()
+    return evaluate(copy.deepcopy(model).to("cpu", dtype))
 
 
 def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from fxteleport.passes.capture.exported_modules import is_check
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import unsharded
 from fxteleport.passes.graph.leaf_modules import gradient_hooks
@@ -45,7 +46,7 @@ def _part(module: nn.Module) -> Part:
     hooks: tuple[Any, ...] = ()
     if kind is type(module) and (attributes["_forward_hooks"] or attributes["_forward_pre_hooks"]):  # FSDP adds its own
         both = (*attributes["_forward_hooks"].values(), *attributes["_forward_pre_hooks"].values())
-        hooks = tuple(_code(h) for h in both if not _moves_shards(h))
+        hooks = tuple(_code(h) for h in both if not (_moves_shards(h) or is_check(h)))
     forward = _code(attributes["forward"]) if "forward" in attributes else None
     parameters = attributes["_parameters"].items()
     shapes = {name: (p.shape, _has_cob(p.dtype)) for name, p in parameters if p is not None}

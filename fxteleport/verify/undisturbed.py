@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.teleportation import teleportation_of
 
@@ -54,7 +55,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
     try:
-        module.eval()
+        evaluate(module)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -229,7 +229,10 @@ def reject_unsupported(model: Any) -> None:
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
         if scripted or type(module).__module__.startswith(_QUANTISED):
-            what = "scripted: pass the nn.Module it was scripted from"
+            what = (
+                "scripted: its code is TorchScript's, which has no Python to trace. Pass the nn.Module that it was made"
+                " from; of a loaded one, build that module and load_state_dict(scripted.state_dict())"
+            )
             what = what if scripted else "quantised: teleport the float model before quantising it"
             raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
     for name, tensor in named_tensors(modules):

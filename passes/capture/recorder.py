@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -155,6 +157,8 @@ class Recorder:
         """
         if _autocast() != self._autocast:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
+        if isinstance(seen.value, np.generic):
+            seen = replace(seen, value=seen.value.item())
         return self._builder.call(op, target, self._lowering.lower(args), self._lowering.lower(kwargs), seen)
 
 

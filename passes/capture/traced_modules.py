@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.exported_modules import without_checks
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
@@ -39,13 +40,15 @@ class Shadows:
 
     def make(self, module: nn.Module, training: bool) -> nn.Module:
         """The shadow of a model, with that of each of its parts."""
-        return clone(
+        made = clone(
             module,
             lambda name, _: _Lazy(self.tensors, name),
             class_of=self._class_of,
             table=functools.partial(Table, self.writes),
             training=training,
         )
+        without_checks(made)
+        return made
 
     def link(self, real: nn.Module, shadow: nn.Module) -> None:
         """Calls of the user's own module are calls of its shadow."""

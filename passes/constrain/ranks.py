@@ -94,7 +94,7 @@ def _of_sizes(
     for node in squeezes:
         source, sizes = node.args[0], sizes_at[node]
         given = [*node.args[1:], *node.kwargs.values()]
-        dims = leaves_of(given) or range(len(sizes))
+        dims = [int(info(d).value) if isinstance(d, fx.Node) else d for d in leaves_of(given)] or range(len(sizes))
         axes = [d % len(sizes) for d in dims] if sizes else []
         unknown = [i for i in axes if type(sizes[i]) is Size]
         known = [i for i, n in enumerate(sizes) if type(n) is int and n > 1]

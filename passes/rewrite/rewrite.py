@@ -19,6 +19,7 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.exported import in_mode
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone, linked_to, modules_of, path_of
@@ -45,7 +46,7 @@ class TeleportedModule(fx.GraphModule):
 
     def train(self, mode: bool = True) -> TeleportedModule:
         if WHOLE in self.__dict__:  # it holds the same modules
-            self.__dict__[WHOLE].train(mode)
+            in_mode(self.__dict__[WHOLE], mode)
             self.training = mode
         else:
             super().train(mode)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -104,12 +105,12 @@ def unpooled1d(call: Call, input: Operand, indices: Operand, *rest: Any, **setti
     return pooled(call, input, 1)  # a value goes to a position of its channel that the run picks, among zeros
 
 
-@rule(*named("max_unpool2d"), nn.MaxUnpool2d)
+@rule(*named("max_unpool2d"), torch._C._nn.max_unpool2d, nn.MaxUnpool2d)
 def unpooled2d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 2)
 
 
-@rule(*named("max_unpool3d"), nn.MaxUnpool3d)
+@rule(*named("max_unpool3d"), torch._C._nn.max_unpool3d, nn.MaxUnpool3d)
 def unpooled3d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 3)
 
@@ -133,6 +134,17 @@ def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     shape=shape_functions.resampled,
 )
 def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, input.rank - 2)
+
+
+_KINDS = {"nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d", "lanczos2d_aa"}
+_KINDS |= {f"nearest_exact{n}d" for n in (1, 2, 3)} | {"bilinear2d_aa", "bicubic2d_aa"}
+_UPSAMPLINGS = [f"{start}upsample_{kind}" for kind in sorted(_KINDS) for start in ("", "_")]
+
+
+@rule(*[getattr(torch._C._nn, name) for name in _UPSAMPLINGS if hasattr(torch._C._nn, name)])
+def upsampled(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    """What `interpolate` calls, as ATen names it, one for each mode."""
     return pooled(call, input, input.rank - 2)
 
 

@@ -121,6 +121,16 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return input.map.aligned(call.value.ndim)
 
 
+@rule(*named("as_strided"), shape=shape_functions.restrided, along=folds.elementwise)
+def restrided(call: Call, input: Operand, size: Any, stride: Any, storage_offset: Any = None) -> CobMap:
+    """The same elements where they lie anyway: decomposed pooling says so, whatever it says of axes of size 1."""
+    call.shape_only(size)
+    axes = zip(input.sizes, stride, input.value.stride(), strict=False)
+    if call.sizes != input.sizes or storage_offset or any(n != 1 and a != b for n, a, b in axes):
+        call.decline("it reads memory in another order")
+    return input.map
+
+
 @rule(*named("broadcast_tensors"), shape=shape_functions.all_broadcast)
 def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list) else tensors

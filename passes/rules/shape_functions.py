@@ -307,6 +307,11 @@ def expanded(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
     return [m if n == -1 else n for m, n in zip(behind, wanted, strict=True)]
 
 
+def restrided(at: At, input: Sized, size: Any, *rest: Any, **settings: Any) -> Shape | None:
+    """as_strided: the sizes are given."""
+    return list(size) if all(type(n) in (int, Size) for n in size) else None
+
+
 def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
     """`x[index]`: numbers take an axis away, slices shorten one, tensors put theirs in its place."""
     items = index if isinstance(index, tuple) else (index,)

@@ -18,6 +18,7 @@ from fxteleport.models.meta_init import without_weights
 from fxteleport.models.randomize import randomize
 from fxteleport.passes.capture.capture import reject_unsupported
 from fxteleport.passes.errors import InputError, ModelError
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.tools.models import images
 from fxteleport.tools.models.determinism import seeded
 from fxteleport.tools.models.factory import from_factory
@@ -82,7 +83,7 @@ def load(spec: str, request: Request) -> Loaded:
         if len(args) != 1 or not isinstance(args[0], Tensor) or kwargs:
             raise InputError(f"--images needs a network that takes one batch of pictures, which '{spec}' does not")
         args = (images.batch_of(pictures, model, spec, tuple(args[0].shape[1:])),)
-    model = model.to(request.device, request.dtype).eval()
+    model = evaluate(model.to(request.device, request.dtype))
     if request.channels_last:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = _channels_last(tensor.data)
@@ -100,7 +101,7 @@ def skeleton(spec: str, request: Request) -> Loaded:
     check_spec(spec, request)
     with without_weights():
         model, given = _built(spec, request)
-    return Loaded(spec, model.eval(), *_arguments(given), "not read")
+    return Loaded(spec, evaluate(model), *_arguments(given), "not read")
 
 
 def _built(spec: str, request: Request) -> tuple[nn.Module, Any]:
