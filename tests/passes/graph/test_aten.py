@@ -1,4 +1,4 @@
-"""ATen overloads: each of core ATen has a twin with a rule, or is named here; each leaves as much free as its function."""
+"""ATen overloads: each of core ATen has a twin with a rule or is named here, and is as free as its function."""
 
 from __future__ import annotations
 
