@@ -23,6 +23,7 @@ WITHOUT_TWIN = {
 }  # fmt: skip
 WITHOUT_RULE = {
     "_fft_c2r", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "empty_strided", "masked_scatter",
+    "resize_",
 }  # fmt: skip
 
 
