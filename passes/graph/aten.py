@@ -95,7 +95,7 @@ def _takes_each(fn: Callable[..., Any]) -> bool:
 
 
 def _each(fn: Callable[..., Any], tensors: Any, **settings: Any) -> Any:
-    return fn(*tensors, **settings)
+    return fn(*tensors, **settings) if isinstance(tensors, (list, tuple)) else fn(tensors, **settings)
 
 
 _EACH = inspect.Parameter.VAR_POSITIONAL

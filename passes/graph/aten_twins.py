@@ -368,6 +368,11 @@ def sym_stride(input: Any, *dim: Any) -> Any:
     return input.stride(*dim)
 
 
+@twin("sym_is_contiguous")
+def sym_is_contiguous(input: Any, memory_format: Any = torch.contiguous_format) -> Any:
+    return input.is_contiguous(memory_format=memory_format)
+
+
 @twin("sym_storage_offset")
 def sym_storage_offset(input: Any) -> Any:
     return input.storage_offset()

@@ -1,4 +1,4 @@
-"""ATen: overloads that have a twin, and how they take their arguments; the kind is closed over core ATen."""
+"""ATen overloads: each of core ATen has a twin with a rule or is named here, and is as free as its function."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ WITHOUT_TWIN = {
 }  # fmt: skip
 WITHOUT_RULE = {
     "_fft_c2r", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "empty_strided", "masked_scatter",
+    "resize_",
 }  # fmt: skip
 
 
 def core() -> list[OpOverload]:
     """The overloads of core ATen: those to which `run_decompositions` brings every graph."""
-    packets = [getattr(aten, name) for name in dir(aten) if name[0] != "_" or name[1] != "_"]
-    overloads = [getattr(p, name) for p in packets if isinstance(p, OpOverloadPacket) for name in p.overloads()]
+    names = {s.name.removeprefix("aten::") for s in torch._C._jit_get_all_schemas() if s.name.startswith("aten::")}
+    packets: list[OpOverloadPacket] = [found for n in sorted(names) if (found := getattr(aten, n, None)) is not None]
+    overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
     return [o for o in overloads if torch.Tag.core in o.tags]
 
 

@@ -21,7 +21,7 @@ def torchs_operations() -> list[Any]:
     """The operations that torch tests itself on. Importing them forbids to set backends' flags, which is undone."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010 mypy does not know it
+    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     return list(op_db)
 
 
