@@ -42,7 +42,7 @@ def network(model: nn.Module | None = None) -> Any:
 
 WRITER = """
 import sys, torch
-from fxteleport.atomic_files import write_tensors
+from fxteleport.tensor_files import write_tensors
 number = 0
 while True:
     number += 1
