@@ -205,6 +205,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_FLOAT = (torch.ao.nn.quantized.FloatFunctional, torch.ao.nn.quantized.FXFloatFunctional)  # of networks to be quantised
 
 
 def reject_unsupported(model: Any) -> None:
@@ -214,7 +215,8 @@ def reject_unsupported(model: Any) -> None:
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
-        if scripted or type(module).__module__.startswith(_QUANTISED):
+        quantised = type(module).__module__.startswith(_QUANTISED) and not isinstance(module, _FLOAT)
+        if scripted or quantised:
             what = "scripted: pass the nn.Module it was scripted from"
             what = what if scripted else "quantised: teleport the float model before quantising it"
             raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
