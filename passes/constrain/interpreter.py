@@ -7,7 +7,6 @@ inputs and outputs, and is reported with the reason.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.opaque_leaves import Given
+from fxteleport.passes.constrain.dependence import Dependence, Source
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, Parts, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
@@ -74,14 +74,24 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
         still |= captured.overlapping | captured.named | captured.held  # of a copy, code may hold another
-    sizing = Sizing(captured)
+    sizing, dependence = Sizing(captured), Dependence(parameters_of(captured))
+    weighty = frozenset(path for path, m in captured.modules.items() if next(m.parameters(), None) is not None)
     for graph in captured.graphs:
         sizing.run(graph)
-    state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
+        dependence.add(graph, weighty)
+    still |= {captured.canonical[name] for name in dependence.shaping if name in captured.canonical}
+    tensors = dict.fromkeys(still, IDENTITY)
+    state = Interpreter(captured, sizing, dependence, mode == "full", norm_stats, tensors=tensors)
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(state.conditions))
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
+
+
+def parameters_of(captured: Captured) -> frozenset[str]:
+    """The names of the model's parameters."""
+    parts = captured.parts.items()
+    return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
 
 
 def unsaved(captured: Captured) -> Iterator[str]:
@@ -107,6 +117,7 @@ class Interpreter:
 
     captured: Captured
     sizing: Sizing
+    dependence: Dependence
     full: bool
     norm_stats: str
     system: System = field(default_factory=System)
@@ -194,7 +205,7 @@ class Interpreter:
             constant = operands and not any(map(self._moves, operands))
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
-            full = self.full and all(map(is_dense, (value, *operands)))
+            full = self.full and all(map(is_dense, (value, *operands))) and not self.is_fixed(node)
             call = Call(node, value, args, kwargs, module, self, full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
@@ -277,6 +288,9 @@ class Interpreter:
     def has_tensor(self, name: str) -> bool:
         return name in self.captured.metas
 
+    def is_fixed(self, node: fx.Node) -> bool:
+        return self.dependence.of(node) is Source.FIXED
+
     def unvarying(
         self, node: fx.Node, cob: CobMap, sized: Sized, unknown: Sequence[int], folds: Mapping[int, Parts]
     ) -> CobMap:
@@ -307,7 +321,7 @@ class Interpreter:
         self.bound.append(name)
 
     def own_map(self, name: str | None) -> CobMap:
-        """The map of a parameter used freely: one fresh factor an axis (buffers are constants).
+        """The map of a parameter or buffer used freely: one fresh factor an axis.
 
         A product of factors repeats a common scale, so all but the last axis start at ONE.
         """
@@ -316,7 +330,7 @@ class Interpreter:
             return self.tensors[name]
         value = self.captured.metas[name]
         factors = []
-        if name in self.parameters:
+        if carries(value) and value.layout is torch.strided:
             axes = [i for i, n in enumerate(value.shape) if n > 1] or ([value.ndim - 1] if value.ndim else [])
             for axis in axes:
                 n = value.shape[axis]
@@ -332,11 +346,6 @@ class Interpreter:
                 factors.append((self.system.fresh((), Origin(name, "scalar")), 1))
         self.bind(name, CobMap(tuple(factors)))
         return self.tensors[name]
-
-    @functools.cached_property
-    def parameters(self) -> frozenset[str]:
-        parts = self.captured.parts.items()
-        return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
 
     # -- arguments -------------------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
         own = sides.get(node.meta.get("captured", ""))
         if own is None or (own.before is None and own.after is None):
             continue
-        if own.before is own.after and own.before is not None and _is_plain(root, node):
+        if own.before is own.after and own.before is not None and own.position == 0 and _is_plain(root, node):
             if node.op == "call_module" and calls[str(node.target)] == 1:
                 found: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
             else:

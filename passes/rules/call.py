@@ -40,6 +40,9 @@ class State(Protocol):
     def has_tensor(self, name: str) -> bool:
         """True if the model has a parameter or buffer of this name."""
 
+    def is_fixed(self, node: fx.Node) -> bool:
+        """True for a node that depends on no input and no parameter."""
+
     def is_bound(self, name: str | None) -> bool:
         """True for a parameter whose map is decided."""
 
