@@ -115,7 +115,7 @@ class Analysis:
         """The CoBs that teleported operations divide or multiply by (not those of signs), and their number formats."""
         cobs = {}
         for node, wrap in self.constrained.wraps.items():
-            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            dtype = wrap.source(node).meta["val"].dtype
             for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
                 if cob_map is not None and wrap.part != "sign":
                     cobs[f"{node.name}, its {end}"] = cob_map, dtype

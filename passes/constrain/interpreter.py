@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.constrain.dependence import Dependence, Source
+from fxteleport.passes.constrain.regions import Region, regions
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, Parts, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
@@ -127,14 +128,24 @@ class Interpreter:
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     bound: list[str] = field(default_factory=list)
+    regions: dict[fx.Node, Region] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
 
     def run(self, graph: fx.Graph) -> None:
+        self.find_regions(graph)
         for node in graph.nodes:
             self.maps[node] = self.visit(node)
 
+    def find_regions(self, graph: fx.Graph) -> None:
+        """Find what of a graph is wrapped as one, if anything may be."""
+        if self.full:
+            self.regions |= regions(graph, self.captured.modules, self.dependence)
+
     def visit(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
+        if node in self.regions:
+            self.rules[node.name] = "region"
+            return self.leave(self.regions[node]) if node is self.regions[node].exit else IDENTITY
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":
@@ -229,6 +240,20 @@ class Interpreter:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def leave(self, region: Region) -> CobMap:
+        """The map of what comes out of a region, in which the values are the original's."""
+        node = region.exit
+        operand = self.convert(region.entry)
+        for axis, _ in operand.folds:
+            operand.unfold(self.system, axis, Origin(node.name, "how many positions there are is not known"))
+        cob = operand.map.settled()
+        if region.has_poles:
+            why = "its pole has the sign of the zero, and a sum that cancels is +0 under any CoB"
+            self.system.require_positive(cob, Origin(node.name, why))
+        if cob.factors:
+            self.wraps[node] = Wrap(cob, None if region.is_norm else cob, region=(region.entry, region.inside))
+        return IDENTITY if region.is_norm else cob
 
     def has_more(self, value: Any, sized: Any) -> bool:
         """True for an empty result (or one of several) along an axis that other inputs may make longer."""
@@ -458,6 +483,7 @@ class Interpreter:
             raise Decline("it takes tensors out of an object")
         for node, operand in zip(given, operands, strict=True):
             self.maps[node] = operand.map if operand.name is None else _Ref(operand.name)
+        self.find_regions(graph)
         for node in nodes[:-1]:
             if node not in self.maps:
                 self.maps[node] = self.visit(node)

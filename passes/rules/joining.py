@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
-from fxteleport.passes.rules import folds, shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -66,7 +66,7 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.total)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
     shifted = with_constant(call) if call.full and out is None else None
     return joined(call, [input, other]) if shifted is None else shifted

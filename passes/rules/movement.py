@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.graph.ops import setitem
-from fxteleport.passes.rules import folds, shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
@@ -62,6 +62,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     nn.Unflatten,
     shape=shape_functions.reshaped,
     along=folds.itself,
+    form=forms.unsqueezed,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())

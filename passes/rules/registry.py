@@ -25,7 +25,7 @@ from fxteleport.passes.errors import Decline, RuleError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A registered rule: its function, its parameters with their defaults, the operation's shape function, its axes."""
+    """A registered rule: its function, its parameters with their defaults, the operation's shape, axes and form."""
 
     name: str
     fn: Callable[..., Any]
@@ -33,6 +33,7 @@ class Rule:
     open: bool
     shape: Callable[..., Any] | None = None
     along: Callable[..., Any] | None = None
+    form: Callable[..., Any] | None = None
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
 
@@ -41,13 +42,17 @@ RULES: dict[Any, Rule] = {}
 
 
 def rule(
-    *targets: Any, shape: Callable[..., Any] | None = None, along: Callable[..., Any] | None = None
+    *targets: Any,
+    shape: Callable[..., Any] | None = None,
+    along: Callable[..., Any] | None = None,
+    form: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a rule for functions, module classes and method names (strings).
 
     Args:
         shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
         along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
+        form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -66,6 +71,7 @@ def rule(
             any(p.kind is p.VAR_KEYWORD for p in parameters),
             shape,
             along,
+            form,
         )
         for target in dict.fromkeys(targets):
             if not (callable(target) or isinstance(target, str)):
