@@ -20,7 +20,15 @@ from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.attribute_journal import Writes, same, same_settings
 from fxteleport.passes.capture.backward_bodies import trace_backward
 from fxteleport.passes.capture.leaf_bodies import Stores, trace_inside, value_of
-from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, Withheld, with_settings
+from fxteleport.passes.capture.opaque_leaves import (
+    Applied,
+    Given,
+    GradientHook,
+    Helper,
+    Registered,
+    Withheld,
+    with_settings,
+)
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy
 from fxteleport.passes.capture.recorder import Recorder
@@ -285,6 +293,15 @@ class Kept(Recorder):
         observed = self.observe(run, f"'{path}'", args, kwargs)
         self.added[path] = self.twins[path] = leaf
         return self.given("call_module", path, args, kwargs, *observed, unseen or path in self.opaque)
+
+    @unrecorded
+    def hook_gradient(self, tensor: Proxy, hook: Callable[..., Any]) -> Registered:
+        """Record that forward registers a hook on a tensor's gradient, which it may change."""
+        path = self.free_path(f"{path_of(self.stack[-1]) if self.stack else ''}.gradient_hook")
+        self.added[path] = self.twins[path] = GradientHook(hook)
+        handle = self.append("call_module", path, (tensor,), {}, None)
+        handle._node.meta["keep"] = True
+        return Registered(handle._node)
 
     @unrecorded
     def inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, modes: tuple[bool, ...]) -> list[fx.Graph]:

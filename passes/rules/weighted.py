@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import shape_functions
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 SHARED = "these positions share one weight"
@@ -263,6 +263,29 @@ def stacked(vectors: list[CobMap], n: int) -> CobMap:
             row = torch.cat([symbols.expand(n) if j == i else ones for j in range(len(vectors))])
             result = result * single(row) ** exponent
     return result
+
+
+@rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def recurrent_function(call: Call, *given: Any, **settings: Any) -> Any:
+    """As the layer, whose forward calls it: (data, states, weights, ...), or (data, sizes, states, weights, ...).
+
+    The weights of the first layer come first, for each direction; those that meet the input take its CoB.
+    """
+    packed = isinstance(given[1], Operand) and not carries(given[1].value)
+    data, states, weights, has_biases, layers, *others = (given[0], *given[2:]) if packed else given
+    if settings or not isinstance(weights, list) or type(layers) is not int or isinstance(has_biases, Operand):
+        call.decline("its weights are given another way")
+    into = channel(call, data, -1)
+    for state in pytree.tree_leaves(states):
+        if isinstance(state, Operand):
+            call.pin(state.map, "a recurrent layer's gates are not looked into")
+    directions = 2 if others[2] else 1  # behind dropout and the mode
+    each = len(weights) // (layers * directions)
+    first = [each * direction for direction in range(directions)]
+    for i, weight in enumerate(weights):
+        cob = on_axis(into, 1, 2) ** -1 if i in first else IDENTITY
+        call.require(weight, cob, "weight / in, in the first layer alone")
+    return [IDENTITY for _ in call.value]
 
 
 _FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")

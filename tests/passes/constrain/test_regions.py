@@ -38,7 +38,7 @@ def test_activations(name: str, check_operation: Callable[..., None]) -> None:
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "Llama": lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6),
     "T5": lambda x: x * torch.rsqrt(x.to(torch.float32).pow(2).mean(1, keepdim=True) + 1e-6),
-    "a cast and back": lambda x: (y := x.double()).mul(torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-6)).to(x.dtype),
+    "a cast and back": lambda x: (y := x.double()).mul(torch.rsqrt(y.square().mean(1, True) + 1e-6)).to(x.dtype),
     "divided": lambda x: x / (x.pow(2).mean(dim=1, keepdim=True) + 1e-6).sqrt(),
     "in place": lambda x: x / torch.sqrt((x * x).sum(1, keepdim=True) / 8 + 1e-6),
     "a length": lambda x: x / (x.norm(2, dim=1, keepdim=True) * 8**-0.5 + 1e-8),

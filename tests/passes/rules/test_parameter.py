@@ -220,3 +220,8 @@ def test_integers_that_are_made_empty_pin_nothing() -> None:
     plan = ft.plan(Counted(), torch.randn(3, 4))
     assert not plan.opaque
     assert plan.num_free == 6
+
+
+@pytest.mark.parametrize("convert", [torch.as_tensor, torch.asarray, lambda x: torch.as_tensor(x, dtype=x.dtype)])
+def test_a_tensor_made_of_a_tensor(convert: Callable[..., Tensor], check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: convert(x) * 2, full=8, weights=8)

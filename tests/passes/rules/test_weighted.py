@@ -430,3 +430,54 @@ def test_bags_have_the_columns_of_their_rows(
     mode: str, functional: bool, weighted: bool, free: int, check_operation: Callable[..., None]
 ) -> None:
     check_operation(Bags(mode, functional, weighted), free, free)
+
+
+class OwnLstm(nn.LSTM):
+    """A subclass whose forward is torch's Python code."""
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return super().forward(input, hx)
+
+
+class OwnGru(nn.GRU):
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().forward(input, hx)
+
+
+class NamedLstm(nn.LSTM):
+    """A subclass without code."""
+
+
+@pytest.mark.parametrize("kind", [OwnLstm, OwnGru, NamedLstm])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bidirectional": True}, {"num_layers": 2, "bias": False}, {"num_layers": 2, "dropout": 0.3}],
+    ids=str,
+)
+def test_subclasses_of_recurrent_layers(
+    kind: type[nn.RNNBase], settings: dict[str, bool | int], assert_exact: Callable[..., ft.Plan]
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 6), nn.LazyLinear(2)
+            self.rnn = kind(6, 4, batch_first=True, **settings)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.rnn(torch.relu(self.first(x)))[0])
+
+    model, x = Net(), torch.randn(2, 5, 3)
+    model(x)
+    for mode in ("full", "weights"):
+        plan = assert_exact(model, x, mode=mode)
+        assert plan.num_free == 6
+        assert not plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+        other = torch.randn(3, 7, 3)
+        assert torch.equal(network(other), model(other))
+        expected, found = [], []
+        for part, into in ((model, expected), (network, found)):
+            torch.manual_seed(0)
+            into.append(part.train()(x))
+        assert torch.equal(expected[0], found[0])
+        model.eval()
