@@ -327,7 +327,12 @@ def _scripted(call: Any) -> Any:
 
     def wrapper(function: Any, *args: Any, **kwargs: Any) -> Any:
         source = getattr(function, "_torchdynamo_inline", None)
-        if source is None or _is_traced(function) or running.tracer is None or proxy.find_tracer((args, kwargs)) is None:
+        if (
+            source is None
+            or _is_traced(function)
+            or running.tracer is None
+            or proxy.find_tracer((args, kwargs)) is None
+        ):
             return call(function, *args, **kwargs)
         return source(*args, **kwargs)
 

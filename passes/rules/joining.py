@@ -1,7 +1,8 @@
 """Joining: sums and choices, element by element (add, sub, where, lerp, masked fill).
 
 All operands and the result share one CoB; structural zeros fit any, a constant other than zero has the CoB 1. A
-parameter (a position embedding, a bias table) takes the CoB of what it is added to.
+parameter (a position embedding, a bias table) takes the CoB of what it is added to. With a constant, x + c is an
+activation as any other: `mode="full"` wraps it.
 """
 
 from __future__ import annotations
