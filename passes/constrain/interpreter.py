@@ -145,7 +145,7 @@ class Interpreter:
         value = node.meta.get("val")
         if node in self.regions:
             self.rules[node.name] = "region"
-            return self.leave(self.regions[node]) if node is self.regions[node].exit else IDENTITY
+            return self.leave(self.regions[node]) if node is self.regions[node].exit else map_like(value)
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":

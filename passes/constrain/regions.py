@@ -12,6 +12,7 @@ several exponents of a CoB, and where a value is divided by what was averaged, s
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked
 from fxteleport.passes.graph.ops import leaves_of, name_of
 from fxteleport.passes.rules.call import carries, is_dense
-from fxteleport.passes.rules.forms import Form, reduced, variance
+from fxteleport.passes.rules.forms import Form, reduced, spread, variance
 from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import Rule, lookup
 
@@ -104,12 +105,15 @@ class _Finder:
     def rule_of(self, node: fx.Node) -> Rule | None:
         """The rule of a node that a region may hold."""
         value = node.meta.get("val")
-        if not (isinstance(value, Tensor) and value.is_floating_point() and carries(value) and is_dense(value)):
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(x, Tensor) and x.is_floating_point() and carries(x) and is_dense(x) for x in parts):
             return None
-        if node.op not in ("call_function", "call_method", "call_module") or not value.is_meta or not value.numel():
+        if node.op not in ("call_function", "call_method", "call_module") or not _REFUSED.isdisjoint(node.meta):
             return None
-        if not _REFUSED.isdisjoint(node.meta):
+        if not all(x.is_meta and x.numel() for x in parts):
             return None
+        if _is_part(node):
+            return self.rules.get(node.args[0])  # type: ignore[arg-type]
         target: Any = node.target
         if node.op == "call_module":
             target = self.modules.get(str(node.target))
@@ -153,7 +157,7 @@ class _Finder:
             form = self.form(node, known)
             if form is None:
                 return None
-            if node.meta["val"].shape != entry.meta["val"].shape:
+            if isinstance(form, Form) and node.meta["val"].shape != entry.meta["val"].shape:
                 form = Form(form.degree, form.exponent, False, form.is_signless, form.has_poles)
             known[node] = form
         return known
@@ -162,6 +166,8 @@ class _Finder:
         def given(x: fx.Node) -> Any:
             return known.get(x, x.meta["val"])
 
+        if _is_part(node):
+            return known[node.args[0]][node.args[1]] if node.args[0] in known else None  # type: ignore[index,no-any-return]
         target: Any = self.modules[str(node.target)] if node.op == "call_module" else node.target
         name = type(target).__name__ if node.op == "call_module" else name_of(target)
         args, kwargs = of_nodes(node.args, given), of_nodes(node.kwargs, given)
@@ -183,7 +189,7 @@ class _Finder:
         first, last = self.order[inside[0]], self.order[exit]
         if any(first < i < last for i in self.switches) or not is_dense(entry.meta["val"]):
             return None
-        poles = any(forms[node].has_poles for node in inside)
+        poles = any(form.has_poles for form in forms.values() if isinstance(form, Form))
         return Region(entry, exit, nodes, not forms[exit].is_elementwise, poles)
 
     def norm_to(self, exit: fx.Node) -> Region | None:
@@ -193,7 +199,7 @@ class _Finder:
         for entry in self.chain(exit):
             if self.dependence.of(entry) is not Source.DATA:  # the norm of a weight, which one CoB a row is enough for
                 break
-            if entry.meta["val"].shape != exit.meta["val"].shape:
+            if not isinstance(entry.meta["val"], Tensor) or entry.meta["val"].shape != exit.meta["val"].shape:
                 continue
             inside = self.between(entry, exit)
             if len(inside) > _LONGEST:
@@ -201,7 +207,7 @@ class _Finder:
             forms = self.forms(entry, inside)
             if forms is None or forms[exit].degree != 0:
                 continue
-            sums = sum(self.rules[node].form in (reduced, variance) for node in inside)
+            sums = sum(self.rules[node].form in _REDUCTIONS for node in inside)
             if sums > known and (region := self.made(entry, exit, inside, forms)) is not None:
                 best, known = region, sums
         return best
@@ -209,6 +215,8 @@ class _Finder:
     def activation_at(self, node: fx.Node) -> Region | None:
         """An elementwise region around a sum, whose terms are no multiples of one CoB."""
         for entry in self.chain(node):
+            if not isinstance(entry.meta["val"], Tensor):
+                continue
             inside = self.between(entry, node)
             forms = self.forms(entry, inside) if self.dependence.of(entry) is not Source.FIXED else None
             if forms is None or not forms[node].is_elementwise or len(inside) > _LONGEST:
@@ -247,6 +255,7 @@ class _Finder:
 
 _QUOTIENTS = frozenset("mul multiply imul div divide true_divide truediv itruediv __rtruediv__".split())
 _SUMS = frozenset("add sub subtract rsub iadd isub __radd__ __rsub__".split())
+_REDUCTIONS = (reduced, variance, spread)
 _REFUSED = frozenset({"keep", "aliased", "trust"})  # what is written to, or what the data decide
 _LONGEST = 64  # nodes of a region
 
@@ -254,6 +263,12 @@ _LONGEST = 64  # nodes of a region
 def _is_constant(node: fx.Node) -> bool:
     """True for numbers, and for tensors whose values are those of every run."""
     return not any(isinstance(x, Tensor) and x.is_meta for x in leaves_of(node.meta.get("val")))
+
+
+def _is_part(node: fx.Node) -> bool:
+    """True for one tensor of several that a call gives."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, fx.Node) and isinstance(source.meta.get("val"), tuple)
 
 
 def _asks_for_size(node: fx.Node) -> bool:

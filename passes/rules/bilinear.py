@@ -83,7 +83,7 @@ def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings
     return dropped(cob, axes, call.value.ndim == input.rank) ** 2
 
 
-@rule(*named("var_mean std_mean"))
+@rule(*named("var_mean std_mean"), form=forms.spread)
 def spread_and_mean(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> list[CobMap]:
     """The variance (or, where no CoB is negative, the standard deviation), and the mean."""
     axes = axes_of(dim, input.rank)

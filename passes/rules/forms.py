@@ -164,6 +164,25 @@ def variance(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> F
     return None if (found := reduced(name, swapped, x, *rest, **settings)) is None else square(name, False, found)
 
 
+def spread(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> tuple[Form, Form] | None:
+    """A variance, or a deviation, and a mean."""
+    mean = reduced(name, swapped, x, *rest, **settings)
+    if mean is None:
+        return None
+    return (square(name, False, mean) if name == "var_mean" else replace(mean, is_signless=True)), mean
+
+
+def indexed(name: str, swapped: bool, x: Any, *index: Any, **settings: Any) -> Form | None:
+    """`x[..., None]`: all of it, with one more axis."""
+    items = index[0] if len(index) == 1 and isinstance(index[0], tuple) else index
+    whole = name == "getitem" and all(item is None or item is ... or item == slice(None) for item in items)
+    return replace(x, is_elementwise=False) if whole and isinstance(x, Form) else None
+
+
+def expanded(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Form | None:
+    return replace(x, is_elementwise=False) if isinstance(x, Form) else None  # what it is expanded like has no say
+
+
 def unsqueezed(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Form | None:
     """With one more axis of size 1, where a reduced value meets what it was reduced from."""
     return replace(x, is_elementwise=False) if name == "unsqueeze" and isinstance(x, Form) else None

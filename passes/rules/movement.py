@@ -116,7 +116,12 @@ def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]
     return []
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded, along=folds.elementwise)
+@rule(
+    *named("expand expand_as broadcast_to expand_copy"),
+    shape=shape_functions.expanded,
+    along=folds.elementwise,
+    form=forms.expanded,
+)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
@@ -155,6 +160,7 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.Unfold,
     shape=shape_functions.moved,
     along=folds.picked,
+    form=forms.indexed,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]

@@ -1,9 +1,9 @@
 """Parameters and constants.
 
 A parameter that the graph reads (`get_attr`: a position embedding, a class token, a layer scale, a bias table)
-has a map of its own; the interpreter makes it at its first use. So has a buffer that the state dict has, but for one from
-which, and from parameters, a weight is computed (`constrain/dependence.py`); any other is a constant. Tensors made from
-nothing are constants, with the CoB 1, or structural zeros.
+has a map of its own; the interpreter makes it at its first use. So has a buffer that the state dict has, but for one
+that shapes a weight (`constrain/dependence.py`); any other is a constant. Tensors made from nothing are constants, with
+the CoB 1, or structural zeros.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))),
     "a polynomial": lambda x: x + x**2 - 0.3 * x.pow(3),
     "in float64": lambda x: (x.double() + x.double() ** 3).to(x.dtype),
+    "SiLU": lambda x: x / (1 + torch.exp(-x)),
+    "modules": lambda x: nn.Tanh()(x) + x.pow(2),
     "a rational function": lambda x: (x + x * x) / (2 + x * x),
 }
 
@@ -52,6 +54,9 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "all positions": lambda x: (x - x.mean()) / (x.std() + 1e-5),
     "a new axis": lambda x: x / (x.pow(2).mean(1) + 1e-6).sqrt().unsqueeze(1),
     "the largest": lambda x: x / x.abs().amax(1, keepdim=True),
+    "both at once": lambda x: (x - (vm := torch.var_mean(x, 1, keepdim=True))[1]) * torch.rsqrt(vm[0] + 1e-6),
+    "an index": lambda x: (x - x.mean(1)[:, None]) / (x.std(1)[:, None] + 1e-6),
+    "expanded": lambda x: x / (x.pow(2).mean(1, keepdim=True).expand_as(x) + 1e-6).sqrt(),
 }  # fmt: skip
 
 
