@@ -1,7 +1,8 @@
 """Dependence: whether a node's value comes of the inputs, of parameters alone, or of neither.
 
-Buffers and constants are no weights: what is computed from them alone is not wrapped, and a buffer that shapes a weight
-(the mask of a pruned one, the vectors of spectral norm) is a constant.
+Buffers and constants are no weights: what is computed from them alone is not wrapped. A buffer that shapes a weight (the
+mask of a pruned one, the vectors of spectral norm) is a constant, and so is a table that is more than added to data
+(the sines of rotary attention): what it multiplies needs no CoB of it. A gain, which has one axis, has one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection
 
 from torch import Tensor, fx
 
-from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.ops import leaves_of, name_of
 
 
 class Source(enum.IntEnum):
@@ -27,6 +28,7 @@ class Dependence:
 
     Attributes:
         shaping: the buffers from which, and from parameters, weights are computed.
+        used: the buffers that meet data in another operation than a sum.
 
     Args:
         parameters: the names of the model's parameters, of which the other names of `get_attr` nodes are none.
@@ -34,6 +36,7 @@ class Dependence:
 
     def __init__(self, parameters: Collection[str]) -> None:
         self.shaping: set[str] = set()
+        self.used: set[str] = set()
         self._parameters = parameters
         self._sources: dict[fx.Node, Source] = {}
         self._buffers: dict[fx.Node, frozenset[str]] = {}  # of a fixed node: those that it is computed from
@@ -65,3 +68,8 @@ class Dependence:
                 self._buffers[node] = read
             elif source is Source.WEIGHTS:
                 self.shaping |= read
+            elif name_of(node.target) not in _SUMS:
+                self.used |= read
+
+
+_SUMS = frozenset("add sub subtract rsub iadd isub".split())

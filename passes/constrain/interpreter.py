@@ -7,6 +7,7 @@ inputs and outputs, and is reported with the reason.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,13 +81,18 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     for graph in captured.graphs:
         sizing.run(graph)
         dependence.add(graph, weighty)
-    still |= {captured.canonical[name] for name in dependence.shaping if name in captured.canonical}
-    tensors = dict.fromkeys(still, IDENTITY)
-    state = Interpreter(captured, sizing, dependence, mode == "full", norm_stats, tensors=tensors)
+    state = Interpreter(
+        captured, sizing, dependence, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY)
+    )
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(state.conditions))
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
+
+
+def is_table(buffer: Tensor | None) -> bool:
+    """True for a buffer with more than one axis."""
+    return buffer is not None and sum(n > 1 for n in buffer.shape) > 1
 
 
 def parameters_of(captured: Captured) -> frozenset[str]:
@@ -346,7 +352,7 @@ class Interpreter:
         self.bound.append(name)
 
     def own_map(self, name: str | None) -> CobMap:
-        """The map of a parameter or buffer used freely: one fresh factor an axis.
+        """The map of a parameter or buffer used freely: one fresh factor an axis, but for buffers that are constants.
 
         A product of factors repeats a common scale, so all but the last axis start at ONE.
         """
@@ -355,7 +361,7 @@ class Interpreter:
             return self.tensors[name]
         value = self.captured.metas[name]
         factors = []
-        if carries(value) and value.layout is torch.strided:
+        if carries(value) and value.layout is torch.strided and name not in self.constants:
             axes = [i for i, n in enumerate(value.shape) if n > 1] or ([value.ndim - 1] if value.ndim else [])
             for axis in axes:
                 n = value.shape[axis]
@@ -371,6 +377,13 @@ class Interpreter:
                 factors.append((self.system.fresh((), Origin(name, "scalar")), 1))
         self.bind(name, CobMap(tuple(factors)))
         return self.tensors[name]
+
+    @functools.cached_property
+    def constants(self) -> frozenset[str]:
+        """The buffers that no freedom of their own is given."""
+        tables = {name for name in self.dependence.used if is_table(self.captured.metas.get(name))}
+        named = self.captured.canonical
+        return frozenset(named[name] for name in self.dependence.shaping | tables if name in named)
 
     # -- arguments -------------------------------------------------------------------------------------
 

@@ -159,6 +159,30 @@ def test_a_buffer_that_shapes_a_weight_is_a_constant(check_operation: Callable[.
     assert "1.weight_mask" not in plan.scales(plan.sample(exact=True, seed=0))
 
 
+def test_a_table_moves_where_it_is_added(assert_exact: Callable[..., ft.Plan]) -> None:
+    """Positions that are added to a stream; not the sines that turn it, which ask for no CoB."""
+
+    class Positions(nn.Module):
+        def __init__(self, turns: bool) -> None:
+            super().__init__()
+            self.stem, self.head, self.turns = nn.Linear(3, 8), nn.Linear(8, 2), turns
+            self.register_buffer("table", torch.randn(1, 9, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, table = self.stem(x), self.table[:, : x.shape[1]]
+            return self.head(x * table if self.turns else x + table)
+
+    for mode in ("full", "weights"):
+        for turns in (False, True):
+            model, x = Positions(turns), torch.randn(2, 5, 3)
+            plan = assert_exact(model, x, mode=mode, at_least=0)
+            assert plan.num_free == 8
+            assert ("table" in plan.scales(plan.sample(seed=0))) == (not turns)
+            network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+            other = torch.randn(1, 7, 3)
+            assert torch.equal(network(other), model(other))
+
+
 def test_a_buffer_that_each_run_writes_to_is_pinned(assert_exact: Callable[..., ft.Plan]) -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
