@@ -1,8 +1,8 @@
 """Dependence: whether a node's value comes of the inputs, of parameters alone, or of neither.
 
-Buffers and constants are no weights: what is computed from them alone is not wrapped. A buffer that shapes a weight (the
-mask of a pruned one, the vectors of spectral norm) is a constant, and so is a table that is more than added to data
-(the sines of rotary attention): what it multiplies needs no CoB of it. A gain, which has one axis, has one.
+Buffers and constants are no weights: what is computed from them alone is not wrapped. A buffer that shapes a weight
+(the mask of a pruned one, the vectors of spectral norm) is a constant, and so is a table that is more than added to
+data (the sines of rotary attention): what it multiplies needs no CoB of it. A gain, which has one axis, has one.
 """
 
 from __future__ import annotations
