@@ -118,7 +118,7 @@ class Analysis:
         """The CoBs that teleported operations divide or multiply by (not those of signs), and their number formats."""
         cobs = {}
         for node, wrap in self.constrained.wraps.items():
-            dtype = info(node.args[wrap.position]).value.dtype  # type: ignore[arg-type]
+            dtype = info(wrap.source(node)).value.dtype
             for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
                 if cob_map is not None and wrap.part != "sign":
                     cobs[f"{node.name}, its {end}"] = cob_map, dtype

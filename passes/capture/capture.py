@@ -219,6 +219,7 @@ def name_apart(nodes: Iterable[fx.Node]) -> None:
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_FLOAT = (torch.ao.nn.quantized.FloatFunctional, torch.ao.nn.quantized.FXFloatFunctional)  # of networks to be quantised
 
 
 def reject_unsupported(model: Any) -> None:
@@ -228,7 +229,8 @@ def reject_unsupported(model: Any) -> None:
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
-        if scripted or type(module).__module__.startswith(_QUANTISED):
+        quantised = type(module).__module__.startswith(_QUANTISED) and not isinstance(module, _FLOAT)
+        if scripted or quantised:
             what = (
                 "scripted: its code is TorchScript's, which has no Python to trace. Pass the nn.Module that it was made"
                 " from; of a loaded one, build that module and load_state_dict(scripted.state_dict())"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +19,7 @@ from fxteleport.passes.capture.leaf_calls import LeafCalls
 from fxteleport.passes.capture.leaf_table import LeafTable
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.observed import Observed
-from fxteleport.passes.capture.opaque_leaves import Applied
+from fxteleport.passes.capture.opaque_leaves import Applied, GradientHook, Registered
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.recorder import Recorder
 from fxteleport.passes.capture.trace_settings import TraceSettings
@@ -106,6 +107,14 @@ class FunctionCalls:
         self._leaves.keep_method_whole(path, self._leaves.real(owner), method, why)
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
+
+    @unrecorded
+    def hook_gradient(self, tensor: proxy.Proxy, hook: Callable[..., Any]) -> Registered:
+        """Record that forward registers a hook on a tensor's gradient, which it may change."""
+        path = self._leaves.add_like(f"{self._stack.path}.gradient_hook", GradientHook(hook))
+        node = proxy.node_of(self._recorder.append("call_module", path, (tensor,), {}, Observed(None)))
+        update(node, has_effect=True)
+        return Registered(node)
 
     @unrecorded
     def dropout(self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.attribute_journal import same, same_settings
 from fxteleport.passes.graph.module_clone import is_clone, path_of
@@ -21,6 +21,35 @@ class Applied(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.function.apply(*args)
+
+
+class GradientHook(nn.Module):
+    """A hook on the gradient of a tensor, which each run registers anew."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        super().__init__()
+        self._hook = hook
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GradientHook:
+        return GradientHook(self._hook)
+
+    def is_like(self, other: GradientHook) -> bool:
+        """True for the same hook."""
+        return self._hook is other._hook
+
+    def forward(self, x: Tensor) -> None:
+        x.register_hook(self._hook)
+
+
+class Registered:
+    """What registering such a hook returns while a network is traced."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self._node = node
+
+    def remove(self) -> None:
+        """Registered and removed in one run, it sees no gradient."""
+        self._node.graph.erase_node(self._node)
 
 
 class Helper(nn.Module):

@@ -60,6 +60,7 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _known(getattr(torch, name)))
             _patch(torch, "manual_seed", _seeding(torch.manual_seed))
             _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
+            _patch(torch.jit.ScriptFunction, "__call__", _scripted(vars(torch.jit.ScriptFunction)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             for function in _users(torch.autograd.Function):
                 _patch(function, "forward", staticmethod(_forwarding(function, function.forward)))
@@ -321,6 +322,24 @@ def _calling(call: Any) -> Any:
         return call(module, *args, **kwargs) if shadow is None else shadow(*args, **kwargs)
 
     return wrapper
+
+
+def _scripted(call: Any) -> Any:
+    """A call of a scripted function with proxies is one of the Python function that it was made of."""
+
+    def wrapper(function: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(function, "_torchdynamo_inline", None)
+        if source is None or _is_traced(function) or running.trace is None or proxy.find_trace((args, kwargs)) is None:
+            return call(function, *args, **kwargs)
+        return source(*args, **kwargs)
+
+    return wrapper
+
+
+def _is_traced(function: Any) -> bool:
+    """True for a function that `torch.jit.trace` made, which need not do what its source does on other inputs."""
+    kinds = (x.type() for x in function.graph.inputs())
+    return any(kind.kind() == "TensorType" and kind.sizes() is not None for kind in kinds)
 
 
 def _applying(apply: Any) -> Any:

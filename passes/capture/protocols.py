@@ -73,6 +73,9 @@ class Trace(Protocol):
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a function of torch's."""
 
+    def hook_gradient(self, tensor: Any, hook: Callable[..., Any]) -> Any:
+        """A hook on a tensor's gradient is registered."""
+
     def apply(
         self,
         function: type[torch.autograd.Function],

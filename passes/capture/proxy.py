@@ -122,7 +122,7 @@ class NumericProxy(Proxy):
 class TensorProxy(Overriding, NumericProxy):
     """A tensor. Code may put attributes of its own on it, as on any tensor."""
 
-    __slots__ = ("__dict__",)
+    __slots__ = ("__dict__", "__weakref__")  # torch's recurrent layers refer to their weights weakly
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(torch.Tensor, name):
@@ -147,6 +147,20 @@ class TensorProxy(Overriding, NumericProxy):
         if not self._trace.lengths.takes_apart():
             len(self)
         return iter(self._trace.record("call_method", "unbind", (self, 0), {}))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends."""
+        if self._value.is_meta:
+            raise RuntimeError(f"an array is made of '{self._node.name}', whose values depend on the data")
+        numbers = self._trace.record("call_method", "tolist", (self,), {})
+        plain = pytree.tree_map(lambda x: x.__array__() if is_proxy(x) else x, numbers)
+        return np.asarray(plain, dtype=dtype or self._value.numpy().dtype)
+
+    def register_hook(self, hook: Callable[..., Any]) -> Any:
+        return self._trace.hook_gradient(self, hook)
+
+    def retain_grad(self) -> None:
+        """Nothing that a run computes depends on it."""
 
     def __hash__(self) -> int:
         return id(self)

@@ -171,6 +171,10 @@ class Tracer:
         """Record a call."""
         return (record_left_over if self.finished else self.recorder.record)(op, target, args, kwargs)
 
+    def hook_gradient(self, tensor: Any, hook: Callable[..., Any]) -> Any:
+        """A hook on a tensor's gradient is registered."""
+        return self.functions.hook_gradient(tensor, hook)
+
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
         module = self.stack.innermost

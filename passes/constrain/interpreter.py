@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.opaque_leaves import Given
+from fxteleport.passes.constrain.dependence import Dependence, Source
+from fxteleport.passes.constrain.regions import Region, regions
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, Parts, single, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
@@ -75,14 +77,29 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed")
     still = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
     if mode == "weights":
         still |= captured.overlapping | captured.named | captured.held  # of a copy, code may hold another
-    sizing = Sizing(captured)
+    sizing, dependence = Sizing(captured), Dependence(parameters_of(captured))
+    weighty = frozenset(path for path, m in captured.modules.items() if next(m.parameters(), None) is not None)
     for graph in captured.graphs:
         sizing.run(graph)
-    state = Interpreter(captured, sizing, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY))
+        dependence.add(graph, weighty)
+    state = Interpreter(
+        captured, sizing, dependence, mode == "full", norm_stats, tensors=dict.fromkeys(still, IDENTITY)
+    )
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(state.conditions))
     return Constrained(state.system, state.maps, state.tensors, state.wraps, state.opaque, state.rules, conditions)
+
+
+def is_table(buffer: Tensor | None) -> bool:
+    """True for a buffer with more than one axis."""
+    return buffer is not None and sum(n > 1 for n in buffer.shape) > 1
+
+
+def parameters_of(captured: Captured) -> frozenset[str]:
+    """The names of the model's parameters."""
+    parts = captured.parts.items()
+    return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
 
 
 def unsaved(captured: Captured) -> Iterator[str]:
@@ -108,6 +125,7 @@ class Interpreter:
 
     captured: Captured
     sizing: Sizing
+    dependence: Dependence
     full: bool
     norm_stats: str
     system: System = field(default_factory=System)
@@ -117,15 +135,25 @@ class Interpreter:
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     bound: list[str] = field(default_factory=list)
+    regions: dict[fx.Node, Region] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
 
     def run(self, graph: fx.Graph) -> None:
+        self.find_regions(graph)
         for node in graph.nodes:
             self.maps[node] = self.visit(node)
+
+    def find_regions(self, graph: fx.Graph) -> None:
+        """Find what of a graph is wrapped as one, if anything may be."""
+        if self.full:
+            self.regions |= regions(graph, self.captured.modules, self.dependence)
 
     def visit(self, node: fx.Node) -> Any:
         known = info(node)
         value = known.value
+        if node in self.regions:
+            self.rules[node.name] = "region"
+            return self.leave(self.regions[node]) if node is self.regions[node].exit else map_like(value)
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":
@@ -196,7 +224,7 @@ class Interpreter:
             constant = operands and not any(operand.moves for operand in operands)
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
-            full = self.full and all(map(is_dense, (value, *operands)))
+            full = self.full and all(map(is_dense, (value, *operands))) and not self.is_fixed(node)
             call = Call(node, value, args, kwargs, module, self, full, self.norm_stats)
             found = lookup(node.op, module if module is not None else node.target)
             if found is None:
@@ -216,6 +244,20 @@ class Interpreter:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             self.undo(mark)
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+    def leave(self, region: Region) -> CobMap:
+        """The map of what comes out of a region, in which the values are the original's."""
+        node = region.exit
+        operand = self.convert(region.entry)
+        for axis, _ in operand.folds:
+            operand.unfold(self.system, axis, Origin(node.name, "how many positions there are is not known"))
+        cob = operand.map.settled()
+        if region.has_poles:
+            why = "its pole has the sign of the zero, and a sum that cancels is +0 under any CoB"
+            self.system.require_positive(cob, Origin(node.name, why))
+        if cob.factors:
+            self.wraps[node] = Wrap(cob, None if region.is_norm else cob, region=(region.entry, region.inside))
+        return IDENTITY if region.is_norm else cob
 
     def has_more(self, value: Any, sized: Any) -> bool:
         """True for an empty result (or one of several) along an axis that other inputs may make longer."""
@@ -275,6 +317,9 @@ class Interpreter:
     def has_tensor(self, name: str) -> bool:
         return name in self.captured.metas
 
+    def is_fixed(self, node: fx.Node) -> bool:
+        return self.dependence.of(node) is Source.FIXED
+
     def unvarying(
         self, node: fx.Node, cob: CobMap, sized: Sized, unknown: Sequence[int], folds: Mapping[int, Parts]
     ) -> CobMap:
@@ -305,7 +350,7 @@ class Interpreter:
         self.bound.append(name)
 
     def own_map(self, name: str | None) -> CobMap:
-        """The map of a parameter used freely: one fresh factor an axis (buffers are constants).
+        """The map of a parameter or buffer used freely: one fresh factor an axis, but for buffers that are constants.
 
         A product of factors repeats a common scale, so all but the last axis start at ONE.
         """
@@ -314,7 +359,7 @@ class Interpreter:
             return self.tensors[name]
         value = self.captured.metas[name]
         factors = []
-        if name in self.parameters:
+        if carries(value) and value.layout is torch.strided and name not in self.constants:
             axes = [i for i, n in enumerate(value.shape) if n > 1] or ([value.ndim - 1] if value.ndim else [])
             for axis in axes:
                 n = value.shape[axis]
@@ -332,9 +377,11 @@ class Interpreter:
         return self.tensors[name]
 
     @functools.cached_property
-    def parameters(self) -> frozenset[str]:
-        parts = self.captured.parts.items()
-        return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
+    def constants(self) -> frozenset[str]:
+        """The buffers that no freedom of their own is given."""
+        tables = {name for name in self.dependence.used if is_table(self.captured.metas.get(name))}
+        named = self.captured.canonical
+        return frozenset(named[name] for name in self.dependence.shaping | tables if name in named)
 
     # -- arguments -------------------------------------------------------------------------------------
 
@@ -444,6 +491,7 @@ class Interpreter:
             raise Decline("it takes tensors out of an object")
         for node, operand in zip(given, operands, strict=True):
             self.maps[node] = operand.map if operand.name is None else _Ref(operand.name)
+        self.find_regions(graph)
         for node in nodes[:-1]:
             if node not in self.maps:
                 self.maps[node] = self.visit(node)

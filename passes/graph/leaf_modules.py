@@ -12,13 +12,29 @@ from torch import Tensor, nn
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own layers (not its containers), without hooks where they can do without being a leaf."""
+    """torch's own layers (not its containers), without hooks where they can do without being a leaf.
+
+    So is a subclass of an intricate one that adds no code which its forward may run.
+    """
     cls: type = type(module)
+    while isinstance(module, _INTRICATE) and not _has_code(cls):
+        cls = cls.__base__  # type: ignore[assignment]
     if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
         return False
     if not methods(cls).isdisjoint(vars(module)):  # with another `forward`, say, it is one no longer
         return False
     return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
+
+
+@functools.cache
+def _has_code(cls: type) -> bool:
+    """True for torch's own classes, for those with several bases, and for those with code for other than making one."""
+    members = [member for name, member in vars(cls).items() if name not in _MAKING and not isinstance(member, type)]
+    added = any(inspect.isroutine(member) or inspect.isdatadescriptor(member) for member in members)
+    return cls.__module__.startswith("torch.") or len(cls.__bases__) > 1 or added
+
+
+_MAKING = frozenset({"__init__", "__setstate__", "extra_repr", "reset_parameters", "__dict__", "__weakref__"})
 
 
 def _functions(cls: type) -> dict[str, Any]:
@@ -30,7 +46,7 @@ def _functions(cls: type) -> dict[str, Any]:
 @functools.cache
 def methods(cls: type) -> frozenset[str]:
     """The names of the methods that a class's `forward` may run."""
-    return frozenset(_functions(cls)) - {"__init__", "__setstate__", "extra_repr", "reset_parameters"}
+    return frozenset(_functions(cls)) - _MAKING
 
 
 def as_its_class(module: nn.Module) -> nn.Module:

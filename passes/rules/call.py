@@ -42,6 +42,9 @@ class State(Protocol):
     def has_tensor(self, name: str) -> bool:
         """True if the model has a parameter or buffer of this name."""
 
+    def is_fixed(self, node: fx.Node) -> bool:
+        """True for a node that depends on no input and no parameter."""
+
     def is_bound(self, name: str | None) -> bool:
         """True for a parameter whose map is decided."""
 
@@ -57,13 +60,19 @@ class Wrap:
     """How a node is teleported where its parameters cannot do it.
 
     Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
-    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one).
+    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one). Where the node
+    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it.
     """
 
     before: CobMap | None
     after: CobMap | None
     part: str = "all"
     position: int = 0
+    region: tuple[fx.Node, frozenset[fx.Node]] | None = None
+
+    def source(self, node: fx.Node) -> fx.Node:
+        """What is divided, where `node` is wrapped."""
+        return node.args[self.position] if self.region is None else self.region[0]  # type: ignore[return-value]
 
 
 def carries(x: Any) -> bool:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
-from fxteleport.passes.rules import folds, shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -29,6 +29,7 @@ from fxteleport.passes.rules.registry import named, rule
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
     shape=shape_functions.same,
     along=folds.elementwise,
+    form=forms.cast,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
@@ -52,7 +53,7 @@ def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
     return cob.each(lambda s: s.squeeze(tuple(axes)))
 
 
-@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced)
+@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced, form=forms.reduced)
 def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "it is averaged or summed over these positions")

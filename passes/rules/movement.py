@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.graph.ops import setitem
-from fxteleport.passes.rules import folds, shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
@@ -62,6 +62,7 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     nn.Unflatten,
     shape=shape_functions.reshaped,
     along=folds.itself,
+    form=forms.unsqueezed,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
@@ -115,7 +116,12 @@ def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]
     return []
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded, along=folds.elementwise)
+@rule(
+    *named("expand expand_as broadcast_to expand_copy"),
+    shape=shape_functions.expanded,
+    along=folds.elementwise,
+    form=forms.expanded,
+)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
@@ -164,6 +170,7 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.Unfold,
     shape=shape_functions.moved,
     along=folds.picked,
+    form=forms.indexed,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]

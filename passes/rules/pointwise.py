@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 
@@ -50,6 +50,7 @@ def teleported(call: Call, input: Operand) -> CobMap:
     nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.Mish,
     nn.Softplus, nn.LogSigmoid, nn.Threshold,
     shape=shape_functions.same,
+    form=forms.function,
 )  # fmt: skip
 def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):

@@ -31,7 +31,7 @@ from fxteleport.passes.rules.uses import Uses
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A registered rule: its function, its parameters with their defaults, the operation's shape function, its axes."""
+    """A registered rule: its function, its parameters with their defaults, the operation's shape, axes and form."""
 
     name: str
     fn: Callable[..., Any]
@@ -39,6 +39,7 @@ class Rule:
     open: bool
     shape: Callable[..., Any] | None = None
     along: Callable[..., Any] | None = None
+    form: Callable[..., Any] | None = None
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
 
@@ -69,13 +70,17 @@ RULES: dict[Any, Rule] = {}
 
 
 def rule(
-    *targets: Any, shape: Callable[..., Any] | None = None, along: Callable[..., Any] | None = None
+    *targets: Any,
+    shape: Callable[..., Any] | None = None,
+    along: Callable[..., Any] | None = None,
+    form: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a rule for functions, module classes and method names (strings).
 
     Args:
         shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
         along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
+        form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -94,6 +99,7 @@ def rule(
             any(p.kind is p.VAR_KEYWORD for p in parameters),
             shape,
             along,
+            form,
         )
         for target in dict.fromkeys(targets):
             if not (callable(target) or isinstance(target, str)):

@@ -197,9 +197,10 @@ def _windows(at: At, size: Extent, example: int, kernel: Any, stride: Any, paddi
 
 def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:
     """What `nn.MultiheadAttention` gives: the values, and the weights, whose axes nobody needs."""
+    values = [*query.sizes[:-1], at.value[0].shape[-1]]  # as many channels as the last weight has rows
     if at.value[1] is None:
-        return [query.sizes, None]
-    return [query.sizes, [at.sizes.fresh(n) for n in at.value[1].shape]]
+        return [values, None]
+    return [values, [at.sizes.fresh(n) for n in at.value[1].shape]]
 
 
 # -- products ------------------------------------------------------------------------------------------

@@ -93,13 +93,22 @@ class Tied(nn.Module):
 class Attention(nn.Module):
     """nn.MultiheadAttention of a query and a context."""
 
-    def __init__(self, width: int, heads: int, **settings: Any) -> None:
+    def __init__(
+        self, width: int, heads: int, kind: type[nn.MultiheadAttention] = nn.MultiheadAttention, **settings: Any
+    ) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True, **settings)
+        self.attention = kind(width, heads, batch_first=True, **settings)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         return self.attention(x, context, context)[0]
+
+
+class OwnAttention(nn.MultiheadAttention):
+    """A subclass with code of its own, whose forward calls `F.multi_head_attention_forward`."""
+
+    def forward(self, *args: Any, **settings: Any) -> Any:
+        return super().forward(*args, **settings)
 
 
 # -- what tensors an operation takes ------------------------------------------------------------------------------
@@ -464,6 +473,13 @@ class RunPacked(Run):
         return torch.cat([pad_packed_sequence(r, batch_first=True, total_length=x.shape[1])[0] for r in results], -1)
 
 
+class OwnLstm(nn.LSTM):
+    """A subclass with code of its own, whose forward calls `torch.lstm`."""
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        return super().forward(input, hx)
+
+
 def recurrent(kind: type[nn.RNNBase]) -> Operation:
     def make(pick: Any, x: Tensor) -> nn.Module:
         return Run(kind(x.shape[-1], pick(3, 4), pick(1, 2), batch_first=True, bidirectional=pick(False, True)))
@@ -646,8 +662,13 @@ OPERATIONS: dict[str, Operation] = {
         arity=2,
         gives_up=_CROSS,
     ),
+    "multi_head_attention_forward": Operation(
+        lambda pick, x: Attention(x.shape[-1], pick(*divisors(x.shape[-1])), OwnAttention, bias=pick(True, False)),
+        lambda x: tokens(x) and x.shape[1] >= 2,
+    ),
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
+    "lstm": recurrent(OwnLstm),
     "packed GRU": Operation(
         lambda pick, x: RunPacked(nn.GRU(x.shape[-1], pick(3, 4), batch_first=True)), tokens, plain=False
     ),

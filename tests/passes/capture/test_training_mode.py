@@ -719,18 +719,25 @@ def test_a_hook_of_a_part_keeps_it_whole() -> None:
     assert_trains_alike(model.train(), network.train(), scales, x)
 
 
-def test_a_hook_of_a_tensor_is_refused_in_training() -> None:
+def test_a_hook_of_a_tensor_is_run_in_training() -> None:
     def apply(m: Any, x: Tensor) -> Tensor:
         h = torch.relu(m.a(x))
         if h.requires_grad:
             h.register_hook(clipped)
         return h
 
-    network = ft.teleport(Applying(apply).double().eval(), vectors(), seed=0)
+    model = Applying(apply).double().eval()
+    plan = ft.plan(model, vectors())
+    cob = plan.sample(0.9, "inter", exact=True, seed=0)
+    network, scales = plan.rewrite(cob), plan.scales(cob)
     with torch.no_grad():
-        network(vectors())
-    with pytest.raises(ft.InputError, match="gradients are recorded"):
-        network(vectors())
+        assert torch.equal(network(vectors()), model(vectors()))
+    for part in (model, network):
+        part(vectors()).pow(2).sum().backward()
+    for name in ("a.weight", "c.weight"):
+        expected = model.get_parameter(name).grad / scales.get(name, torch.ones(()))
+        assert torch.equal(network.get_parameter(name).grad, expected), name
+    assert 0 < model.a.bias.grad.abs().max() <= 0.01 * len(vectors())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
