@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.node_info import exported_value
 from fxteleport.passes.rewrite.rewrite import TELEPORTATION
 from fxteleport.plan import emission, in_place
 from fxteleport.plan.cob import ChangeOfBasis
@@ -39,7 +40,8 @@ class ProgramPlan(Plan):
         """
         network = emission.rewrite(self, cob)
         program = exported(self.program, network)
-        program.graph_module.meta[TELEPORTATION] = network.meta[TELEPORTATION]
+        module = program.graph_module
+        module.meta[TELEPORTATION] = network.meta[TELEPORTATION]
         return program
 
     def apply_(  # type: ignore[override]
@@ -122,7 +124,7 @@ _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 def _user_inputs(program: ExportedProgram) -> list[Any]:
     """What a program knows of its inputs, in their order: fake tensors, symbolic numbers, plain values."""
-    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    values = {node.name: exported_value(node) for node in program.graph.nodes if node.op == "placeholder"}
     specs = [
         s for s in program.graph_signature.input_specs if s.kind is torch.export.graph_signature.InputKind.USER_INPUT
     ]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch._ops import OpOverload, OpOverloadPacket
 
 from fxteleport.passes.capture.control_flow import CannotRun
+from fxteleport.passes.capture.patching import run_by
+from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.aten import is_aten, positional, twin_of
 from fxteleport.passes.graph.aten_twins import Beside
 
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.protocols import Trace
+OPERATOR = (OpOverload, OpOverloadPacket)
 
 
 def call(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Record a call of an operator as its twin; as it is where it has none."""
-    from fxteleport.passes.capture.patching import run_by
-
-    itself = functools.partial(trace.call_function, operator, args, kwargs)
+    itself = functools.partial(trace.record, "call_function", operator, args, kwargs)
     twin = twin_of(operator) if is_aten(operator) else None
     if twin is None:
         return itself()

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture import aten_calls
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import same_items, setitem
@@ -28,7 +27,6 @@ from fxteleport.passes.graph.ops import same_items, setitem
 _RANK = frozenset({"dim", "ndimension"})
 _SYMBOLIC_PROPERTIES = frozenset({"shape", "dtype", "device"})
 _PLACES = frozenset({"is_meta", "is_cpu", "is_cuda", "is_xpu", "is_mps"})
-_OPERATOR = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
@@ -449,8 +447,6 @@ def plain(x: Any) -> Any:
 
 def overridden(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Record a function of torch's, as `__torch_function__` names it."""
-    if isinstance(func, _OPERATOR):
-        return aten_calls.call(trace, func, args, kwargs)
     if not torch.overrides.is_tensor_method_or_property(func):
         return trace.call_function(func, args, kwargs)
     name = func.__name__

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture import aten_calls, proxy
 from fxteleport.passes.capture.additions import Additions
 from fxteleport.passes.capture.arguments import Lowering
+from fxteleport.passes.capture.aten_calls import OPERATOR
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.function_calls import FunctionCalls
@@ -184,6 +185,8 @@ class Tracer:
             is_own = own is not None and given.get("running_mean") is own and path in self.modes.own
             if is_own and (self.settings.is_body or given.get("training", False) is False):
                 return self.layers.normalisation(module, **given)
+        if isinstance(func, OPERATOR):
+            return aten_calls.call(self, func, args, kwargs)
         if func in DROPOUT:
             return self.functions.dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)

@@ -78,6 +78,11 @@ def info(node: fx.Node) -> NodeInfo:
     return node.meta.get(_KEY, _NOTHING)  # type: ignore[no-any-return]
 
 
+def exported_value(node: fx.Node) -> Any:
+    """What `torch.export` knows of a node of a program's: a fake tensor, a symbolic number, a plain value."""
+    return node.meta["val"]
+
+
 def describe(node: fx.Node, known: NodeInfo) -> None:
     """Set what is known of a node."""
     node.meta[_KEY] = known

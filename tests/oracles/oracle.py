@@ -107,6 +107,18 @@ class Tally:
         return plain | {"runs": {" | ".join(k): v for k, v in self.runs.items()}}
 
 
+# How the names of operations begin that no rule can know, and why.
+_KEPT_WHOLE = {
+    "hidden": "code that cannot be traced, and reads another layer's weight",
+    "made: running product over the batch": "the exponent of its CoB is the number of samples",
+    "made: product over the batch": "so is that of this one",
+    "number: power": "the exponent is a size",
+    "weight: data": "a weight's memory is replaced while forward runs",
+    "rows: mask": "which rows are picked, a mask tells that comes with the data",
+    "join: scatter": "where it is written, a size tells that the example may have as 0",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """Inputs, and what the original makes of them."""
@@ -181,7 +193,7 @@ class Comparison:
     def is_meant(self, node: Opaque) -> bool:
         """True for a node of an operation that is there to be kept whole."""
         place = re.match(r"calls[._](\d+)", node.path or node.node)
-        return place is not None and self.model.script.steps[int(place[1])].operation.startswith("hidden")
+        return place is not None and self.model.script.steps[int(place[1])].operation.startswith(tuple(_KEPT_WHOLE))
 
     # -- the checks ---------------------------------------------------------------------------------------------
 

@@ -17,11 +17,11 @@ from fxteleport.passes.rules.registry import RULES, lookup, named, rule
 
 
 @pytest.fixture
-def torchs_operations() -> list[Any]:
-    """The operations that torch tests itself on. Importing them forbids to set backends' flags, which is undone."""
+def torchs_operations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The operations that torch tests itself on. Importing them would forbid other tests to set backends' flags."""
+    monkeypatch.setattr(torch.backends, "disable_global_flags", lambda: None)
     from torch.testing._internal.common_methods_invocations import op_db
 
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     return list(op_db)
 
 
