@@ -76,7 +76,7 @@ class Tracer:
         self.finished = False
         self.parts = modules_of(model)
         self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
-        self.handles = Handles(self._proxy)
+        self.handles = Handles(lambda node, value: proxy.make(node, self, value))
         self.builder = GraphBuilder(self.handles, self.stack, self.gradients)
         self.inputs = InputFacts(self.builder)
         self.conditions = TraceConditions(self.stack)
@@ -105,6 +105,7 @@ class Tracer:
         self.functions = FunctionCalls(
             settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo
         )
+        self.hook_gradient = self.functions.hook_gradient
         self.effects = SideEffects(
             self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
         )
@@ -114,9 +115,6 @@ class Tracer:
             self.writes, self.stack, self.history,
         )  # fmt: skip
         self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
-
-    def _proxy(self, node: fx.Node, value: Any) -> proxy.Proxy:
-        return proxy.make(node, self, value)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
         """The trace of a module's forward in the course of this one, for the body of a call."""
@@ -171,10 +169,6 @@ class Tracer:
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call."""
         return (record_left_over if self.finished else self.recorder.record)(op, target, args, kwargs)
-
-    def hook_gradient(self, tensor: Any, hook: Callable[..., Any]) -> Any:
-        """A hook on a tensor's gradient is registered."""
-        return self.functions.hook_gradient(tensor, hook)
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
