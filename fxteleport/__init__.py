@@ -7,56 +7,49 @@
     network = plan.rewrite(cob)                  # a new GraphModule that computes the same function
     assert ft.verify(model, network, example_input).passed
 
-The passes behind a plan are in `fxteleport.passes`, the command line is in `fxteleport.tools`.
+The passes behind a plan are in `fxteleport.passes`, the command line is in `fxteleport.tools`. The public names are
+listed in `fxteleport/api.py`, which is imported, and torch with it, when the first of them is used: the command line
+prints its help without.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose folders the build maps into one package
     __path__.append(os.path.dirname(__path__[0]))
 
-from fxteleport.align.align import Alignment, align
-from fxteleport.io.checkpoint import load, save
-from fxteleport.io.stream import stream
-from fxteleport.landscape import baselines as controls
-from fxteleport.landscape import curvature, landscapes, objectives
-from fxteleport.landscape.optimize import Optimized, optimize
-from fxteleport.models.meta_init import without_weights
-from fxteleport.models.randomize import randomize
-from fxteleport.passes.errors import (
-    CaptureError,
-    CheckpointError,
-    CobError,
-    ConditionError,
-    ConditionWarning,
-    GuardError,
-    InputError,
-    ModelError,
-    OpaqueModuleWarning,
-    RuleError,
-    TeleportError,
-)
-from fxteleport.passes.graph.conditions import Condition
-from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
-from fxteleport.plan.cob import ChangeOfBasis
-from fxteleport.plan.plan import Plan, plan, teleport
-from fxteleport.plan.teleported_point import Point
-from fxteleport.training.callback import Teleport, lightning_callback
-from fxteleport.training.optimizer_state import transport
-from fxteleport.training.teleportable import Teleportable
-from fxteleport.verify import Difference, EquivalenceReport, verify
-
-Plan.align, Plan.optimize = align, optimize  # as methods, too
+if TYPE_CHECKING:
+    from fxteleport.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
-    "ConditionWarning", "Difference", "EquivalenceReport", "GuardError", "InputError", "ModelError",
-    "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
-    "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature", "landscapes",
-    "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport",
-    "transport", "verify", "without_weights",
-]  # fmt: skip
+
+class _Package(ModuleType):
+    """This package. Some of its functions have the name of a folder; importing the folder does not take their place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("align", "plan", "verify") or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, the list of them, `__all__`, or a folder that is imported with them."""
+    if name == "__all__" or not name.startswith("_"):
+        api = importlib.import_module("fxteleport.api")
+        if name == "__all__" or name in api.__all__:
+            globals()[name] = getattr(api, name)
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -21,6 +21,10 @@ class RuleError(TeleportError):
     """A rule is registered twice, with a key that no node can have, or asks for an axis that a tensor does not have."""
 
 
+class GraphError(TeleportError):
+    """A graph is not what a pass must leave behind (`check_graph`): a fault of fxteleport's, or of a user's rule."""
+
+
 class CheckpointError(TeleportError):
     """A file is missing, corrupt, of another model, or cannot be written."""
 

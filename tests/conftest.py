@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def checked_graphs() -> Iterator[None]:
+    """Every plan that the tests make checks its graphs after each pass (`passes/check_graph.py`)."""
+    ft.plan.__kwdefaults__["checks"] = True
+    yield
+    ft.plan.__kwdefaults__["checks"] = False
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,5 +1,7 @@
 """The command line: `fxteleport COMMAND ...`. Every command is a function in a file of its own.
 
+It imports what needs torch when it runs, so that help and a wrong call are answered at once.
+
 Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong: then one line on standard error.
 """
 
@@ -26,6 +28,7 @@ from fxteleport.tools.commands.teleport import teleport
 from fxteleport.tools.console import one_line
 from fxteleport.tools.options.dataclass_options import register
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
 
 
@@ -44,7 +47,7 @@ class Commands(TyperGroup):
         try:
             status = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra) or 0
         except typer.Abort:
-            status = 130
+            status = _INTERRUPTED
         except (TeleportError, OSError) as error:
             status = _report(one_line(error))
         except UsageError as error:
@@ -52,6 +55,13 @@ class Commands(TyperGroup):
         if standalone_mode:
             sys.exit(status)
         return status
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # by now a command has ended its workers
+            sys.stderr.write("fxteleport: interrupted\n")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _usage(error: Any) -> int:
@@ -74,6 +84,7 @@ app = typer.Typer(
     help="Neural teleportation of any PyTorch network: another place in weight space, the same function.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -81,13 +92,19 @@ for command in (teleport, check, inspect, coverage, paper, bench):
     register(app, command)
 
 
-@app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and leave."),
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
+    ),
+) -> None:
+    """Print the version before a command is missed."""
 
 
 def main() -> None:

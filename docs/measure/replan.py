@@ -12,8 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from fxteleport.tools.commands.coverage import read_rows
-from fxteleport.tools.survey.network_survey import Terms, replan
+from fxteleport.tools.survey.network_survey import replan
+from fxteleport.tools.survey.row import Terms
+from fxteleport.tools.survey.rows_file import read_rows
 
 TOLD = ("nodes", "captured", "free", "moved", "opaque", "free_weights", "moved_weights", "pinned")
 

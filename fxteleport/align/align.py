@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from fxteleport.align.descent import Distance, share
 from fxteleport.align.magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align.signs import signs
-from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.capture.model_tensors import named_tensors
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import InputError
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
+from fxteleport.passes.graph.module_clone import modules_of
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales
-from fxteleport.plan.module_parts import modules_of
 
 _TINY = 1e-300
 _NEAR = 1e-2  # relative distance of two weights below which they count as one, if most are

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import CobMap
-from fxteleport.passes.solve.solution import Solution
+from fxteleport.passes.domain.solution import Solution
 
 _ROUNDS = 4  # of reweighting
 _STEPS = 10  # of Gauss-Newton

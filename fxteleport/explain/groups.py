@@ -14,7 +14,8 @@ import numpy as np
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.interpreter import Constrained
-from fxteleport.passes.solve.solution import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.graph.node_info import info
 
 Array = np.ndarray[Any, Any]
 
@@ -74,11 +75,7 @@ def neuron_groups(captured: Captured, found: Constrained, solution: Solution) ->
     of, member, values = (np.full(found.system.count, -1, np.int64) for _ in range(3))
     if not vectors:
         return Grouping([], of, member, values)
-    paths = {
-        n.name: str(n.target if n.op == "call_module" else n.meta.get("path", ""))
-        for g in captured.graphs
-        for n in g.nodes
-    }
+    paths = {n.name: str(n.target if n.op == "call_module" else info(n).path) for g in captured.graphs for n in g.nodes}
     starts = np.array([v.start for v in vectors])
     symbols = np.concatenate([np.arange(v.start, v.start + v.size) for v in vectors])
     vector = np.searchsorted(starts, symbols, side="right") - 1

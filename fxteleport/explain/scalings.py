@@ -10,7 +10,7 @@ import numpy as np
 
 from fxteleport.explain.groups import Array, Grouping
 from fxteleport.passes.domain.cob_map import CobMap
-from fxteleport.passes.solve.solution import Solution
+from fxteleport.passes.domain.solution import Solution
 
 _RUNS = 32  # groups that alternate along an axis more often are told by their first and last channel
 

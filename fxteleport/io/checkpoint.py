@@ -18,17 +18,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.atomic_files import read_tensors, write_tensors
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
+from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.plan.teleportation import teleportation_of
+from fxteleport.tensor_files import read_tensors, write_tensors
 
 MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their order in a file is random)
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
@@ -173,7 +174,7 @@ def _built(saved: Description) -> nn.Module:
 
 def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of the caller's model as it was when saved: on the CPU, in the file's number format, in eval mode."""
-    return copy.deepcopy(model).to("cpu", dtype).eval()
+    return evaluate(copy.deepcopy(model).to("cpu", dtype))
 
 
 def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from fxteleport.atomic_files import read_json, write_text
 from fxteleport.io.example_inputs import require_size
 from fxteleport.passes.errors import CheckpointError
-from fxteleport.plan.plan import MODES, NORM_STATS
+from fxteleport.plan.choices import MODES, NORM_STATS
 
 FORMAT = 2  # in 1, the state dict did not hold the CoBs of operations
 _KIND = "fxteleport network"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.errors import CheckpointError
+from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 
 _LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
@@ -24,7 +25,7 @@ def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
         CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value.
     """
     nodes = [n for n in plan.captured.graph.nodes if n.op == "placeholder"]
-    return [{"name": str(n.target), "value": _described(n.meta["val"], str(n.target))} for n in nodes]
+    return [{"name": str(n.target), "value": _described(info(n).value, str(n.target))} for n in nodes]
 
 
 def _described(value: Any, name: str) -> Any:

@@ -6,15 +6,20 @@ teleportation by D the Hessian becomes D^-1 H D^-1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import grad, vjp
 
+from fxteleport.passes.errors import InputError
 from fxteleport.plan.teleported_point import Loss, Point, Weights, isolated
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
 LossOfWeights = Callable[[Weights], Tensor]
 
 
@@ -43,23 +48,43 @@ def hvp(loss: LossOfWeights, weights: Weights, vector: Weights) -> Weights:
 def top_eigenvalue(
     loss: LossOfWeights, weights: Weights, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0
 ) -> tuple[float, Weights]:
-    """The eigenvalue of the Hessian that is largest in magnitude, with its unit eigenvector, by power iteration.
+    """The eigenvalue of the Hessian that is largest in magnitude, with its unit eigenvector, by Lanczos (ARPACK).
 
-    Stops when the eigenvalue changes by less than `tolerance`, relatively.
+    Holds eight vectors of the weights' length on the CPU, in float64.
+
+    Args:
+        iterations: restarts at most, of up to eight Hessian-vector products each.
+        tolerance: of the eigenvalue, relative.
+        seed: of the start vector.
+
+    Raises:
+        InputError: it is not found within so many iterations.
     """
-    vector = _unit(_random(weights, seed, torch.randn))
-    value = 0.0
-    for _ in range(iterations):
-        product = hvp(loss, weights, vector)
-        found = float(dot(vector, product))
-        size = float(dot(product, product)) ** 0.5
-        if size == 0:
-            return 0.0, vector
-        vector = {n: p / size for n, p in product.items()}
-        if abs(found - value) <= tolerance * abs(found):
-            return found, vector
-        value = found
-    return value, vector
+    start = _random(weights, seed, torch.randn)
+    size = float(dot(first := hvp(loss, weights, start), first)) ** 0.5
+    if size == 0 or not math.isfinite(size):  # ARPACK takes neither
+        return 0.0 * size, _unit(start)
+    found = _flat(start)
+    if len(found) > 1:
+        operator = LinearOperator(
+            (len(found), len(found)),
+            matvec=lambda vector: _flat(hvp(loss, weights, _shaped(vector, weights))),
+            dtype=np.float64,
+        )
+        try:
+            found = eigsh(operator, 1, v0=found, ncv=min(_BASIS, len(found)), maxiter=iterations, tol=tolerance)[1][
+                :, 0
+            ]
+        except ArpackNoConvergence:
+            raise InputError(
+                f"the top eigenvalue was not found within {iterations} iterations: allow more `iterations` or a larger"
+                " `tolerance`"
+            ) from None
+    vector = _unit(_shaped(found, weights))
+    return float(dot(vector, hvp(loss, weights, vector))), vector
+
+
+_BASIS = 8  # vectors that Lanczos keeps: fewer restart often, more take memory
 
 
 def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 0) -> tuple[float, float]:
@@ -85,3 +110,15 @@ def _random(weights: Weights, seed: int, draw: Callable[..., Tensor]) -> Weights
 def _unit(vector: Weights) -> Weights:
     size = dot(vector, vector).sqrt()
     return {n: v / size.to(v) for n, v in vector.items()}
+
+
+def _flat(weights: Weights) -> Array:
+    """All weights in one vector, float64."""
+    vector: Array = torch.cat([w.detach().reshape(-1).cpu().double() for w in weights.values()]).numpy()
+    return vector
+
+
+def _shaped(vector: Array, like: Weights) -> Weights:
+    """A vector as weights."""
+    parts = torch.from_numpy(vector).split([w.numel() for w in like.values()])
+    return {name: part.view(w.shape).to(w) for part, (name, w) in zip(parts, like.items(), strict=True)}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fxteleport.landscape.objectives import Objective
+from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.errors import InputError
-from fxteleport.passes.solve.solution import UNIT
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales

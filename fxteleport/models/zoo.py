@@ -1,6 +1,6 @@
 """Zoo: networks by name, from timm and (as `torchvision/NAME`) from torchvision.
 
-Neither library is imported before a name is looked up.
+Neither library, nor torch, is imported before a name is looked up.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from fxteleport.passes.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIBRARIES = ("timm", "torchvision")
 _TORCHVISION = "torchvision/"
@@ -36,6 +36,8 @@ class Built:
 
     def inputs(self, batch: int, device: str | None = None) -> tuple[Any, ...]:
         """Random arguments for `forward`: standard normal, or uniform on [0, 1] for images in a list."""
+        import torch
+
         if self.listed:
             return ([torch.rand(*shape, device=device) for shape in self.shapes * batch],)
         return tuple(torch.randn(batch, *shape, device=device) for shape in self.shapes)

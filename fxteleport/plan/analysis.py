@@ -16,12 +16,13 @@ import torch
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.interpreter import Constrained
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.domain.solution import Array, Solution
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.wraps import Sides, settle
 from fxteleport.passes.scale import format_range
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
-from fxteleport.passes.solve.solution import Array, Solution
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.planned_model import PlannedModel
 
@@ -47,6 +48,7 @@ class Analysis:
         mode, norm_stats: the arguments of `fxteleport.plan`.
         planned: what the model was like; the plan holds for no other.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
+        checks: what must be true of a graph is checked after each pass.
     """
 
     captured: Captured
@@ -56,6 +58,7 @@ class Analysis:
     norm_stats: str
     planned: PlannedModel
     seconds: dict[str, float]
+    checks: bool = False
     caches: Caches = field(default_factory=Caches)
 
     @property
@@ -115,7 +118,7 @@ class Analysis:
         """The CoBs that teleported operations divide or multiply by (not those of signs), and their number formats."""
         cobs = {}
         for node, wrap in self.constrained.wraps.items():
-            dtype = node.args[wrap.position].meta["val"].dtype  # type: ignore[union-attr]
+            dtype = info(wrap.source(node)).value.dtype
             for end, cob_map in (("input", wrap.before), ("output", wrap.after)):
                 if cob_map is not None and wrap.part != "sign":
                     cobs[f"{node.name}, its {end}"] = cob_map, dtype

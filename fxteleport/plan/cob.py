@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxteleport.atomic_files import read_tensors, write_tensors
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CheckpointError, CobError
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
-
-LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
+from fxteleport.plan.choices import check_range
+from fxteleport.tensor_files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +128,3 @@ def largest_power(cob_range: float, landscape: str) -> int:
     else:
         ratio = 2
     return min(8, max(1, round(ratio)))
-
-
-def check_range(cob_range: float, landscape: str, center: float = 1.0) -> None:
-    """Raise CobError for a law that does not exist or a range outside it."""
-    if landscape not in LANDSCAPES:
-        raise CobError(f"unknown landscape '{landscape}': choose one of {', '.join(LANDSCAPES)}")
-    if not math.isfinite(cob_range) or cob_range < 0 or (cob_range == 0 and landscape in ("positive", "negative")):
-        raise CobError(f"the CoB range must be a positive number, got {cob_range}")
-    if landscape in ("intra", "inter") and cob_range >= 1:
-        raise CobError(f"landscape '{landscape}' needs 0 <= cob_range < 1, or a CoB could be 0; got {cob_range}")
-    if landscape == "log" and cob_range > 300:
-        raise CobError(f"landscape 'log' draws exp(+-cob_range), which {cob_range} takes out of range: at most 300")

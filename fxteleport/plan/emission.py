@@ -7,6 +7,7 @@ import time
 import torch
 from torch import nn
 
+from fxteleport.passes.check_graph import check_graph
 from fxteleport.passes.rewrite import rewrite as rewrite_pass
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rewrite.wraps import cobs, slots_of
@@ -28,6 +29,7 @@ def rewrite(plan: Analysis, cob: ChangeOfBasis) -> TeleportedModule:
     Raises:
         CobError: the CoB is not valid for this plan, or would push weights out of their number format.
         ModelError: the model is on the meta device, or is not what was planned any more.
+        GraphError: the plan was made with `checks`, and the network is not what it must be.
     """
     check(plan, cob)
     require_planned(plan)
@@ -37,6 +39,8 @@ def rewrite(plan: Analysis, cob: ChangeOfBasis) -> TeleportedModule:
     numbers = plan.solution.numbers(cob.values.detach())
     network = rewrite_pass.rewrite(plan.captured, plan.sides, plan.recipe, numbers, symbols)
     plan.seconds["rewrite"] = time.perf_counter() - start
+    if plan.checks:
+        check_graph(plan.captured, "rewrite", network=network)
     network.meta["planned_values"] = plan.planned.values
     remember(network, plan, cob)
     return network

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CobError
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis, sample_values
 

@@ -18,6 +18,8 @@ from fxteleport.passes.graph.settings import spelled
 from fxteleport.plan.planned_model import PlannedModel
 from fxteleport.plan.planned_settings import Spelled
 
+_ON_GRADIENTS = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+
 
 class ModelSnapshot:
     """A model's parameters, buffers and modules at one moment.
@@ -54,12 +56,14 @@ class ModelSnapshot:
         found += [(vars(m), "forward", vars(m).get("forward")) for m in self._modules]
         self._settings: list[tuple[Any, Any]] = []  # those that may change without being replaced, and what they were
         self._values: list[tuple[Tensor, Tensor]] = []
+        self._trained: list[tuple[Tensor, bool]] = []
         if planned is not None:
             for (path, name), value in planned.settings.items():
                 now = vars(by_path[path]).get(name)
                 found.append((vars(by_path[path]), name, now))
                 if isinstance(value, Spelled):
                     self._settings.append((now, value.form))
+            self._trained = [(t, w) for n, w in planned.trained.items() if (t := self.tensors.get(n)) is not None]
             self._values = [(t, v) for n, v in planned.values.items() if (t := self.tensors.get(n)) is not None]
             found += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
         self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
@@ -69,8 +73,12 @@ class ModelSnapshot:
         self._strides = list(map(Tensor.stride, self._tensors))
         self._versions = [t._version for t, _ in self._values]
         self._kinds = list(map(type, self._modules))
-        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._hooked = list(map(len, self._hooks))
+        self._hooks = [
+            hooks
+            for m in self._modules
+            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+        ]
+        self._hooked = self._handles()
 
     def is_current(self) -> bool:
         """True if no module, tensor, tensor's memory, setting or hook was replaced, added or removed.
@@ -82,12 +90,18 @@ class ModelSnapshot:
             all(map(operator.is_, map(dict.get, tables, names), objects))
             and self._addresses() == self._data
             and list(map(type, self._modules)) == self._kinds
-            and list(map(len, self._hooks)) == self._hooked
+            and self._handles() == self._hooked
             and list(map(Tensor.stride, self._tensors)) == self._strides
             and [t._version for t, _ in self._values] == self._versions
             and all(torch.equal(t, v) for t, v in self._values if t.is_cpu)
             and all(spelled(now) == before for now, before in self._settings)
+            and all(t.requires_grad is trained for t, trained in self._trained)
         )
+
+    def _handles(self) -> list[tuple[int, ...]]:
+        """The numbers of the hooks: no two hooks have one."""
+        on_gradients = [x for t in self._tensors for x in _ON_GRADIENTS(t) if x]
+        return list(map(tuple, (*self._hooks, *on_gradients)))
 
     def _addresses(self) -> list[int]:
         return addresses(self._tensors) if self._sharded else list(map(Tensor.data_ptr, self._tensors))

@@ -7,38 +7,32 @@ register one when it first runs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from fxteleport.passes.capture.exported_modules import is_check
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import unsharded
+from fxteleport.passes.graph.leaf_modules import gradient_hooks
 from fxteleport.passes.rules.call import carries
 
 PLAN_AGAIN = "since the plan was made: plan the model again"  # the end of every message about a changed model
 
 
 class Part(NamedTuple):
-    """One module: its class, the code of its hooks and of a replaced forward, its parameters' shapes and kinds."""
+    """One module: its class, the code of its hooks and of a replaced forward, its parameters' shapes and kinds.
+
+    `gradient_hooks` are those that may change gradients: "" or the parameter that they are put on, and their code.
+    """
 
     kind: type
     hooks: tuple[Any, ...]
     forward: Any
     parameters: dict[str, tuple[torch.Size, bool]]
-
-
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
-    modules: dict[str, nn.Module] = {}
-    waiting = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        modules[path] = module
-        if module._modules:
-            prefix = f"{path}." if path else ""
-            waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
-    return modules
+    gradient_hooks: frozenset[tuple[str, Any]] = frozenset()
 
 
 def parts_of(modules: dict[str, nn.Module]) -> dict[str, Part]:
@@ -52,10 +46,19 @@ def _part(module: nn.Module) -> Part:
     hooks: tuple[Any, ...] = ()
     if kind is type(module) and (attributes["_forward_hooks"] or attributes["_forward_pre_hooks"]):  # FSDP adds its own
         both = (*attributes["_forward_hooks"].values(), *attributes["_forward_pre_hooks"].values())
-        hooks = tuple(_code(h) for h in both if not _moves_shards(h))
+        hooks = tuple(_code(h) for h in both if not (_moves_shards(h) or is_check(h)))
     forward = _code(attributes["forward"]) if "forward" in attributes else None
     parameters = attributes["_parameters"].items()
-    return Part(kind, hooks, forward, {name: (p.shape, _has_cob(p.dtype)) for name, p in parameters if p is not None})
+    shapes = {name: (p.shape, _has_cob(p.dtype)) for name, p in parameters if p is not None}
+    on_gradients = frozenset(_on_gradients(attributes)) if kind is type(module) else frozenset()
+    return Part(kind, hooks, forward, shapes, on_gradients)
+
+
+def _on_gradients(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The hooks that may change the gradients of a module and its parameters."""
+    owners = [("", attributes["_backward_hooks"].values()), ("", attributes["_backward_pre_hooks"].values())]
+    owners += [(n, hooks) for n, p in attributes["_parameters"].items() if p is not None for hooks in gradient_hooks(p)]
+    yield from ((name, _code(hook)) for name, hooks in owners for hook in hooks if not _moves_shards(hook))
 
 
 def require_same_parts(planned: dict[str, Part], now: dict[str, Part], same_classes: bool) -> None:
@@ -74,6 +77,8 @@ def require_same_parts(planned: dict[str, Part], now: dict[str, Part], same_clas
             what = f"was a {before.kind.__name__} and is a {after.kind.__name__}"
         elif before.hooks != after.hooks:
             what = "has other forward hooks"
+        elif after.gradient_hooks - before.gradient_hooks:  # what had one is pinned, and a copy may have lost it
+            what = "has other backward hooks, or its parameters have,"
         elif before.forward is not after.forward:
             what = "has another forward"
         elif before.parameters != after.parameters:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from fxteleport.passes.solve.solution import Array
+from fxteleport.passes.domain.solution import Array
 from fxteleport.plan.analysis import Analysis
 
 

@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -22,36 +22,50 @@ from fxteleport.explain.groups import Group, Grouping, neuron_groups
 from fxteleport.explain.joins import Link, Tie, group_links, group_ties
 from fxteleport.explain.scalings import Use, group_uses
 from fxteleport.passes.capture.capture import capture
+from fxteleport.passes.check_graph import check_graph
 from fxteleport.passes.constrain.interpreter import Opaque, constrain
+from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.exported import is_program
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
 from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.plan.planned_model import planned_model
 
-MODES = ("full", "weights")
-NORM_STATS = ("fixed", "rescaled", "wrapped")
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+P = TypeVar("P", bound="Plan")
 
 
 def plan(
-    model: nn.Module, *example_inputs: Any, mode: str = "full", norm_stats: str = "fixed", **keyword_inputs: Any
+    model: nn.Module | ExportedProgram,
+    *example_inputs: Any,
+    mode: str = "full",
+    norm_stats: str = "fixed",
+    checks: bool = False,
+    **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
 
     Args:
-        model: any `nn.Module`.
-        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta.
+        model: any `nn.Module`, or an exported program (`torch.export`): then `plan.rewrite` gives a program again.
+        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta. A program has its own.
         mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
             exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
+        checks: check what must be true of the graph after each pass, that of each later `rewrite` included
+            (`passes/check_graph.py` states it): for rules and passes under development.
 
     Raises:
         InputError: an unknown mode or norm_stats.
         ModelError: the model is not a plain, materialised float `nn.Module`.
         CaptureError: the model does not run on these inputs.
+        GraphError: with `checks`, a pass has broken its contract.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode '{mode}': choose one of {', '.join(MODES)}")
@@ -59,21 +73,42 @@ def plan(
         raise InputError(f"unknown norm_stats '{norm_stats}': choose one of {', '.join(NORM_STATS)}")
     if mode == "weights" and norm_stats == "wrapped":
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
+    if is_program(model):
+        from fxteleport.plan.programs import plan_program
+
+        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks)
+    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks)
+
+
+def made(
+    kind: Callable[..., P],
+    model: Any,
+    mode: str,
+    norm_stats: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    checks: bool,
+) -> P:
+    """Run the passes on a module, and make a plan of this kind of what they find."""
     seconds = {}
     ambient = torch.get_default_device().type
     with _without_garbage_collection():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-            captured = capture(model, example_inputs, keyword_inputs)
+            captured = insist_on_ranks(capture(model, args, kwargs))
+        if checks:
+            check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
             constrained = constrain(captured, mode, norm_stats)
+            if checks:
+                check_graph(captured, "constrain", constrained)
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
             solution = solve(constrained.system)
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return Plan(captured, constrained, solution, mode, norm_stats, planned, seconds)
+        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks)
 
 
 @contextlib.contextmanager
@@ -110,10 +145,10 @@ def teleport(
     Raises:
         ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
     """
-    made = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
     if strict:
-        made.require_none()
-    return made.rewrite(made.sample(cob_range, landscape, exact, seed))
+        found.require_none()
+    return found.rewrite(found.sample(cob_range, landscape, exact, seed))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,6 +218,6 @@ class Plan(Analysis):
     rewrite = emission.rewrite
     apply_ = in_place.apply_
 
-    # Set in `fxteleport/__init__.py`: `align` and `landscape` work on plans, so no plan imports them.
+    # Set in `fxteleport/api.py`: `align` and `landscape` work on plans, so no plan imports them.
     align: ClassVar[Callable[..., Any]]  # fxteleport.align
     optimize: ClassVar[Callable[..., Any]]  # fxteleport.optimize

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.constrain.interpreter import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import modules_of
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.settings import digest, said
 from fxteleport.passes.graph.storage import by_memory, overlapping
-from fxteleport.plan.module_parts import PLAN_AGAIN, Part, modules_of, parts_of, require_same_parts
+from fxteleport.plan.module_parts import PLAN_AGAIN, Part, parts_of, require_same_parts
 from fxteleport.plan.planned_settings import Where, form_of, require_same_settings, settings_of
 
 
@@ -34,19 +36,23 @@ class PlannedModel:
         parts: every module by its path, a shared one under each of its paths.
         settings: (module's path, attribute) -> its value, or its `Spelled` form where the value may change in place.
         values: what the index buffers held that the trace has looked into.
+        trained: whether parameters required a gradient, where forward asks for that.
         firsts: name of a parameter or buffer -> the first name of the same tensor.
         overlapping: tensors that share memory with others.
         moving: the names of those that the plan scales.
         saved: the names that the state dict has.
+        held: tensors that code holds by itself, beside their modules, by their first names.
     """
 
     parts: dict[str, Part]
     settings: dict[Where, Any]
     values: dict[str, Tensor]
+    trained: dict[str, bool]
     firsts: dict[str, str]
     overlapping: frozenset[str]
     moving: frozenset[str]
     saved: frozenset[str]
+    held: dict[str, Tensor]
 
     def require(self, model: nn.Module, itself: bool = True) -> None:
         """Raise ModelError, which says what differs and where, unless a model is what was planned.
@@ -60,7 +66,16 @@ class PlannedModel:
         tensors = {name: t for name, t in named_tensors(modules) if name in self.firsts}
         for name in self.values.keys() & tensors.keys():
             self.require_value(name, tensors[name])
+        for name in self.trained.keys() & tensors.keys():
+            if tensors[name].requires_grad is not self.trained[name]:
+                was = "required a" if self.trained[name] else "required no"
+                raise ModelError(f"'{name}' {was} gradient, and forward asks for that: it was changed {PLAN_AGAIN}")
         self._require_ties(tensors, itself)
+        for name, before in self.held.items() if itself else ():
+            if tensors[name] is not before:
+                raise ModelError(
+                    f"'{name}' is another tensor, and code that holds it by itself keeps the old one, {PLAN_AGAIN}"
+                )
 
     def require_value(self, name: str, now: Tensor) -> None:
         """Raise ModelError unless an index buffer has its planned value; one on the meta device has no value."""
@@ -104,22 +119,26 @@ def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
     Args:
         moving: the names of the tensors that the plan scales.
     """
+    modules = modules_of(captured.model)
+    held = {captured.canonical[n] for reached in captured.reached.values() for n in reached.tensors} | captured.held
     return PlannedModel(
-        parts_of(modules_of(captured.model)),
+        parts_of(modules),
         settings_of(captured),
         dict(_values(captured)),
+        captured.trained,
         {name: first for name, first in captured.canonical.items() if name not in captured.assigned},
         captured.overlapping,
         moving,
         frozenset(captured.metas) - frozenset(unsaved(captured)),
+        {name: tensor for name, tensor in named_tensors(modules) if name in held and name not in captured.assigned},
     )
 
 
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:
     """The index buffers that the trace has looked into, by name: their values are known in the graph."""
     for node in (node for graph in captured.graphs for node in graph.nodes):
-        value, name = node.meta.get("val"), str(node.target)
-        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or "trust" in node.meta:
+        value, name = info(node).value, str(node.target)
+        if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or info(node).trust:
             continue
         if isinstance(value, Tensor) and not value.is_meta and value.layout is torch.strided:
             yield name, value

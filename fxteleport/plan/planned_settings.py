@@ -12,15 +12,15 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import ModelError
-from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.module_clone import BESIDE, BOOKKEEPING, PATH, is_clone, path_of
 from fxteleport.passes.graph.settings import said, spelled
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.plan.module_parts import PLAN_AGAIN
 
 Where = tuple[str, str]  # a module's path and an attribute of it
-_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", "_path", "_beside"}  # some are of a clone
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", PATH, BESIDE}  # some are of a clone
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,15 @@ def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
         module = captured.parts.get(path)
         if module is None or path in captured.added or path in captured.opaque:
             continue
-        names = vars(module).keys() - _NO_SETTINGS
-        if path in captured.classes:  # the rest of it is traced
-            names &= set(getattr(captured.classes[path], "__constants__", ()))
         held = vars(module)
-        yield from (((path, name), held[name]) for name in names if name in held)
+        if path in captured.classes:  # the rest of it is traced
+            names = set(getattr(captured.classes[path], "__constants__", ()))
+            held = {name: value for name, value in held.items() if name in names}
+        yield from [((path, name), value) for name, value in held.items() if name not in _NO_SETTINGS]
 
 
 def _owner(captured: Captured, path: str) -> str:
     """The path of the layer that a leaf is, or that a leaf calls with other tensors or settings."""
     leaf = captured.added.get(path)
-    return str(vars(getattr(leaf, "layer", leaf)).get("_path", path)) if isinstance(leaf, nn.Module) else path
+    owner = getattr(leaf, "layer", leaf)
+    return path_of(owner) if isinstance(owner, nn.Module) and is_clone(owner) else path

@@ -10,6 +10,7 @@ for epoch in range(100):
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch.optim import Optimizer
 
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.cob import ChangeOfBasis, check_range
+from fxteleport.plan.choices import check_range
+from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.training.optimizer_state import STATES, require_own, trains
 from fxteleport.training.teleportable import Teleportable
 
@@ -71,6 +73,8 @@ class Teleport:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
         if not 0 <= probability <= 1:
             raise InputError(f"the probability must be between 0 and 1, got {probability}")
+        if at is not None and not all(isinstance(i, Integral) and int(i) >= 0 for i in at):
+            raise InputError(f"at={at!r}: name epochs (or steps) by whole numbers from 0")
         if every is not None and every < 1:
             raise InputError(f"every={every}: teleport every n epochs with n of at least 1")
         if at is None and every is None and not probability:

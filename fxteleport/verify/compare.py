@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.errors import InputError
 from fxteleport.passes.rules.call import carries
 from fxteleport.verify.outputs import Container, Outputs, dense, has_fractions, outputs, require_alike
 
@@ -51,7 +52,7 @@ def compare(expected: Any, actual: Any) -> Comparison:
 def compared(expected: Outputs, actual: Outputs) -> Comparison:
     """As `compare`, of outputs that are taken apart already."""
     require_alike(expected, actual, types=True)
-    exact = [p for p, a in expected.items() if not has_fractions(a) and not _alike(a, actual[p])]
+    exact = [p for p, a in expected.items() if not has_fractions(a) and not _alike(p, a, actual[p])]
     pairs = {p: (_tensor(a), _tensor(actual[p])) for p, a in expected.items() if has_fractions(a)}
     found = [difference(a, b) for a, b in pairs.values()]
     tensors = {p: dense(a) for p, a in expected.items() if isinstance(a, Tensor)}
@@ -77,8 +78,17 @@ def _tensor(x: Any) -> Tensor:
     )
 
 
-def _alike(a: Any, b: Any) -> bool:
-    """Equal outputs without fractions; objects without an equality of their own are equal in kind."""
+_SINGLE = (torch.dtype, torch.layout, torch.memory_format, type)  # equal to themselves alone
+
+
+def _alike(path: str, a: Any, b: Any) -> bool:
+    """Equal outputs without fractions; objects without an equality of their own are equal in kind.
+
+    Raises:
+        InputError: they cannot be compared.
+    """
+    if isinstance(a, _SINGLE):
+        return a is b
     if isinstance(a, Tensor):
         a, b = dense(a), dense(b)
         if a.is_quantized:
@@ -88,7 +98,10 @@ def _alike(a: Any, b: Any) -> bool:
         return torch.equal(a, b)
     if isinstance(a, Container) or getattr(type(a), "__eq__", None) is object.__eq__:
         return type(a) is type(b)
-    return bool(a == b)
+    try:
+        return bool(a == b)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the outputs cannot be compared: {path} is a {type(a).__qualname__}: {error}") from error
 
 
 def is_vacuous(x: Tensor) -> bool:
@@ -110,19 +123,37 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 
 def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
-    """Largest absolute difference, the same relative to the largest |a|, and where."""
+    """Largest absolute difference, the largest relative to |a|, and where that is.
+
+    Relative to the largest |a| of all; but a mask's constants (see `_masked`) and what they cover are two scales.
+    """
     if a.shape != b.shape or a.numel() == 0:
         return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)
     wide = torch.complex128 if a.is_complex() else torch.float64
     x, y = a.to(wide), b.to(wide)
     gap = torch.where(x == y, 0.0, (x - y).abs()).reshape(-1)
     gap = torch.where(gap.isnan(), torch.where((x.isnan() & y.isnan()).reshape(-1), 0.0, float("inf")), gap)
-    at = int(gap.argmax())
-    return float(gap[at]), float(gap[at]) / max(_largest(x), torch.finfo(torch.float64).tiny), at
+    size = torch.where(torch.isfinite(x), x, 0).abs().reshape(-1)
+    scale = size.max() if (masked := _masked(size)) is None else torch.where(masked, size.max(), size[~masked].max())
+    relative = gap / scale.clamp(min=torch.finfo(torch.float64).tiny)
+    at = int(relative.argmax())
+    return float(gap.max()), float(relative[at]), at
 
 
-def _largest(x: Tensor) -> float:
-    return float(torch.where(torch.isfinite(x), x, 0).abs().max())
+_APART = 1000.0  # a mask's constant is larger than what it does not cover, by so much
+
+
+def _masked(size: Tensor) -> Tensor | None:
+    """Where magnitudes are those of a constant that a mask puts in (-1e9, say), which leaves the others no scale.
+
+    Such a constant is found at several positions, may have been added to values, and nothing lies below it for long.
+    None where there is no such constant.
+    """
+    top = size.max()
+    above = size > top / _APART
+    if int(above.sum()) < 2 or bool((size[above] < 0.99 * top).any()) or not bool(size[~above].any()):
+        return None
+    return above
 
 
 def largest_tolerance(model: nn.Module, expected: list[Tensor]) -> float:
@@ -143,5 +174,7 @@ def _spread(x: Tensor) -> float:
     if x.numel() == 1:
         return 1.0
     parts = torch.view_as_real(x) if x.is_complex() else x
-    values = parts.to(torch.float64)
-    return float(values.max() - values.min()) / 2 / _largest(values)
+    values = parts.to(torch.float64).reshape(-1)
+    if (masked := _masked(values.abs())) is not None:
+        values = values[~masked]
+    return float(values.max() - values.min()) / 2 / float(values.abs().max())

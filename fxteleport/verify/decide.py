@@ -53,9 +53,9 @@ def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Compar
 def _in_float64(pair: Pair) -> Pair | None:
     model, inputs, keyword_inputs = in_float64(pair.model), doubled(pair.inputs), doubled(pair.keyword_inputs)
     if pair.made is None:
-        return Pair(model, in_float64(pair.teleported), inputs, keyword_inputs, pair.draws)
+        return Pair(model, in_float64(pair.teleported), inputs, keyword_inputs, pair.draws, writes=False)
     emitted = _emitted(pair.made, pair.teleported, model, inputs, keyword_inputs)
-    return None if emitted is None else Pair(model, emitted, inputs, keyword_inputs, pair.draws)
+    return None if emitted is None else Pair(model, emitted, inputs, keyword_inputs, pair.draws, writes=False)
 
 
 def _emitted(

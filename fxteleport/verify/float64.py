@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.meta_eval import tree_map
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.rules.call import carries
 from fxteleport.verify.compare import difference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,8 @@ def _walk(x: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]
         x = torch.from_numpy(np.ascontiguousarray(x))
     elif isinstance(x, np.generic):
         x = x.item()
+    if isinstance(x, Tensor) and x.is_nested:
+        x = list(x.unbind())
     if isinstance(x, Tensor):
         yield path, x
         return
@@ -61,13 +64,24 @@ def _parts(x: Any) -> dict[str, Any] | None:
         return {f"[{k!r}]": v for k, v in x.items()}
     if isinstance(x, tuple) and hasattr(x, "_fields"):
         return {f".{name}": getattr(x, name) for name in x._fields}
-    if isinstance(x, (list, tuple)):
+    if isinstance(x, (list, tuple, collections.deque)):
         return {f"[{i}]": v for i, v in enumerate(x)}
     if dataclasses.is_dataclass(x):
         return {f".{f.name}": getattr(x, f.name, None) for f in dataclasses.fields(x)}
-    if hasattr(x, "__dict__") and not isinstance(x, BaseException):
-        return {f".{name}": v for name, v in vars(x).items()}
-    return None
+    if isinstance(x, BaseException):
+        return None
+    slots = [name for c in type(x).__mro__ for name in _names(vars(c).get("__slots__", ()))]
+    found = {f".{name}": getattr(x, name) for name in slots if name != "__dict__" and hasattr(x, name)}
+    return {**found, **{f".{n}": v for n, v in getattr(x, "__dict__", {}).items()}} if _is_own(x) else None
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _is_own(x: Any) -> bool:
+    """True for an object of a class that says what it holds, as those that Python code makes do."""
+    return hasattr(x, "__dict__") or any("__slots__" in vars(c) for c in type(x).__mro__)
 
 
 def dense(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import clone
@@ -26,7 +26,7 @@ _RUN = 1 << 20  # elements compared at a time
 
 
 def compare_parameters(
-    made: Teleportation, model: nn.Module, gm: fx.GraphModule, written: Collection[str]
+    made: Teleportation, model: nn.Module, gm: nn.Module, written: Collection[str]
 ) -> tuple[int, TensorDifference | None]:
     """Hold the parameters and buffers of an emitted network against the model's times the factors of its CoB.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.arguments import named_tensors
+from fxteleport.passes.capture.model_tensors import named_tensors
 
 
 class Draws:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.meta_eval import tree_map
-from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.verify.outputs import Outputs, outputs
-from fxteleport.verify.undisturbed import is_same, undisturbed
+from fxteleport.verify.undisturbed import is_same, memory_of, undisturbed
 
 
 def own_copy(x: Any) -> Any:
@@ -27,18 +25,13 @@ class Run:
     written: frozenset[str]
 
 
-def run(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Run:
-    """Run a network, with all that its forward changes of it undone."""
+def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = True) -> Run:
+    """Run a network, with all that its forward changes of it undone (see `undisturbed`)."""
     before = dict(network.named_buffers(remove_duplicate=False))
-    with undisturbed(network) as saved:
+    with undisturbed(network, weights=weights) as saved:
         found = outputs(network(*own_copy(inputs), **own_copy(keyword_inputs)))
         after = dict(network.named_buffers(remove_duplicate=False))
         written = {n for n, b in before.items() if after.get(n) is not b or not is_same(b, saved[id(b)][1])}
-        held = {_memory(t) for t, _ in saved.values()}
-        own = {p: x.clone() if isinstance(x, Tensor) and _memory(x) in held else x for p, x in found.items()}
+        held = {memory_of(t) for t, _ in saved.values()}
+        own = {p: x.clone() if isinstance(x, Tensor) and memory_of(x) in held else x for p, x in found.items()}
     return Run(own, frozenset(written))
-
-
-def _memory(x: Tensor) -> int:
-    dense = x.layout is torch.strided and not is_sharded(x) and not x.is_meta
-    return x.untyped_storage().data_ptr() if dense else id(x)

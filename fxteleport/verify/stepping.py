@@ -14,6 +14,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.passes.rules.call import carries
@@ -25,7 +26,7 @@ from fxteleport.verify.outputs import dense
 from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference
 from fxteleport.verify.running import own_copy
-from fxteleport.verify.undisturbed import evaluating, undisturbed
+from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 
 def compare_nodes(
@@ -42,7 +43,7 @@ def compare_nodes(
             rule = made.plan.constrained.rules.get(value.node, value.source.op)
             first = Difference(
                 value.node, value.op, value.path, rule, gap, relative,
-                _number(value.expected, at), _number(value.actual, at), written(value.source.meta.get("source")),
+                _number(value.expected, at), _number(value.actual, at), written(info(value.source).source),
             )  # fmt: skip
     return compared, first
 
@@ -82,7 +83,7 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     made = teleportation_of(gm)
     if made is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
-    with undisturbed(made.plan.captured.model, gm), evaluating(gm), Draws(gm).kept():
+    with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
         yield from _in_step(made, gm, inputs, keyword_inputs)
 
 
@@ -92,23 +93,24 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
     reference.eval()
     symbols = tau(plan, made.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
-    values = {node.name: node.meta.get("val") for node in plan.captured.graph.nodes}
+    values = {node.name: info(node).value for node in plan.captured.graph.nodes}
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
-    sources = {n.meta.get("captured"): n for n in reference.graph.nodes}
-    restored = {n.meta["teleports"] for n in gm.graph.nodes if "teleports" in n.meta}
+    sources = {info(n).captured: n for n in reference.graph.nodes}
+    restored = {info(n).restores for n in gm.graph.nodes} - {""}
     held: dict[str, Any] = {}
     draws = Draws(gm)
+    resized = False  # an input has another shape than in the plan
     for node in gm.graph.nodes:
-        name = node.meta.get("captured")
-        if name is None:
+        name = info(node).captured
+        if not name:
             value = right.step(node)
         else:
             source = sources[name]
             held[name], value = draws.same(functools.partial(left.step, source), functools.partial(right.step, node))
             if name in restored:
                 continue  # the node behind it carries the CoB
-        name = name or node.meta.get("teleports")
-        if name is None:
+        name = name or info(node).restores
+        if not name:
             continue
         source, before = sources[name], held.pop(name)
         if source.op == "get_attr":
@@ -116,12 +118,16 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
         else:
             cob_map = maps.get(name)
         planned = [x.shape for x, _, _ in _leaves(values[name], values[name], None)]
-        for i, (a, b, cob) in enumerate(_leaves(before, value, cob_map)):
+        leaves = _leaves(before, value, cob_map)
+        resized = resized or (source.op == "placeholder" and [a.shape for a, _, _ in leaves] != planned)
+        for i, (a, b, cob) in enumerate(leaves):
+            if cob is not None and cob.folds and resized:
+                continue  # its map is of the plan's input size; what comes of it is compared
             scale = None if cob is None else cob.scale(symbols)
             if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
-                continue  # another input size than the plan's, and a map that varies along a merged batch axis
+                continue
             expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
-            op, path = _op_name(source, reference), str(source.meta.get("path", ""))
+            op, path = _op_name(source, reference), info(source).path
             yield NodeValue(name, op, path, source, a, expected, b)
 
 

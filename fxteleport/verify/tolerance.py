@@ -26,6 +26,7 @@ class Pair:
 
     Attributes:
         draws: the random numbers, which are the same for both.
+        writes: their forwards may write to parameters, which must be put back.
     """
 
     model: nn.Module
@@ -33,6 +34,7 @@ class Pair:
     inputs: Any
     keyword_inputs: Any
     draws: Draws
+    writes: bool = True
 
     @property
     def made(self) -> Teleportation | None:
@@ -41,7 +43,7 @@ class Pair:
 
     def compared(self) -> tuple[Comparison, frozenset[str]]:
         """The outputs of the two networks, and the names of the buffers that their forwards write to."""
-        given = self.inputs, self.keyword_inputs
+        given = self.inputs, self.keyword_inputs, self.writes
         expected, actual = self.draws.same(lambda: run(self.model, *given), lambda: run(self.teleported, *given))
         return compared(expected.outputs, actual.outputs), expected.written | actual.written
 

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.exported import evaluate
+from fxteleport.passes.graph.node_info import info
+from fxteleport.plan.teleportation import teleportation_of
+
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {*_TABLES, "training"}
 _CONTAINERS = (dict, list, set, collections.deque)
@@ -18,18 +23,29 @@ Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
 
 
 @contextlib.contextmanager
-def undisturbed(*networks: nn.Module) -> Iterator[Saved]:
+def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[Saved]:
     """Undo what happens inside to networks; yields the tensors that are saved, by id, each with its copy.
 
-    Undone is what a forward changes of its modules: buffers and other tensors that they hold, attributes and what
-    lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not undone is
-    what it does to the values of parameters (such a forward computes something else each time) and to objects that are
-    not modules.
+    Undone is what a forward changes of its modules: parameters, buffers and other tensors that they hold, attributes
+    and what lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not
+    undone is what it does to objects that are not modules.
+
+    Args:
+        weights: parameters may be written to, and are copied (see `may_write_weights`).
     """
     modules = list({id(m): m for network in networks for m in network.modules()}.values())
     parameters = [p for network in networks for p in network.parameters()]
-    with _gradients(parameters), _tensors(modules) as saved, _containers(modules), _attributes(modules):
+    with _gradients(parameters), _tensors(modules, weights) as saved, _containers(modules), _attributes(modules):
         yield saved
+
+
+def may_write_weights(network: nn.Module) -> bool:
+    """True unless the graph of a teleported network tells that its forward writes to no parameter."""
+    made = teleportation_of(network)
+    if made is None or made.plan.constrained.opaque:
+        return True
+    nodes = (node for graph in made.plan.captured.graphs for node in graph.nodes)
+    return any(node.op == "get_attr" and info(node).is_aliased for node in nodes)
 
 
 @contextlib.contextmanager
@@ -39,12 +55,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
     try:
-        module.eval()
+        evaluate(module)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for m, training in modes:
             m.training = training
+
+
+def memory_of(x: Tensor) -> int:
+    """What identifies the memory of a tensor: its storage, or itself where it has none of its own."""
+    dense = x.layout is torch.strided and not is_sharded(x) and not x.is_meta
+    return x.untyped_storage().data_ptr() if dense else id(x)
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
@@ -86,15 +108,20 @@ def _containers(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tensors(modules: Sequence[nn.Module]) -> Iterator[Saved]:
-    """Buffers, and tensors that are attributes, have the values that they had."""
+def _tensors(modules: Sequence[nn.Module], weights: bool) -> Iterator[Saved]:
+    """Parameters, buffers, and tensors that are attributes, have the memory and the values that they had."""
     attributes = (x for m in modules for x in _own(m) if type(x) is Tensor)
     buffers = (b for m in modules for b in m._buffers.values() if b is not None)
-    saved = {id(x): (x, x.detach().clone()) for x in (*attributes, *buffers)}
+    parameters = (p for m in modules for p in m._parameters.values() if p is not None and weights)
+    saved = {id(x): (x, x.detach().clone()) for x in (*attributes, *buffers, *parameters)}
+    memories = [(x, x.data) for x, _ in saved.values()]
     try:
         yield saved
     finally:
         with torch.no_grad():
+            for tensor, data in memories:
+                if memory_of(tensor) != memory_of(data):  # its `data` were replaced
+                    tensor.data = data
             for tensor, before in saved.values():
                 if not is_same(tensor, before):
                     tensor.copy_(before)

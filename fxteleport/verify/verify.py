@@ -9,38 +9,54 @@ both networks decide; where these cannot either, the verdict is "cannot tell", w
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.exported import is_program
+from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.plan.emission import rewrite
+from fxteleport.plan.programs import inputs_of, module_of
 from fxteleport.verify.decide import verdict_in_float64, verdict_on
 from fxteleport.verify.parameters import compare_parameters, exercised
 from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference, EquivalenceReport, TensorDifference, Verdict
 from fxteleport.verify.stepping import compare_nodes
 from fxteleport.verify.tolerance import BITWISE, Pair, tolerance_of
-from fxteleport.verify.undisturbed import evaluating, undisturbed
+from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 @torch.no_grad()
-def verify(model: nn.Module, gm: nn.Module, *inputs: Any, **keyword_inputs: Any) -> EquivalenceReport:
+def verify(
+    model: nn.Module | ExportedProgram, gm: nn.Module | ExportedProgram, *inputs: Any, **keyword_inputs: Any
+) -> EquivalenceReport:
     """Compare a network with its teleported version in eval mode, on given inputs.
 
     All outputs are compared, of any kind. Where `gm` was emitted by `plan.rewrite`, its parameters are compared with
-    the model's times their factors, and every node is compared too. Neither network is changed, but by a forward that
-    writes to the values of parameters (see `undisturbed`).
+    the model's times their factors, and every node is compared too. Neither network is changed.
+
+    Exported programs are compared as their modules, on the inputs that the first one was exported with if none are
+    given; of one that was emitted, the nodes are those of the network that it was exported from.
 
     Raises:
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
     """
+    if is_program(model) and not (inputs or keyword_inputs):
+        inputs, keyword_inputs = inputs_of(model)
+    original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]
+    network: nn.Module = module_of(gm) if is_program(gm) else gm  # type: ignore[assignment]
     if not inputs and not keyword_inputs:
         raise InputError("verify needs the inputs to compare the two networks on")
     start = time.perf_counter()
-    draws = Draws(gm)
-    with undisturbed(model, gm), evaluating(model), evaluating(gm), draws.kept():
-        return _report(Pair(model, gm, inputs, keyword_inputs, draws), start)
+    draws = Draws(network)
+    writes = may_write_weights(network)
+    with undisturbed(original, network, weights=writes), evaluating(original), evaluating(network), draws.kept():
+        return _report(Pair(original, network, inputs, keyword_inputs, draws, writes), start)
 
 
 def _report(pair: Pair, start: float) -> EquivalenceReport:
@@ -90,6 +106,7 @@ def _inside(
     if pair.made is None:
         return 0, None, 0, None
     network = pair.teleported
-    assert isinstance(network, fx.GraphModule)
     parameters = compare_parameters(pair.made, pair.model, network, written)
+    if not isinstance(network, TeleportedModule):  # a program, which was exported from one
+        network = rewrite(pair.made.plan, pair.made.cob)
     return *compare_nodes(pair.made, network, pair.inputs, pair.keyword_inputs, tolerance), *parameters

@@ -9,6 +9,9 @@ from __future__ import annotations
 import dis
 import functools
 from types import CodeType, FrameType
+from typing import Any
+
+import torch
 
 from fxteleport.passes.graph.source_location import CAPTURE, OWN
 
@@ -20,7 +23,17 @@ def must_be(frame: FrameType) -> bool | None:
 
 def own_check(frame: FrameType | None) -> bool | None:
     """The same where the model's own code insists on it, and nothing catches what it raises; None: it does not."""
-    return None if frame is None or _caught(frame) else must_be(frame)
+    if frame is None or _caught(frame):
+        return None
+    return True if _is_asserted(frame, frame.f_lasti) else must_be(frame)
+
+
+def insists(frame: FrameType | None) -> bool:
+    """True where a frame compares what it asks for with another value, and raises unless both are equal."""
+    if frame is None or frame.f_lasti < 0 or _caught(frame):
+        return False
+    at, equal = _compared(frame.f_code, frame.f_lasti)
+    return at is not None and ((equal and _is_asserted(frame, at)) or _verdicts(frame.f_code).get(at) is equal)
 
 
 def unpacks(frame: FrameType | None) -> bool:
@@ -82,3 +95,93 @@ def _raises(steps: list[dis.Instruction], start: int) -> bool:
         if "JUMP" in step.opname or step.opname.startswith(("STORE", "DELETE", "RETURN", "FOR_", "YIELD", "RERAISE")):
             return False
     return False
+
+
+# -- `torch._assert(condition, message)`, a function that does nothing but raise --------------------------------------
+
+_LOADS = ("LOAD_", "PUSH_NULL", "NOP")
+_TEXT = frozenset({"FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE", "BUILD_STRING"})
+_READS = frozenset({"BINARY_OP", "BINARY_SUBSCR"})
+_CALLS = frozenset({"CALL", "CALL_FUNCTION", "CALL_METHOD"})
+
+
+def _is_asserted(frame: FrameType, at: int) -> bool:
+    """True where the value that the code makes at a place is what `torch._assert` is called with."""
+    function = _first_argument_of(frame.f_code, at)
+    found: Any = frame.f_globals.get(function[0]) if function else None
+    for name in function[1:]:
+        found = getattr(found, name, None)
+    return found is torch._assert
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
+
+
+def _cut(code: CodeType, at: int) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
+    """The instructions of a code up to the one that is at a place (or began before it), and those after.
+
+    PRECALL, which is a part of CALL, is none of them.
+    """
+    before = [step for step in _steps(code) if step.offset <= at]
+    after = _steps(code)[len(before) :]
+    if before and before[-1].opname == "PRECALL":
+        before, after = [*before, after[0]], after[1:]
+    return tuple([step for step in steps if step.opname != "PRECALL"] for steps in (before, after))  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=4096)
+def _first_argument_of(code: CodeType, at: int) -> tuple[str, ...]:
+    """The name of the function of which the value made at a place is the first argument: ("torch", "_assert")."""
+    before, after = _cut(code, at)
+    above = 0  # how many values lie on it
+    for step in after:
+        name, count = step.opname, step.arg or 0
+        if name in _CALLS and count > above:
+            return _called(before) if count == above + 1 else ()
+        least = 2 if name in _READS else 1 if name in ("LOAD_ATTR", "LOAD_METHOD") else 0
+        known = name.startswith(_LOADS) or name in _TEXT or name in _READS or name in _CALLS
+        least = count if name == "BUILD_STRING" else 1 if name in _TEXT else least
+        if not known or above < least:
+            return ()
+        above += _effect(step)
+    return ()
+
+
+def _effect(step: dis.Instruction) -> int:
+    """How many values more an instruction leaves on the stack; a call takes its function, and what that is bound to."""
+    if step.opname in _CALLS:
+        return -(step.arg or 0) - (step.opname != "CALL_FUNCTION")
+    return dis.stack_effect(step.opcode, step.arg if step.opcode >= dis.HAVE_ARGUMENT else None)
+
+
+def _called(steps: list[dis.Instruction]) -> tuple[str, ...]:
+    """What was loaded before the value that the last instructions make."""
+    effect, last = 0, len(steps) - 1
+    while last >= 0:
+        step = steps[last]
+        if "JUMP" in step.opname:
+            return ()
+        effect += _effect(step)
+        last -= 1
+        if effect == 1:
+            break
+    before = [step for step in steps[max(last - 3, 0) : last + 1] if step.opname != "PUSH_NULL"]
+    names = [str(step.argval) for step in before[-2:]]
+    if before and before[-1].opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        return (names[-1],)
+    attribute = len(before) > 1 and before[-1].opname in ("LOAD_ATTR", "LOAD_METHOD")
+    return tuple(names) if attribute and before[-2].opname in ("LOAD_GLOBAL", "LOAD_NAME") else ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _compared(code: CodeType, at: int) -> tuple[int | None, bool]:
+    """Where the value made at a place is compared with a plain one, and whether with `==` (or with `!=`)."""
+    plain, comparing = (*_cut(code, at)[1][:2], None, None)[:2]
+    if plain is None or comparing is None or not plain.opname.startswith(("LOAD_CONST", "LOAD_FAST", "LOAD_SMALL_INT")):
+        return None, False
+    kind = str(comparing.argval).removeprefix("bool(").removesuffix(")")
+    if comparing.opname != "COMPARE_OP" or kind not in ("==", "!="):
+        return None, False
+    return comparing.offset, kind == "=="

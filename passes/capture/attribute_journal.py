@@ -7,6 +7,7 @@ there before.
 
 from __future__ import annotations
 
+import collections
 import functools
 import types
 import weakref
@@ -16,10 +17,11 @@ from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.graph.module_clone import PATH, is_clone
 from fxteleport.passes.graph.structure import PLAIN
 
 _ABSENT = object()
-_OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", "_path"})  # that clones have of their own
+_OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", PATH})  # that clones have of their own
 
 
 class Writes:
@@ -52,6 +54,12 @@ class Writes:
         for i, table, key, before in self._first():
             if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, _ABSENT), before):
                 yield key
+
+    def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+        """What was assigned to: the dictionary, the key, what it held at planning, and what it holds now."""
+        for _, table, key, before in self._first():
+            if key in table:
+                yield table, key, before, dict.__getitem__(table, key)
 
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()
@@ -102,7 +110,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def same_settings(made: nn.Module, real: nn.Module) -> bool:
     """True where a clone holds the attributes of what it was made of (modules and tensors apart)."""
     now, then = vars(made), vars(real)
-    if len(now) != len(then) + ("_path" not in then) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
+    if len(now) != len(then) + (not is_clone(real)) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
         return False
     for key, value in now.items():
         held = then.get(key, _ABSENT)
@@ -120,7 +128,7 @@ def same(a: Any, b: Any) -> bool:
         return issubclass(kind, nn.Module) and issubclass(kind, type(b))  # a shadow, of a class of its own
     if kind in PLAIN:
         return bool(a == b)
-    if issubclass(kind, (tuple, list)):
+    if issubclass(kind, (tuple, list, collections.deque)):
         return len(a) == len(b) and all(map(same, a, b))
     if issubclass(kind, dict):
         return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
@@ -132,6 +140,7 @@ _COPIED: Mapping[type, Callable[[Any], Any]] = {
     set: len,
     functools.partial: lambda partial: len(partial.args),
     weakref.ReferenceType: lambda reference: reference() is None,
+    **dict.fromkeys(weakref.ProxyTypes, lambda _: None),
     types.FunctionType: lambda function: function.__code__,
     types.MethodType: lambda method: method.__func__,
 }

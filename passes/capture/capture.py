@@ -1,8 +1,8 @@
 """Capture: `nn.Module` + example inputs -> a graph whose nodes know their values.
 
 The model's own `forward` runs once, on proxies (`proxy.py`), in a structural clone of the model (`module_clone.py`,
-`traced_modules.py`), so neither its weights nor its state are touched. `tracer.py` decides what is traced,
-`recorder.py` evaluates each call and appends its node.
+`traced_modules.py`), so neither its weights nor its state are touched. `tracer.py` puts a trace together of its parts:
+`module_calls.py` decides what is traced, `recorder.py` evaluates each call, `graph_builder.py` appends its node.
 
 Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
 (drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
@@ -15,20 +15,28 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.arguments import named_tensors
-from fxteleport.passes.capture.leaf_calls import names_in
-from fxteleport.passes.capture.meta_eval import HashedSize, WrittenConstant
+from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.leaf_table import names_in
+from fxteleport.passes.capture.meta_cache import Memo
+from fxteleport.passes.capture.mode_choice import Choice
+from fxteleport.passes.capture.model_tensors import named_tensors
+from fxteleport.passes.capture.model_trace import Traced, trace_model
+from fxteleport.passes.capture.next_run import next_run_is_alike
 from fxteleport.passes.capture.patching import aware_of_proxies
+from fxteleport.passes.capture.trace_settings import TraceSettings, retry
 from fxteleport.passes.capture.tracer import Tracer
-from fxteleport.passes.capture.train_graph import Choice, trace_training
+from fxteleport.passes.capture.train_graph import trace_training
 from fxteleport.passes.errors import CaptureError, ModelError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.dtensor import is_sharded
+from fxteleport.passes.graph.module_clone import is_clone, modules_of, path_of
 from fxteleport.passes.graph.reachable import Reached
 
 
@@ -51,11 +59,13 @@ class Captured:
         assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
             Networks are built from these, whatever the model's own runs have put in their place.
         reached: leaf path -> what its code can read of the model outside it: that stays as it is.
+        held: tensors that traced code holds by itself (in a list, a closure), beside their modules.
         named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
         settings: (module's path, attribute) that the trace has read.
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
     """
@@ -73,11 +83,13 @@ class Captured:
     conditions: tuple[Condition, ...]
     assigned: dict[str, Tensor]
     reached: dict[str, Reached]
+    held: frozenset[str]
     named: frozenset[str]
     overlapping: frozenset[str]
     backwards: dict[fx.Node, fx.Graph | str]
     settings: frozenset[tuple[str, str]]
     state: frozenset[tuple[str, str]]
+    trained: dict[str, bool]
     training: fx.Graph | None = None
     choice: Choice | None = None
 
@@ -85,6 +97,14 @@ class Captured:
     def graphs(self) -> tuple[fx.Graph, ...]:
         """The graph, and that of train mode if it is another one."""
         return (self.graph,) if self.training is None else (self.graph, self.training)
+
+    @property
+    def followed(self) -> dict[str, str]:
+        """Each module that capture made, with the model's own whose mode it is in: the layer that it stands for."""
+        owners = {
+            path: getattr(leaf, "layer", leaf) for path, leaf in self.added.items() if isinstance(leaf, nn.Module)
+        }
+        return {path: path_of(owner) if is_clone(owner) else path.rpartition(".")[0] for path, owner in owners.items()}
 
     @property
     def reached_names(self) -> frozenset[str]:
@@ -107,89 +127,114 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     try:
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
-            tracer = _traced(model, args, kwargs or {})
-            other, choice = trace_training(tracer, args, kwargs or {})
+            return _captured(model, args, kwargs or {})
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
             " forward calls itself without end: in the first case, sys.setrecursionlimit helps"
         ) from None
-    training = None if other is None else other.graph
-    reads, state = tracer.reads.read(), tracer.reads.changed()
+
+
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"))
+
+    def run(started: Tracer) -> Traced:
+        return trace_model(started, args, kwargs)
+
+    def repeats(traced: Traced) -> bool:
+        return next_run_is_alike(traced, lambda found: run(Tracer(model, found, traced.tracer.memo, {})))
+
+    def evaluate(found: TraceSettings) -> Traced:
+        traced = run(Tracer(model, found, Memo(), {}))
+        if not repeats(traced):
+            raise NextRunDiffers(path for path, _ in traced.left)
+        return traced
+
+    traced = retry(evaluate, settings)
+    tracer = traced.tracer
+    if tracer.modes.started.computes:
+        raise CaptureError(
+            "the model's own train(False) computes with tensors, so it may change weights: call eval() first"
+        )
+
+    def start(found: TraceSettings) -> Tracer:
+        return Tracer(model, found, tracer.memo, tracer.additions.held)
+
+    other, choice = trace_training(traced, start, run, repeats)
     if other is not None:
-        _name_apart(other.graph)
-        tracer.added, tracer.twins = other.added, other.twins | tracer.twins
-        tracer.classes |= other.classes
-        tracer.branches |= other.branches
-        tracer.backwards |= other.backwards
-        tracer.assigned |= other.assigned
-        tracer.reached |= other.reached
-        tracer.named |= other.named
-        tracer.overlapping |= other.overlapping
-        known = {dataclasses.replace(c, node="") for c in tracer.conditions}
-        for condition, node in other.conditions.items():
-            if dataclasses.replace(condition, node="") not in known:
-                tracer.conditions[dataclasses.replace(condition, node="" if node is None else node.name)] = node
-        reads, state = reads | other.reads.read(), state | other.reads.changed()
+        name_apart(other.tracer.graph.nodes)
+    traces = [traced] if other is None else [traced, other]
+    tracers = [t.tracer for t in traces]
     return Captured(
-        tracer.graph,
-        model,
-        tracer.parts,
-        tracer.metas,
-        tracer.canonical,
-        tracer.twins,
-        tracer.classes,
-        tracer.added,
-        tracer.opaque,
-        tracer.branches,
-        tuple(tracer.conditions),
-        tracer.assigned,
-        tracer.reached,
-        frozenset(tracer.named),
-        frozenset(tracer.overlapping),
-        tracer.backwards,
-        reads,
-        state,
-        training,
-        choice,
+        graph=tracer.graph,
+        model=model,
+        parts=tracer.parts,
+        metas=tracer.model_tensors.metas,
+        canonical=tracer.model_tensors.canonical,
+        modules=_merged(t.leaves.twins for t in reversed(tracers)),
+        classes=_merged(t.leaves.classes for t in tracers),
+        added=tracers[-1].additions.held,
+        opaque=tracer.leaves.opaque,
+        branches=_merged(t.calls.bodies for t in tracers),
+        conditions=_conditions(tracers),
+        assigned=_merged(t.assigned for t in traces),
+        reached=_merged(t.leaves.reached for t in tracers),
+        held=frozenset().union(*(t.tensors.held for t in tracers)),
+        named=frozenset().union(*(t.leaves.named for t in tracers)),
+        overlapping=frozenset().union(*(t.model_tensors.overlapping for t in tracers)),
+        backwards=_merged(t.functions.backwards for t in tracers),
+        settings=frozenset().union(*(t.shadows.reads.read() for t in tracers)),
+        state=frozenset().union(*(t.shadows.reads.changed() for t in tracers)),
+        trained=_merged(t.required.asked for t in tracers),
+        training=None if other is None else other.tracer.graph,
+        choice=choice,
     )
 
 
-def _name_apart(graph: fx.Graph) -> None:
-    """Give the nodes of train mode names that no node of eval mode has."""
-    for node in graph.nodes:
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _merged(tables: Iterable[Mapping[K, V]]) -> dict[K, V]:
+    """One table of those of several traces; of a key in two, the later one's."""
+    return {key: value for table in tables for key, value in table.items()}
+
+
+def _conditions(tracers: Sequence[Tracer]) -> tuple[Condition, ...]:
+    """The conditions of all traces; one of eval mode stands for its like in train mode, where names differ."""
+    first, *others = (t.conditions.nodes for t in tracers)
+    merged = dict(first)
+    known = {dataclasses.replace(c, node="") for c in first}
+    for condition, node in (item for other in others for item in other.items()):
+        if dataclasses.replace(condition, node="") not in known:
+            merged[dataclasses.replace(condition, node="" if node is None else node.name)] = node
+    return tuple(merged)
+
+
+def name_apart(nodes: Iterable[fx.Node]) -> None:
+    """Give nodes of train mode names that no node of eval mode has."""
+    for node in nodes:
         node._rename(f"{node.name}_in_training")
 
 
-def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
-    """A tracer that has run, with the settings that the model turns out to need."""
-    makes_all = hashes = False
-    while True:
-        tracer = Tracer(model, makes_all, hashes)
-        try:
-            tracer.trace(args, kwargs)
-        except WrittenConstant:
-            makes_all = True
-        except HashedSize:
-            hashes = True
-        else:
-            return tracer
-        finally:
-            tracer.end()
-
-
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_FLOAT = (torch.ao.nn.quantized.FloatFunctional, torch.ao.nn.quantized.FXFloatFunctional)  # of networks to be quantised
 
 
 def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
-        if scripted or type(module).__module__.startswith(_QUANTISED):
-            what = "scripted: pass the nn.Module it was scripted from"
+        quantised = type(module).__module__.startswith(_QUANTISED) and not isinstance(module, _FLOAT)
+        if scripted or quantised:
+            what = (
+                "scripted: its code is TorchScript's, which has no Python to trace. Pass the nn.Module that it was made"
+                " from; of a loaded one, build that module and load_state_dict(scripted.state_dict())"
+            )
             what = what if scripted else "quantised: teleport the float model before quantising it"
             raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
     for name, tensor in named_tensors(modules):

@@ -1,90 +1,172 @@
-"""Branches: what a call that is kept whole does inside, as graphs of their own.
+"""Bodies: what a call that is recorded as one node does inside, as graphs of their own.
 
 A module whose forward reads `self.training` must keep doing so, and a custom autograd function its backward: the
-emitted network calls them as they are. What they do to a CoB is read from graphs of their insides, in each mode.
+emitted network calls them as they are. What they do to a CoB is read from graphs of their bodies, in each mode.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture import meta_eval, proxy
-from fxteleport.passes.capture.patching import run_by
-from fxteleport.passes.capture.specialization import trust_of
-from fxteleport.passes.capture.traced_modules import Table, reassigned, shadow
+from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture.autograd_context import AutogradContext
+from fxteleport.passes.capture.control_flow import Again, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.input_facts import InputFacts
+from fxteleport.passes.capture.meta_values import MetaValues, changed, containers, tree_map
+from fxteleport.passes.capture.opaque_leaves import Applied
+from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.capture.proxy import trust_of, value_of
+from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.capture.traced_modules import Table, reassigned
 from fxteleport.passes.graph.guards import GUARDS, insist
+from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import leaves_of
 
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
+
+class BodyTrace(Protocol):
+    """A trace of a body, as far as it is needed here."""
+
+    @property
+    def builder(self) -> GraphBuilder: ...
+    @property
+    def conditions(self) -> TraceConditions: ...
+    @property
+    def inputs(self) -> InputFacts: ...
+    def shadow(self) -> nn.Module: ...
+    def running(self) -> AbstractContextManager[None]: ...
+    def lower(self, x: Any) -> Any: ...
+    def finish(self, lowered: Any, out: Any) -> fx.Graph: ...
+    def end(self) -> None: ...
 
 
-class Stores(Exception):
-    """A call that is kept whole would store something where the trace does not see it."""
+class LeafBodies:
+    """Traces bodies, and notes what they rest on as conditions of the call.
 
-
-def trace_inside(
-    tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
-) -> list[fx.Graph]:
-    """The graphs of a call of a module, for each value of `self.training`.
-
-    Their placeholders are the tensors among the arguments, in order.
-
-    Raises:
-        Stores: it writes to its attributes.
+    Args:
+        start: begins the trace of a module's forward in a mode.
+        opaque: takes why a body could not be traced, by the path of its leaf.
     """
-    graphs = []
-    for training in modes:
-        inside = type(tracer)(module, tracer.makes_all, tracer.hashes, training)
-        inside.device, inside.memo, inside.is_inside = tracer.device, tracer.memo, True
-        inputs = meta_eval.tree_map(functools.partial(given, inside), (args, kwargs))
-        made = shadow(inside, module, "", training)
-        if isinstance(made, nn.modules.batchnorm._BatchNorm):
-            made._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
-        held = [pair for pair in meta_eval.containers((made.__dict__,)) if type(pair[0]) is not Table]
-        with run_by(inside):
-            out = made(*inputs[0], **inputs[1])
-        if reassigned(made) or any(meta_eval.changed(*pair) for pair in held):
+
+    def __init__(
+        self,
+        start: Callable[[nn.Module, bool], BodyTrace],
+        values: MetaValues,
+        conditions: TraceConditions,
+        inputs: InputFacts,
+        opaque: dict[str, str],
+    ) -> None:
+        self._start, self._values = start, values
+        self._conditions, self._inputs, self._opaque = conditions, inputs, opaque
+
+    @unrecorded
+    def known(self, path: str, module: nn.Module, args: Any, kwargs: Any, modes: tuple[bool, ...]) -> list[fx.Graph]:
+        """The graphs of the call of a leaf, for each value of `self.training`; none where it cannot be traced.
+
+        Raises:
+            Stores: it writes to its attributes.
+        """
+        try:
+            return self.of(module, args, kwargs, modes)
+        except (Again, Stores):
+            raise
+        except Exception as error:
+            raise_if_hashed(error)
+            self._opaque[path] = first_line(error)
+            return []
+
+    def of(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
+    ) -> list[fx.Graph]:
+        """The same, which raises where a body cannot be traced.
+
+        The placeholders of the graphs are the tensors among the arguments, in order.
+        """
+        return [self._graph(module, args, kwargs, training) for training in modes]
+
+    def _graph(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> fx.Graph:
+        inside = self._start(module, training)
+        inputs = tree_map(lambda x: self._given(inside.builder, x), (args, kwargs))
+        shadow = inside.shadow()
+        if isinstance(shadow, nn.modules.batchnorm._BatchNorm):
+            shadow._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
+        held = [pair for pair in containers((shadow.__dict__,)) if type(pair[0]) is not Table]
+        with inside.running():
+            out = shadow(*inputs[0], **inputs[1])
+        if reassigned(shadow) or any(changed(*pair) for pair in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
-        inside.finish(inside.lower(out), out)
+        graph = inside.finish(inside.lower(out), out)
         inside.end()
-        if any(node.target in GUARDS and node.target is not insist for node in inside.graph.nodes):
+        if any(node.target in GUARDS and node.target is not insist for node in graph.nodes):
             raise RuntimeError("sizes decide what it does, and other inputs may have others")
-        tracer.conditions |= dict.fromkeys(inside.conditions)
-        tracer.asks_rank |= inside.asks_rank
-        tracer.rank_line = tracer.rank_line or inside.rank_line
-        tracer.asks_type |= inside.asks_type
-        graphs.append(inside.graph)
-    return graphs
+        self._conditions.add(inside.conditions.nodes)
+        self._inputs.add(inside.inputs)
+        return graph
+
+    @unrecorded
+    def backward(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> fx.Graph | str:
+        """The forward and backward of a custom autograd function, whose output is the gradients of its tensors.
+
+        Its placeholders are the tensors among the arguments, and then the gradients of those that come out. Where it
+        cannot be traced, why.
+
+        The backward need not be the derivative of the forward (surrogate gradients, clipped and reversed ones). It
+        obeys Theorem 5.1 if, given gradients with the inverse CoB of the outputs, it returns gradients with the
+        inverse CoB of the inputs.
+        """
+        try:
+            return self._backward(function, args)
+        except Exception as error:
+            raise_if_hashed(error)
+            return first_line(error)
+
+    def _backward(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> fx.Graph:
+        inside = self._start(Applied(function), False)
+        inputs = tree_map(lambda x: self._given(inside.builder, x), args)
+        tensors = [isinstance(proxy.plain(x), Tensor) for x in inputs]
+        context: Any = AutogradContext(tuple(tensors))
+        with inside.running():
+            if function.setup_context is torch.autograd.Function.setup_context:
+                out = function.forward(context, *inputs)
+            else:
+                out = function.forward(*inputs)
+                function.setup_context(context, inputs, out)
+            outs = out if isinstance(out, (tuple, list)) else (out,)
+            results: Any = function.backward(context, *[self._gradient(inside.builder, x) for x in outs])
+        results = results if isinstance(results, tuple) else (results,)
+        wanted = tuple(x for x, is_tensor in zip(results, tensors, strict=False) if is_tensor)
+        graph = inside.finish(inside.lower(wanted), wanted)
+        inside.end()
+        if any(node.target in GUARDS for node in graph.nodes):
+            raise RuntimeError("sizes or data decide what it does")
+        return graph
+
+    def _given(self, builder: GraphBuilder, x: Any) -> Any:
+        """An argument as the graph of a body has it: a placeholder for a tensor, and for a number of the run's."""
+        if not proxy.is_proxy(x):
+            return self._placeholder(builder, x, x) if isinstance(x, Tensor) else x
+        if not any(isinstance(value, Tensor) for value in leaves_of(value_of(x))):
+            return self._placeholder(builder, x, value_of(x))
+        return tree_map(lambda v: self._placeholder(builder, x, v) if isinstance(v, Tensor) else v, value_of(x))
+
+    def _gradient(self, builder: GraphBuilder, out: Any) -> Any:
+        """The gradient of an output."""
+        value = proxy.plain(out)
+        return self._placeholder(builder, out, value) if isinstance(value, Tensor) else None
+
+    def _placeholder(self, builder: GraphBuilder, x: Any, value: Any) -> Any:
+        """A placeholder for `x`, or for a part of it."""
+        if isinstance(value, Tensor):
+            value = self._values.stand_in(value) if value.is_meta else value.clone()
+        return builder.placeholder("given", value, trust_of(x) if proxy.is_proxy(x) else Trust.KNOWN)
 
 
-def value_of(graph: fx.Graph) -> tuple[Any, meta_eval.Trust]:
-    """What comes out of the inside of a call, and what it is worth."""
+def value_of_body(graph: fx.Graph) -> tuple[Any, Trust]:
+    """What comes out of the body of a call, and what it is worth."""
     out = graph.output_node()
-    trusts = [node.meta.get("trust", meta_eval.Trust.KNOWN) for node in out.all_input_nodes]
-    return out.meta["val"], max(trusts, default=meta_eval.Trust.KNOWN)
-
-
-def given(inside: Tracer, x: Any) -> Any:
-    """An argument as the graph of the inside has it: a placeholder for a tensor, and for a number of the run's."""
-    if not proxy.is_proxy(x):
-        return placeholder(inside, x, x) if isinstance(x, Tensor) else x
-    if not any(isinstance(value, Tensor) for value in leaves_of(x._value)):
-        return placeholder(inside, x, x._value)
-    return meta_eval.tree_map(
-        lambda value: placeholder(inside, x, value) if isinstance(value, Tensor) else value, x._value
-    )
-
-
-def placeholder(inside: Tracer, x: Any, value: Any) -> Any:
-    """A placeholder for `x`, or for a part of it."""
-    node = inside.graph.placeholder("given")
-    if isinstance(value, Tensor):
-        value = meta_eval.stand_in(value) if value.is_meta else value.clone()
-    node.meta.update(val=value, path="")
-    if proxy.is_proxy(x) and trust_of(x):
-        node.meta["trust"] = trust_of(x)
-    return inside.handle(node, value)
+    return info(out).value, max((info(node).trust for node in out.all_input_nodes), default=Trust.KNOWN)

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture import meta_eval
-from fxteleport.passes.capture.meta_eval import META, Trust
+from fxteleport.passes.capture.meta_eval import Evaluator
+from fxteleport.passes.capture.meta_values import META, MetaValues
+from fxteleport.passes.capture.patching import among_plain_values
 from fxteleport.passes.graph.leaf_modules import hooked
+from fxteleport.passes.graph.module_clone import PATH
+from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.structure import PLAIN
 
 
@@ -27,7 +30,13 @@ class Memo:
     """Evaluates calls, each form of call once."""
 
     def __init__(self) -> None:
+        self._evaluator = Evaluator()
         self._known: dict[Any, _Form] = {}
+
+    @property
+    def values(self) -> MetaValues:
+        """What is known of the meta tensors that it was given and has made."""
+        return self._evaluator.values
 
     def run(
         self,
@@ -37,18 +46,20 @@ class Memo:
         kwargs: dict[str, Any],
         real: Callable[..., Any] | None = None,
     ) -> tuple[Any, Trust]:
-        """What `evaluate.run` gives."""
+        """What `Evaluator.run` gives."""
         tensors: list[Tensor] = []
         try:
             what = _settings(target, tensors) if op == "call_module" else target
             key = op, what, _form(args, tensors), _form(kwargs, tensors)
+            if self.values.has_examples and any(map(self.values.has_example, tensors)):
+                raise _Unlike
             known = self._known.get(key)
         except (_Unlike, TypeError):  # a TypeError: something has no hash
-            return meta_eval.run(op, target, args, kwargs, real)
+            return self._evaluator.run(op, target, args, kwargs, real)
         if known is not None and known.holds(tensors):
             return known.again(tensors), Trust.KNOWN
         versions, forms = [t._version for t in tensors], [(t.shape, t.stride()) for t in tensors]
-        value, trust = meta_eval.run(op, target, args, kwargs, real)
+        value, trust = among_plain_values(self._evaluator.run, op, target, args, kwargs, real)
         if trust is Trust.KNOWN and forms == [(t.shape, t.stride()) for t in tensors]:
             written = [i for i, t in enumerate(tensors) if t._version != versions[i]]
             learned = next((f for kind in _KINDS if (f := kind.learn(value, tensors, written)) is not None), None)
@@ -171,7 +182,7 @@ class _Unlike(Exception):
 
 
 _PLAIN = PLAIN | {torch.Size}
-_BASE = frozenset(vars(nn.Module())) - {"training"} | {"_path"}  # what every module has
+_BASE = frozenset(vars(nn.Module())) - {"training"} | {PATH}  # what every module has
 _OTHER = _BASE | {"_flat_weights", "_flat_weight_refs"}  # and a recurrent one: its parameters in another order
 
 
@@ -179,7 +190,7 @@ def _form(x: Any, tensors: list[Tensor]) -> Any:
     """All of an argument structure that the form of a result may depend on; its tensors are appended to `tensors`."""
     kind = type(x)
     if kind is Tensor or kind is nn.Parameter:
-        if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex or hasattr(x, "_example"):
+        if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex:
             raise _Unlike
         tensors.append(x)
         return x.shape, x.stride(), x.dtype

@@ -9,8 +9,6 @@ of Python's may rest on it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -19,110 +17,140 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.capture import meta_fast_paths
+from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant
+from fxteleport.passes.capture.meta_values import CPU, META, MetaValues, changed, containers, to_meta, tree_map
+from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of, leaves_of
-from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import is_record, remade
 
-META = torch.device("meta")
-CPU = torch.device("cpu")
 # Moving a tensor to a device means nothing to a meta tensor.
 _DEVICE_METHODS = frozenset({"cpu", "cuda", "xpu", "mps"})
 _SURE = frozenset({"_operator", "math", "builtins"})  # where functions are that draw no random numbers
 
 
-class CannotRun(Exception):
-    """The operation fails on real data too: the model does not run on these inputs."""
+class Evaluator:
+    """Evaluates calls on meta tensors and constants.
 
-
-class DataDependent(Exception):
-    """Python needs to know what depends on the data: the code cannot be a graph."""
-
-
-class Again(Exception):
-    """This trace cannot record what the code does; another one can, with another setting (`Recorder`)."""
-
-
-class WrittenConstant(Again):
-    """A tensor that was made from no input, and taken for a constant, is written to: making it must be recorded."""
-
-
-class HashedSize(Again):
-    """Python looks a size up in a table: it must be a number."""
-
-
-class Unhashable(TypeError):
-    """A size was hashed. Code that remembers results by sizes (einops) takes this for leave to go without."""
-
-
-class Trust(enum.IntEnum):
-    """What may rest on a value: everything; if the emitted network makes sure, a branch, as the example inputs have it,
-    or the value's structure alone; nothing.
+    Attributes:
+        values: what is known of the meta tensors.
     """
 
-    KNOWN = 0
-    EXAMPLE = 1
-    GUESS = 2
-    RAGGED = 3
+    def __init__(self) -> None:
+        self.values = MetaValues()
 
+    def run(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        real: Callable[..., Any] | None = None,
+    ) -> tuple[Any, Trust]:
+        """The value of one call, and what it is worth: meta if any argument is meta, else real (and on the CPU).
 
-def run(
-    op: str,
-    target: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    real: Callable[..., Any] | None = None,
-) -> tuple[Any, Trust]:
-    """The value of one call, and what it is worth: meta if any argument is meta, else real (and on the CPU).
+        `real` runs on real tensors where `target` cannot: a module with its weights.
 
-    `real` runs on real tensors where `target` cannot: a module with its weights.
+        Raises:
+            CannotRun: the call fails on meta tensors and on made-up real ones.
+        """
+        fn = call_of(op, target)
+        if target is operator.getitem and not isinstance(args[0], Tensor):
+            return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
+        leaves = leaves_of((args, kwargs))
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        weights = op == "call_module" and next(target.parameters(), None) is not None
+        on_meta = weights or any(t.is_meta for t in tensors)
+        if on_meta and op == "call_method" and target in _DEVICE_METHODS:
+            return args[0], Trust.KNOWN
+        mixed = on_meta and not all(t.is_meta for t in tensors)
+        state = None if on_meta or getattr(target, "__module__", None) in _SURE else torch.get_rng_state()
+        devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs or target == "type"
+        here = META if on_meta else CPU
+        given = (args, kwargs)
+        if mixed or devices:
+            args, kwargs = tree_map(lambda x: self._placed(x, here), given)
+            if kwargs.get("device") is not None:
+                kwargs["device"] = here
+        placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may put others into a list
+        try:
+            for known in (meta_fast_paths.known, meta_fast_paths.in_place):
+                if (form := known(target, args, kwargs)) is not None:
+                    return form, Trust.KNOWN
+            value = fn(*args, **kwargs)
+            if any(a is not b and isinstance(a, Tensor) and a._version for a, b in zip(placed, leaves, strict=False)):
+                raise WrittenConstant("what depends on an input is written into a tensor made from none")
+            if state is not None and not torch.equal(state, torch.get_rng_state()):
+                value = _undrawn(value, tensors, state)
+            if self.values.has_examples and any(map(self.values.has_example, tensors)):
+                self._remember(value, fn, given)
+            return value, Trust.KNOWN
+        except (DataDependent, WrittenConstant, RecursionError):
+            raise
+        except Exception as error:
+            if mixed:  # a real index may be what decides the shape
+                try:
+                    return fn(*given[0], **given[1]), Trust.KNOWN
+                except Exception:
+                    pass
+            return self.run_for_real(real or fn, given, error)
 
-    Raises:
-        CannotRun: the call fails on meta tensors and on made-up real ones.
-    """
-    fn = call_of(op, target)
-    if target is operator.getitem and not isinstance(args[0], Tensor):
-        return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
-    leaves = leaves_of((args, kwargs))
-    tensors = [x for x in leaves if isinstance(x, Tensor)]
-    weights = op == "call_module" and next(target.parameters(), None) is not None
-    on_meta = weights or any(t.is_meta for t in tensors)
-    if on_meta and op == "call_method" and target in _DEVICE_METHODS:
-        return args[0], Trust.KNOWN
-    mixed = on_meta and not all(t.is_meta for t in tensors)
-    state = None if on_meta or getattr(target, "__module__", None) in _SURE else torch.get_rng_state()
-    devices = any(isinstance(x, torch.device) for x in leaves) or "device" in kwargs or target == "type"
-    here = META if on_meta else CPU
-    given = (args, kwargs)
-    if mixed or devices:
-        args, kwargs = tree_map(lambda x: _placed(x, here), given)
-        if kwargs.get("device") is not None:
-            kwargs["device"] = here
-    placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may put others into a list
-    try:
-        if op != "call_method" and (form := meta_fast_paths.known(target, args, kwargs)) is not None:
-            return form, Trust.KNOWN
-        value = fn(*args, **kwargs)
-        if any(a is not b and isinstance(a, Tensor) and a._version for a, b in zip(placed, leaves, strict=False)):
-            raise WrittenConstant("what depends on an input is written into a tensor made from none")
-        if state is not None and not torch.equal(state, torch.get_rng_state()):
-            value = _undrawn(value, tensors, state)
-        if any(hasattr(t, "_example") for t in tensors):
-            _remember(value, fn, given)
-        return value, Trust.KNOWN
-    except (DataDependent, WrittenConstant, RecursionError):
-        raise
-    except Exception as error:
-        if mixed:  # a real index may be what decides the shape
-            try:
-                return fn(*given[0], **given[1]), Trust.KNOWN
-            except Exception:
-                pass
-        return run_for_real(real or fn, given, error)
+    def _placed(self, x: Any, device: torch.device) -> Any:
+        if isinstance(x, torch.device):
+            return device
+        if isinstance(x, str) and x.startswith("torch.") and x.endswith("Tensor"):  # the type of a tensor on a device
+            return f"torch.{'meta.' if device is META else ''}{x.rpartition('.')[2]}"
+        if isinstance(x, Tensor) and x.device != device:
+            return self.values.constant(x) if device is META else x.to(device)
+        return x
+
+    def run_for_real(self, fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
+        """The call on made-up data of the arguments' shapes; floating-point results come back as meta.
+
+        Integers are no made-up data, where their examples are at hand.
+
+        It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
+        length of a list) differ, they depend on the data.
+
+        Raises:
+            CannotRun: it fails on both, or a meta-device module has no real weights to run with.
+        """
+        results: list[Any] = []
+        written: dict[int, Tensor] = {}
+        for fill in (torch.randn, torch.zeros):
+            with contextlib.suppress(Exception):
+                args, kwargs = tree_map(functools.partial(self.values.made_up, fill), arguments)
+                before = containers((args, kwargs))
+                results.append(fn(*args, **kwargs))
+                for (given, _), now in zip(containers(arguments), before, strict=True):
+                    if changed(*now):
+                        given.clear()
+                leaves = zip(leaves_of(arguments), leaves_of((args, kwargs)), strict=False)
+                written |= {id(x): x for x, made in leaves if isinstance(x, Tensor) and made._version}
+        for tensor in written.values():
+            if not tensor.is_meta:
+                raise WrittenConstant(
+                    "what cannot run on tensors without values writes into a tensor made from no input"
+                )
+            increment_version(tensor)
+        if not results:
+            raise CannotRun(f"{type(error).__name__}: {error}") from error
+        ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
+        worth = Trust.EXAMPLE if all(map(self.values.is_at_hand, leaves_of(arguments))) else Trust.GUESS
+        return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else worth
+
+    def _remember(self, value: Any, fn: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
+        """What comes out of integers alone remembers what its examples give: lengths and indices must still fit."""
+        results = leaves_of(value)
+        tensors = [x for x in (*leaves_of(arguments), *results) if isinstance(x, Tensor)]
+        if any(t.is_floating_point() for t in tensors):
+            return
+        with contextlib.suppress(Exception):
+            args, kwargs = tree_map(functools.partial(self.values.made_up, torch.zeros), arguments)
+            for x, example in zip(results, leaves_of(fn(*args, **kwargs)), strict=True):
+                if isinstance(x, Tensor):
+                    self.values.remember(x, example)
 
 
 def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
@@ -131,139 +159,3 @@ def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
     if any(x is t for x in leaves_of(value) for t in tensors):
         raise WrittenConstant("random numbers are written into a tensor made from no input")
     return tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, value)
-
-
-def _placed(x: Any, device: torch.device) -> Any:
-    if isinstance(x, torch.device):
-        return device
-    if isinstance(x, str) and x.startswith("torch.") and x.endswith("Tensor"):  # the type of a tensor on a device
-        return f"torch.{'meta.' if device is META else ''}{x.rpartition('.')[2]}"
-    if isinstance(x, Tensor) and x.device != device:
-        if device is not META:
-            return x.to(device)
-        if x not in _stand_ins:
-            _stand_ins[x] = stand_in(x)
-        return _stand_ins[x]
-    return x
-
-
-# A constant meets what depends on an input as one and the same meta tensor, so that writes into its views are noticed.
-_stand_ins = WeakIdKeyDictionary()
-
-
-def memory_of(tensor: Tensor) -> set[int]:
-    """The memory that a tensor, and its stand-in on the meta device, lie in."""
-    both = (tensor, _stand_ins.get(tensor))
-    return set().union(*(memory(t) for t in both if t is not None))
-
-
-def run_for_real(fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
-    """The call on made-up data of the arguments' shapes; floating-point results come back as meta.
-
-    Integers are no made-up data, where their examples are at hand.
-
-    It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
-    length of a list) differ, they depend on the data.
-
-    Raises:
-        CannotRun: it fails on both, or a meta-device module has no real weights to run with.
-    """
-    results: list[Any] = []
-    written: dict[int, Tensor] = {}
-    for fill in (torch.randn, torch.zeros):
-        with contextlib.suppress(Exception):
-            args, kwargs = tree_map(functools.partial(made_up, fill), arguments)
-            before = containers((args, kwargs))
-            results.append(fn(*args, **kwargs))
-            for (given, _), now in zip(containers(arguments), before, strict=True):
-                if changed(*now):
-                    given.clear()
-            leaves = zip(leaves_of(arguments), leaves_of((args, kwargs)), strict=False)
-            written |= {id(x): x for x, made in leaves if isinstance(x, Tensor) and made._version}
-    for tensor in written.values():
-        if not tensor.is_meta:
-            raise WrittenConstant("what cannot run on tensors without values writes into a tensor made from no input")
-        increment_version(tensor)
-    if not results:
-        raise CannotRun(f"{type(error).__name__}: {error}") from error
-    ragged = len({str(pytree.tree_structure(r)) for r in results}) > 1
-    worth = Trust.EXAMPLE if all(map(_is_at_hand, leaves_of(arguments))) else Trust.GUESS
-    return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else worth
-
-
-def _is_at_hand(x: Any) -> bool:
-    """True for what the example inputs give, and nothing else would."""
-    return not isinstance(x, Tensor) or not x.is_meta or hasattr(x, "_example")
-
-
-def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
-    """`pytree.tree_map`, into data classes too, and packed sequences, whose constructor asks where their sizes are."""
-
-    def mapped(x: Any) -> Any:
-        if isinstance(x, PackedSequence):
-            return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
-        if is_record(x):
-            return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
-        return fn(x)
-
-    return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
-
-
-def stand_in(example: Any) -> Any:
-    """A meta tensor for an input; one without fractions remembers its example (lengths and indices must fit)."""
-    if not isinstance(example, Tensor):
-        return example
-    meta = example.detach().to(META)
-    if not (example.is_meta or example.is_floating_point() or example.is_complex()):
-        meta._example = example.detach().cpu()  # type: ignore[attr-defined]
-    return meta
-
-
-def _remember(value: Any, fn: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
-    """What comes out of integers alone remembers what its examples give: lengths and indices must still fit."""
-    found = leaves_of(value)
-    tensors = [x for x in (*leaves_of(arguments), *found) if isinstance(x, Tensor)]
-    if any(t.is_floating_point() for t in tensors):
-        return
-    with contextlib.suppress(Exception):
-        args, kwargs = tree_map(functools.partial(made_up, torch.zeros), arguments)
-        for x, example in zip(found, leaves_of(fn(*args, **kwargs)), strict=True):
-            if isinstance(x, Tensor):
-                x._example = example  # type: ignore[attr-defined]
-
-
-def made_up(fill: Callable[..., Tensor], x: Any) -> Any:
-    """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
-    if not isinstance(x, Tensor):
-        return x
-    if not x.is_meta:
-        return x.detach().clone()
-    if not x.is_floating_point():
-        example: Tensor | None = getattr(x, "_example", None)
-        return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = fill(x.shape, dtype=torch.float32).to(x.dtype)
-    return made if x.layout is torch.strided else made.to_sparse(layout=x.layout)
-
-
-def containers(x: Any) -> list[tuple[Any, Any]]:
-    """The lists and dictionaries in an argument structure, each with a copy of what it holds."""
-    kind = type(x)
-    if kind is not tuple and kind is not list and not issubclass(kind, dict):
-        return []
-    inner = [c for item in (x.values() if issubclass(kind, dict) else x) for c in containers(item)]
-    return inner if kind is tuple else [(x, x.copy()), *inner]
-
-
-def changed(container: Any, held: Any) -> bool:
-    """True if a list or a dictionary no longer holds the objects that it held."""
-    pairs = (container, held) if isinstance(held, list) else (container.values(), held.values())
-    return len(container) != len(held) or any(map(operator.is_not, *pairs))
-
-
-def to_meta(x: Any) -> Any:
-    """A meta tensor in place of a real one that carries a CoB (floating point or complex)."""
-    if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
-        return x.detach().to(META)
-    return x

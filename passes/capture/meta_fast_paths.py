@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from fxteleport.passes.graph.leaf_modules import hooked
 
@@ -24,7 +25,7 @@ _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64
 
 
 def known(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The result of a call of a module or a function on meta tensors, or None: torch must be asked."""
+    """The result of a call of a module, a function or a method on meta tensors, or None: torch must be asked."""
     module = isinstance(target, nn.Module)
     form = _FORMS.get(type(target) if module else target)
     if form is None:
@@ -33,6 +34,16 @@ def known(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor
         return form(*args, **kwargs)
     bare = len(args) == 1 and not kwargs and not hooked(target) and "forward" not in vars(target)
     return form(target, *args) if bare else None
+
+
+def in_place(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The argument of an activation that writes to it and gives it back, counted as written; else None."""
+    if type(target) not in _ACTIVATIONS or not getattr(target, "inplace", False) or len(args) != 1 or kwargs:
+        return None
+    if hooked(target) or "forward" in vars(target) or not _plain(*args):
+        return None
+    increment_version(args[0])
+    return args[0]  # type: ignore[no-any-return]
 
 
 def _alike(first: Any, *others: Any) -> bool:
@@ -132,14 +143,52 @@ def _roll(input: Any, shifts: Any, dims: Any = None) -> Tensor | None:
     return _like(input) if fits and all(-input.ndim <= dim < input.ndim for dim in dims) else None
 
 
+def _cat(tensors: Any, dim: Any = 0, **settings: Any) -> Tensor | None:
+    if type(tensors) not in (tuple, list) or type(dim) is not int or settings or any(t is None for t in tensors):
+        return None
+    if not tensors or not _plain(*tensors) or not -tensors[0].ndim <= dim < tensors[0].ndim:
+        return None
+    axis, total = dim % tensors[0].ndim, 0
+    shape = list(tensors[0].shape)
+    for tensor in tensors:
+        held = list(tensor.shape)
+        total += held[axis] if len(held) > axis else 0
+        if not tensor.numel() or [*held[:axis], *held[axis + 1 :]] != [*shape[:axis], *shape[axis + 1 :]]:
+            return None
+        if len(held) in _CHANNELS_LAST and tensor.is_contiguous(memory_format=_CHANNELS_LAST[len(held)]):
+            return None  # either way: torch knows which
+    shape[axis] = total
+    return _empty(tensors[0], shape)
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _mean(input: Any, dim: Any = None, keepdim: Any = False, **settings: Any) -> Tensor | None:
+    dims = (dim,) if type(dim) is int else dim
+    if settings or type(dims) not in (tuple, list) or not dims or not _plain(input) or not input.numel():
+        return None
+    if any(type(d) is not int or not -input.ndim <= d < input.ndim for d in dims):
+        return None
+    axes = {d % input.ndim for d in dims}
+    if len(axes) < len(dims):
+        return None
+    return _empty(input, [1 if i in axes else n for i, n in enumerate(input.shape) if keepdim or i not in axes])
+
+
+_ACTIVATIONS = frozenset(
+    {nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Tanh}
+)
 _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys(_RANKS, _batch_norm),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d), _convolution),
-    **dict.fromkeys((nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid), _activation),
+    **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys((operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul), _sum),
     nn.LayerNorm: lambda norm, input: _layer_norm(input, norm.normalized_shape, norm.weight, norm.bias),
     nn.Linear: lambda layer, input: _linear(input, layer.weight, layer.bias),
     F.layer_norm: _layer_norm,
     F.linear: _linear,
+    **dict.fromkeys((torch.cat, torch.concat), _cat),
+    **dict.fromkeys((torch.mean, "mean"), _mean),
     torch.roll: _roll,
 }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.meta_eval import Trust, memory_of
-from fxteleport.passes.graph.ops import setitem
+from fxteleport.passes.graph.node_info import Trust, info, update
+from fxteleport.passes.graph.ops import name_of, setitem
 from fxteleport.passes.graph.storage import memory
 
 
@@ -23,21 +23,46 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     order = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor):
-            for place in memory(node.meta["val"]):
+        if isinstance(value := info(node).value, Tensor):
+            for place in _places(node, value):
                 sharing.setdefault(place, []).append(node)
     backs = {writer: _put_back(writer) for writer, _ in mutations}
     puts = set().union(*backs.values())
     for writer, written in mutations:
-        if writer not in order or (writer in puts and writer.meta["val"] is not written):
+        if writer not in order or (writer in puts and info(writer).value is not written):
             continue  # a view that is put back was written before
-        kin = [node for place in memory(written) for node in sharing.get(place, [])]
+        kin = _kin(set(memory(written)), sharing)
         readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
         after = any(order[user] > order[writer] for user in readers)
         state = any(node.op == "get_attr" and node.target in own for node in kin)
-        if after or state or writer.meta["val"] is not written:
+        if after or state or info(writer).value is not written:
             for node in kin:
-                node.meta["aliased"] = True
+                update(node, is_aliased=True)
+
+
+# Operations that give a view or a copy, as sizes have it: a matrix that was turned is copied, but for a square one.
+_MAYBE_VIEWS = frozenset({"reshape", "reshape_as", "flatten", "ravel", "contiguous", "unflatten"})
+
+
+def _places(node: fx.Node, value: Tensor) -> set[int]:
+    """The memory that a node's value lies in, or would with other sizes."""
+    places = set(memory(value))
+    source = node.args[0] if name_of(node.target) in _MAYBE_VIEWS and node.args else None
+    if isinstance(source, fx.Node) and isinstance(held := info(source).value, Tensor):
+        places |= _places(source, held)
+    return places
+
+
+def _kin(places: set[int], sharing: Mapping[int, list[fx.Node]]) -> list[fx.Node]:
+    """The nodes whose values may lie in some memory, or in what those lie in."""
+    found: dict[fx.Node, None] = {}
+    waiting = list(places)
+    while waiting:
+        for node in sharing.get(waiting.pop(), []):
+            if node not in found:
+                found[node] = None
+                waiting += _places(node, info(node).value)
+    return list(found)
 
 
 def _put_back(writer: fx.Node) -> set[fx.Node]:
@@ -48,10 +73,15 @@ def _put_back(writer: fx.Node) -> set[fx.Node]:
     return {user for user in writer.users if user.target is setitem and user.args == (*view.args, writer)}
 
 
-def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> None:
+def forget_stale(
+    graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], memory_of: Callable[[Tensor], set[int]]
+) -> None:
     """Mark known values as guessed that are written to: only what comes out last is as it was when it was read.
 
     A buffer that is written to is state, which the next run finds changed: nothing that is made from it is known.
+
+    Args:
+        memory_of: the memory of a constant, and of what stands for it on the meta device.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     last = {place: order[writer] for writer, t in mutations if writer in order for place in memory(t)}
@@ -60,20 +90,24 @@ def forget_stale(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]]) -> No
     writers = {writer for writer, _ in mutations}
     state: set[fx.Node] = set()
     for node in order:
-        value = node.meta.get("val")
+        value = info(node).value
         places = memory_of(value) if isinstance(value, Tensor) and not value.is_meta else set()
         written = max((last[place] for place in places if place in last), default=-1)
         if not state.isdisjoint(node.all_input_nodes) or (node.op == "get_attr" and written >= 0):
             state.add(node)
-            node.meta["trust"] = Trust.GUESS
+            update(node, trust=Trust.GUESS)
         elif written >= 0:
             readers = (user for user in node.users if user not in writers or user.args[:1] != (node,))
             if any(order[user] < written for user in readers):
-                node.meta["trust"] = Trust.GUESS
+                update(node, trust=Trust.GUESS)
 
 
-def remove_dead(graph: fx.Graph) -> None:
-    """Erase nodes that nothing uses and that write nothing."""
+def remove_dead(graph: fx.Graph, draws: Callable[[fx.Node], bool]) -> None:
+    """Erase nodes that nothing uses, that write nothing and draw no random numbers: what comes after draws the next."""
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and not node.meta.get("keep"):
+        if node.users or node.op in ("placeholder", "output") or info(node).has_effect:
+            continue
+        if draws(node):
+            update(node, has_effect=True)
+        else:
             graph.erase_node(node)

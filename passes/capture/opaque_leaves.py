@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture.attribute_journal import same
+from fxteleport.passes.capture.attribute_journal import same, same_settings
+from fxteleport.passes.graph.module_clone import is_clone, path_of
 
 
 class Applied(nn.Module):
@@ -20,6 +21,35 @@ class Applied(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.function.apply(*args)
+
+
+class GradientHook(nn.Module):
+    """A hook on the gradient of a tensor, which each run registers anew."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        super().__init__()
+        self._hook = hook
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GradientHook:
+        return GradientHook(self._hook)
+
+    def is_like(self, other: GradientHook) -> bool:
+        """True for the same hook."""
+        return self._hook is other._hook
+
+    def forward(self, x: Tensor) -> None:
+        x.register_hook(self._hook)
+
+
+class Registered:
+    """What registering such a hook returns while a network is traced."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self._node = node
+
+    def remove(self) -> None:
+        """Registered and removed in one run, it sees no gradient."""
+        self._node.graph.erase_node(self._node)
 
 
 class Helper(nn.Module):
@@ -38,7 +68,7 @@ class Helper(nn.Module):
     def is_like(self, other: Helper) -> bool:
         """True for the same method of the same module."""
         (owner, fn), (owners, method) = self._held, other._held
-        return fn is method and vars(owner)["_path"] == vars(owners)["_path"]
+        return fn is method and path_of(owner) == path_of(owners)
 
 
 class Given(nn.Module):
@@ -47,6 +77,10 @@ class Given(nn.Module):
     def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.layer, self._names = layer, names
+
+    def is_like(self, other: Given) -> bool:
+        """True for the same layer with the same settings."""
+        return self._names == other._names and is_like_layer(self.layer, other.layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors = {name: kwargs.pop(name) for name in self._names}
@@ -69,6 +103,12 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
     for table in ("_parameters", "_buffers"):
         made.__dict__[table] = dict.fromkeys(held[table])
     return made
+
+
+def is_like_layer(layer: nn.Module, other: nn.Module) -> bool:
+    """True for two that `with_settings` has made of one layer, with the same settings."""
+    made = is_clone(layer) and is_clone(other)
+    return made and path_of(layer) == path_of(other) and same_settings(layer, other)
 
 
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})

@@ -3,7 +3,7 @@
 `isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
 take such an answer for leave to read a tensor's memory. torch's functions and methods look for `__torch_function__`
 among their tensors only: a mode (`Recording`) sees each call, and records it when any argument is a proxy, when it
-draws random numbers, and when it makes a tensor and the tracer records all that are made. Everything else, other
+draws random numbers, and when it makes a tensor and the trace records all that are made. Everything else, other
 threads' calls included, passes through.
 """
 
@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -24,9 +24,7 @@ from torch._functorch import utils as functorch
 from torch.overrides import TorchFunctionMode
 
 from fxteleport.passes.capture import proxy
-
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
+from fxteleport.passes.capture.protocols import Trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +38,8 @@ _CREATION = (
 _COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
 MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
 _MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
+# What Python asks of a tensor as an object, whatever it holds.
+_OF_THE_OBJECT = frozenset({torch.Tensor.__hash__, torch.Tensor.__repr__, torch.Tensor.__format__})
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
@@ -60,6 +60,7 @@ def aware_of_proxies() -> Iterator[None]:
                 _patch(torch, name, _known(getattr(torch, name)))
             _patch(torch, "manual_seed", _seeding(torch.manual_seed))
             _patch(nn.Module, "__call__", _calling(vars(nn.Module)["__call__"]))
+            _patch(torch.jit.ScriptFunction, "__call__", _scripted(vars(torch.jit.ScriptFunction)["__call__"]))
             _patch(torch.autograd.Function, "apply", _applying(vars(torch.autograd.Function)["apply"]))
             for function in _users(torch.autograd.Function):
                 _patch(function, "forward", staticmethod(_forwarding(function, function.forward)))
@@ -114,37 +115,58 @@ def _isinstance(plain: Any) -> Any:
     """`isinstance` that sees the value behind a proxy."""
 
     def isinstance(x: Any, kind: Any, /) -> bool:
+        if type(x) not in _PROXIES:
+            return plain(x, kind)  # type: ignore[no-any-return]
         if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
-            return issubclass(type(x._value), kind) or issubclass(proxy.NumberProxy, kind)
-        if type(x) in _PROXIES:
-            return plain(x, kind) or issubclass(type(x._value), kind)
-        return plain(x, kind)  # type: ignore[no-any-return]
+            return issubclass(type(proxy.value_of(x)), kind) or issubclass(proxy.NumberProxy, kind)
+        value = nn.Parameter if proxy.trace_of(x).tensors.is_parameter(x) else type(proxy.value_of(x))
+        return plain(x, kind) or issubclass(value, kind)
 
     return isinstance
 
 
+def among_plain_values(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A call that no proxy reaches, with Python's own `isinstance`, where no other capture needs this one.
+
+    For the form of one result, torch's Python functions ask it a thousand times.
+    """
+    with _lock:
+        if _depth == 1:
+            patched, builtins.isinstance = builtins.isinstance, _plain_isinstance  # type: ignore[assignment]
+            try:
+                return call(*args, **kwargs)
+            finally:
+                builtins.isinstance = patched  # type: ignore[assignment]
+    return call(*args, **kwargs)
+
+
+_plain_isinstance = builtins.isinstance
 _NUMBER_KINDS = frozenset({proxy.IntProxy, proxy.FloatProxy, proxy.SettledProxy})
-_PROXIES = frozenset({proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy})
+_PROXIES = _NUMBER_KINDS | {proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy}
 
 
 class _Running(threading.local):
-    """The tracer on whose proxies this thread runs a model; None while it evaluates a call, or traces nothing."""
+    """The trace for which this thread runs a model; None while it evaluates a call, or traces nothing.
 
-    tracer: Tracer | None = None
+    Patched functions are global, and what they are given need not lead to a trace (`torch.rand(3)`,
+    `torch.is_grad_enabled()`): only the thread tells.
+    """
+
+    trace: Trace | None = None
 
 
 running = _Running()
 
 
 @contextmanager
-def run_by(tracer: Tracer) -> Iterator[None]:
-    """torch's functions in this thread ask this tracer whether to record them."""
-    before, running.tracer = running.tracer, tracer
+def run_by(trace: Trace) -> Iterator[None]:
+    """torch's functions in this thread ask this trace whether to record them."""
+    before, running.trace = running.trace, trace
     try:
         with _RECORDING:
             yield
     finally:
-        running.tracer = before
+        running.trace = before
 
 
 def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
@@ -152,10 +174,10 @@ def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        tracer = running.tracer
-        if tracer is None:
+        trace = running.trace
+        if trace is None:
             return method(*args, **kwargs)
-        running.tracer = None
+        running.trace = None
         modes = _count_modes()  # none while a call that the mode was handed is recorded
         lifted = modes > 0 and _get_mode(modes - 1) is _RECORDING  # not under a mode that forward has entered
         if lifted:
@@ -163,7 +185,7 @@ def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
         try:
             return method(*args, **kwargs)
         finally:
-            running.tracer = tracer
+            running.trace = trace
             if lifted:
                 _push_mode(_RECORDING)
 
@@ -180,21 +202,30 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tracer = running.tracer
-        if tracer is not None:
-            found = proxy.find_tracer((args, kwargs))
-            if found is not None:
+        trace = running.trace
+        if trace is not None:
+            found = proxy.find_trace((args, kwargs))
+            if found is None:
+                if func.__name__ == "__get__" and not isinstance(fact := func(*args), torch.Tensor):
+                    return fact  # a property that says nothing of a tensor's values
+                if func not in _OF_THE_OBJECT:
+                    adopted = trace.tensors.adopted(args), trace.tensors.adopted(kwargs)
+                    if proxy.find_trace(adopted) is not None:
+                        return proxy.of_own(trace, func, *adopted)
+            else:
                 return proxy.overridden(found, func, args, kwargs)
-            if tracer.makes_all and func in _MAKING:
-                return proxy.overridden(tracer, func, args, kwargs)
+            if trace.makes_all and func in _MAKING:
+                return proxy.overridden(trace, func, args, kwargs)
             if func.__name__ == "__get__":  # a property
                 return func(*args)
+            if func is torch._assert:
+                return func(*args, **kwargs)
             state = torch.get_rng_state()
             out = func(*args, **kwargs)
             if torch.equal(state, torch.get_rng_state()):
                 return out
             torch.set_rng_state(state)
-            return proxy.overridden(tracer, func, args, kwargs)
+            return proxy.overridden(trace, func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -208,7 +239,7 @@ def _recording(fn: Any) -> Any:
     def wrapper(*args: Any) -> Any:
         for x in args:
             if proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy):
-                return x._tracer.record("call_function", fn, args, {})
+                return proxy.trace_of(x).record("call_function", fn, args, {})
         return fn(*args)
 
     return wrapper
@@ -219,7 +250,7 @@ def _seeding(fn: Any) -> Any:
 
     @functools.wraps(fn)
     def wrapper(seed: Any) -> Any:
-        if running.tracer is not None:
+        if running.trace is not None:
             raise RuntimeError("its forward seeds the random numbers")
         return fn(seed)
 
@@ -233,38 +264,38 @@ def _known(fn: Any) -> Any:
     def wrapper(*args: Any) -> Any:
         for x in args:
             if proxy.is_proxy(x):
-                x._tracer.specialize(x, None)
+                proxy.trace_of(x).values.known(x)
         return fn(*map(proxy.plain, args))
 
     return wrapper
 
 
 def _entering(enter: Any) -> Any:
-    """A context's beginning that tells the tracer whether gradients are recorded in it."""
+    """A context's beginning that tells the trace whether gradients are recorded in it."""
 
     @functools.wraps(enter)
     def wrapper(context: Any) -> None:
-        tracer = running.tracer
-        if tracer is None:
+        trace = running.trace
+        if trace is None:
             enter(context)
         elif isinstance(context, torch.inference_mode):  # its tensors could not be traced
-            tracer.enter(False if context.mode else None)
+            trace.enter_gradients(False if context.mode else None)
         else:
             enter(context)
-            tracer.enter(isinstance(context, torch.enable_grad))
+            trace.enter_gradients(isinstance(context, torch.enable_grad))
 
     return wrapper
 
 
 def _asking(plain: Any) -> Any:
-    """Whether gradients are recorded: a model's own code is told what the tracer takes for it."""
+    """Whether gradients are recorded: a model's own code is told what the trace takes for it."""
 
     @functools.wraps(plain)
     def is_grad_enabled() -> bool:
-        tracer, frame = running.tracer, sys._getframe(1)
-        if tracer is None or frame.f_globals.get("__name__", "").startswith("torch."):
+        trace, frame = running.trace, sys._getframe(1)
+        if trace is None or frame.f_globals.get("__name__", "").startswith("torch."):
             return plain()  # type: ignore[no-any-return]
-        return tracer.modes.gradients(tracer, frame)
+        return trace.is_grad_enabled(frame)
 
     return is_grad_enabled
 
@@ -272,10 +303,10 @@ def _asking(plain: Any) -> Any:
 def _leaving(leave: Any) -> Any:
     @functools.wraps(leave)
     def wrapper(context: Any, *error: Any) -> None:
-        tracer = running.tracer
-        if tracer is not None:
-            tracer.leave()
-        if tracer is None or not isinstance(context, torch.inference_mode):
+        trace = running.trace
+        if trace is not None:
+            trace.leave_gradients()
+        if trace is None or not isinstance(context, torch.inference_mode):
             leave(context, *error)
 
     return wrapper
@@ -286,24 +317,38 @@ def _calling(call: Any) -> Any:
 
     @functools.wraps(call)
     def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        tracer = running.tracer
-        shadow = None if tracer is None else tracer.shadow_of.get(id(module))
+        trace = running.trace
+        shadow = None if trace is None else trace.shadow_of(module)
         return call(module, *args, **kwargs) if shadow is None else shadow(*args, **kwargs)
 
     return wrapper
 
 
+def _scripted(call: Any) -> Any:
+    """A call of a scripted function with proxies is one of the Python function that it was made of."""
+
+    def wrapper(function: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(function, "_torchdynamo_inline", None)
+        if source is None or _is_traced(function) or running.trace is None or proxy.find_trace((args, kwargs)) is None:
+            return call(function, *args, **kwargs)
+        return source(*args, **kwargs)
+
+    return wrapper
+
+
+def _is_traced(function: Any) -> bool:
+    """True for a function that `torch.jit.trace` made, which need not do what its source does on other inputs."""
+    kinds = (x.type() for x in function.graph.inputs())
+    return any(kind.kind() == "TensorType" and kind.sizes() is not None for kind in kinds)
+
+
 def _applying(apply: Any) -> Any:
-    """`Function.apply`, a call of which the tracer may keep whole."""
+    """`Function.apply`, a call of which the trace may keep whole."""
 
     def wrapper(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        tracer = running.tracer
-        if tracer is None:
-            return apply.__get__(None, cls)(*args, **kwargs)
-        if not kwargs and tracer.keeps(cls, args):
-            return tracer.call_custom(cls, args)
-        with tracer.inside_function():
-            return apply.__get__(None, cls)(*args, **kwargs)
+        trace = running.trace
+        plain = functools.partial(apply.__get__(None, cls), *args, **kwargs)
+        return plain() if trace is None else trace.apply(cls, None if kwargs else args, plain)
 
     return classmethod(wrapper)
 
@@ -322,15 +367,12 @@ def _forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
 
     @functools.wraps(forward)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        tracer = running.tracer
-        if tracer is None or tracer.in_function or kwargs:
+        trace = running.trace
+        if trace is None or trace.in_function or kwargs:
             return forward(*args, **kwargs)
         alone = function.setup_context is torch.autograd.Function.setup_context  # it takes the context, too
         given = args[1:] if alone else args
-        if tracer.keeps(function, given):
-            return tracer.call_custom(function, given)
-        with tracer.inside_function():
-            return forward(*args)
+        return trace.apply(function, given, functools.partial(forward, *args))
 
     return wrapper
 
@@ -339,6 +381,6 @@ def _passing_on(unwrap: Any) -> Any:
     """What looks for the wrappers of transforms that are over among a function's arguments: a trace has none."""
 
     def wrapper(args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return unwrap(args) if running.tracer is None else args  # type: ignore[no-any-return]
+        return unwrap(args) if running.trace is None else args  # type: ignore[no-any-return]
 
     return wrapper

@@ -12,40 +12,97 @@ import copy
 import dataclasses
 import inspect
 import operator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture import meta_eval, proxy
+from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.meta_values import MetaValues, tree_map
+from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
+from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph.guards import expect_form, guard
 from fxteleport.passes.graph.structure import is_record, is_spelt, remade
-
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
 
 _SAID = 4
 _LONGEST = 200
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def placeholders(
-    tracer: Tracer, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make a placeholder for each argument given; tensors inside structures are read out of theirs."""
-    try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise CaptureError(f"the example inputs do not fit the model's forward: {error}") from error
-    names = _argument_names(bound)
-    missing = [n for n, p in bound.signature.parameters.items() if n not in bound.arguments and p.kind not in _VARIABLE]
-    if missing:
-        tracer.rest_on("form", f"forward is not given {', '.join(missing)}", path="")
-    new_args = tuple(placeholder(tracer, name, value) for name, value in zip(names, args, strict=False))
-    new_kwargs = {name: placeholder(tracer, name, value) for name, value in kwargs.items()}
-    return new_args, new_kwargs
+class Placeholders:
+    """Appends the placeholders of a trace, and guards the structure of what they stand for.
+
+    Args:
+        record: records the reading of a part.
+    """
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        conditions: TraceConditions,
+        values: MetaValues,
+        record: Callable[..., Any],
+    ) -> None:
+        self._builder, self._conditions, self._values, self._record = builder, conditions, values, record
+
+    def of_call(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of `forward` as it sees them, with a placeholder for each.
+
+        Raises:
+            CaptureError: they do not fit, or no graph can hold them.
+        """
+        try:
+            bound = inspect.signature(forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise CaptureError(f"the example inputs do not fit the model's forward: {error}") from error
+        parameters = bound.signature.parameters.items()
+        missing = [n for n, p in parameters if n not in bound.arguments and p.kind not in _VARIABLE]
+        if missing:
+            self._conditions.note("form", f"forward is not given {', '.join(missing)}", path="")
+        names = _argument_names(bound)
+        positional = tuple(self._placeholder(name, value) for name, value in zip(names, args, strict=False))
+        return positional, {name: self._placeholder(name, value) for name, value in kwargs.items()}
+
+    def _placeholder(self, name: str, value: Any) -> Any:
+        handle = self._builder.placeholder(name, tree_map(self._values.stand_in, value))
+        if isinstance(value, Tensor):
+            return handle
+        form = _form(value, name)
+        tensors = any(x is ... for x in pytree.tree_leaves(form))
+        what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
+        self._conditions.note("form", f"input '{name}' is {what}"[:_LONGEST], node_of(handle), path="")
+        guard(self._builder.graph, expect_form, node_of(handle), form, name)
+        return self._opened(handle)
+
+    def _opened(self, handle: Proxy) -> Any:
+        """The like of a placeholder's value, with tensors that are read out of it."""
+        value = value_of(handle)
+        if isinstance(value, Tensor):
+            return handle
+        if isinstance(value, dict):
+            table = copy.copy(value)
+            for key, x in value.items():
+                table[key] = self._item(handle, operator.getitem, key, x)
+            return table
+        if is_record(value):
+            names = [f.name for f in dataclasses.fields(value)]
+            return remade(value, {name: self._item(handle, getattr, name, getattr(value, name)) for name in names})
+        if isinstance(value, (list, tuple)):
+            items = [self._item(handle, operator.getitem, i, x) for i, x in enumerate(value)]
+            kind: Any = type(value)
+            return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
+        return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
+
+    def _item(self, handle: Proxy, read: Any, key: Any, value: Any) -> Any:
+        if not any(isinstance(x, Tensor) or is_record(x) for x in pytree.tree_leaves(value)):
+            return value
+        return self._opened(self._record("call_function", read, (handle, key), {}))
 
 
 def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -53,25 +110,6 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     words = [f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in tensors[:_SAID]]
     return ", ".join(words + ["..."] * (len(tensors) > _SAID)) or "no tensor"
-
-
-def placeholder(tracer: Tracer, name: str, value: Any) -> Any:
-    """The placeholder of one argument, as `forward` sees it.
-
-    Raises:
-        CaptureError: no graph can hold it.
-    """
-    meta = meta_eval.tree_map(meta_eval.stand_in, value)
-    node = tracer.graph.placeholder(name)
-    node.meta.update(val=meta, path="")
-    if isinstance(value, Tensor):
-        return tracer.handle(node, meta)
-    form = _form(value, name)
-    tensors = any(x is ... for x in pytree.tree_leaves(form))
-    what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
-    tracer.rest_on("form", f"input '{name}' is {what}"[:_LONGEST], node, path="")
-    guard(tracer.graph, expect_form, node, form, name)
-    return _opened(tracer.handle(node, meta))
 
 
 def _form(value: Any, name: str) -> Any:
@@ -92,32 +130,6 @@ def _form(value: Any, name: str) -> Any:
         f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
         " whose forward takes tensors and plain values"
     )
-
-
-def _opened(handle: Any) -> Any:
-    """The like of a placeholder's value, with tensors that are read out of it."""
-    value = handle._value
-    if isinstance(value, Tensor):
-        return handle
-    if isinstance(value, dict):
-        made = copy.copy(value)
-        for key, x in value.items():
-            made[key] = _item(handle, operator.getitem, key, x)
-        return made
-    if is_record(value):
-        names = [f.name for f in dataclasses.fields(value)]
-        return remade(value, {name: _item(handle, getattr, name, getattr(value, name)) for name in names})
-    if isinstance(value, (list, tuple)):
-        items = [_item(handle, operator.getitem, i, x) for i, x in enumerate(value)]
-        kind: Any = type(value)
-        return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
-    return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
-
-
-def _item(handle: Any, read: Any, key: Any, value: Any) -> Any:
-    if not any(isinstance(x, Tensor) or is_record(x) for x in pytree.tree_leaves(value)):
-        return value
-    return _opened(handle._tracer.record("call_function", read, (handle, key), {}))
 
 
 def _argument_names(bound: inspect.BoundArguments) -> list[str]:

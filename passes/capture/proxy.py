@@ -12,17 +12,16 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.capture.protocols import Trace
+from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import same_items, setitem
-
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
 
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
@@ -34,18 +33,18 @@ _TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 class Proxy:
     """A node under construction and its value; the base of the kinds below."""
 
-    __slots__ = ("_node", "_tracer", "_value")
+    __slots__ = ("_node", "_trace", "_value")
 
-    def __init__(self, node: fx.Node, tracer: Tracer, value: Any) -> None:
-        self._node, self._tracer, self._value = node, tracer, value
+    def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
+        self._node, self._trace, self._value = node, trace, value
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"
 
     def __format__(self, spec: str) -> str:
         """Of a size or a setting, the text that Python would see: code builds messages and names of it."""
-        known = isinstance(self._value, _TEXTUAL) and "trust" not in self._node.meta
-        return format(self._tracer.said(self) if known else repr(self), spec)
+        known = isinstance(self._value, _TEXTUAL) and not info(self._node).trust
+        return format(self._trace.values.said(self) if known else repr(self), spec)
 
     def __str__(self) -> str:
         return format(self)
@@ -54,25 +53,25 @@ class Proxy:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self._tracer.record("call_method", "clone", (self,), {}) if isinstance(self._value, Tensor) else self
+        return self._trace.record("call_method", "clone", (self,), {}) if isinstance(self._value, Tensor) else self
 
     def __getattr__(self, name: str) -> Any:
         if name in _SYMBOLIC_PROPERTIES and isinstance(self._value, Tensor):
-            return self._tracer.record("call_function", getattr, (self, name), {})
+            return self._trace.record("call_function", getattr, (self, name), {})
         value = getattr(self._value, name)  # AttributeError is the right answer where there is none
         if isinstance(self._value, Tensor):
             if name == "ndim":
-                return self._tracer.ranked(value)
+                return self._trace.inputs.ranked(value)
             if name in _RANK:
-                return lambda: self._tracer.ranked(self._value.dim())
+                return lambda: self._trace.inputs.ranked(self._value.dim())
             if name == "requires_grad":
-                return self._tracer.modes.requires_grad(self._tracer, self._node, sys._getframe(1))
+                return self._trace.requires_grad(self._node, sys._getframe(1))
             if name in _PLACES:
-                return name == f"is_{self._tracer.device.type}"  # a meta tensor stands for one over there
+                return name == f"is_{self._trace.device.type}"  # a meta tensor stands for one over there
         if callable(value):
             return Method(self, name)
         if isinstance(value, Tensor) or not isinstance(self._value, Tensor):
-            return self._tracer.record("call_function", getattr, (self, name), {})
+            return self._trace.record("call_function", getattr, (self, name), {})
         return value
 
 
@@ -83,7 +82,7 @@ class Method:
         self.owner, self.name = owner, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.owner._tracer.record("call_method", self.name, (self.owner, *args), kwargs)
+        return self.owner._trace.record("call_method", self.name, (self.owner, *args), kwargs)
 
 
 class Overriding:
@@ -96,8 +95,8 @@ class Overriding:
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tracer = find_tracer((args, kwargs))
-        return past(func, args, kwargs) if tracer is None else overridden(tracer, func, args, kwargs)
+        trace = find_trace((args, kwargs))
+        return past(func, args, kwargs) if trace is None else overridden(trace, func, args, kwargs)
 
 
 class NumericProxy(Proxy):
@@ -106,41 +105,60 @@ class NumericProxy(Proxy):
     __slots__ = ()
 
     def __bool__(self) -> bool:
-        return self._tracer.specialize(self, bool(self._value))
+        return self._trace.values.specialize(self, bool(self._value))
 
     def __int__(self) -> int:
-        return self._tracer.number(self, int)
+        return self._trace.values.number(self, int)
 
     def __float__(self) -> float:
-        return self._tracer.number(self, float)
+        return self._trace.values.number(self, float)
 
     def __index__(self) -> int:
-        return self._tracer.number(self, operator.index)
+        return self._trace.values.number(self, operator.index)
 
 
 class TensorProxy(Overriding, NumericProxy):
-    """A tensor."""
+    """A tensor. Code may put attributes of its own on it, as on any tensor."""
 
-    __slots__ = ()
+    __slots__ = ("__dict__", "__weakref__")  # torch's recurrent layers refer to their weights weakly
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(torch.Tensor, name):
+            raise AttributeError(f"'{name}' of a tensor is assigned to")
+        object.__setattr__(self, name, value)
 
     def __bool__(self) -> bool:
         if self._value.is_meta:
-            return self._tracer.checked(self)
-        return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
+            return self._trace.values.checked(self)
+        return bool(self._trace.record("call_function", operator.truth, (self,), {}))
 
     def __getitem__(self, index: Any) -> Any:
-        return self._tracer.record("call_function", operator.getitem, (self, index), {})
+        return self._trace.record("call_function", operator.getitem, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._tracer.record("call_function", setitem, (self, index, value), {})
+        self._trace.record("call_function", setitem, (self, index, value), {})
 
     def __len__(self) -> int:
-        return int(self._tracer.record("call_method", "size", (self, 0), {}))
+        return int(self._trace.record("call_method", "size", (self, 0), {}))
 
     def __iter__(self) -> Iterator[Any]:
-        if not self._tracer.takes_apart():
+        if not self._trace.lengths.takes_apart():
             len(self)
-        return iter(self._tracer.record("call_method", "unbind", (self, 0), {}))
+        return iter(self._trace.record("call_method", "unbind", (self, 0), {}))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends."""
+        if self._value.is_meta:
+            raise RuntimeError(f"an array is made of '{self._node.name}', whose values depend on the data")
+        numbers = self._trace.record("call_method", "tolist", (self,), {})
+        plain = pytree.tree_map(lambda x: x.__array__() if is_proxy(x) else x, numbers)
+        return np.asarray(plain, dtype=dtype or self._value.numpy().dtype)
+
+    def register_hook(self, hook: Callable[..., Any]) -> Any:
+        return self._trace.hook_gradient(self, hook)
+
+    def retain_grad(self) -> None:
+        """Nothing that a run computes depends on it."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -156,23 +174,23 @@ class NumberProxy(NumericProxy):
     __slots__ = ()
 
     def __bool__(self) -> bool:
-        return bool(self._tracer.record("call_function", operator.truth, (self,), {}))
+        return bool(self._trace.record("call_function", operator.truth, (self,), {}))
 
     def __hash__(self) -> int:
-        return self._tracer.hashed(self)
+        return self._trace.values.hashed(self)
 
     def __ceil__(self) -> Any:
-        return self._tracer.record("call_function", math.ceil, (self,), {})
+        return self._trace.record("call_function", math.ceil, (self,), {})
 
     def __floor__(self) -> Any:
-        return self._tracer.record("call_function", math.floor, (self,), {})
+        return self._trace.record("call_function", math.floor, (self,), {})
 
     def __trunc__(self) -> Any:
-        return self._tracer.record("call_function", math.trunc, (self,), {})
+        return self._trace.record("call_function", math.trunc, (self,), {})
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy's functions: `np.sqrt(x.shape[-1])`."""
-        return np.asarray(self._tracer.forced(self, self._value), dtype=dtype)
+        return np.asarray(self._trace.values.forced(self, self._value), dtype=dtype)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -181,7 +199,7 @@ class NumberProxy(NumericProxy):
         return other // self, other % self
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self._tracer.record("call_function", round, (self, digits), {})
+        return self._trace.record("call_function", round, (self, digits), {})
 
 
 class _Constant:
@@ -247,8 +265,8 @@ class SequenceProxy(Overriding, Proxy):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             positions = range(len(self._known()))[index]
-            return tuple(self._tracer.record("call_function", operator.getitem, (self, i), {}) for i in positions)
-        return self._tracer.record("call_function", operator.getitem, (self, operator.index(index)), {})
+            return tuple(self._trace.record("call_function", operator.getitem, (self, i), {}) for i in positions)
+        return self._trace.record("call_function", operator.getitem, (self, operator.index(index)), {})
 
     def __len__(self) -> int:
         return len(self._known())
@@ -258,7 +276,11 @@ class SequenceProxy(Overriding, Proxy):
 
     def _known(self) -> Any:
         """The value, for its length; how many sizes a shape has never depends on the data."""
-        return self._tracer.ranked(self._value) if isinstance(self._value, torch.Size) else self._tracer.unpacked(self)
+        return (
+            self._trace.inputs.ranked(self._value)
+            if isinstance(self._value, torch.Size)
+            else self._trace.lengths.unpacked(self)
+        )
 
     def __contains__(self, item: Any) -> bool:
         return any(bool(x == item) for x in self)
@@ -274,13 +296,13 @@ class SequenceProxy(Overriding, Proxy):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (tuple, list)):
             return False
-        return bool(self._tracer.record("call_function", same_items, (self, other), {}))
+        return bool(self._trace.record("call_function", same_items, (self, other), {}))
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return self._tracer.hashed(self)
+        return self._trace.values.hashed(self)
 
 
 class DictProxy(Overriding, Proxy):
@@ -289,16 +311,16 @@ class DictProxy(Overriding, Proxy):
     __slots__ = ()
 
     def __getitem__(self, key: Any) -> Any:
-        return self._tracer.record("call_function", operator.getitem, (self, key), {})
+        return self._trace.record("call_function", operator.getitem, (self, key), {})
 
     def __len__(self) -> int:
-        return len(self._tracer.unpacked(self))
+        return len(self._trace.lengths.unpacked(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._tracer.unpacked(self))
+        return iter(self._trace.lengths.unpacked(self))
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._tracer.unpacked(self)
+        return item in self._trace.lengths.unpacked(self)
 
     def keys(self) -> list[Any]:
         return list(self)
@@ -322,40 +344,40 @@ class ObjectProxy(Overriding, Proxy):
     __slots__ = ()
 
     def __getitem__(self, index: Any) -> Any:
-        return self._tracer.record("call_function", operator.getitem, (self, index), {})
+        return self._trace.record("call_function", operator.getitem, (self, index), {})
 
     def __len__(self) -> int:
-        return len(self._tracer.unpacked(self))
+        return len(self._trace.lengths.unpacked(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self._tracer.unpacked(self))))
+        return (self[i] for i in range(len(self._trace.lengths.unpacked(self))))
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._tracer.known(self)
+        return item in self._trace.values.known(self)
 
     def __bool__(self) -> bool:
-        return self._tracer.specialize(self, bool(self._value))
+        return self._trace.values.specialize(self, bool(self._value))
 
     def __eq__(self, other: object) -> bool:
-        return self._tracer.specialize(self, bool(self._value == plain(other)))
+        return self._trace.values.specialize(self, bool(self._value == plain(other)))
 
     def __hash__(self) -> int:
-        return hash(self._tracer.specialize(self, self._value))
+        return hash(self._trace.values.specialize(self, self._value))
 
 
-def make(node: fx.Node, tracer: Tracer, value: Any) -> Proxy:
+def make(node: fx.Node, trace: Trace, value: Any) -> Proxy:
     """The proxy of the kind that fits the value."""
     if isinstance(value, Tensor):
-        return TensorProxy(node, tracer, value)
+        return TensorProxy(node, trace, value)
     if isinstance(value, int):
-        return IntProxy(node, tracer, value)
+        return IntProxy(node, trace, value)
     if isinstance(value, float):
-        return FloatProxy(node, tracer, value)
+        return FloatProxy(node, trace, value)
     if isinstance(value, (tuple, list)):
-        return SequenceProxy(node, tracer, value)
+        return SequenceProxy(node, trace, value)
     if isinstance(value, dict):
-        return DictProxy(node, tracer, value)
-    return ObjectProxy(node, tracer, value)
+        return DictProxy(node, trace, value)
+    return ObjectProxy(node, trace, value)
 
 
 # What code takes apart by its structure: a proxy's type is none of those that pytree knows.
@@ -367,14 +389,39 @@ pytree.register_pytree_node(
 )
 
 
+def node_of(handle: Proxy) -> fx.Node:
+    """The node that a proxy stands for: after its tensor was written to in place, the node that wrote."""
+    return handle._node
+
+
+def value_of(handle: Proxy) -> Any:
+    """The value behind a proxy. (No attribute of its own: those are its value's.)"""
+    return handle._value
+
+
+def trace_of(handle: Proxy) -> Trace:
+    """The trace that a proxy belongs to."""
+    return handle._trace
+
+
+def trust_of(handle: Proxy) -> Trust:
+    """What may rest on the value behind a proxy."""
+    return info(handle._node).trust
+
+
+def rebind(handle: Proxy, node: fx.Node, value: Any) -> None:
+    """Have a proxy stand for another node."""
+    handle._node, handle._value = node, value
+
+
 def is_proxy(x: object) -> bool:
     """True for a proxy of a trace under way; `isinstance` cannot tell, since a proxy claims the class of its value."""
-    return issubclass(type(x), Proxy) and not x._tracer.finished  # type: ignore[attr-defined]
+    return issubclass(type(x), Proxy) and not x._trace.finished  # type: ignore[attr-defined]
 
 
 def is_left(x: object) -> bool:
     """True for a proxy that has outlived its trace, in a global table, say: it is its value."""
-    return issubclass(type(x), Proxy) and x._tracer.finished  # type: ignore[attr-defined,no-any-return]
+    return issubclass(type(x), Proxy) and x._trace.finished  # type: ignore[attr-defined,no-any-return]
 
 
 def is_named_tuple(kind: type) -> bool:
@@ -398,16 +445,27 @@ def plain(x: Any) -> Any:
     return x
 
 
-def overridden(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def overridden(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Record a function of torch's, as `__torch_function__` names it."""
     if not torch.overrides.is_tensor_method_or_property(func):
-        return tracer.call_function(func, args, kwargs)
+        return trace.call_function(func, args, kwargs)
     name = func.__name__
     if name == "__get__":  # a property such as Tensor.T
-        return tracer.record("call_function", getattr, (args[0], func.__self__.__name__), {})
+        return trace.record("call_function", getattr, (args[0], func.__self__.__name__), {})
     if name in _OPERATORS:
-        return tracer.record("call_function", _OPERATORS[name], args, kwargs)
-    return tracer.record("call_method", name, args, kwargs)
+        return trace.record("call_function", _OPERATORS[name], args, kwargs)
+    return trace.record("call_method", name, args, kwargs)
+
+
+def of_own(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call on a tensor of the model's that code did not get from its module, as one on its proxy."""
+    name = func.__name__
+    if name in ("__get__", "__set__"):
+        of = func.__self__.__name__
+        return getattr(args[0], of) if name == "__get__" else setattr(args[0], of, args[1])
+    if name.startswith("__") and hasattr(type(args[0]), name):
+        return getattr(args[0], name)(*args[1:], **kwargs)
+    return overridden(trace, func, args, kwargs)
 
 
 def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -422,10 +480,10 @@ def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return fn(*args, **kwargs)
 
 
-def find_tracer(x: Any) -> Tracer | None:
-    """The tracer of the first proxy found in an argument structure, or None."""
+def find_trace(x: Any) -> Trace | None:
+    """The trace of the first proxy found in an argument structure, or None."""
     if is_proxy(x):
-        return x._tracer  # type: ignore[no-any-return]
+        return x._trace  # type: ignore[no-any-return]
     kind = type(x)
     if kind is slice:
         x = (x.start, x.stop, x.step)
@@ -433,7 +491,7 @@ def find_tracer(x: Any) -> Tracer | None:
         x = x.values()
     elif kind is not tuple and kind is not list and kind is not torch.Size and not is_named_tuple(kind):
         return None
-    return next((t for t in map(find_tracer, x) if t is not None), None)
+    return next((t for t in map(find_trace, x) if t is not None), None)
 
 
 _OPERATORS = {"__getitem__": operator.getitem, "__setitem__": setitem}  # those that no method of torch's names
@@ -445,21 +503,21 @@ def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
             return NotImplemented
         turned = reflected and not (fn is operator.mul and isinstance(other, Tensor))  # torch's own is the product
         args = (other, self) if turned else (self, other)
-        return self._tracer.record("call_function", fn, args, {})
+        return self._trace.record("call_function", fn, args, {})
 
     return method
 
 
 def _inplace(fn: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Proxy, other: Any) -> Any:
-        self._tracer.record("call_function", fn, (self, other), {})
+        self._trace.record("call_function", fn, (self, other), {})
         return self  # Python rebinds the name to what is returned: the same handle, now at the new node
 
     return method
 
 
 def _unary(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self: self._tracer.record("call_function", fn, (self,), {})
+    return lambda self: self._trace.record("call_function", fn, (self,), {})
 
 
 _ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()

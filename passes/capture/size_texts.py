@@ -23,6 +23,14 @@ def is_message(frame: FrameType) -> bool:
     return _is_dropped(frame.f_code, frame.f_lasti)
 
 
+def will_be_message(frame: FrameType) -> bool:
+    """The same of what the frame asks for right now: a text is made of it next."""
+    if frame.f_lasti < 0:
+        return False
+    following = next((step for step in _steps(frame.f_code) if step.offset > frame.f_lasti), None)
+    return following is not None and _is_dropped(frame.f_code, following.offset)
+
+
 @functools.lru_cache(maxsize=256)
 def _steps(code: CodeType) -> list[dis.Instruction]:
     return [step for step in dis.get_instructions(code) if step.opname != "CACHE"]

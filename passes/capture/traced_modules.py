@@ -1,58 +1,102 @@
-"""Shadow modules: clones whose calls go to the tracer, and whose tensors are proxies made on first use."""
+"""Shadow modules: clones whose calls go to the trace, and whose tensors are proxies made on first use."""
 
 from __future__ import annotations
 
 import functools
 import operator
+import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.capture import training_mode
+from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.exported_modules import without_checks
+from fxteleport.passes.capture.protocols import Calls
+from fxteleport.passes.capture.tensor_table import TensorTable
+from fxteleport.passes.capture.training_mode import Modes
 from fxteleport.passes.graph.leaf_modules import is_leaf
-from fxteleport.passes.graph.module_clone import clone
-from fxteleport.passes.graph.settings import note_reads
-
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
+from fxteleport.passes.graph.module_clone import clone, is_clone, path_of
+from fxteleport.passes.graph.settings import Reads, note_reads
 
 
-def shadow(tracer: Tracer, module: nn.Module, path: str, training: bool) -> nn.Module:
-    """The clone of a module that records what its forward does."""
-    return clone(
-        module,
-        lambda name, _: _Lazy(tracer, name),
-        path,
-        class_of=functools.partial(_traced_class, tracer),
-        table=functools.partial(Table, tracer),
-        training=training,
-    )
+class Shadows:
+    """Makes the shadow modules of one trace, and tells what their code reads and writes.
 
+    Attributes:
+        writes: a journal of the assignments to shadows.
+        reads: which settings were read, and which were written.
+        modes: is told where code asks for a mode, or sets one, as long as the trace is under way.
+        calls: gets the calls of modules and of their methods.
+    """
 
-def path_of(module: nn.Module) -> str:
-    """The dotted name that a clone carries."""
-    return str(module.__dict__["_path"])
+    def __init__(self, tensors: TensorTable, modes: Modes, writes: Writes, calls: Calls) -> None:
+        self.tensors, self.modes, self.writes, self.calls = tensors, modes, writes, calls
+        self.reads = Reads()
+        self.finished = False
+        self._of: dict[int, nn.Module] = {}
+        self._classes: dict[type, type] = {}
+
+    def make(self, module: nn.Module, training: bool) -> nn.Module:
+        """The shadow of a model, with that of each of its parts."""
+        made = clone(
+            module,
+            lambda name, _: _Lazy(self.tensors, name),
+            class_of=self._class_of,
+            table=functools.partial(Table, self.writes),
+            training=training,
+        )
+        without_checks(made)
+        return made
+
+    def link(self, real: nn.Module, shadow: nn.Module) -> None:
+        """Calls of the user's own module are calls of its shadow."""
+        self._of[id(real)] = shadow
+
+    def of(self, real: nn.Module) -> nn.Module | None:
+        """The shadow of one of the user's own modules."""
+        return self._of.get(id(real))
+
+    def _class_of(self, module: nn.Module) -> type:
+        cls = type(module)
+        known = self._classes.get(cls)
+        if known is None:
+            members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
+            members |= {"_shadows": self, "__module__": cls.__module__}
+            if not any("training" in vars(c) for c in cls.__mro__):
+                members["training"] = _mode_attribute(self)
+            known = self._classes[cls] = type(cls.__name__, (_TracedCall, cls), members)
+        elif is_leaf(module):  # all of one class have the same attributes
+            return known
+        note_reads(known, module, self.reads)
+        return known
 
 
 def reassigned(module: nn.Module) -> dict[str, Any]:
     """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
-    path = module.__dict__.get("_path")
-    if path is None:
-        return {}
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-    found = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
-    return {f"{path}.{name}" if path else name: x for name, x in found}
+    held = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
+    if not held or not is_clone(module):
+        return {}
+    path = path_of(module)
+    return {f"{path}.{name}" if path else name: x for name, x in held}
 
 
 class _Lazy:
     """Stands in a clone's table for a tensor whose proxy is made on first use."""
 
-    __slots__ = ("name", "tracer")
+    __slots__ = ("_tensors", "name")
 
-    def __init__(self, tracer: Tracer, name: str) -> None:
-        self.tracer, self.name = tracer, name
+    def __init__(self, tensors: TensorTable, name: str) -> None:
+        self._tensors, self.name = tensors, name
+
+    def proxy(self) -> Any:
+        return self._tensors.attribute(self.name)
+
+    def is_of(self, value: Any) -> bool:
+        """True for the proxy of this tensor."""
+        return value is not None and value is self._tensors.read(self.name)
 
 
 def holds_its_own(module: nn.Module) -> bool:
@@ -66,23 +110,23 @@ class Table(dict):  # type: ignore[type-arg]
     Assignments are noted; a tensor of its own that is put back (by `torch.func.functional_call`) is one again.
     """
 
-    def __init__(self, tracer: Tracer, given: dict[str, Any]) -> None:
+    def __init__(self, writes: Writes, given: dict[str, Any]) -> None:
         super().__init__(given)
-        self._tracer, self._given = tracer, given
+        self._writes, self._given = writes, given
 
     def is_its_own(self) -> bool:
         return len(self) == len(self._given) and all(map(operator.is_, dict.values(self), self._given.values()))
 
     def __setitem__(self, key: str, value: Any) -> None:
         own = self._given.get(key)
-        if type(own) is _Lazy and value is not None and value is self._tracer.read(own.name):
+        if type(own) is _Lazy and own.is_of(value):
             value = own
         if value is not dict.get(self, key, self):
-            self._tracer.writes.note(self, key)
+            self._writes.note(self, key)
             dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str) -> None:
-        self._tracer.writes.note(self, key)
+        self._writes.note(self, key)
         dict.__delitem__(self, key)
 
     def pop(self, key: str, *default: Any) -> Any:
@@ -97,7 +141,7 @@ class Table(dict):  # type: ignore[type-arg]
 
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)
-        return value.tracer.attribute(value.name) if type(value) is _Lazy else value
+        return value.proxy() if type(value) is _Lazy else value
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 it is this method
@@ -110,47 +154,27 @@ class Table(dict):  # type: ignore[type-arg]
 
 
 class _TracedCall:
-    """Mixed into the class of every shadow module: a call goes to the tracer."""
+    """Mixed into the class of every shadow module: a call goes to the trace."""
 
-    _tracer: Tracer
+    _shadows: Shadows
 
     def __init_subclass__(cls) -> None:
         """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "training":
-            self._tracer.writes.note(vars(self), name)
+            self._shadows.writes.note(vars(self), name)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        self._tracer.writes.note(vars(self), name)
+        self._shadows.writes.note(vars(self), name)
         super().__delattr__(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
-        if _is_made_by_forward(self):
-            return forward(*args, **kwargs)
-        return self._tracer.call_module(self, forward, args, kwargs)  # type: ignore[arg-type]
-
-
-def _is_made_by_forward(module: Any) -> bool:
-    """True for a module that is no clone, though of the class of one: a slice of a `Sequential`, say."""
-    return "_path" not in module.__dict__
-
-
-def _traced_class(tracer: Tracer, module: nn.Module) -> type:
-    cls = type(module)
-    found = tracer.shadows.get(cls)
-    if found is None:
-        members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
-        members |= {"_tracer": tracer, "__module__": cls.__module__}
-        if not any("training" in vars(c) for c in cls.__mro__):
-            members["training"] = training_mode.attribute(tracer)
-        found = tracer.shadows[cls] = type(cls.__name__, (_TracedCall, cls), members)
-    elif is_leaf(module):  # all of one class have the same attributes
-        return found
-    note_reads(found, module)
-    return found
+        if not is_clone(self):  # type: ignore[arg-type]
+            return forward(*args, **kwargs)  # made by forward, of a shadow's class: a slice of a `Sequential`, say
+        return self._shadows.calls.module(self, forward, args, kwargs)  # type: ignore[arg-type]
 
 
 def _helpers(cls: type) -> dict[str, Any]:
@@ -164,11 +188,28 @@ def _helpers(cls: type) -> dict[str, Any]:
     }
 
 
-def _helper(fn: Callable[..., Any]) -> Callable[..., Any]:
+def _helper(fn: types.FunctionType) -> Callable[..., Any]:
     @functools.wraps(fn)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_made_by_forward(self):
+        if not is_clone(self):
             return fn(self, *args, **kwargs)
-        return self._tracer.call_helper(self, fn, args, kwargs)
+        return self._shadows.calls.method(self, fn, args, kwargs)
 
     return method
+
+
+def _mode_attribute(shadows: Shadows) -> property:
+    """The `training` of a shadow module, which the trace watches."""
+
+    def get(module: nn.Module) -> bool:
+        mode: bool = vars(module)["training"]
+        if not is_clone(module) or shadows.finished:
+            return mode
+        return shadows.modes.read(module, mode, sys._getframe(1))
+
+    def put(module: nn.Module, mode: bool) -> None:
+        if is_clone(module) and not shadows.finished:
+            shadows.modes.write(module, mode)
+        vars(module)["training"] = mode
+
+    return property(get, put)

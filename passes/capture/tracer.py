@@ -1,297 +1,211 @@
-"""The tracer: runs a model's `forward` on proxies, and decides what is traced and what is kept whole."""
+"""The tracer: one run of a model's `forward` on proxies, put together from its parts.
+
+Each part knows those that it is given, and none knows the tracer. In the order in which they are made: where the run is
+(`call_stack`, `gradient_contexts`), the graph and its proxies (`graph_builder`, `handles`), the tensors and leaves that
+the graph refers to (`tensor_table`, `leaf_table`), what Python asks of values (`specialization`, `lengths`,
+`input_facts`), the recording of calls (`recorder`, `leaf_calls`, `layer_calls`, `function_calls`), and what decides
+which calls are traced (`module_calls`).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import types
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture import meta_eval, proxy
-from fxteleport.passes.capture.arguments import named_tensors
-from fxteleport.passes.capture.leaf_bodies import Stores
-from fxteleport.passes.capture.leaf_calls import OUTSIDE, WHOLE, Kept, again, first_line
-from fxteleport.passes.capture.meta_eval import Trust
+from fxteleport.passes.capture import aten_calls, proxy
+from fxteleport.passes.capture.additions import Additions
+from fxteleport.passes.capture.arguments import Lowering
+from fxteleport.passes.capture.aten_calls import OPERATOR
+from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.function_calls import FunctionCalls
+from fxteleport.passes.capture.gradient_contexts import GradientContexts
+from fxteleport.passes.capture.gradient_requirements import GradientRequirements
+from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.handles import Handles
+from fxteleport.passes.capture.history import History
+from fxteleport.passes.capture.input_facts import InputFacts
+from fxteleport.passes.capture.layer_calls import LayerCalls
+from fxteleport.passes.capture.leaf_bodies import LeafBodies
+from fxteleport.passes.capture.leaf_calls import LeafCalls
+from fxteleport.passes.capture.leaf_table import LeafTable
+from fxteleport.passes.capture.lengths import Lengths
+from fxteleport.passes.capture.meta_cache import Memo
+from fxteleport.passes.capture.model_tensors import ModelTensors
+from fxteleport.passes.capture.module_calls import ModuleCalls
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
-from fxteleport.passes.capture.patching import run_by, unaware
-from fxteleport.passes.capture.placeholders import placeholders, said
-from fxteleport.passes.capture.side_effects import reject_state, without_drawing
-from fxteleport.passes.capture.traced_modules import path_of, reassigned, shadow
-from fxteleport.passes.capture.training_mode import depends
-from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
-from fxteleport.passes.graph.grad_mode import write_switches
-from fxteleport.passes.graph.guards import expect_tensor, guard
-from fxteleport.passes.graph.leaf_modules import (
-    DROPOUT,
-    changes_gradients,
-    is_compiled,
-    is_intricate,
-    is_leaf,
-    is_mode_dependent,
-    methods,
-    reads_training,
-    watched,
-)
-from fxteleport.passes.graph.settings import Reads
+from fxteleport.passes.capture.norm_modes import alike_in_both
+from fxteleport.passes.capture.patching import run_by
+from fxteleport.passes.capture.placeholders import Placeholders
+from fxteleport.passes.capture.recorder import Recorder, record_left_over
+from fxteleport.passes.capture.side_effects import SideEffects
+from fxteleport.passes.capture.specialization import Specialization
+from fxteleport.passes.capture.tensor_table import TensorTable
+from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.capture.trace_guards import TraceGuards
+from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.capture.traced_modules import Shadows
+from fxteleport.passes.capture.training_mode import Modes
+from fxteleport.passes.graph.leaf_modules import DROPOUT
+from fxteleport.passes.graph.module_clone import modules_of, path_of
 
-# Errors that keeping the module whole in which they arise does not mend.
-_NOT_HERE = (meta_eval.CannotRun, meta_eval.Again, RecursionError)
+_BATCH_NORM = tuple(inspect.signature(F.batch_norm).parameters)
 
 
-class Tracer(Kept):
-    """Runs a model's `forward` on proxies and records what it calls. Used once."""
+class Tracer:
+    """A trace of one model: its parts, and what its proxies and the patched functions ask of it. Used once.
 
-    def __init__(self, model: nn.Module, makes_all: bool = False, hashes: bool = False, training: bool = False) -> None:
-        super().__init__(model, makes_all, hashes, training)
-        self.inputs = ""  # in words
-        self.entry: fx.Node | None = None  # the last node that reads the inputs
-        self.assigned: dict[str, Tensor] = {}
-        self.reads = Reads()
-        self.shadow_of: dict[int, nn.Module] = {}  # the shadow of a module of the user's, by its id
-        self.shadows: dict[type, type] = {}  # class -> the class of its shadow modules
+    Args:
+        model: what is traced.
+        memo: evaluates calls; other traces of the same capture share it.
+        added: what another trace has added to the model, whose names are taken.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: TraceSettings, memo: Memo, added: Mapping[str, nn.Module | Tensor]
+    ) -> None:
+        self.model, self.settings, self.memo = model, settings, memo
+        self.finished = False
+        self.parts = modules_of(model)
+        self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
+        self.handles = Handles(lambda node, value: proxy.make(node, self, value))
+        self.builder = GraphBuilder(self.handles, self.stack, self.gradients)
+        self.inputs = InputFacts(self.builder)
+        self.conditions = TraceConditions(self.stack)
+        self.model_tensors = ModelTensors(self.parts)
+        self.additions = Additions((self.model_tensors.metas, self.parts), added)
+        self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
+        self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
+        guards = TraceGuards(self.builder.graph, self.stack)
+        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes)
+        self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
+        lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
+        self.lower = lowering.lower
+        self.recorder = Recorder(
+            settings, memo, self.builder, lowering, self.tensors, self.values, self.lengths, self.inputs
+        )
+        self.placeholders = Placeholders(self.builder, self.conditions, memo.values, self.recorder.record)
+        self.calls = LeafCalls(self.recorder, self.leaves, memo)
+        bodies = LeafBodies(self._body, memo.values, self.conditions, self.inputs, self.leaves.opaque)
+        self.required = GradientRequirements(self.model_tensors, guards)
+        is_norm = functools.partial(alike_in_both, bodies, self.leaves)
+        self.modes = Modes(settings, model, self.gradients, self.required, self.leaves.twins, is_norm)
+        self.layers = LayerCalls(
+            settings, self.leaves, self.calls, bodies, self.additions, self.values, self.writes,
+            self.stack, self.model_tensors.names.keys(),
+        )  # fmt: skip
+        self.functions = FunctionCalls(
+            settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo
+        )
+        self.hook_gradient = self.functions.hook_gradient
+        self.effects = SideEffects(
+            self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
+        )
+        self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
+        modules = ModuleCalls(
+            settings, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes, self.effects,
+            self.writes, self.stack, self.history,
+        )  # fmt: skip
+        self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
+
+    def _body(self, module: nn.Module, training: bool) -> Tracer:
+        """The trace of a module's forward in the course of this one, for the body of a call."""
+        settings = TraceSettings(
+            self.settings.device, self.settings.makes_all, self.settings.hashes, training, is_body=True
+        )
+        return Tracer(module, settings, self.memo, {})
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph so far."""
+        return self.builder.graph
 
     # -- the run ---------------------------------------------------------------------------------------
 
-    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `model(*args, **kwargs)` in this tracer's mode and tidy the graph.
+    def shadow(self) -> nn.Module:
+        """The clone of the model whose forward records."""
+        return self.shadows.make(self.model, self.settings.training)
 
-        Raises:
-            CaptureError: the model does not run on these inputs.
-            Again: another tracer is needed, which `makes_all` or `hashes`.
-        """
-        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
-        self.inputs = said(args, kwargs)
-        given = (args, kwargs)
-        args, kwargs = placeholders(self, self.model, args, kwargs)
-        inputs = [n for n in self.graph.nodes if isinstance(n.meta["val"], Tensor)]
-        self.entry = next(iter(reversed(self.graph.nodes)), None)
-        root = shadow(self, self.model, "", self.modes.training)
-        parts = list(root.modules())
-        for part in parts if self.started else ():
-            vars(part)["training"] = self.mode_of(path_of(part))
-        self.shadow_of = {id(self.parts[path_of(part)]): part for part in parts}
-        try:
-            with run_by(self), without_drawing(self):
-                out = root(*args, **kwargs)
-            for module in parts:
-                reject_state(self, module)
-            for key in self.writes.left():
-                raise meta_eval.DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
-            self.modes.reject_late(self)
-            self.insist_on(inputs)
-            lowered = self.lower(out)
-        except meta_eval.CannotRun as error:
-            where = path_of(self.stack[-1]) if self.stack else ""
-            inside = f"in the forward of '{where}'" if where else "in its forward"
-            out = self.whole(error, f"{inside}, {error}", given, args, kwargs)
-            lowered = self.lower(out)
-        except (meta_eval.Again, RecursionError):
-            raise
-        except Exception as error:
-            again(error)
-            out = self.whole(error, "", given, args, kwargs)
-            lowered = self.lower(out)
-        names = {name for module in parts for name in reassigned(module)}
-        self.assigned = {name: tensor for name, tensor in named_tensors(self.parts) if name in names} if names else {}
-        self.finish(lowered, out)
-        if self.switches:
-            write_switches(self.graph, {name for name, _ in self.model.named_parameters()})
+    def running(self) -> AbstractContextManager[None]:
+        """While this lasts, torch's functions in this thread are recorded."""
+        return run_by(self)
 
-    def finish(self, lowered: Any, out: Any) -> None:
-        """Nothing more is recorded: the output, and what the graph as a whole tells."""
-        self.graph.output(lowered)
-        self.graph.output_node().meta.update(val=proxy.plain(out), path="")
-        mark_aliases(self.graph, self._mutations, self.metas)
-        forget_stale(self.graph, self._mutations)
-        remove_dead(self.graph)
+    def finish(self, lowered: Any, out: Any) -> fx.Graph:
+        """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
+        self.builder.output(lowered, proxy.plain(out))
+        mutations = self.builder.mutations
+        mark_aliases(self.graph, mutations, self.model_tensors.metas)
+        forget_stale(self.graph, mutations, self.memo.values.memory_of)
+        remove_dead(self.graph, self.calls.draws)
+        return self.graph
 
-    def insist_on(self, inputs: list[fx.Node]) -> None:
-        """Guards of the input tensors' axes and types, where Python asked for any tensor's."""
-        if not (self.asks_rank or self.asks_type) or self.entry is None:
-            return
-        with self.graph.inserting_after(self.entry):
-            for node in reversed(inputs):
-                value = node.meta["val"]
-                facts = value.ndim if self.asks_rank else None, value.dtype if self.asks_type else None
-                guard(self.graph, expect_tensor, node, *facts, node.name)
-        for node in inputs:
-            value = node.meta["val"]
-            if self.rank_line is not None:
-                self.rest_on("form", f"'{node.name}' has {value.ndim} axes", node, "", self.rank_line)
-            if self.asks_type:
-                kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
-                self.rest_on("form", f"'{node.name}' is of {kind}", node, "")
+    def end(self) -> None:
+        """The trace is over, whatever came of it: what Python still holds of it is plain values."""
+        self.finished = self.shadows.finished = True
+        self.handles.settle()
 
-    def whole(self, error: Exception, where: str, given: tuple[Any, Any], args: Any, kwargs: Any) -> Any:
-        """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
+    # -- what proxies and patched functions ask (`protocols.Trace`) ----------------------------------
 
-        Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
-        """
-        if self.modes.training:  # there is the graph of eval mode
-            raise error
-        self.rollback(self.entry, 0)
-        self.stack.clear()
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        self.keep(WHOLE, reason)
-        try:
-            out = self.call_leaf(WHOLE, args, kwargs)
-        except meta_eval.CannotRun:
-            try:
-                with torch.random.fork_rng(devices=[]), unaware():
-                    value = self.run_leaf(
-                        WHOLE, *meta_eval.tree_map(functools.partial(meta_eval.made_up, torch.zeros), given)
-                    )
-            except Exception as itself:
-                cause = error.__cause__ if where else error
-                raise self.refused(where or f"{type(itself).__name__}: {itself}") from cause
-            value = meta_eval.tree_map(meta_eval.to_meta, value)
-            out = self.append("call_module", WHOLE, args, kwargs, value, trust=Trust.RAGGED)
-        self.is_whole = True
-        warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=6)
-        return out
+    @property
+    def device(self) -> torch.device:
+        return self.settings.device
 
-    def refused(self, why: str) -> CaptureError:
-        """The error for a model that fails on real data too."""
-        return CaptureError(f"the model does not run on these inputs ({self.inputs}): {why}")
+    @property
+    def makes_all(self) -> bool:
+        return self.settings.makes_all
 
-    # -- calls of modules ------------------------------------------------------------------------------
+    @property
+    def in_function(self) -> bool:
+        return self.gradients.in_function
 
-    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A module is called: keep it whole, or trace its forward, or fall back from the second to the first."""
-        path = path_of(module)
-        real = self.real(path)
-        if is_compiled(real):
-            return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
-        if changes_gradients(real) and not self.is_inside and not (path and is_leaf(real)):
-            return self.call_hooked(path, args, kwargs)
-        is_set = self.modes.changed and self.modes.is_set(path_of(m) for m in module.modules())
-        if path and is_leaf(real) and not (is_set and reads_training(type(real))):  # type: ignore[arg-type]
-            self.writes.called(module)
-            return (self.call_watched if watched(real) else self.call_layer)(module, forward, args, kwargs)
-        if path and is_mode_dependent(real) and not is_set:
-            with contextlib.suppress(Stores):
-                planned = self.is_as_planned(module)
-                if self.reach.of(real):
-                    if not planned:
-                        raise RuntimeError(f"'{path}' has other settings than at planning, and {OUTSIDE}")
-                    self.keep(path, OUTSIDE)
-                    return self.call_leaf(path, args, kwargs)
-                if not planned:
-                    return self.call_given(module, args, kwargs)
-                graphs = self.inside(path, real, args, kwargs, (False, True))
-                out = self.call_leaf(path, args, kwargs)
-                if graphs and proxy.is_proxy(out):
-                    self.branches[out._node] = tuple(graphs)
-                return out
-        self.modes.called(module, args, kwargs)
-        asked = dict(self.modes.asked)
-        self.stack.append(module)
-        depth, writes = len(self.stack), len(self.writes)
-        mark, moved = next(iter(reversed(self.graph.nodes)), None), len(self._moved)
-        before = meta_eval.containers((args, kwargs))
-        try:
-            out = forward(*args, **kwargs)
-            reject_state(self, module)
-        except _NOT_HERE:
-            raise
-        except Exception as error:
-            again(error)
-            if not path or is_set or any(map(watched, real.modules())):  # what is kept whole is as it is in the model
-                raise
-            if self.writes.changed(module.modules(), writes):  # what is kept whole is what it was at planning
-                raise
-            self.modes.asked = asked | ({path: self.mode_of(path)} if depends(real) else {})
-            del self.stack[depth:]
-            self.rollback(mark, moved, before)
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            self.keep(path, reason)
-            warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
-            out = self.call_leaf(path, args, kwargs)
-        self.stack.pop()
-        return out
-
-    def call_hooked(self, path: str, args: Any, kwargs: Any) -> Any:
-        """A module that is no leaf is called, whose backward hooks may change gradients: they run where it is whole."""
-        reason = "it has backward hooks, which may change its gradients"
-        if not path:
-            raise RuntimeError(reason)
-        self.keep(path, reason)
-        warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=2)
-        if depends(self.real(path)):
-            self.modes.asked[path] = self.mode_of(path)
-        return self.call_leaf(path, args, kwargs)
-
-    def call_layer(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """One of torch's layers is called: a leaf as long as it is what it was at planning.
-
-        One that forward has changed is a function of what it holds now.
-        """
-        path = path_of(module)
-        if self.is_as_planned(module):
-            return self.call_leaf(path, args, kwargs)
-        cls: type = type(self.real(path))
-        if is_intricate(module):
-            raise RuntimeError(f"'{path}' ({cls.__name__}) is given other weights or settings")
-        if reads_training(cls) and methods(cls).isdisjoint(vars(module)):
-            return self.call_given(module, args, kwargs)
-        self.stack.append(module)
-        out = module.forward(*args, **kwargs)
-        self.stack.pop()
-        return out
-
-    def call_watched(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A layer with hooks is called: they run on what it takes and gives, as part of the graph."""
-
-        def bare(*inputs: Any, **keywords: Any) -> Any:
-            del vars(module)["forward"]
-            return self.call_layer(module, forward, inputs, keywords)
-
-        vars(module)["forward"] = bare
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            vars(module).pop("forward", None)
+    def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call."""
+        return (record_left_over if self.finished else self.recorder.record)(op, target, args, kwargs)
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
-        module = self.stack[-1] if self.stack else None
+        module = self.stack.innermost
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
             own, path = module._buffers.get("running_mean"), path_of(module)
-            given = dict(zip(inspect.signature(func).parameters, args, strict=False)) | kwargs
+            given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
             is_own = own is not None and given.get("running_mean") is own and path in self.modes.own
-            if is_own and (self.is_inside or given.get("training", False) is False):
-                return self.own_normalisation(module, **given)
+            if is_own and (self.settings.is_body or given.get("training", False) is False):
+                return self.layers.normalisation(module, **given)
+        if isinstance(func, OPERATOR):
+            return aten_calls.call(self, func, args, kwargs)
         if func in DROPOUT:
-            return self.functional_dropout(func, *args, **kwargs)
+            return self.functions.dropout(func, *args, **kwargs)
         return self.record("call_function", func, args, kwargs)
 
-    def call_helper(self, module: nn.Module, fn: types.FunctionType, args: Any, kwargs: Any) -> Any:
-        """A method of a module, other than `forward`, is called: if it depends on the data, keep it whole."""
-        depth, mark, moved = len(self.stack), next(iter(reversed(self.graph.nodes)), None), len(self._moved)
-        before, writes = meta_eval.containers((args, kwargs)), len(self.writes)
-        try:
-            return fn(module, *args, **kwargs)
-        except _NOT_HERE:
-            raise
-        except Exception as error:
-            again(error)
-            if proxy.find_tracer((args, kwargs)) is None or any(map(watched, module.modules())):
-                raise
-            parts, names = self.reach.parts_of_method(module, fn)
-            if self.writes.changed(parts, writes, module, names):
-                raise
-            del self.stack[depth:]
-            self.rollback(mark, moved, before)
-            try:
-                return self.call_helper_whole(module, fn, args, kwargs, first_line(error))
-            except meta_eval.CannotRun:  # it needs the weights: then its module is kept whole
-                raise error from None
+    def apply(
+        self, function: type[torch.autograd.Function], args: tuple[Any, ...] | None, otherwise: Callable[[], Any]
+    ) -> Any:
+        """An autograd function is applied: record it as one call, or run its forward by `otherwise`."""
+        kept = args is not None and self.functions.keeps(function, args, self.model)
+        if kept and proxy.find_trace(args) is self:
+            return self.functions.custom(function, args)  # type: ignore[arg-type]
+        with self.gradients.inside_function():
+            return otherwise()
+
+    def shadow_of(self, module: nn.Module) -> nn.Module | None:
+        return self.shadows.of(module)
+
+    def is_grad_enabled(self, frame: FrameType) -> bool:
+        return self.modes.gradients(frame)
+
+    def requires_grad(self, node: fx.Node, frame: FrameType) -> bool:
+        return False if self.finished else self.modes.requires_grad(node, frame)
+
+    def enter_gradients(self, recording: bool | None) -> None:
+        self.gradients.enter(recording)
+
+    def leave_gradients(self) -> None:
+        self.gradients.leave()

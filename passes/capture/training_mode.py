@@ -7,69 +7,87 @@ whole know their mode by themselves; one whose mode forward has set, whatever `t
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import fx, nn
 
-from fxteleport.passes.capture import branch_arms, meta_eval
-from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.capture import branch_arms
+from fxteleport.passes.capture.control_flow import DataDependent
+from fxteleport.passes.capture.gradient_contexts import GradientContexts
+from fxteleport.passes.capture.gradient_requirements import GradientRequirements
+from fxteleport.passes.capture.own_train import own_train
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.graph.leaf_modules import is_leaf, reads_training
-from fxteleport.passes.graph.module_clone import clone
-
-if TYPE_CHECKING:
-    from fxteleport.passes.capture.tracer import Tracer
+from fxteleport.passes.graph.module_clone import path_of
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _NORMS = nn.modules.batchnorm.__file__
 GRADIENTS = None  # in the place of a module's path: whether gradients are recorded
 
 
-@dataclass
 class Modes:
     """The modes of one trace.
 
+    Args:
+        required: answers whether the model's own tensors require a gradient.
+        used: the paths of leaves that were called, which know their modes by themselves.
+        alike_in_both: tells of a batch norm whether its forward does in both modes what torch's does.
+
     Attributes:
-        training: whether it is the one in train mode.
+        started: what the model's own `train` does in the mode that is traced.
         asked: path of a module whose mode decided something -> that mode.
         changed: path of a module whose mode forward has set -> that mode.
         own: batch norms whose forward, where it asks for the mode, does what the torch layer under it does.
     """
 
-    training: bool = False
-    asked: dict[str | None, bool] = field(default_factory=dict)
-    changed: dict[str, bool] = field(default_factory=dict)
-    own: set[str] = field(default_factory=set)
-    _read: set[str] = field(default_factory=set)
-    _late: list[nn.Module] = field(default_factory=list)
-    _norms: dict[str, bool] = field(default_factory=dict)
-    _given: Any = None  # what the batch norm whose forward runs was given
+    def __init__(
+        self,
+        settings: TraceSettings,
+        model: nn.Module,
+        gradients: GradientContexts,
+        required: GradientRequirements,
+        used: Container[str],
+        alike_in_both: Callable[[nn.Module, Any, Any], bool],
+    ) -> None:
+        self.started = own_train(model, settings.training)
+        self.asked: dict[str | None, bool] = {}
+        self.changed: dict[str, bool] = {}
+        self.own: set[str] = set()
+        self._training, self._is_body = settings.training, settings.is_body
+        self._gradients, self._required = gradients, required
+        self._used, self._alike_in_both = used, alike_in_both
+        self._read: set[str] = set()
+        self._late: list[nn.Module] = []
+        self._norms: dict[str, bool] = {}
+        self._given: tuple[Any, Any] = ((), {})  # what the batch norm whose forward runs was given
+
+    def at_start(self, path: str | None) -> bool:
+        """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
+        return self._training if path is None else self.started.modes.get(path, self._training)
 
     def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward of a module that is not kept whole is about to run."""
         if isinstance(module, _BatchNorm):
-            self.own.discard(_path(module))
+            self.own.discard(path_of(module))
             self._given = args, kwargs
 
-    def read(self, tracer: Tracer, module: nn.Module, mode: bool, frame: FrameType) -> bool:
+    def read(self, module: nn.Module, mode: bool, frame: FrameType) -> bool:
         """What `module.training` gives to the code of a frame."""
-        path = _path(module)
-        if tracer.finished or path in self.changed:
+        path = path_of(module)
+        if path in self.changed:
             return mode
         self._read.add(path)
         if isinstance(module, _BatchNorm) and frame.f_code.co_filename == _NORMS:
             self.own.add(path)
-            return mode if tracer.is_inside else False  # one branch: the layer takes the other by itself
-        if tracer.is_inside:
+            return mode if self._is_body else False  # one branch: the layer takes the other by itself
+        if self._is_body:
             self.own.add(path)
             return mode
         if isinstance(module, _BatchNorm):
             if path not in self._norms:
-                self._norms[path] = self._alike_in_both(tracer, module)
+                self._norms[path] = self._alike_in_both(module, *self._given)
             if self._norms[path]:
                 self.own.add(path)
                 return False
@@ -78,131 +96,51 @@ class Modes:
         self.asked[path] = mode
         return mode
 
-    def write(self, tracer: Tracer, module: nn.Module, mode: bool) -> None:
+    def write(self, module: nn.Module, mode: bool) -> None:
         """`module.training` is set."""
-        path = _path(module)
-        if tracer.finished:
-            return
-        if path not in self.changed and (path in self._read or path in tracer.twins):
+        path = path_of(module)
+        if path not in self.changed and (path in self._read or path in self._used):
             self.asked[path] = vars(module)["training"]
             self._late.append(module)
         self.changed[path] = mode
 
-    def reject_late(self, tracer: Tracer) -> None:
+    def reject_late(self) -> None:
         """Raise DataDependent for a mode that was used before forward set it: the next run would find another one."""
         for module in self._late:
-            if vars(module)["training"] is not tracer.mode_of(path := _path(module)):
-                raise meta_eval.DataDependent(f"its forward changes the mode of '{path}', which it has used before")
+            if vars(module)["training"] is not self.at_start(path := path_of(module)):
+                raise DataDependent(f"its forward changes the mode of '{path}', which it has used before")
 
     def is_set(self, paths: Iterable[str]) -> bool:
         """True where forward has set the mode of one of these modules."""
         return bool(self.changed) and any(path in self.changed for path in paths)
 
-    def gradients(self, tracer: Tracer, frame: FrameType) -> bool:
+    def gradients(self, frame: FrameType) -> bool:
         """What `torch.is_grad_enabled()` gives: in eval mode none are taken to be, in train mode they are."""
-        known = False if tracer._functions else tracer.gradients[-1]
-        if known is not None or tracer.finished:
-            return bool(known)
-        if not branch_arms.agree(frame, self.training):
-            if tracer.is_inside:
-                raise meta_eval.DataDependent("it asks whether gradients are recorded")
-            self.asked[GRADIENTS] = self.training
-        return self.training
+        known = False if self._gradients.in_function else self._gradients.recording
+        if known is not None:
+            return known
+        if not branch_arms.agree(frame, self._training):
+            if self._is_body:
+                raise DataDependent("it asks whether gradients are recorded")
+            self.asked[GRADIENTS] = self._training
+        return self._training
 
-    def requires_grad(self, tracer: Tracer, node: fx.Node, frame: FrameType) -> bool:
-        """What a tensor's `requires_grad` gives: it does where gradients are recorded.
+    def requires_grad(self, node: fx.Node, frame: FrameType) -> bool:
+        """What a tensor's `requires_grad` gives: of one of the model's own, its setting; else True in train mode.
 
         Raises:
             DataDependent: whether an input does is not known.
         """
-        if tracer.finished or frame.f_globals.get("__name__", "").startswith("torch."):
+        if frame.f_globals.get("__name__", "").startswith("torch."):
             return False
-        recorded = self.gradients(tracer, frame)
+        if self._required.know(node):
+            return self._required.of(node, frame)
+        recorded = self.gradients(frame)
         if recorded and node.op == "placeholder":
-            raise meta_eval.DataDependent(f"it asks whether '{node.name}' requires a gradient")
+            raise DataDependent(f"it asks whether '{node.name}' requires a gradient")
         return recorded
-
-    @unrecorded
-    def _alike_in_both(self, tracer: Tracer, norm: nn.Module) -> bool:
-        """True for a batch norm of the user's that asks for its mode as torch's do, and goes on as they do.
-
-        Those of one class and the same settings (but for the number of their channels) are one case.
-        """
-        from fxteleport.passes.capture.leaf_bodies import trace_inside
-        from fxteleport.passes.capture.train_graph import alike
-
-        real = tracer.real(_path(norm))
-        key: Any = tuple([(type(m), *[x for x in vars(m).items() if x[0] not in _OTHER]) for m in real.modules()])
-        try:
-            hash(key)
-        except TypeError:
-            key = (repr(key),)
-        found = _ALIKE.get(key)
-        if found is None:
-            try:
-                args, kwargs = self._given
-                evaluated, trained = trace_inside(tracer, real, args, kwargs, (False, True))
-            except Exception:
-                found = False
-            else:
-                found = alike(evaluated, trained, {}, {})
-            while len(_ALIKE) >= _MANY:
-                del _ALIKE[next(iter(_ALIKE))]
-            _ALIKE[key] = found
-        return found
-
-
-_ALIKE: dict[Any, bool] = {}  # of a batch norm's class and settings, whichever model it is in
-_MANY = 256
-_OTHER = frozenset(vars(nn.Module())) | {"num_features", "_path"}
-
-
-def modes_after(model: nn.Module, training: bool) -> dict[str, bool]:
-    """The modes that a model's own `train(training)` leaves its modules in, by path; only those that it excepts."""
-    if all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules()):
-        return {}
-    return after_train(model, training)[0]
-
-
-def after_train(module: nn.Module, training: bool) -> tuple[dict[str, bool], dict[str, bool]]:
-    """What `module.train(training)` makes of modes, and of `requires_grad`, where it does more than set all modes."""
-    twin = clone(module, lambda _, t: _untouched(t))
-    before = {name: p.requires_grad for name, p in twin.named_parameters()}
-    try:
-        twin.train(training)
-    except Exception:  # it takes no mode, as exported ones do
-        return {}, {}
-    modes = {path: m.training for path, m in twin.named_modules() if m.training is not training}
-    return modes, {n: p.requires_grad for n, p in twin.named_parameters() if p.requires_grad is not before[n]}
-
-
-def _untouched(tensor: torch.Tensor) -> torch.Tensor:
-    """A stand-in, of which `train()` may say that it is frozen."""
-    made = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
-
-
-def attribute(tracer: Tracer) -> property:
-    """The `training` of a shadow module, which its tracer watches."""
-
-    def get(module: nn.Module) -> bool:
-        mode: bool = vars(module)["training"]
-        if "_path" not in vars(module) or tracer.finished:
-            return mode
-        return tracer.modes.read(tracer, module, mode, sys._getframe(1))
-
-    def put(module: nn.Module, mode: bool) -> None:
-        if "_path" in vars(module):
-            tracer.modes.write(tracer, module, mode)
-        vars(module)["training"] = mode
-
-    return property(get, put)
 
 
 def depends(module: nn.Module) -> bool:
     """True for a module that is kept whole, whose own code asks for its mode: it may decide what comes out."""
     return any(reads_training(type(m)) and not is_leaf(m) for m in module.modules())  # type: ignore[arg-type]
-
-
-def _path(module: nn.Module) -> str:
-    return str(module.__dict__["_path"])

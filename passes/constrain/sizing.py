@@ -19,15 +19,17 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_eval import META
+from fxteleport.passes.capture.meta_values import META
 from fxteleport.passes.capture.opaque_leaves import Given
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, same_items
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import bound, lookup
-from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Sized
+from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Repeated, Sized
 
 _FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow when an operation is probed: what divided them still does
 
@@ -39,6 +41,8 @@ class Sizing:
     captured: Captured
     sizes: Sizes = field(default_factory=Sizes)
     at: dict[fx.Node, Any] = field(default_factory=dict)
+    _settled: set[fx.Node] = field(default_factory=set)  # those that hold all that the graph insists on
+    _learned: int = 0  # as of when
 
     def run(self, graph: fx.Graph, given: Sequence[Sized] | None = None) -> Any:
         """Visit the nodes of a graph, and say what its output holds.
@@ -48,12 +52,14 @@ class Sizing:
         """
         tensors = iter(given or ())
         for node in graph.nodes:
-            inner = given is not None and node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
-            self.at[node] = next(tensors, None) or self.opened(node.meta["val"]) if inner else self.visit(node)
+            inner = given is not None and node.op == "placeholder" and isinstance(info(node).value, Tensor)
+            self.at[node] = next(tensors, None) or self.opened(info(node).value) if inner else self.visit(node)
+            self._settled.discard(node)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
-        value = node.meta.get("val")
+        known = info(node)
+        value = known.value
         if node.op == "placeholder":
             return self.opened(value)
         if node.op == "get_attr":
@@ -71,20 +77,27 @@ class Sizing:
         if node.target is torch.Size and isinstance(first, list):
             return first
         leaves = _leaves((args, kwargs))
-        rests = "trust" in node.meta or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        rests = bool(known.trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
+        rests = rests or any(isinstance(x, Repeated) for x in args)
+        if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
+            held = next(x for x in args if isinstance(x, (list, tuple)))
+            return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
         if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
-        plain = type(value) in (int, float) and not kwargs and "trust" not in node.meta
+        plain = type(value) in (int, float) and not kwargs and not known.trust
         if plain and all(type(x) in (int, float, Size) for x in args):
             return self.sizes.apply(call_of(node.op, node.target), args, value)
         return self.opened(value) if rests else value
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:
         """A guard makes sure of a number, or of the equality of two, or of two shapes."""
-        pairs = [(size, expected)] if type(size) is Size else []
+        pairs = [(size, int(expected) if expected is False else expected)] if type(size) is Size else []
         if isinstance(source, fx.Node) and source.target in _EQUALITIES and expected is _EQUALITIES[source.target]:
             sides = self.convert(source.args)
             pairs = list(zip(*sides, strict=True)) if source.target is same_items else [sides]
+        elif isinstance(source, fx.Node) and source.target is operator.gt and expected is False:
+            larger, smaller = self.convert(source.args)
+            pairs = [(larger, 0)] if smaller == 0 and self.sizes.is_rest(larger) else []
         for a, b in pairs:
             if type(a) in (int, Size) and type(b) in (int, Size):
                 self.sizes.insist(a, b)
@@ -108,11 +121,11 @@ class Sizing:
             shapes = self.told(node, target.layer, value, args, named)
         else:
             shapes = self.told(node, target, value, args, kwargs)
-        if shapes is None and "trust" not in node.meta:
+        if shapes is None and not info(node).trust and not any(isinstance(x, Repeated) for x in args):
             shapes = self.probed(node, target, value, args, kwargs)
         if shapes is None:
             return self.opened(value)
-        unsure = "trust" in node.meta or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
+        unsure = bool(info(node).trust) or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
         return _sized(value, shapes, unsure)
 
     def told(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
@@ -135,16 +148,16 @@ class Sizing:
         return shapes if shapes is not None and _agree(value, shapes) else None
 
     def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-        """The shapes, read off where the operation is run on other sizes, twice; None where it does not run."""
+        """The shapes, read off where the operation is run on other sizes, thrice; None where it does not run."""
         leaves = _leaves((args, kwargs))
         sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
         free = [size for size in sizes if type(size) is Size]
         atoms = sorted({atom for size in free for monomial, _ in size.terms for atom in monomial})
-        fn = target if node.op == "call_module" else call_of(node.op, node.target)
+        fn, examples = target if node.op == "call_module" else call_of(node.op, node.target), self.sizes.examples
         for apart in (1, 0):  # each unknown grows by a factor of its own, or all by one
             tables = [
-                {a: self.sizes.examples[a] * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(atoms)}
-                for k in (0, 1)
+                {a: (examples[a] or 1) * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(order)}
+                for k, order in ((0, atoms), (1, atoms), (0, atoms[::-1]))  # of two, each is the larger one once
             ]
             try:
                 outs = [fn(*given, **named) for given, named in (self.resized((args, kwargs), t) for t in tables)]
@@ -189,34 +202,33 @@ class Sizing:
 
     def convert(self, x: Any) -> Any:
         """An argument structure with what is known of its nodes."""
-        kind = type(x)
-        if kind is fx.Node:
-            return self.current(x)
-        if kind in PLAIN:
-            return x
-        if kind is slice:
-            return slice(self.convert(x.start), self.convert(x.stop), self.convert(x.step))
-        if issubclass(kind, dict):
-            return {k: self.convert(v) for k, v in x.items()}
-        if issubclass(kind, (tuple, list)):
-            return (tuple if issubclass(kind, tuple) else list)([self.convert(v) for v in x])
-        return x
+        return of_nodes(x, self.current)
 
     def current(self, node: fx.Node) -> Any:
-        """What is known of a node by now."""
-        held = self.at[node]
-        if type(held) is Size:
-            return self.sizes.settled(held)
-        if type(held) is Sized and Size in map(type, held.sizes):
-            sizes = tuple(map(self.sizes.settled, held.sizes))
-            if sizes != held.sizes:
-                held = self.at[node] = Sized(held.value, sizes, held.uncertain)
+        """What is known of a node by now; None of one that was not visited."""
+        if self._learned != self.sizes.learned:
+            self._learned = self.sizes.learned
+            self._settled.clear()
+        if node in self._settled or node not in self.at:
+            return self.at.get(node)
+        self._settled.add(node)
+        held = self.at[node] = self.put_in(self.at[node])
         return held
+
+    def put_in(self, held: Any) -> Any:
+        """What is known, with what the graph insists on."""
+        kind = type(held)
+        if kind is Sized:
+            known = Size not in map(type, held.sizes)
+            return held if known else Sized(held.value, tuple(map(self.sizes.settled, held.sizes)), held.uncertain)
+        if kind is list:
+            return [self.put_in(x) for x in held]
+        return {k: self.put_in(x) for k, x in held.items()} if kind is dict else self.sizes.settled(held)
 
     def part(self, node: fx.Node, held: Any, key: Any, value: Any) -> Any:
         """An item of a list or a dictionary, or a field of a named tuple."""
         if node.target is getattr:
-            items = node.args[0].meta["val"]  # type: ignore[union-attr]
+            items = info(node.args[0]).value  # type: ignore[arg-type]
             key = next((i for i, x in enumerate(items) if x is value), None) if isinstance(items, tuple) else None
         try:
             return held[key]
@@ -256,14 +268,25 @@ def _rests_on_sizes(x: Any) -> bool:
 
 def _leaves(x: Any) -> list[Any]:
     """What an argument structure holds."""
+    found: list[Any] = []
+    _collect(x, found)
+    return found
+
+
+def _collect(x: Any, found: list[Any]) -> None:
     kind = type(x)
+    if kind is Sized or kind in PLAIN:
+        found.append(x)
+        return
     if kind is slice:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
     elif not issubclass(kind, (tuple, list)):
-        return [x]
-    return [leaf for item in x for leaf in _leaves(item)]
+        found.append(x)
+        return
+    for item in x:
+        _collect(item, found)
 
 
 def _alike(a: Any, b: Any) -> bool:

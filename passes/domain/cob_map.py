@@ -20,20 +20,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxteleport.passes.domain.size import Extent
+
 ANY, ONE = 0, 1  # ANY is 0, so that padding with zeros pads with structural zeros
 Factor = tuple[Tensor, int]
 Block = tuple[list[int], list[int]]  # axes before and after a reshape
+Parts = tuple[Extent, ...]  # of an axis: sizes whose product is its size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CobMap:
     """The CoB of one tensor: factors (symbols, exponent); no factors is the identity.
 
-    `zeros` is True where a factor may hold `ANY`.
+    `zeros` is True where a factor may hold `ANY`. `folds` are the axes of unknown size along which it varies, with
+    their parts (`folds.py`).
     """
 
     factors: tuple[Factor, ...] = ()
     zeros: bool = False
+    folds: tuple[tuple[int, Parts], ...] = ()
 
     def __mul__(self, other: CobMap) -> CobMap:
         return CobMap(_cancel(self.factors + other.factors), self.zeros or other.zeros)
@@ -128,7 +133,7 @@ def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int], blocks: Ite
     The two shapes are cut into blocks of axes of equal size (those that are given, or the shortest); only blocks along
     which the factor varies are expanded.
     """
-    if math.prod(old) == 0:
+    if blocks is None and math.prod(old) == 0:  # never anything in it
         return symbols.new_full((1,) * len(new), ONE)
     wide: list[int] = []
     target: list[int] = []
@@ -139,6 +144,8 @@ def reshape(symbols: Tensor, old: Sequence[int], new: Sequence[int], blocks: Ite
         else:
             wide += [old[i] for i in from_axes]
             target += [new[i] for i in to_axes]
+    if math.prod(wide) == 0:
+        return symbols.new_full((1,) * len(new), ONE)
     result = symbols.expand(wide).reshape(target)
     return compress(result) if target != list(wide) else result
 

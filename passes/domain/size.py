@@ -132,6 +132,11 @@ class Sizes:
         self._named: dict[Hashable, Size] = {}
         self._insisted: dict[Monomial, Extent] = {}
         self._settled: dict[Size, Extent] = {}
+        self._open: dict[Size, None] = {}  # zeros of which no monomial is known yet
+        self._rests: set[Extent] = set()  # what divisions leave
+        self._floors: dict[Extent, tuple[Extent, Extent]] = {}  # floor(a / b) -> a, b
+        self._shares: dict[Extent, tuple[Extent, tuple[Extent, ...]]] = {}  # a / b, nothing is left -> a, b's axes
+        self.learned = 0  # how often something was
 
     def fresh(self, example: Any) -> Size:
         """A number that nothing is known of but its value in the example."""
@@ -152,19 +157,30 @@ class Sizes:
         return sum(c * math.prod(table[a] for a in held) for held, c in size.terms)
 
     def insist(self, a: Extent, b: Extent) -> None:
-        """a = b, or the graph does not run: one monomial is known, or known from another, from here on."""
+        """a = b, or the graph does not run: one monomial is known, or known from another, from here on.
+
+        Where that cannot be said yet, it is tried again whenever something else is known.
+        """
         if a == b:
             return
-        terms = dict(_terms(self.settled(plus(a, b, -1))))
+        zero = self.settled(plus(a, b, -1))
+        terms = dict(_terms(zero))
         common = functools.reduce(_shared, terms, max(terms, key=len, default=()))
         terms = {_without(atoms, common) or (): c for atoms, c in terms.items()}
-        lead = max(terms, key=_order, default=())
-        coefficient = terms.pop(lead, 0)
-        if lead and len(terms) < 2 and all(c % coefficient == 0 for c in terms.values()):
+        leads = [m for m, c in terms.items() if m and all(other % c == 0 for other in terms.values())]
+        if leads and len(terms) < 3:
+            lead = max(leads, key=lambda m: (max(m), m))  # what came last is said by what was there before
+            coefficient = terms.pop(lead)
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
+            self.learned += 1
             for held in [m for m in self._insisted if m != lead and _without(m, lead) is not None]:
                 self.insist(_size({held: 1}), self._insisted.pop(held))
+            waiting, self._open = self._open, {}
+            for other in waiting:
+                self.insist(other, 0)
+        elif type(zero) is Size:
+            self._open[zero] = None
 
     def settled(self, size: Any) -> Any:
         """The size with what the graph insists on put in."""
@@ -197,9 +213,62 @@ class Sizes:
                 return _POLYNOMIAL[fn](a, b)
             if fn is operator.floordiv and b != 0 and (exact := quotient(a, b)) is not None:
                 return exact
+            if fn in _FLOORED and type(b) is int and b > 0:
+                return self._floored(a, b, fn is operator.mod)
+            if fn is operator.floordiv:
+                self._floors[self.named((fn, args), example)] = a, b
         return self.named((fn, args), example)
 
+    def share(self, count: Extent, others: Sequence[Extent], example: int) -> Extent:
+        """The axis that is left of so many elements beside other axes, or the graph does not run."""
+        rest = product(others)
+        found = quotient(count, rest)
+        if found is not None or Size not in map(type, (count, rest)):
+            return example if found is None else found
+        share = self.named(("share", count, rest), example)
+        self._shares[share] = count, tuple(others)
+        self.insist(count, times(rest, share))
+        return share
 
+    def meet(self, size: Extent, known: int) -> None:
+        """Axes that are broadcast together: a size that cannot be 1 is the known one.
+
+        A share cannot, if there are more elements than there may be in the other axes: two of which may be
+        floor(n / c) and c, which are n together at most.
+        """
+        count, others = self._shares.get(size, (0, ()))
+        for floor in self._floors.keys() & set(others):
+            n, c = self._floors[floor]
+            beside = list(others)
+            beside.remove(floor)
+            rest = quotient(product(beside), c)
+            least = quotient(count, times(n, rest)) if type(rest) is int else None
+            if type(least) is int and least > 1:
+                self.insist(size, known)
+
+    def _floored(self, size: Extent, divisor: int, rest: bool) -> Extent:
+        """size // divisor, or what is left of it: what the divisor divides is taken out, and the rest is one unknown.
+
+        So (8 - h % 8) % 8, with which h is padded to a multiple of 8, is 8 * q - h.
+        """
+        below = (divisor - 1) // 2
+        inner = {m: (c + below) % divisor - below if m else c % divisor for m, c in _terms(size).items()}
+        outer = _size({m: (c - inner[m]) // divisor for m, c in _terms(size).items()})
+        left = _size(inner)
+        floor = self.value(left) // divisor
+        whole = plus(outer, floor if type(left) is int else self.named((operator.floordiv, (left, divisor)), floor))
+        if not rest:
+            return whole
+        found = plus(size, times(whole, divisor), -1)
+        self._rests.add(found)
+        return found
+
+    def is_rest(self, size: Any) -> bool:
+        """True for what a division leaves: it is not below 0."""
+        return size in self._rests
+
+
+_FLOORED = (operator.floordiv, operator.mod)
 _POLYNOMIAL: dict[Any, Callable[[Extent, Extent], Extent]] = {
     operator.add: plus,
     operator.sub: lambda a, b: plus(a, b, -1),

@@ -14,7 +14,6 @@ KINDS = {
     "number": "a size, or a number made from sizes, was taken for what it was",
     "form": "the structure, rank, type or plain value of an input, or that it was not given",
     "mode": "eval mode was traced, or is needed",
-    "setting": "a setting of torch's, or of a layer, that forward finds or changes",
     "data": "what the example's values decided, such as the length of a list or a random number",
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxteleport.passes.graph.node_info import NodeInfo, describe, info, update
 from fxteleport.passes.graph.ops import leaves_of
 
 
@@ -35,7 +36,7 @@ def restoring(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_switches(graph: fx.Graph, parameters: Container[Any]) -> None:
-    """Put in the switches around what forward computes in a context of its own (`meta["gradients"]`).
+    """Put in the switches around what forward computes in a context of its own (`NodeInfo.records_gradients`).
 
     Only what can have a gradient needs them: tables that a model makes of sizes and buffers do not.
 
@@ -46,12 +47,14 @@ def write_switches(graph: fx.Graph, parameters: Container[Any]) -> None:
     outer: fx.Node | None = None
     now: bool | None = None
     for node in list(graph.nodes):
-        recording = node.meta.pop("gradients", None)
+        recording = info(node).records_gradients
+        if recording is not None:
+            update(node, records_gradients=None)
         if recording is now or (node not in differentiable and node.op != "output"):
             continue
         with graph.inserting_before(node):
             switched = graph.call_function(switch, (outer if recording is None else recording,))
-        switched.meta.update(val=None, path="", keep=True)
+        describe(switched, NodeInfo(has_effect=True))
         outer, now = outer or switched, recording
 
 
@@ -59,7 +62,7 @@ def _differentiable(graph: fx.Graph, parameters: Container[Any]) -> set[fx.Node]
     """The nodes that compute something which can have a gradient."""
     given, found = set(), set()
     for node in graph.nodes:
-        leaves = leaves_of(node.meta.get("val"))
+        leaves = leaves_of(info(node).value)
         if not any(issubclass(type(x), Tensor) and x.dtype.is_floating_point for x in leaves):  # a proxy would answer
             continue
         if node.op == "placeholder" or (node.op == "get_attr" and node.target in parameters):

@@ -12,12 +12,13 @@ from torch import Tensor, fx
 
 from fxteleport.passes.errors import GuardError
 from fxteleport.passes.graph.fx_wrap import one_call
+from fxteleport.passes.graph.node_info import NodeInfo, describe
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
     """A node that makes a check, with plain values for what it expects: the code of a graph spells no others."""
     node = graph.call_function(check, tuple(map(_plain, args)))
-    node.meta.update(val=None, path="", keep=True)
+    describe(node, NodeInfo(has_effect=True))
     return node
 
 
@@ -62,6 +63,17 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
 
 @one_call
+def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> None:
+    """Refuse a tensor that has size 1 along another one of these axes than the one that was captured."""
+    if value.ndim != rank or any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
+        axes = [axis for axis, one in ones.items() if one]
+        raise GuardError(
+            f"this network was captured with size 1 along the axes {axes} of what {name} takes, got the shape"
+            f" {tuple(value.shape)}: capture it again"
+        )
+
+
+@one_call
 def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
@@ -94,10 +106,20 @@ def _require(holds: bool, kind: str, value: Any, name: str) -> None:
 
 
 @one_call
+def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
+    """Refuse a parameter that was frozen, or is trained, since the network was captured."""
+    if parameter.requires_grad is not trained:
+        what = "requiring a gradient" if trained else "requiring no gradient"
+        raise GuardError(f"this network was captured with '{name}' {what}: set it back, or capture the model again")
+
+
+@one_call
 def insist(condition: Any, value: bool, where: str) -> None:
     """A check of the model's own."""
     if bool(condition) is not value:
         raise GuardError(f"the model's own check fails, at {where}")
 
 
-GUARDS = frozenset({expect, expect_length, expect_keys, expect_tensor, expect_form, insist})
+GUARDS = frozenset(
+    {expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
+)

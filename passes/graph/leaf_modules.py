@@ -8,17 +8,33 @@ from collections import OrderedDict
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own layers (not its containers), without hooks where they can do without being a leaf."""
+    """torch's own layers (not its containers), without hooks where they can do without being a leaf.
+
+    So is a subclass of an intricate one that adds no code which its forward may run.
+    """
     cls: type = type(module)
+    while isinstance(module, _INTRICATE) and not _has_code(cls):
+        cls = cls.__base__  # type: ignore[assignment]
     if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
         return False
     if not methods(cls).isdisjoint(vars(module)):  # with another `forward`, say, it is one no longer
         return False
     return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
+
+
+@functools.cache
+def _has_code(cls: type) -> bool:
+    """True for torch's own classes, for those with several bases, and for those with code for other than making one."""
+    members = [member for name, member in vars(cls).items() if name not in _MAKING and not isinstance(member, type)]
+    added = any(inspect.isroutine(member) or inspect.isdatadescriptor(member) for member in members)
+    return cls.__module__.startswith("torch.") or len(cls.__bases__) > 1 or added
+
+
+_MAKING = frozenset({"__init__", "__setstate__", "extra_repr", "reset_parameters", "__dict__", "__weakref__"})
 
 
 def _functions(cls: type) -> dict[str, Any]:
@@ -30,7 +46,7 @@ def _functions(cls: type) -> dict[str, Any]:
 @functools.cache
 def methods(cls: type) -> frozenset[str]:
     """The names of the methods that a class's `forward` may run."""
-    return frozenset(_functions(cls)) - {"__init__", "__setstate__", "extra_repr", "reset_parameters"}
+    return frozenset(_functions(cls)) - _MAKING
 
 
 def as_its_class(module: nn.Module) -> nn.Module:
@@ -52,6 +68,12 @@ def hooked(module: nn.Module) -> bool:
 def changes_gradients(module: nn.Module) -> bool:
     """True where a backward hook may change the gradients that pass through the module."""
     return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def gradient_hooks(tensor: Tensor) -> tuple[list[Any], list[Any]]:
+    """The hooks that see a tensor's gradient: before it is added to `grad`, and after."""
+    after = getattr(tensor, "_post_accumulate_grad_hooks", None) or {}
+    return list((tensor._backward_hooks or {}).values()), list(after.values())
 
 
 def watched(module: nn.Module) -> bool:
@@ -103,3 +125,4 @@ DROPOUT: dict[Any, type[nn.Module]] = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
+DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU)  # layers that draw random numbers in train mode

@@ -14,7 +14,7 @@ import functools
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def clone(
 
     Args:
         tensors: (dotted name, tensor) -> what the clone holds in its place.
-        path: dotted name of `module` in the model; every clone carries its own as `_path`.
+        path: dotted name of `module` in the model; every clone carries its own (`path_of`).
         class_of: the clone's class (the module's own by default).
         table: makes the clone's `_parameters` and `_buffers` dictionaries.
         training: the mode of the clones, or None to keep each module's own.
@@ -47,19 +47,18 @@ def clone(
             keeps alive. The objects that lead there are copied too.
     """
     twins = _Twins(beside.carriers if beside is not None else frozenset())
-    # Each shared module once, under its first name. Most clones are of single layers, where a walk would cost half.
-    found: Iterable[tuple[str, nn.Module]] = [(path, module)]
-    if module._modules:
-        found = module.named_modules(prefix=path)
+    found: Iterable[tuple[str, nn.Module]] = modules_of(module, path).items()
     if beside:
         found = itertools.chain(found, beside.modules.items())
         twins.update({id(tensor): tensors(name, tensor) for name, tensor in beside.tensors.items()})
+    clones: list[nn.Module] = []
     for name, old in found:
-        if id(old) in twins:
+        if id(old) in twins:  # a shared one, under its first name
             continue
         cls = class_of(old)
         twin: nn.Module = object.__new__(cls)
         twins[id(old)] = twin
+        clones.append(twin)
         prefix = name + "." if name else ""
         state = dict(old.__dict__)
         for kind in ("_parameters", "_buffers"):
@@ -70,23 +69,58 @@ def clone(
             state[kind] = table(own)
         if training is not None:
             state["training"] = training
-        state["_path"] = name
+        state[PATH] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
+        for kind, empty in _REGISTRIES:
+            state[kind] = held.copy() if (held := state.get(kind)) else empty()
         twin.__dict__.update(state)
-    clones = [twin for twin in twins.values() if isinstance(twin, nn.Module)]
     for twin in clones:
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key in state.keys() - BOOKKEEPING:
-            if type(value := state[key]) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
+        for key, value in state.items():
+            if type(value) in PLAIN or key in BOOKKEEPING:
+                continue
+            if type(value) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
             if state[key]:
                 state[key] = _relink(state[key], twins)
     made: nn.Module = twins[id(module)]
     if beside:
-        made.__dict__["_beside"] = clones
+        made.__dict__[BESIDE] = clones
     return made
+
+
+def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
+    """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(path: str, module: nn.Module) -> None:
+        found[path] = module
+        prefix = f"{path}." if path else ""
+        for name, part in module._modules.items():
+            if part is not None:
+                visit(prefix + name, part)
+
+    visit(path, module)
+    return found
+
+
+def is_clone(module: nn.Module) -> bool:
+    """True for a clone, and for what was copied from one."""
+    return PATH in module.__dict__
+
+
+def path_of(module: nn.Module) -> str:
+    """The dotted name, in the model, of the module that a clone was made of."""
+    path: str = module.__dict__[PATH]
+    return path
+
+
+def linked_to(module: nn.Module) -> list[nn.Module]:
+    """The clones of what a clone's code reaches outside it, and of itself with its parts."""
+    clones: list[nn.Module] = module.__dict__.get(BESIDE, [])
+    return clones
 
 
 class _Twins(dict[int, Any]):
@@ -97,8 +131,15 @@ class _Twins(dict[int, Any]):
         self.carriers = carriers  # the ids of objects that refer to what is cloned, and are cloned too
 
 
+PATH, BESIDE = "_path", "_beside"  # attributes that clones have and other modules do not
 BOOKKEEPING = frozenset(vars(nn.Module()))  # what every module has, its hooks among it
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# What is registered with a clone later (a hook, mostly) does not reach the user's module, nor the other way round.
+_REGISTRIES = tuple(
+    (name, type(held))
+    for name, held in vars(nn.Module()).items()
+    if isinstance(held, (dict, set)) and name not in ("_parameters", "_buffers", "_modules")
+)
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (
     frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial})
@@ -107,18 +148,30 @@ _REFERRING = (
 )
 
 
+def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
+    """`value` with other modules in the place of those that it refers to, which are named by their ids."""
+    twins = _Twins(frozenset())
+    twins.update(modules)
+    return _relink(value, twins)
+
+
 def _relink(value: Any, twins: _Twins) -> Any:
     """`value` with the modules it refers to outside `_modules` replaced by their clones.
 
     `twins` also remembers containers and functions, so that a hook and its module go on sharing a list.
     """
+    kind = type(value)
+    if kind in weakref.ProxyTypes:
+        held = value.__repr__.__self__
+        made = _relink(held, twins)
+        return value if made is held else weakref.proxy(made)
     if isinstance(value, nn.Module) or id(value) in twins:
         return twins.get(id(value), value)
-    kind = type(value)
     if kind is types.MethodType:
         return types.MethodType(value.__func__, _relink(value.__self__, twins))
     if kind is types.FunctionType:
-        return _reclosed(value, twins) if value.__closure__ else value
+        refers = value.__closure__ or value.__defaults__ or value.__kwdefaults__
+        return _relinked_function(value, twins) if refers else value
     if kind is functools.partial:
         keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
         return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
@@ -126,13 +179,14 @@ def _relink(value: Any, twins: _Twins) -> Any:
         made = twins[id(value)] = copy.copy(value)
         made.update({k: _relink(v, twins) for k, v in value.items()})
         return made
-    if kind is set or kind is collections.deque:
-        twins[id(value)] = copy.copy(value)
-        return twins[id(value)]
     if kind is list:
         made = twins[id(value)] = list(value)
         if not PLAIN.issuperset(map(type, value)):
             made[:] = [_relink(v, twins) for v in value]
+        return made
+    if kind is set or kind is collections.deque:
+        made = twins[id(value)] = copy.copy(value)
+        _refill(made, [_relink(v, twins) for v in value])
         return made
     if kind is tuple:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
@@ -143,15 +197,41 @@ def _relink(value: Any, twins: _Twins) -> Any:
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
     if id(value) in twins.carriers and not isinstance(value, type):
-        made = twins[id(value)] = copy.copy(value)
-        for name in fields_of(value):
-            object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
-        return made
+        return _relinked_object(value, twins)
     return value
 
 
-def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
-    """A function whose closure holds clones, where it holds anything that has one."""
+def _relinked_object(value: Any, twins: _Twins) -> Any:
+    """A copy of an object that leads to modules or tensors of the model, which leads to their clones."""
+    kind = type(value)
+    if isinstance(value, (weakref.WeakSet, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)):
+        made = twins[id(value)] = kind()
+        for item in list(value) if isinstance(value, weakref.WeakSet) else list(value.items()):
+            if isinstance(value, weakref.WeakSet):
+                made.add(_relink(item, twins))
+            else:
+                made[_relink(item[0], twins)] = _relink(item[1], twins)
+        return made
+    if isinstance(value, (tuple, frozenset)):
+        items = [_relink(v, twins) for v in value]
+        return kind._make(items) if hasattr(kind, "_make") else kind(items)  # type: ignore[attr-defined]
+    made = twins[id(value)] = copy.copy(value)
+    if isinstance(value, dict):
+        made.update({k: _relink(v, twins) for k, v in value.items()})
+    elif isinstance(value, (list, set, collections.deque)):
+        _refill(made, [_relink(v, twins) for v in value])
+    for name in fields_of(value):
+        object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
+    return made
+
+
+def _refill(container: Any, items: list[Any]) -> None:
+    container.clear()
+    (container.update if isinstance(container, set) else container.extend)(items)
+
+
+def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
+    """A function whose closure and defaults hold clones, where they hold anything that has one."""
     cells = [types.CellType() for _ in function.__closure__ or ()]
     made = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
@@ -165,9 +245,14 @@ def _reclosed(function: types.FunctionType, twins: _Twins) -> types.FunctionType
             continue
         new.cell_contents = _relink(held, twins)
         same &= new.cell_contents is held
-    if same:
+    made.__defaults__ = _relink(function.__defaults__, twins)
+    named = function.__kwdefaults__ or {}
+    made.__kwdefaults__ = {k: _relink(v, twins) for k, v in named.items()} or None
+    pairs = [*zip(function.__defaults__ or (), made.__defaults__ or (), strict=True)]
+    pairs += [(v, (made.__kwdefaults__ or {})[k]) for k, v in named.items()]
+    if same and all(old is new for old, new in pairs):
         twins[id(function)] = function
         return function
-    made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
+    made.__qualname__ = function.__qualname__
     made.__dict__.update(function.__dict__)
     return made

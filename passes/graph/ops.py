@@ -1,4 +1,4 @@
-"""What nodes call: the callable behind a target, the leaves of a value, two calls that Python has no function for."""
+"""What nodes call: the callable behind a target, its name; the leaves of a value; calls that Python has no name for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def call_of(op: str, target: Any) -> Callable[..., Any]:
     if op == "call_method":
         return lambda self, *args, **kwargs: getattr(self, target)(*args, **kwargs)
     return target  # type: ignore[no-any-return]
+
+
+def name_of(target: Any) -> str:
+    """The name that all spellings of an operation share, in place or as a copy."""
+    name: str = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return name.removesuffix("_").removesuffix("_copy")
 
 
 def leaves_of(x: Any) -> list[Any]:

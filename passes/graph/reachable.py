@@ -74,7 +74,7 @@ class Reach:
                 if id(x) in self._names:
                     tensors[self._names[id(x)]] = x
                     found.append(id(x))
-            elif isinstance(x, nn.Module):
+            elif isinstance(x, nn.Module) and type(x) not in weakref.ProxyTypes:
                 found.append(id(x))
                 if id(x) in self._paths and id(x) not in inside:
                     modules[self._paths[id(x)]] = x
@@ -147,10 +147,13 @@ def _is_library(name: Any) -> bool:
 
 def _referred(x: Any) -> Iterable[Any]:
     """The objects that an object refers to."""
-    if isinstance(x, _ITEMS):
-        return list(x)
-    if isinstance(x, _TABLES):
-        return [*x.keys(), *x.values()]
+    if type(x) in weakref.ProxyTypes:
+        return (x.__repr__.__self__,)
+    items, table = _kind(x, _ITEMS), _kind(x, _TABLES)
+    if items is not None:
+        return [*items.__iter__(x), *_own_fields(x)]
+    if table is not None:
+        return [*table.keys(x), *table.values(x), *_own_fields(x)]
     if isinstance(x, types.FunctionType):
         return _referred_by_function(x)
     if isinstance(x, types.MethodType):
@@ -159,8 +162,6 @@ def _referred(x: Any) -> Iterable[Any]:
         return (x.func, x.args, x.keywords)
     if isinstance(x, weakref.ReferenceType):
         return (x(),)
-    if type(x) in weakref.ProxyTypes:
-        return (x.__repr__.__self__,)
     if isinstance(x, (staticmethod, classmethod)):
         return (x.__func__,)
     if isinstance(x, property):
@@ -173,7 +174,16 @@ def _referred(x: Any) -> Iterable[Any]:
         return (x.__wrapped__,)
     if isinstance(x, types.ModuleType) or (_is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
         return ()
-    return [*(getattr(x, name, None) for name in fields_of(x)), type(x)]
+    return [*_own_fields(x), type(x)]
+
+
+def _kind(x: Any, kinds: tuple[Any, ...]) -> Any:
+    """The container that an object is: what it holds is asked of that, since a class of one's own may load it first."""
+    return next((kind for kind in kinds if isinstance(x, kind)), None)
+
+
+def _own_fields(x: Any) -> Iterator[Any]:
+    return (getattr(x, name, None) for name in fields_of(x))
 
 
 def fields_of(x: Any) -> list[str]:

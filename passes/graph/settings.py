@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.graph.module_clone import BOOKKEEPING
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
 from fxteleport.passes.graph.structure import is_record
 
 _DEEP = 6
@@ -24,15 +24,15 @@ _AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, to
 
 
 class Setting:
-    """Put on the class of a shadow module: an attribute that tells the tracer when it is read, and when written.
+    """Put on the class of a shadow module: an attribute that tells the trace when it is read, and when written.
 
     It costs nothing where none is, unlike a `__getattribute__`.
     """
 
-    __slots__ = ("name", "owner")
+    __slots__ = ("name", "owner", "reads")
 
-    def __init__(self, owner: type, name: str) -> None:
-        self.owner, self.name = owner, name
+    def __init__(self, owner: type, name: str, reads: Reads) -> None:
+        self.owner, self.name, self.reads = owner, name, reads
 
     def __get__(self, module: Any, kind: type | None = None) -> Any:
         if module is None:
@@ -41,26 +41,26 @@ class Setting:
         if self.name not in held:
             return getattr(super(self.owner, module), self.name)  # the class's own, or an AttributeError
         value = held[self.name]
-        if "_path" in held:
-            module._tracer.reads.note(held["_path"], self.name, value)
+        if PATH in held:
+            self.reads.note(held[PATH], self.name, value)
         return value
 
     def __set__(self, module: Any, value: Any) -> None:
         module.__dict__[self.name] = value
-        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
+        self.reads.written.add((module.__dict__.get(PATH), self.name))
 
     def __delete__(self, module: Any) -> None:
         if self.name not in module.__dict__:
             raise AttributeError(self.name)
         del module.__dict__[self.name]
-        module._tracer.reads.written.add((module.__dict__.get("_path"), self.name))
+        self.reads.written.add((module.__dict__.get(PATH), self.name))
 
 
-def note_reads(cls: type, module: nn.Module) -> None:
-    """Have the shadow class of a module tell which of its attributes are read and written."""
+def note_reads(cls: type, module: nn.Module, reads: Reads) -> None:
+    """Have the shadow class of a module tell `reads` which of its attributes are read and written."""
     for name in module.__dict__.keys() - BOOKKEEPING - cls.__dict__.keys():
         if not _rules_over_instances(cls, name):
-            setattr(cls, name, Setting(cls, name))
+            setattr(cls, name, Setting(cls, name, reads))
 
 
 def _rules_over_instances(cls: type, name: str) -> bool:

@@ -6,26 +6,35 @@ are plain holders of parameters, those take their place that do the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.capture.training_mode import after_train
+from fxteleport.passes.capture.own_train import has_own_train, own_train
 
 
 @dataclass(frozen=True)
 class Excepted:
-    """What a module's own `train(mode)` does beside setting all modes: of modules and of parameters, by path."""
+    """What a module's own `train(mode)` does beside setting all modes: of modules and of parameters, by path.
+
+    `followed` says of each module that capture has added whose mode it is in.
+    """
 
     modes: dict[str, bool]
     gradients: dict[str, bool]
+    followed: Mapping[str, str]
 
     def impose(self, module: nn.Module) -> None:
         parts, parameters = dict(module.named_modules(remove_duplicate=False)), dict(module.named_parameters())
         for path, mode in self.modes.items():
             if path in parts:
                 parts[path].training = mode
+        for path, owner in self.followed.items():
+            if owner in self.modes and path in parts:
+                for part in parts[path].modules():
+                    part.training = self.modes[owner]
         for name, recorded in self.gradients.items():
             if name in parameters:
                 parameters[name].requires_grad = recorded
@@ -42,20 +51,23 @@ class Holder(nn.Module):
         return self
 
 
-def excepted(module: nn.Module, below: bool = False) -> dict[bool, Excepted] | None:
+def excepted(module: nn.Module, followed: Mapping[str, str], below: bool = False) -> dict[bool, Excepted] | None:
     """What a module's own `train` does in each mode, or (`below`) that of any in it; None where all are torch's."""
-    if not any(map(_has_its_own, module.modules() if below else (module,))):
+    if not any(map(has_own_train, module.modules() if below else (module,))):
         return None
-    return {mode: Excepted(*after_train(module, mode)) for mode in (False, True)}
+    own = {mode: own_train(module, mode) for mode in (False, True)}
+    return {mode: Excepted(found.modes, found.gradients, followed) for mode, found in own.items()}
 
 
-def _has_its_own(module: nn.Module) -> bool:
-    return type(module).train is not nn.Module.train or "train" in vars(module)
-
-
-def holder_of(module: nn.Module) -> nn.Module:
-    """An empty module for the parameters and the parts of one."""
-    exceptions = excepted(module)
+def holder_of(module: nn.Module, path: str, followed: Mapping[str, str]) -> nn.Module:
+    """An empty module for the parameters and the parts of the one at a path."""
+    prefix = f"{path}." if path else ""
+    inside = {
+        leaf.removeprefix(prefix): owner.removeprefix(prefix) if owner != path else ""
+        for leaf, owner in followed.items()
+        if leaf.startswith(prefix)
+    }
+    exceptions = excepted(module, inside, below=bool(inside))
     if exceptions is None:
         return nn.Module()
     made = Holder()
@@ -63,10 +75,10 @@ def holder_of(module: nn.Module) -> nn.Module:
     return made
 
 
-def take_modes(network: nn.Module, source: Any) -> None:
-    """Put the modules of a network in the modes of a model's; those that it has not, in those of what they are in."""
+def take_modes(network: nn.Module, source: Any, followed: Mapping[str, str]) -> None:
+    """Put the modules of a network in the modes of a model's; those that it has not, in those of what they follow."""
     modes = {path: module.training for path, module in source.named_modules(remove_duplicate=False)}
     for path, module in network.named_modules():
         while path not in modes:
-            path = path.rpartition(".")[0]
+            path = followed[path] if path in followed else path.rpartition(".")[0]
         module.training = modes[path]

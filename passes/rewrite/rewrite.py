@@ -8,6 +8,7 @@ has parameters of its own) gets a `Rescale` before or after it (see `wraps`). Wi
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,16 +16,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.leaf_calls import WHOLE
-from fxteleport.passes.capture.train_graph import Choice, choosing
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.exported import in_mode
 from fxteleport.passes.graph.grad_mode import restoring, switch
-from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import clone
+from fxteleport.passes.graph.leaf_modules import as_its_class, gradient_hooks, is_leaf, watched, without_hooks
+from fxteleport.passes.graph.module_clone import clone, linked_to, modules_of, path_of
+from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
-from fxteleport.passes.rewrite.wraps import SLOT, Sides, join, place_module
+from fxteleport.passes.rewrite.wraps import Sides, join, place_module
 from fxteleport.passes.scale.recipe import Recipe
 
 
@@ -42,7 +45,11 @@ class TeleportedModule(fx.GraphModule):
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     def train(self, mode: bool = True) -> TeleportedModule:
-        super().train(mode)
+        if WHOLE in self.__dict__:  # it holds the same modules
+            in_mode(self.__dict__[WHOLE], mode)
+            self.training = mode
+        else:
+            super().train(mode)
         if self.excepted is not None:
             self.excepted[mode].impose(self)  # type: ignore[operator]
         self.link()
@@ -55,6 +62,8 @@ class TeleportedModule(fx.GraphModule):
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
         if self.choice is not None:
             cls.forward = choosing(cls.forward)  # type: ignore[method-assign]
+        if any(node.target == WHOLE for node in self.graph.nodes):
+            cls.forward = _in_its_mode(cls.forward)  # type: ignore[method-assign]
         return code
 
     def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
@@ -65,9 +74,8 @@ class TeleportedModule(fx.GraphModule):
     def link(self) -> None:
         """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
         for leaf in list(self.modules()):
-            for other in vars(leaf).get("_beside", ()):
-                path = vars(other)["_path"]
-                own = self.get_submodule(path)
+            for other in linked_to(leaf):
+                own = self.get_submodule(path_of(other))
                 other.training = own.training
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
@@ -176,6 +184,19 @@ class TeleportedModule(fx.GraphModule):
         return None if self.in_training is None else _copied_graph(self.in_training.graph)
 
 
+def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward of a network that is one opaque leaf, which is none of its modules and so not told of modes."""
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        whole = self.__dict__[WHOLE]
+        if whole.training is not self.training:
+            whole.training = self.training
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
 def _unpickled(
     graph: fx.Graph, state: dict[str, Any], name: str, choice: Choice | None = None, training: fx.Graph | None = None
 ) -> TeleportedModule:
@@ -199,7 +220,6 @@ _ADOPTED = (*_TABLES, *CARRIED, WHOLE)
 TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)
 _NAMED = "wraps_are_named"  # in the metadata of a state dict
 
-_KEPT = ("path", "source", "keep", SLOT, "captured", "teleports")  # of what a node knows
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
 
 
@@ -229,8 +249,12 @@ def rewrite(
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
-                for hook in (tensor._backward_hooks or {}).values():
-                    made[name].register_hook(hook)
+                if tensor.requires_grad:  # a frozen one takes no hooks, and calls none
+                    before, after = gradient_hooks(tensor)
+                    for hook in before:
+                        made[name].register_hook(hook)
+                    for hook in after:
+                        made[name].register_post_accumulate_grad_hook(hook)
         return made[name]
 
     graphs = list(map(_copied_graph, captured.graphs))
@@ -269,13 +293,8 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
     module = TeleportedModule(root, graphs[0], class_name=type(model).__name__)
     _adopt(module, root.__dict__)
     module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
-    module.__dict__["excepted"] = excepted(model, below=True)
-    take_modes(module, model)
-    parts = dict(model.named_modules(remove_duplicate=False))
-    for path, leaf in captured.added.items():
-        owner = getattr(leaf, "layer", leaf).__dict__.get("_path")  # a layer of the model's that it stands for
-        if owner is not None and isinstance(leaf, nn.Module):
-            module.get_submodule(path).train(parts[owner].training)
+    module.__dict__["excepted"] = excepted(model, captured.followed, below=True)
+    take_modes(module, model, captured.followed)
     module.link()
     return module
 
@@ -285,11 +304,8 @@ def _copied_graph(graph: fx.Graph) -> fx.Graph:
     new = fx.Graph()
     names: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph, names))
-    for node in new.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in _KEPT}
     for old, node in names.items():
-        if "teleports" not in node.meta:
-            node.meta.setdefault("captured", old.name)  # a copy may be named anew
+        describe_copy(node, old.name)
     return new
 
 
@@ -311,7 +327,7 @@ def _skeleton(
         carry(model, root)
         return root
     inside: tuple[str, ...] = ()
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in modules_of(model).items():
         if inside and path.startswith(inside):
             continue
         if path in leaves:
@@ -331,7 +347,7 @@ def _skeleton(
             twin = made[id(module)]
             inside = (*inside, path + ".")
         else:
-            twin = holder_of(module)
+            twin = holder_of(module, path, captured.followed)
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = parameter if parameter is None else made_of(join(path, name), parameter)  # type: ignore[assignment]
             for name, buffer in module._buffers.items():

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import CobMap, compress
+from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution
+from fxteleport.passes.graph.node_info import NodeInfo, describe, info, update
 from fxteleport.passes.rewrite.teleported_modules import (
     Operation,
     Rescale,
@@ -23,9 +25,6 @@ from fxteleport.passes.rewrite.teleported_modules import (
     is_trivial,
 )
 from fxteleport.passes.rules.call import Wrap
-from fxteleport.passes.solve.solution import POSITIVE, UNIT, Array, Solution
-
-SLOT = "wrap"  # under this name a node's meta keeps its slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """The two sides of a node's operation, of which argument `position` is the input; None is structurally 1."""
+    """The two sides of a node's operation, of which argument `position` is the input; None is structurally 1.
+
+    `region` names the node before a region that it ends, and the nodes in it.
+    """
 
     before: Side | None
     after: Side | None
     position: int
+    region: tuple[str, frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,12 @@ class Slot:
     Attributes:
         captured: the name of the node that was planned.
         position: which argument is the input.
+        region: of a region that the node ends, the names of the node before it and of the nodes in it.
     """
 
     captured: str
     position: int
+    region: tuple[str, frozenset[str]] | None = None
     activation: Place | None = None
     before: Place | None = None
     after: Place | None = None
@@ -108,10 +113,13 @@ def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides
     for node, wrap in wraps.items():
         if wrap.part not in keys:
             keys[wrap.part] = solution.keys(counted[wrap.part])
-        dtype = node.args[wrap.position].meta["val"].dtype.to_real()  # type: ignore[union-attr]
+        dtype = info(wrap.source(node)).value.dtype.to_real()
         before = _side(wrap.before, keys[wrap.part], wrap.part, dtype)
         after = before if wrap.before is wrap.after else _side(wrap.after, keys[wrap.part], wrap.part, dtype)
-        found[node.name] = Sides(before, after, wrap.position)
+        region = None
+        if wrap.region is not None:
+            region = wrap.region[0].name, frozenset(inside.name for inside in wrap.region[1])
+        found[node.name] = Sides(before, after, wrap.position, region)
     return found
 
 
@@ -154,7 +162,7 @@ def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device:
 
 def slots_of(*graphs: fx.Graph) -> Iterator[tuple[fx.Node, Slot]]:
     """The nodes that may be wrapped, whether or not they are."""
-    return ((node, node.meta[SLOT]) for graph in graphs for node in graph.nodes if SLOT in node.meta)
+    return ((node, slot) for graph in graphs for node in graph.nodes if (slot := info(node).slot) is not None)
 
 
 def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]) -> None:
@@ -169,22 +177,23 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
     def place(node: fx.Node, suffix: str, kind: type[Teleported], side: Side | None) -> Place | None:
         if side is None:
             return None
-        path = join(str(node.meta.get("path", "")), node.name + suffix)
+        path = join(info(node).path, node.name + suffix)
         return Place(_free_name(root, path, taken), kind, side.shape)
 
     for node in nodes:
-        own = sides.get(node.meta.get("captured", ""))
+        own = sides.get(info(node).captured)
         if own is None or (own.before is None and own.after is None):
             continue
-        if own.before is own.after and own.before is not None and _is_plain(root, node):
+        alone = own.region is None and own.position == 0
+        if alone and own.before is own.after and own.before is not None and _is_plain(root, node):
             if node.op == "call_module" and calls[str(node.target)] == 1:
                 found: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
             else:
                 found = place(node, "", TeleportedActivation, own.before)
-            node.meta[SLOT] = Slot(node.meta["captured"], own.position, found)
+            update(node, slot=Slot(info(node).captured, own.position, None, found))
         else:
             before, after = (place(node, s, Rescale, x) for s, x in (("_rescale", own.before), ("_restore", own.after)))
-            node.meta[SLOT] = Slot(node.meta["captured"], own.position, None, before, after)
+            update(node, slot=Slot(info(node).captured, own.position, own.region, None, before, after))
 
 
 def held(root: nn.Module, place: Place) -> Teleported | None:
@@ -217,21 +226,48 @@ def fill(root: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor | None]) 
 
 def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Place, value: Tensor) -> None:
     """Teleport a node's operation: `after * f(x / before)`."""
-    source = node.args[slot.position]
     module = TeleportedActivation(_inner(root, node), value) if at is slot.activation else Rescale(value)
     module.training = root.training
     place_module(root, at.name, module)
     if at is slot.activation:
-        node.op, node.target, node.args, node.kwargs = "call_module", at.name, (source,), {}
+        node.op, node.target, node.args, node.kwargs = "call_module", at.name, (node.args[slot.position],), {}
         return
-    with graph.inserting_before(node) if at is slot.before else graph.inserting_after(node):
-        added = graph.call_module(at.name, (source if at is slot.before else node,))
-    added.meta["path"] = node.meta.get("path", "")
-    if at is slot.before:
+    readers = [] if at is slot.after else [node] if slot.region is None else _readers(node, *slot.region)
+    with graph.inserting_before(readers[0]) if readers else graph.inserting_after(node):
+        added = graph.call_module(at.name, (node,))
+    describe(added, NodeInfo(path=info(node).path, restores="" if at is slot.before else slot.captured))
+    if slot.region is not None and at is slot.before:
+        source = next(x for x in readers[0].all_input_nodes if _named(x, slot.region[0]))
+        added.args = (source,)
+        for reader in readers:
+            reader.replace_input_with(source, added)
+    elif at is slot.before:
+        added.args = (node.args[slot.position],)
         node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
     else:
-        added.meta["teleports"] = slot.captured
         node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+
+
+def _readers(exit: fx.Node, entry: str, inside: frozenset[str]) -> list[fx.Node]:
+    """The nodes of a region that read what is before it, in their order."""
+    nodes, waiting = {exit}, [exit]
+    while waiting:
+        new = {x for x in waiting.pop().all_input_nodes if info(x).captured in inside} - nodes
+        nodes |= new
+        waiting += new
+    found, at = [], exit
+    while nodes:
+        if at in nodes:
+            nodes.discard(at)
+            if any(_named(x, entry) for x in at.all_input_nodes):
+                found.append(at)
+        at = at.prev
+    return found[::-1]
+
+
+def _named(node: fx.Node, captured: str) -> bool:
+    """True for a node that was planned under a name, and for what restores its CoB."""
+    return captured in (info(node).captured, info(node).restores)
 
 
 def _is_plain(root: nn.Module, node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ Open `registry.py` first, then `homogeneous.py`, the shortest family that shows 
 """
 
 from fxteleport.passes.rules import (
+    aten,
     bilinear,
     equivariant,
     fourier,
@@ -26,6 +27,6 @@ from fxteleport.passes.rules import (
 from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
-    "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd", "ordering",
-    "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
+    "aten", "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd",
+    "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
 ]  # fmt: skip

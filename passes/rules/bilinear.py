@@ -23,7 +23,7 @@ import torch
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.domain.size import Size
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
@@ -48,13 +48,18 @@ def cob_of(x: Any, rank: int) -> CobMap:
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
-@rule(*named("mul multiply"), shape=shape_functions.broadcast)
+@rule(*named("mul"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.product)
 def mul(call: Call, input: Any, other: Any) -> CobMap:
     rank = call.value.ndim
     return product(call, cob_of(input, rank) * cob_of(other, rank))
 
 
-@rule(*named("div divide true_divide truediv"), shape=shape_functions.broadcast)
+@rule(
+    *named("div truediv"),
+    shape=shape_functions.broadcast,
+    along=folds.elementwise,
+    form=forms.quotient,
+)
 def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
     if rounding_mode is not None:
         call.decline("the quotient is rounded")
@@ -71,14 +76,14 @@ def zero_sign(call: Call, divisor: Any) -> None:
         call.positive(divisor.map, "1 / 0 has the sign of the zero, and a sum that cancels is +0 under any CoB")
 
 
-@rule(*named("var"), shape=shape_functions.reduced)
+@rule(*named("var"), shape=shape_functions.reduced, form=forms.variance)
 def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
     return dropped(cob, axes, call.value.ndim == input.rank) ** 2
 
 
-@rule(*named("var_mean std_mean"))
+@rule(*named("var_mean std_mean"), form=forms.spread)
 def spread_and_mean(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> list[CobMap]:
     """The variance (or, where no CoB is negative, the standard deviation), and the mean."""
     axes = axes_of(dim, input.rank)
@@ -90,7 +95,7 @@ def spread_and_mean(call: Call, input: Operand, dim: Any = None, *rest: Any, **s
     return [mean, mean]
 
 
-@rule(*named("outer ger"))
+@rule(*named("outer"))
 def outer(call: Call, input: Operand, vec2: Operand) -> CobMap:
     """[n] x [m] -> [n, m]."""
     return product(call, input.map.each(lambda s: s[:, None]) * vec2.map.each(lambda s: s[None]))
@@ -139,13 +144,13 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
     return merged(call, input.map.aligned(rank), added, "they are added")
 
 
-@rule(*named("reciprocal"), shape=shape_functions.same)
+@rule(*named("reciprocal"), shape=shape_functions.same, form=forms.reciprocal)
 def reciprocal(call: Call, input: Operand) -> CobMap:
     zero_sign(call, input)
     return input.map.settled() ** -1
 
 
-@rule(*named("square"), shape=shape_functions.same)
+@rule(*named("square"), shape=shape_functions.same, form=forms.square)
 def square(call: Call, input: Operand) -> CobMap:
     return input.map**2
 
@@ -153,7 +158,7 @@ def square(call: Call, input: Operand) -> CobMap:
 _EXACT = frozenset({-2, -1, 0, 1, 2, 3})  # exponents that ATen multiplies out (native/cpu/PowKernel.cpp, cuda too)
 
 
-@rule(*named("pow"), shape=shape_functions.broadcast)
+@rule(*named("pow"), shape=shape_functions.broadcast, form=forms.power)
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
     from fxteleport.passes.rules.pointwise import teleported
 
@@ -180,7 +185,13 @@ def contracted(call: Call, cobs: Sequence[CobMap], axes: Sequence[int]) -> CobMa
 
 
 @rule(
-    *named("matmul bmm mm mv dot vdot smm"), torch.sparse.mm, "__matmul__", "__rmatmul__", shape=shape_functions.matmul
+    *named("matmul bmm mm mv dot vdot smm"),
+    torch.linalg.matmul,
+    torch.sparse.mm,
+    "__matmul__",
+    "__rmatmul__",
+    shape=shape_functions.matmul,
+    along=folds.batched,
 )
 def matmul(call: Call, input: Operand, mat2: Operand, reduce: Any = "sum") -> CobMap:
     """[..., n, k] x [..., k, m] -> [..., n, m]."""
@@ -273,7 +284,7 @@ def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
     return product(call, contracted(call, cobs, range(len(right), len(order))))
 
 
-@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention)
+@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention, along=folds.batched)
 def attention(
     call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,

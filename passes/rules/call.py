@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.domain.cob_map import CobMap, on_symbols, single
+from fxteleport.passes.domain.cob_map import CobMap, Parts, on_symbols, single
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
-from fxteleport.passes.graph.ops import call_of
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
-from fxteleport.passes.rules.shape_functions import spelt
+from fxteleport.passes.rules.uses import Uses
 
 
 class State(Protocol):
@@ -32,11 +33,17 @@ class State(Protocol):
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
 
+    def example(self, size: Extent) -> int:
+        """What a size is in the example."""
+
     def tensor(self, name: str) -> Operand:
         """A parameter or buffer as an operand."""
 
     def has_tensor(self, name: str) -> bool:
         """True if the model has a parameter or buffer of this name."""
+
+    def is_fixed(self, node: fx.Node) -> bool:
+        """True for a node that depends on no input and no parameter."""
 
     def is_bound(self, name: str | None) -> bool:
         """True for a parameter whose map is decided."""
@@ -53,13 +60,19 @@ class Wrap:
     """How a node is teleported where its parameters cannot do it.
 
     Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
-    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one).
+    part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one). Where the node
+    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it.
     """
 
     before: CobMap | None
     after: CobMap | None
     part: str = "all"
     position: int = 0
+    region: tuple[fx.Node, frozenset[fx.Node]] | None = None
+
+    def source(self, node: fx.Node) -> fx.Node:
+        """What is divided, where `node` is wrapped."""
+        return node.args[self.position] if self.region is None else self.region[0]  # type: ignore[return-value]
 
 
 def carries(x: Any) -> bool:
@@ -84,9 +97,12 @@ class Unknown:
 
 
 class Operand:
-    """A tensor argument of a call: its meta (or real integer) value and its map."""
+    """A tensor argument of a call: its meta (or real integer) value and its map.
 
-    __slots__ = ("_map", "_state", "name", "seen", "sizes", "value")
+    While a rule is applied, each use of an operand is noted (`use`), for the rule's contract.
+    """
+
+    __slots__ = ("_map", "_state", "_uses", "name", "sizes", "value")
 
     def __init__(
         self,
@@ -98,16 +114,47 @@ class Operand:
     ) -> None:
         self.value, self._map, self.name, self._state = value, cob, name, state
         self.sizes: tuple[Extent, ...] = tuple(value.shape) if sizes is None else sizes
-        self.seen = False  # a rule must look at every operand's map, or it does not know the call
+        self._uses: Uses | None = None
 
     @property
     def map(self) -> CobMap:
-        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis."""
-        self.seen = True
-        if self._map is None:
-            assert self._state is not None
-            self._map = self._state.own_map(self.name)
+        """The map; a parameter that has none yet gets one of its own, a product of one factor an axis.
+
+        Who asks for it uses the operand.
+        """
+        if self._uses is not None:
+            self._uses.note(self)
+        return self._own_map() if self._map is None else self._map
+
+    @property
+    def moves(self) -> bool:
+        """True where it may carry a CoB. To ask for this is no use."""
+        return self.is_unbound or bool((self._own_map() if self._map is None else self._map).factors)
+
+    def use(self) -> None:
+        """Note that the rule takes the operand into account: it asks for the map, decides it, or needs a shape only."""
+        if self._uses is not None:
+            self._uses.note(self)
+
+    def note_uses(self, uses: Uses) -> None:
+        """From here on, note uses there."""
+        self._uses = uses
+
+    def _own_map(self) -> CobMap:
+        assert self._state is not None
+        self._map = self._state.own_map(self.name)
         return self._map
+
+    @property
+    def folds(self) -> tuple[tuple[int, Parts], ...]:
+        """Axes of unknown size along which the map varies, with their parts."""
+        return () if self._map is None else self._map.folds
+
+    def unfold(self, system: System, axis: int, origin: Origin) -> None:
+        """Require one CoB for all positions of a fold."""
+        assert self._map is not None
+        rest = tuple((i, parts) for i, parts in self._map.folds if i != axis)
+        self._map = replace(system.constant(self._map, [axis], origin), folds=rest)
 
     @property
     def is_unbound(self) -> bool:
@@ -149,16 +196,20 @@ class Call:
     @property
     def name(self) -> str:
         """The name that all spellings of the operation share."""
-        return spelt(self.node.target)
+        return name_of(self.node.target)
 
     @property
     def sizes(self) -> tuple[Extent, ...]:
         """The axes of the result, a tensor, as sizes."""
-        return tuple(map(self.settled, self.state.sizes_of(self.node)))
+        return self.state.sizes_of(self.node)
 
     def settled(self, size: Extent) -> Extent:
         """A size with what the graph insists on put in."""
         return self.state.settled(size)
+
+    def example(self, size: Extent) -> int:
+        """What a size is in the example."""
+        return self.state.example(size)
 
     # -- constraints -----------------------------------------------------------------------------------
 
@@ -195,7 +246,7 @@ class Call:
         if operand is None:
             return
         cob = cob.aligned(operand.rank)
-        operand.seen = True
+        operand.use()
         if operand.is_unbound and fits(cob, operand.shape):
             self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
             return
@@ -205,8 +256,8 @@ class Call:
 
     def rest_on(self, kind: str, value: str, everywhere: bool = False) -> None:
         """Note a condition (see `Condition`) that this node's constraints hold under, and no guard checks."""
-        source = "" if everywhere else quoted(self.node.meta.get("source"))
-        node, path = ("", "") if everywhere else (self.node.name, str(self.node.meta.get("path", "")))
+        source = "" if everywhere else quoted(info(self.node).source)
+        node, path = ("", "") if everywhere else (self.node.name, info(self.node).path)
         self.state.conditions.append(Condition(kind, node, path, source, value))
 
     # -- operations that need another form -------------------------------------------------------------
@@ -233,7 +284,7 @@ class Call:
         """These arguments give a shape or a type, not values: their CoB does not matter."""
         for x in arguments:
             if isinstance(x, Operand):
-                x.seen = True
+                x.use()
 
     @staticmethod
     def decline(why: str) -> NoReturn:

@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 
 @rule(
     *named(
-        "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg negative pos"
+        "clone contiguous detach to type type_as float double half bfloat16 cpu cuda alias_copy neg pos"
         " positive requires_grad dropout dropout1d dropout2d dropout3d feature_dropout conj resolve_conj"
         " resolve_neg lift_fresh long int short bool char byte deg2rad rad2deg to_dense to_sparse to_sparse_coo"
         " to_sparse_csr to_sparse_csc coalesce"
     ),
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
     shape=shape_functions.same,
+    along=folds.elementwise,
+    form=forms.cast,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
@@ -50,7 +53,7 @@ def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
     return cob.each(lambda s: s.squeeze(tuple(axes)))
 
 
-@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced)
+@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced, form=forms.reduced)
 def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "it is averaged or summed over these positions")
@@ -103,12 +106,12 @@ def unpooled1d(call: Call, input: Operand, indices: Operand, *rest: Any, **setti
     return pooled(call, input, 1)  # a value goes to a position of its channel that the run picks, among zeros
 
 
-@rule(*named("max_unpool2d"), nn.MaxUnpool2d)
+@rule(*named("max_unpool2d"), torch._C._nn.max_unpool2d, nn.MaxUnpool2d)
 def unpooled2d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 2)
 
 
-@rule(*named("max_unpool3d"), nn.MaxUnpool3d)
+@rule(*named("max_unpool3d"), torch._C._nn.max_unpool3d, nn.MaxUnpool3d)
 def unpooled3d(call: Call, input: Operand, indices: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 3)
 
@@ -132,6 +135,17 @@ def folded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     shape=shape_functions.resampled,
 )
 def interpolated(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    return pooled(call, input, input.rank - 2)
+
+
+_KINDS = {"nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d", "lanczos2d_aa"}
+_KINDS |= {f"nearest_exact{n}d" for n in (1, 2, 3)} | {"bilinear2d_aa", "bicubic2d_aa"}
+_UPSAMPLINGS = [f"{start}upsample_{kind}" for kind in sorted(_KINDS) for start in ("", "_")]
+
+
+@rule(*[getattr(torch._C._nn, name) for name in _UPSAMPLINGS if hasattr(torch._C._nn, name)])
+def upsampled(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
+    """What `interpolate` calls, as ATen names it, one for each mode."""
     return pooled(call, input, input.rank - 2)
 
 

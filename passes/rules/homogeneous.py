@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import joined
@@ -31,9 +31,10 @@ def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
 
 
 @rule(
-    *named("relu leaky_relu abs absolute abs rrelu"),
+    *named("relu leaky_relu abs rrelu"),
     nn.ReLU, nn.LeakyReLU, nn.RReLU,
     shape=shape_functions.same,
+    form=forms.kept,
 )  # fmt: skip
 def rectify(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return signed(call, input.map)
@@ -91,7 +92,7 @@ def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
 _EXACT_ORDERS = (None, 1, 2, math.inf, -math.inf, "fro")  # of sums, maxima and square roots alone
 
 
-@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm, shape=shape_functions.reduced)
+@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm, shape=shape_functions.reduced, form=forms.reduced)
 def vector_norm(
     call: Call, input: Operand, p: Any = None, dim: Any = None, keepdim: bool = False, **settings: Any
 ) -> CobMap:  # fmt: skip
@@ -113,7 +114,7 @@ def vector_norm(
     return after
 
 
-@rule(*named("std"), shape=shape_functions.reduced)
+@rule(*named("std"), shape=shape_functions.reduced, form=forms.reduced)
 def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     return vector_norm(call, input, dim=dim, keepdim=call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
@@ -137,7 +138,7 @@ def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     return cob
 
 
-@rule(*named("amax amin"), shape=shape_functions.reduced)
+@rule(*named("amax amin"), shape=shape_functions.reduced, form=forms.reduced)
 def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "the largest of these positions is taken")

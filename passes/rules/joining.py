@@ -1,7 +1,8 @@
 """Joining: sums and choices, element by element (add, sub, where, lerp, masked fill).
 
 All operands and the result share one CoB; structural zeros fit any, a constant other than zero has the CoB 1. A
-parameter (a position embedding, a bias table) takes the CoB of what it is added to.
+parameter (a position embedding, a bias table) takes the CoB of what it is added to. With a constant, x + c is an
+activation as any other: `mode="full"` wraps it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -66,12 +68,56 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub subtract rsub"), shape=shape_functions.broadcast)
+@rule(*named("add sub rsub"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.total)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
-    return joined(call, [input, other])
+    shifted = with_constant(call) if call.full and out is None else None
+    return joined(call, [input, other]) if shifted is None else shifted
 
 
-@rule(*named("where"), shape=shape_functions.broadcast)
+def with_constant(call: Call) -> CobMap | None:
+    """The map of x + c, wrapped; None where c is no constant, or the call has another form.
+
+    A table c takes the CoB of x: x tau + c tau. A number, and a table that repeats what x does not, is a setting of an
+    activation: tau (x + c).
+    """
+    if len(call.args) < 2 or len(call.node.args) < 2:
+        return None
+    for at, (x, c) in enumerate((call.args[:2], call.args[1::-1])):
+        if not isinstance(x, Operand) or not _is_constant(call, c, 1 - at):
+            continue
+        if info(call.node).has_effect and at == 1:
+            return None  # c is written to
+        for axis, _ in x.folds:
+            x.unfold(call.state.system, axis, call.origin("other inputs have more or fewer of these positions"))
+        cob = x.map.settled()
+        rank = call.value.ndim
+        call.shape_only(c)
+        after = cob.aligned(rank)
+        if isinstance(c, Operand) and c.value.dtype == call.value.dtype and _reaches(after, c):
+            call.wrap(after.trimmed(c.rank) ** -1, None, position=1 - at)
+        else:
+            call.wrap(cob, cob if x.rank == rank else after, position=at)
+        return after
+    return None
+
+
+def _is_constant(call: Call, c: Any, at: int) -> bool:
+    """True for a number other than 0, and for a tensor that no state dict holds, which comes of nothing that moves."""
+    if not isinstance(c, Operand):
+        return c is not None and c != 0
+    node = call.node.args[at]
+    if not carries(c.value) or not isinstance(node, fx.Node) or not call.state.is_fixed(node):
+        return False
+    return not c.is_unbound and not c.map.factors
+
+
+def _reaches(cob: CobMap, c: Operand) -> bool:
+    """True where a tensor has a position for each CoB of a map of at least its rank."""
+    apart = max((s.ndim for s, _ in cob.factors), default=0) - c.rank
+    return not any(cob.varies(i) and (i < apart or c.shape[i - apart] == 1) for i in range(apart + c.rank))
+
+
+@rule(*named("where"), shape=shape_functions.broadcast, along=folds.elementwise)
 def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
     operands = (*operands, *others.values())
@@ -81,7 +127,7 @@ def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
 
 
-@rule(*named("masked_fill"), shape=shape_functions.broadcast)
+@rule(*named("masked_fill"), shape=shape_functions.broadcast, along=folds.elementwise)
 def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap:
     return joined(call, [input, value], "one of them is chosen")
 

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.graph.ops import setitem
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
@@ -61,15 +61,22 @@ def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     nn.Flatten,
     nn.Unflatten,
     shape=shape_functions.reshaped,
+    along=folds.itself,
+    form=forms.unsqueezed,
 )
 def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     if input.value.dtype != call.value.dtype:
         call.decline("it reads the same bytes as another type")
-    old, new, cob = tuple(input.shape), tuple(call.value.shape), input.map
-    sizes, target = input.sizes, call.sizes
+    new, target = tuple(call.value.shape), call.sizes
+    given = folds.apart(call, input)
+    cob, sizes, old = given.cob, given.sizes, given.shape
     if not any(type(n) is Size for n in (*sizes, *target)):
         return cob.each(lambda s: reshape(s, old, new))
+    blocks = cuts(sizes, target)
+    mixed = [bool(_recut(call, sizes, cob, axes)) for axes, _ in blocks]
+    if (cut := folds.recut(call, given, blocks, mixed)) is not None:
+        return cut
     for axis, inner in _divided(sizes, target):
         sizes = (*sizes[:axis], sizes[axis] // inner, inner, *sizes[axis + 1 :])  # type: ignore[operator]
         apart = (*old[:axis], old[axis] // inner, inner, *old[axis + 1 :])
@@ -109,10 +116,25 @@ def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]
     return []
 
 
-@rule(*named("expand expand_as broadcast_to expand_copy"), shape=shape_functions.expanded)
+@rule(
+    *named("expand expand_as broadcast_to expand_copy"),
+    shape=shape_functions.expanded,
+    along=folds.elementwise,
+    form=forms.expanded,
+)
 def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
     return input.map.aligned(call.value.ndim)
+
+
+@rule(*named("as_strided"), shape=shape_functions.restrided, along=folds.elementwise)
+def restrided(call: Call, input: Operand, size: Any, stride: Any, storage_offset: Any = None) -> CobMap:
+    """The same elements where they lie anyway: decomposed pooling says so, whatever it says of axes of size 1."""
+    call.shape_only(size)
+    axes = zip(input.sizes, stride, input.value.stride(), strict=False)
+    if call.sizes != input.sizes or storage_offset or any(n != 1 and a != b for n, a, b in axes):
+        call.decline("it reads memory in another order")
+    return input.map
 
 
 @rule(*named("broadcast_tensors"), shape=shape_functions.all_broadcast)
@@ -122,8 +144,9 @@ def broadcast(call: Call, *tensors: Any) -> list[CobMap]:
 
 
 @rule(
-    *named("permute transpose swapaxes swapdims movedim moveaxis t adjoint permute_copy transpose_copy t_copy"),
+    *named("permute transpose movedim t adjoint permute_copy transpose_copy t_copy"),
     shape=shape_functions.permuted,
+    along=folds.permuted,
 )
 def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     def run(symbols: Tensor) -> Tensor:
@@ -146,6 +169,8 @@ def permuted(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     nn.ChannelShuffle,
     nn.Unfold,
     shape=shape_functions.moved,
+    along=folds.picked,
+    form=forms.indexed,
 )
 def move(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     unknown = [x for x in _leaves((rest, settings)) if _is_unknown(x)]
@@ -239,11 +264,13 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
     return cob.each(lambda s: compress(call.rerun({input: s.expand(tuple(input.shape))}, guessing=True)))
 
 
-@rule(*named("cat concat concatenate"), shape=shape_functions.concatenated)
+@rule(*named("cat"), shape=shape_functions.concatenated)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
-    tensors = [t for t in tensors if t.value.ndim == call.value.ndim]  # torch allows empty [0] tensors among them
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
+    call.shape_only(*tensors)
+    # what is empty on every input brings nothing; torch allows a [0] among tensors of any rank
+    tensors = [t for t in tensors if t.rank == call.value.ndim and t.sizes[axis] != 0] or tensors
     if any(type(t.sizes[axis]) is Size for t in tensors):
         maps = [call.constant(t.map, [axis], why) for t in tensors]
         return functools.reduce(lambda a, b: merged(call, a, b, why), maps)
@@ -256,7 +283,7 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
 
 
-@rule(*named("stack hstack vstack dstack row_stack column_stack"), shape=shape_functions.stacked)
+@rule(*named("stack hstack vstack dstack column_stack"), shape=shape_functions.stacked)
 def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 
@@ -285,6 +312,7 @@ def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+    shape=shape_functions.padded,
 )  # fmt: skip
 def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: float = 0.0) -> Any:
     return padded(call, input, padding, value=value)
@@ -299,10 +327,50 @@ def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
             call.pin(input.map, "a constant other than zero is written into it")
             return IDENTITY
         call.shape_only(*unknown)
-        return input.map if unknown else moved(call, [input], writes=True)  # zeros fit any CoB, wherever they are
+        if unknown:
+            return input.map  # zeros fit any CoB, wherever they are
+        return beside(call, input, moved(call, [input], writes=True), _written(index, input.rank))
+    if not _region(call, input, index).numel():
+        call.decline("other inputs write something here, the example inputs do not")
     if not unknown:
-        return moved(call, [input, value], writes=True)
+        return beside(call, input, moved(call, [input, value], writes=True), _written(index, input.rank))
     return written_somewhere(call, input, index, value, [x for x in unknown if isinstance(x, Operand)])
+
+
+def beside(call: Call, input: Operand, result: CobMap, axes: Sequence[int]) -> CobMap:
+    """A part of the input was written over, along axes that other inputs may make longer: there the input stays."""
+    longer = [axis for axis in axes if type(input.sizes[axis]) is Size]
+    if not longer:
+        return result
+    why = "other inputs have more positions than are written over"
+    return merged(call, call.constant(result, longer, why), call.constant(input.map, longer, why), why)
+
+
+def _written(index: Any, rank: int) -> list[int]:
+    """The axes of which `x[index] = value` may leave some positions."""
+    items = index if isinstance(index, tuple) else (index,)
+    axes, axis = list[int](), 0
+    for item in items:
+        span = rank - sum(map(_span, items)) if item is ... else _span(item)
+        if item is not ... and item != slice(None):
+            axes += range(axis, axis + span)
+        axis += span
+    return axes
+
+
+def _region(call: Call, input: Operand, index: Any) -> Tensor:
+    """What `x[index]` is in the example, as far as its shape goes."""
+
+    def put(x: Any) -> Any:
+        if isinstance(x, slice):
+            return slice(put(x.start), put(x.stop), put(x.step))
+        if isinstance(x, Operand):
+            return torch.zeros(tuple(x.shape), dtype=x.value.dtype) if x.value.is_meta else x.value
+        return x.value if isinstance(x, Unknown) else x
+
+    where = pytree.tree_map(put, index)
+    region: Tensor = torch.zeros(()).expand(tuple(input.shape))[tuple(where) if call.name == "index_put" else where]
+    return region
 
 
 def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, indices: Sequence[Operand]) -> CobMap:
@@ -332,12 +400,29 @@ def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False)
     return src.map.aligned(call.value.ndim)
 
 
-@rule(*named("slice_scatter select_scatter diagonal_scatter"), shape=shape_functions.same)
-def scattered(call: Call, input: Operand, src: Operand, *rest: Any, **settings: Any) -> Any:
-    return moved(call, [input, src])
+@rule(*named("slice_scatter"), shape=shape_functions.same)
+def slice_scattered(call: Call, input: Operand, src: Operand, dim: int = 0, *rest: Any, **settings: Any) -> Any:
+    return scattered(call, input, src, [dim])
 
 
-@rule(getattr)
+@rule(*named("select_scatter"), shape=shape_functions.same)
+def select_scattered(call: Call, input: Operand, src: Operand, dim: int, index: Any) -> Any:
+    return scattered(call, input, src, [dim])
+
+
+@rule(*named("diagonal_scatter"), shape=shape_functions.same)
+def diagonal_scattered(call: Call, input: Operand, src: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    return scattered(call, input, src, [dim1, dim2])
+
+
+def scattered(call: Call, input: Operand, src: Operand, dims: Sequence[int]) -> CobMap:
+    """A part of the input, along some axes, is written over."""
+    if not src.value.numel():
+        call.decline("other inputs write something here, the example inputs do not")
+    return beside(call, input, moved(call, [input, src]), [dim % input.rank for dim in dims])
+
+
+@rule(getattr, shape=shape_functions.permuted, along=folds.permuted)
 def attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("data", "real", "imag"):
         return input.map

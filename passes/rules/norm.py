@@ -2,7 +2,8 @@
 
 Batch norm with running statistics, by `norm_stats`: "fixed" pins its input (the paper's condition 4; exact in
 train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; exact in eval mode; without a gamma,
-out is in), "wrapped" divides the input by its CoB at run time (exact in both). Every other norm computes its
+out is in), "wrapped" divides the input by its CoB at run time (exact in both). A call of `F.batch_norm` with frozen
+statistics is rescaled whatever `norm_stats` is: it is exact in both modes. Every other norm computes its
 statistics from the input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`.
 Rewritten: gamma * out, beta * out.
 """
@@ -51,8 +52,10 @@ def batch_norm(
 ) -> CobMap:  # fmt: skip
     tracked, rank = running_mean is not None and not training, input.rank
     call.require(running_var, IDENTITY, "a running variance stays")
-    if tracked and call.norm_stats == "rescaled":
-        call.rest_on("mode", "rescaled norm statistics are exact in eval mode only", everywhere=True)
+    frozen = call.module is None  # in this graph; that of train mode, where it is another, says what holds there
+    if tracked and (frozen or call.norm_stats == "rescaled"):
+        if not frozen:
+            call.rest_on("mode", "rescaled norm statistics are exact in eval mode only", everywhere=True)
         into = call.filled(channel(call, input, 1), "a mean is taken from it")
         call.require(running_mean, into, "running mean * in")
         if weight is None:  # nothing divides `in` away again

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.pointwise import teleported
 from fxteleport.passes.rules.registry import named, rule
@@ -26,9 +26,10 @@ def odd(call: Call, cob: CobMap) -> CobMap:
 
 
 @rule(
-    *named("tanh erf sin atan arctan asinh arcsinh softsign tanhshrink hardshrink softshrink sgn sign"),
+    *named("tanh erf sin atan asinh softsign tanhshrink hardshrink softshrink sgn sign"),
     nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
     shape=shape_functions.same,
+    form=forms.function,
 )  # fmt: skip
 def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if call.value.is_complex():  # the code of a complex one need not be odd to the last bit
@@ -36,12 +37,12 @@ def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return odd(call, input.map)
 
 
-@rule(*named("hardtanh"), nn.Hardtanh, shape=shape_functions.same)
+@rule(*named("hardtanh"), nn.Hardtanh, shape=shape_functions.same, form=forms.function)
 def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float = 1.0, inplace: Any = None) -> CobMap:
     return clipped(call, input, min_val, max_val)
 
 
-@rule(*named("clamp clip"), shape=shape_functions.broadcast)
+@rule(*named("clamp"), shape=shape_functions.broadcast, form=forms.clipped)
 def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
     bounds = [bound for bound in (min, max) if isinstance(bound, Operand)]
     if not bounds:
@@ -53,7 +54,7 @@ def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMa
     return teleported(call, input)
 
 
-@rule(*named("clamp_min"), shape=shape_functions.broadcast)
+@rule(*named("clamp_min"), shape=shape_functions.broadcast, form=forms.clipped)
 def clamp_min(call: Call, input: Operand, min: Any) -> CobMap:
     return clamp(call, input, min)  # type: ignore[no-any-return]
 

@@ -1,17 +1,34 @@
-"""Structures: maps and operands in tuples, lists and dictionaries, as operations take and give them."""
+"""Structures: nodes, maps and operands in tuples, lists and dictionaries, as operations take and give them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import Operand
 
 T = TypeVar("T")
+
+
+def of_nodes(x: Any, known: Callable[[fx.Node], Any]) -> Any:
+    """An argument structure of a node with what is known of other nodes in their place."""
+    kind = type(x)
+    if kind is fx.Node:
+        return known(x)
+    if kind in PLAIN:
+        return x
+    if kind is slice:
+        return slice(of_nodes(x.start, known), of_nodes(x.stop, known), of_nodes(x.step, known))
+    if issubclass(kind, dict):
+        return {k: of_nodes(v, known) for k, v in x.items()}
+    if issubclass(kind, tuple):
+        return tuple([of_nodes(v, known) for v in x])
+    return [of_nodes(v, known) for v in x] if issubclass(kind, list) else x
 
 
 def maps_of(x: Any) -> Any:

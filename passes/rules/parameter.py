@@ -1,8 +1,8 @@
 """Parameters and constants.
 
 A parameter that the graph reads (`get_attr`: a position embedding, a class token, a layer scale, a bias table)
-has a map of its own; the interpreter makes it at its first use. A buffer that the state dict has takes the map of what
-it is added to; any other is a constant. Tensors made from nothing are constants, with
+has a map of its own; the interpreter makes it at its first use. So has a buffer that the state dict has, but for one
+that shapes a weight (`constrain/dependence.py`); any other is a constant. Tensors made from nothing are constants, with
 the CoB 1, or structural zeros.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.equivariant import elementwise
 from fxteleport.passes.rules.registry import named, rule
 
 
@@ -25,11 +26,17 @@ def zeros(call: Call, *rest: Any, **settings: Any) -> CobMap:
 
 
 @rule(
-    *named("full rand randn randint randperm linspace logspace eye tensor as_tensor scalar_tensor"),
+    *named("full rand randn randint randperm linspace logspace eye scalar_tensor"),
     *named("tril_indices triu_indices hann_window hamming_window"),
 )
 def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
     return IDENTITY
+
+
+@rule(*named("tensor as_tensor asarray"))
+def converted(call: Call, data: Any, *rest: Any, **settings: Any) -> CobMap:
+    """A tensor as it is, or in another number format; of numbers, a constant."""
+    return elementwise(call, data, *rest, **settings) if isinstance(data, Operand) else IDENTITY  # type: ignore[no-any-return]
 
 
 @rule(*named("arange"), shape=shape_functions.ranged)

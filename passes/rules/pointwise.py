@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 
-_TWO_SIDED = frozenset(named("rsqrt digamma psi"))  # -inf on one side of 0, inf on the other
-_WITHOUT_CUT = frozenset(named("exp expm1 exp2 sin cos tan sinh cosh tanh sigmoid expit silu sgn"))
+_TWO_SIDED = frozenset(named("rsqrt digamma"))  # -inf on one side of 0, inf on the other
+_WITHOUT_CUT = frozenset(named("exp expm1 exp2 sin cos tan sinh cosh tanh sigmoid silu sgn"))
 
 
 def teleported(call: Call, input: Operand) -> CobMap:
@@ -44,12 +44,13 @@ def teleported(call: Call, input: Operand) -> CobMap:
 @rule(
     *named(
         "gelu silu sigmoid hardswish hardsigmoid relu6 elu selu celu mish softplus logsigmoid exp expm1 log log1p"
-        " log2 log10 sqrt rsqrt cos cosh sinh erfc expit logit threshold round floor ceil trunc frac exp2 asin acos"
-        " xlogy tan atanh arctanh acosh arccosh erfinv sinc nan_to_num digamma lgamma ndtr log_ndtr entr erfcx"
+        " log2 log10 sqrt rsqrt cos cosh sinh erfc logit threshold round floor ceil trunc frac exp2 asin acos"
+        " xlogy tan atanh acosh erfinv sinc nan_to_num digamma lgamma gammaln ndtr log_ndtr entr erfcx"
     ),
     nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.Mish,
     nn.Softplus, nn.LogSigmoid, nn.Threshold,
     shape=shape_functions.same,
+    form=forms.function,
 )  # fmt: skip
 def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):

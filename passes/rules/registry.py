@@ -2,7 +2,8 @@
 
 A rule is a function `rule(call, ...)` whose parameters are named and ordered as in the operation's functional
 form (`torch.nn.functional`'s or torch's), so one rule serves every spelling: a module's attributes fill in the
-parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`.
+parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`. It must use every
+operand that may carry a CoB (`Rule.apply` checks that), so that no form of a call that it was not written for gets by.
 
     @rule(*named("gelu"), nn.GELU, shape=same)
     def gelu(call, input, approximate="none"): ...
@@ -10,8 +11,11 @@ parameters that its call does not give. It returns the CobMap of the output, or 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,29 +25,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxteleport.passes.errors import Decline, RuleError
+from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.uses import Uses
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A registered rule: its function, its parameters with their defaults, and the operation's shape function."""
+    """A registered rule: its function, its parameters with their defaults, the operation's shape, axes and form."""
 
     name: str
     fn: Callable[..., Any]
     parameters: tuple[tuple[str, Any], ...]
     open: bool
     shape: Callable[..., Any] | None = None
+    along: Callable[..., Any] | None = None
+    form: Callable[..., Any] | None = None
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
+
+    def apply(
+        self, call: Call, operands: Sequence[Operand], positional: Sequence[Any], named: Mapping[str, Any]
+    ) -> Any:
+        """The maps of the results of a call, and its constraints.
+
+        Args:
+            operands: all tensors among the arguments of the call.
+            positional, named: the arguments as `bound` gives them.
+
+        Raises:
+            Decline: the rule does not know this form of the call, or breaks its contract: to use each operand that may
+                carry a CoB. It asks for the operand's `map`, decides it (`call.require`), or says that only the shape
+                matters (`call.shape_only`).
+        """
+        uses = Uses()
+        for operand in operands:
+            operand.note_uses(uses)
+        result = self.fn(call, *positional, **named)
+        if any(operand not in uses and operand.moves for operand in operands):
+            raise Decline("its rule does not look at one of its tensors")
+        return result
 
 
 RULES: dict[Any, Rule] = {}
 
 
-def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def rule(
+    *targets: Any,
+    shape: Callable[..., Any] | None = None,
+    along: Callable[..., Any] | None = None,
+    form: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a rule for functions, module classes and method names (strings).
 
     Args:
         shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
+        along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
+        form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -61,6 +98,8 @@ def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Ca
             ),
             any(p.kind is p.VAR_KEYWORD for p in parameters),
             shape,
+            along,
+            form,
         )
         for target in dict.fromkeys(targets):
             if not (callable(target) or isinstance(target, str)):
@@ -74,9 +113,9 @@ def rule(*targets: Any, shape: Callable[..., Any] | None = None) -> Callable[[Ca
 
 
 def named(names: str) -> list[Any]:
-    """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, and their in-place forms."""
+    """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, their aliases and in-place forms."""
     found: list[Any] = []
-    for name in names.split():
+    for name in itertools.chain.from_iterable((word, *_aliases().get(word, ())) for word in names.split()):
         for spelling in (name, name + "_"):
             if hasattr(torch.Tensor, spelling):
                 found.append(spelling)
@@ -91,6 +130,23 @@ def named(names: str) -> list[Any]:
         if hasattr(operator, f"i{name}"):
             found.append(getattr(operator, f"i{name}"))
     return list(dict.fromkeys(found))
+
+
+@functools.cache
+def _aliases() -> dict[str, list[str]]:
+    """For each operation the other names that torch has for it, as its documentation says ("Alias for ...")."""
+    twins: dict[str, set[str]] = {}
+    for space in (torch, torch.special, torch.linalg, torch.Tensor, F):
+        for alias, value in vars(space).items():
+            text = getattr(value, "__doc__", None)
+            if isinstance(text, str) and "Alias " in text and callable(value) and (twin := _ALIAS.search(text)):
+                both = {alias, twin.group(1)}
+                both = both.union(*(twins.get(name, ()) for name in both))
+                twins.update(dict.fromkeys(both, both))
+    return {name: sorted(both - {name}) for name, both in twins.items()}
+
+
+_ALIAS = re.compile(r"\bAlias (?:for|of) :(?:func|meth):`~?(?:\w+\.)*(\w+)`")
 
 
 def lookup(op: str, target: Any) -> Rule | None:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.domain.size import Extent, Size, Sizes, plus, product, quotient, times
+from fxteleport.passes.domain.size import Extent, Size, Sizes, plus, product, times
+from fxteleport.passes.graph.ops import name_of
 
 Shape = Sequence[Extent]
 
@@ -34,6 +35,10 @@ class Sized:
     uncertain: bool = False
 
 
+class Repeated(list[Any]):
+    """The items of a list of which other inputs may have more or fewer: `[x] * n`."""
+
+
 @dataclass(frozen=True, slots=True)
 class At:
     """The node whose shape is asked for: its target (or module), its value in the example, the sizes made so far."""
@@ -45,17 +50,11 @@ class At:
     @property
     def name(self) -> str:
         """The name that all spellings of the operation share."""
-        return spelt(self.target)
+        return name_of(self.target)
 
     def axis(self, n: int, key: Any) -> Extent:
         """An axis of the result that is a function of others: known where they are."""
         return self.sizes.named((self.target, key), n) if _unknown(key) else n
-
-
-def spelt(target: Any) -> str:
-    """The name that all spellings of an operation share, in place or as a copy."""
-    name: str = target if isinstance(target, str) else getattr(target, "__name__", "")
-    return name.removesuffix("_").removesuffix("_copy")
 
 
 def _unknown(x: Any) -> bool:
@@ -92,6 +91,8 @@ def _joint(at: At, column: Sequence[Extent]) -> Extent:
     others = [n for n in dict.fromkeys(column) if n != 1]
     known = [n for n in others if type(n) is int]
     if known or not others:
+        for n in others:
+            at.sizes.meet(n, known[0])
         return known[0] if known else 1
     if len(others) == 1:
         return others[0]
@@ -196,9 +197,10 @@ def _windows(at: At, size: Extent, example: int, kernel: Any, stride: Any, paddi
 
 def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:
     """What `nn.MultiheadAttention` gives: the values, and the weights, whose axes nobody needs."""
+    values = [*query.sizes[:-1], at.value[0].shape[-1]]  # as many channels as the last weight has rows
     if at.value[1] is None:
-        return [query.sizes, None]
-    return [query.sizes, [at.sizes.fresh(n) for n in at.value[1].shape]]
+        return [values, None]
+    return [values, [at.sizes.fresh(n) for n in at.value[1].shape]]
 
 
 # -- products ------------------------------------------------------------------------------------------
@@ -278,9 +280,7 @@ def _completed(at: At, count: Extent, wanted: Sequence[Extent], shape: Sequence[
         at.sizes.insist(count, product(wanted))
         return list(wanted)
     (i,) = missing
-    rest = product(n for n in wanted if n != -1)
-    left = quotient(count, rest)
-    return [*wanted[:i], at.axis(shape[i], (count, rest)) if left is None else left, *wanted[i + 1 :]]
+    return [*wanted[:i], at.sizes.share(count, [n for n in wanted if n != -1], shape[i]), *wanted[i + 1 :]]
 
 
 def permuted(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
@@ -306,6 +306,11 @@ def expanded(at: At, input: Sized, *rest: Any, **settings: Any) -> Shape | None:
         return None
     behind = [1] * (len(wanted) - len(input.sizes)) + list(input.sizes)
     return [m if n == -1 else n for m, n in zip(behind, wanted, strict=True)]
+
+
+def restrided(at: At, input: Sized, size: Any, *rest: Any, **settings: Any) -> Shape | None:
+    """as_strided: the sizes are given."""
+    return list(size) if all(type(n) in (int, Size) for n in size) else None
 
 
 def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
@@ -376,8 +381,11 @@ def _sliced(at: At, size: Extent, item: slice) -> Extent:
     bounds = (item.start, item.stop, item.step)
     if type(size) is int and all(b is None or type(b) is int for b in bounds):
         return len(range(*item.indices(size)))
-    if type(size) is Size and item.step in (None, 1) and item.stop is None and type(item.start) is int:
-        pass  # max(size - start, 0): not a polynomial
+    if item.step in (None, 1):
+        if item.start in (None, 0) and item.stop == 0:
+            return 0
+        if item.start == -1 and item.stop is None:
+            return 1  # of an axis without positions nothing is left, and of nothing any CoB is right
     example = range(at.sizes.value(size))[slice(*map(at.sizes.value, bounds))]
     return at.sizes.named(("slice", size, *bounds), len(example))
 
@@ -435,7 +443,17 @@ def _repeated(at: At, input: Sized, *counts: Any, **settings: Any) -> Shape | No
     return [times(n, m) for n, m in zip(wide, [*[1] * (rank - len(given)), *given], strict=True)]
 
 
+def _unfolded(at: At, input: Sized, dimension: Any, size: Any = None, step: Any = None) -> Shape | None:
+    """`x.unfold(axis, size, step)`: windows of an axis, their elements behind the last axis; not `F.unfold`."""
+    if not isinstance(at.target, str) or any(type(n) is not int for n in (dimension, size, step)):
+        return None
+    axis = dimension % len(input.sizes)
+    count = _windows(at, input.sizes[axis], at.value.shape[axis], size, step, 0, 1)
+    return [*_replaced(input.sizes, axis, count), size]
+
+
 _MOVED: dict[str, Any] = {
+    "unfold": _unfolded,
     "getitem": getitem,
     "narrow": _narrowed,
     "select": _selected,
@@ -450,11 +468,12 @@ _MOVED: dict[str, Any] = {
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
     """The sizes along one axis are added up."""
-    tensors = [t for t in tensors if t.value.ndim == at.value.ndim]
+    given, tensors = tensors, [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
     for tensor in tensors:
         total = plus(total, tensor.sizes[axis])
+    total = at.sizes.fresh(at.value.shape[axis]) if isinstance(given, Repeated) else total
     columns = list(zip(*(t.sizes for t in tensors), strict=True))
     return [
         total if i == axis else next((n for n in column if type(n) is int), column[0])
@@ -467,7 +486,8 @@ def stacked(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> 
     if at.name != "stack":
         return None
     axis = dim % at.value.ndim
-    return [*tensors[0].sizes[:axis], len(tensors), *tensors[0].sizes[axis:]]
+    count = at.sizes.fresh(len(tensors)) if isinstance(tensors, Repeated) else len(tensors)
+    return [*tensors[0].sizes[:axis], count, *tensors[0].sizes[axis:]]
 
 
 def padded(at: At, input: Sized, pad: Sequence[Any], *rest: Any, **settings: Any) -> Shape | None:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import shape_functions
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 SHARED = "these positions share one weight"
@@ -182,38 +182,75 @@ def bilinear(call: Call, input1: Operand, input2: Operand, weight: Operand, bias
 
 
 @rule(nn.MultiheadAttention, shape=shape_functions.attention_layer)
-def multihead_attention(
+def multihead_attention_layer(
     call: Call, query: Operand, key: Operand, value: Operand, key_padding_mask: Operand | None = None,
     need_weights: bool = True, attn_mask: Operand | None = None, average_attn_weights: bool = True,
     is_causal: bool = False, in_proj_weight: Operand | None = None, q_proj_weight: Operand | None = None,
     k_proj_weight: Operand | None = None, v_proj_weight: Operand | None = None,
     in_proj_bias: Operand | None = None, bias_k: Operand | None = None, bias_v: Operand | None = None,
 ) -> Any:  # fmt: skip
-    """Hidden q, k and v: q's CoB is the inverse of k's by head and dimension, v's is free, the heads' sum mixes v."""
-    for mask in (key_padding_mask, attn_mask):
+    path = f"{call.node.target}.out_proj."
+    bias = call.state.tensor(path + "bias") if call.state.has_tensor(path + "bias") else None
+    return attended(
+        call, (query, key, value), in_proj_weight, (q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias,
+        (bias_k, bias_v), (call.state.tensor(path + "weight"), bias), (key_padding_mask, attn_mask),
+    )  # fmt: skip
+
+
+@rule(F.multi_head_attention_forward, shape=shape_functions.attention_layer)
+def multihead_attention(
+    call: Call, query: Operand, key: Operand, value: Operand, embed_dim_to_check: Any, num_heads: Any,
+    in_proj_weight: Operand | None, in_proj_bias: Operand | None, bias_k: Operand | None, bias_v: Operand | None,
+    add_zero_attn: bool, dropout_p: float, out_proj_weight: Operand, out_proj_bias: Operand | None,
+    training: bool = True, key_padding_mask: Operand | None = None, need_weights: bool = True,
+    attn_mask: Operand | None = None, use_separate_proj_weight: bool = False, q_proj_weight: Operand | None = None,
+    k_proj_weight: Operand | None = None, v_proj_weight: Operand | None = None, static_k: Operand | None = None,
+    static_v: Operand | None = None, average_attn_weights: bool = True, is_causal: bool = False,
+) -> Any:  # fmt: skip
+    if static_k is not None or static_v is not None:
+        call.decline("its keys or values are given as they are")
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight)
+    for unused in separate if not use_separate_proj_weight else (in_proj_weight,):
+        call.shape_only(unused)
+    return attended(
+        call, (query, key, value), None if use_separate_proj_weight else in_proj_weight, separate, in_proj_bias,
+        (bias_k, bias_v), (out_proj_weight, out_proj_bias), (key_padding_mask, attn_mask),
+    )  # fmt: skip
+
+
+def attended(
+    call: Call, given: tuple[Operand, ...], in_proj_weight: Operand | None, separate: tuple[Operand | None, ...],
+    in_proj_bias: Operand | None, extra: tuple[Operand | None, Operand | None],
+    out_proj: tuple[Operand, Operand | None], masks: tuple[Operand | None, ...],
+) -> Any:  # fmt: skip
+    """Hidden q, k and v: q's CoB is the inverse of k's by head and dimension, v's is free, the heads' sum mixes v.
+
+    Args:
+        given: query, key and value.
+        in_proj_weight, separate: the weight that projects all three, or the three that project one each.
+        extra: one more key and one more value.
+    """
+    for mask in masks:
         if mask is not None:
             call.pin(mask.map, "it is added to the attention logits")
-    n = query.shape[-1]
+    n = given[0].shape[-1]
     k, v = call.fresh((n,), "keys (queries have the inverse)"), call.fresh((n,), "values")
-    inputs = [channel(call, x, -1) for x in (query, key, value)]
+    inputs = [channel(call, x, -1) for x in given]
     hidden = [k**-1, k, v]
     if in_proj_weight is not None:
         first = call.filled(inputs[0], "one weight projects zeros and other values")
         for other in inputs[1:]:
             call.same(first, other, "one weight projects the query, the key and the value")
-        rows = stacked(hidden, n)
-        call.require(in_proj_weight, on_axis(rows, 0, 2) / on_axis(first, 1, 2), "weight * out / in")
+        call.require(in_proj_weight, on_axis(stacked(hidden, n), 0, 2) / on_axis(first, 1, 2), "weight * out / in")
     else:
-        for weight, out, into in zip((q_proj_weight, k_proj_weight, v_proj_weight), hidden, inputs, strict=True):
+        for weight, out, into in zip(separate, hidden, inputs, strict=True):
             call.require(weight, on_axis(out, 0, 2) / on_axis(into, 1, 2), "weight * out / in")
     call.require(in_proj_bias, stacked(hidden, n), "bias * out")
-    call.require(bias_k, on_axis(k, 2, 3), "it is one more key")
-    call.require(bias_v, on_axis(v, 2, 3), "it is one more value")
-    out = call.fresh((n,))
-    path = f"{call.node.target}.out_proj."
-    call.require(call.state.tensor(path + "weight"), on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
-    if call.state.has_tensor(path + "bias"):
-        call.require(call.state.tensor(path + "bias"), out, "bias * out")
+    call.require(extra[0], on_axis(k, 2, 3), "it is one more key")
+    call.require(extra[1], on_axis(v, 2, 3), "it is one more value")
+    out = call.fresh(out_proj[0].shape[:1])
+    call.require(out_proj[0], on_axis(out, 0, 2) / on_axis(v, 1, 2), "weight * out / in")
+    call.require(out_proj[1], out, "bias * out")
     return [on_axis(out, -1, call.value[0].ndim), IDENTITY]
 
 
@@ -226,6 +263,29 @@ def stacked(vectors: list[CobMap], n: int) -> CobMap:
             row = torch.cat([symbols.expand(n) if j == i else ones for j in range(len(vectors))])
             result = result * single(row) ** exponent
     return result
+
+
+@rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def recurrent_function(call: Call, *given: Any, **settings: Any) -> Any:
+    """As the layer, whose forward calls it: (data, states, weights, ...), or (data, sizes, states, weights, ...).
+
+    The weights of the first layer come first, for each direction; those that meet the input take its CoB.
+    """
+    packed = isinstance(given[1], Operand) and not carries(given[1].value)
+    data, states, weights, has_biases, layers, *others = (given[0], *given[2:]) if packed else given
+    if settings or not isinstance(weights, list) or type(layers) is not int or isinstance(has_biases, Operand):
+        call.decline("its weights are given another way")
+    into = channel(call, data, -1)
+    for state in pytree.tree_leaves(states):
+        if isinstance(state, Operand):
+            call.pin(state.map, "a recurrent layer's gates are not looked into")
+    directions = 2 if others[2] else 1  # behind dropout and the mode
+    each = len(weights) // (layers * directions)
+    first = [each * direction for direction in range(directions)]
+    for i, weight in enumerate(weights):
+        cob = on_axis(into, 1, 2) ** -1 if i in first else IDENTITY
+        call.require(weight, cob, "weight / in, in the first layer alone")
+    return [IDENTITY for _ in call.value]
 
 
 _FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")

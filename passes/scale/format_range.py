@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import ANY, CobMap
+from fxteleport.passes.domain.solution import Solution
 from fxteleport.passes.errors import CobError
-from fxteleport.passes.solve.solution import Solution
 
 # Factors within 2**-room .. 2**room keep any weight of 2**-78 .. 2**79 in the format (float64: 2**-700 .. 2**700), and
 # nothing is read. float16 has no such room.
@@ -82,12 +82,32 @@ def _degrees(solution: Solution) -> Any:
 
 def largest(tensor: Tensor) -> float:
     """The largest finite magnitude in a tensor."""
+    if tensor.dtype in _HALF and tensor.device.type == "cpu" and tensor.numel():
+        size = _largest_half(tensor)
+        if math.isfinite(size):
+            return size
     parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     if not parts.numel():
         return 0.0
     low, high = torch.aminmax(parts)
     size = float(torch.maximum(high, -low))
     return size if math.isfinite(size) else float(torch.where(parts.isfinite(), parts, 0).abs().max())
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _largest_half(tensor: Tensor) -> float:
+    """The largest magnitude, read off the bits: as whole numbers, those of one sign are in the order of magnitudes.
+
+    Whole numbers of 16 bits are compared many at a time, where each float of 16 bits would be converted first.
+    """
+    bits = tensor.view(torch.int16).numpy()
+    positive = max(int(bits.max()), 0)
+    highest = int(bits.view(np.uint16).max())  # the largest negative one, if there is any: its first bit is set
+    negative = highest - 0x8000 if highest >= 0x8000 else 0
+    found = torch.tensor(max(positive, negative), dtype=torch.int16, device="cpu")
+    return float(found.view(tensor.dtype))
 
 
 @dataclass(frozen=True)

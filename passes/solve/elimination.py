@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxteleport.passes.solve.solution import Array
+from fxteleport.passes.domain.solution import Array
 
 EXPONENT = np.int32  # half the memory of the largest tables
 _ROUNDS, _FILL = 64, 20  # the elimination's budget: rounds, and growth of the equations

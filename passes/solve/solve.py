@@ -12,8 +12,8 @@ import numpy as np
 
 from fxteleport.passes.domain.cob_map import ANY, ONE
 from fxteleport.passes.domain.constraints import Batch, Origin, System
+from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution, packed
 from fxteleport.passes.solve.elimination import Rows, distinct, eliminate, monomials, set_aside
-from fxteleport.passes.solve.solution import POSITIVE, UNIT, Array, Solution, packed
 from fxteleport.passes.solve.union_find import Cover, Pairs, collapse, reduced_by, representatives
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from fxteleport.passes.domain.cob_map import ANY, ONE
+from fxteleport.passes.domain.solution import Array
 from fxteleport.passes.solve.elimination import EXPONENT, primitive
-from fxteleport.passes.solve.solution import Array
 
 
 class Pairs:

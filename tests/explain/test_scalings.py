@@ -12,6 +12,7 @@ import fxteleport as ft
 from fxteleport.explain.groups import Group
 from fxteleport.explain.scalings import Use
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.plan import Plan
 
 
@@ -68,7 +69,7 @@ def test_uses_tell_what_a_group_scales(plan: Plan) -> None:
     assert not any(g.kind == "dependent" for g in plan.groups)
     maps = [(plan.constrained.tensors.get(n), m.shape) for n, m in plan.captured.metas.items()]
     for node, cob in plan.constrained.maps.items():
-        values = [x for x in pytree.tree_leaves(node.meta.get("val")) if isinstance(x, Tensor)]
+        values = [x for x in pytree.tree_leaves(info(node).value) if isinstance(x, Tensor)]
         if isinstance(cob, CobMap) and len(values) == 1:
             maps.append((cob, values[0].shape))
     for group in [g for g in plan.groups if g.kind == "free"][::3]:

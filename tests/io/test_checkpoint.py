@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.atomic_files import read_tensors, write_tensors
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.tensor_files import read_tensors, write_tensors
 
 
 class Tied(nn.Module):

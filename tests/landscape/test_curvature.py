@@ -72,6 +72,27 @@ def test_a_linear_loss_is_flat() -> None:
     assert value == 0
 
 
+def test_the_top_eigenvalue_of_one_weight() -> None:
+    value, vector = curvature.top_eigenvalue(lambda w: 3 * w["a"].square().sum(), {"a": torch.ones(1).double()})
+    assert value == pytest.approx(6) and abs(float(vector["a"])) == 1
+
+
+def test_the_top_eigenvalue_may_be_negative() -> None:
+    diagonal = torch.tensor([1.0, -5, 4.9, 0, 2]).double()
+    value, vector = curvature.top_eigenvalue(
+        lambda w: (diagonal * w["a"].square()).sum() / 2, {"a": torch.ones(5).double()}
+    )
+    assert value == pytest.approx(-5) and abs(float(vector["a"][1])) == pytest.approx(1)
+
+
+def test_an_eigenvalue_that_is_not_found_is_an_error() -> None:
+    diagonal = torch.linspace(1, 1.001, 200).double()
+    with pytest.raises(ft.InputError, match="within 1 iterations"):
+        curvature.top_eigenvalue(
+            lambda w: (diagonal * w["a"].square()).sum() / 2, {"a": torch.ones(200).double()}, iterations=1
+        )
+
+
 def test_filter_normalised_directions() -> None:
     weights = curvature.trainable(ft.randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))))
     found = landscapes.random_direction(weights, seed=1)

@@ -256,7 +256,8 @@ HIDDEN = ["a list", "a dictionary", "a bound method", "a parameter", "a closure"
 
 def hiding(make: Callable[..., nn.Module], *ways: str) -> Operation:
     def made(pick: Any, x: Tensor) -> nn.Module:
-        fits = [m for m, _ in pick.earlier if isinstance(m, nn.Linear) and x.shape[-1] in m.weight.shape]
+        layers = [m for m, _ in pick.earlier if isinstance(m, nn.Linear) and isinstance(m.weight, nn.Parameter)]
+        fits = [m for m in layers if x.shape[-1] in m.weight.shape]
         return make(pick(*fits), *([pick(*ways)] if ways else []))
 
     return Operation(made, floats, plain=False)

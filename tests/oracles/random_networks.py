@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis.strategies as st
 import random_operations
 import torch
+from hypothesis import assume
 from random_changes import CHANGES
 from random_operations import Function, Operation, Unfit
 from random_sizes import SIZES
@@ -55,10 +56,11 @@ class Script:
     steps: tuple[Step, ...] = ()
 
     def make(self) -> tuple[Network, list[Tensor]]:
-        """The network in eval mode, its parameters re-drawn, and inputs for it."""
+        """The network in eval mode, its parameters re-drawn, and inputs for it; the same at each call."""
         inputs = self.draw(self.inputs)
-        network = Network(self, inputs)
-        return network, inputs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Network(self, inputs), inputs
 
     def draw(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Inputs of other shapes."""
@@ -231,8 +233,17 @@ def build(
 ) -> Script:
     """Draw a network of up to `most` steps beside stems and heads, with values of up to `size` elements.
 
-    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken.
+    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken. What is drawn rests
+    on values, and so on torch's random numbers: the same each time.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _built(draw, names, most, size, dtypes, sized)
+
+
+def _built(
+    draw: Draw, names: Sequence[str], most: int, size: int, dtypes: Sequence[torch.dtype], sized: bool
+) -> Script:
 
     def among(options: Sequence[Any]) -> Any:
         return options[draw(len(options))]
@@ -280,8 +291,10 @@ def build(
 
 @st.composite
 def scripts(draw: Any, **settings: Any) -> Script:
-    """Networks drawn by hypothesis (see `build`)."""
-    return build(lambda n: draw(st.integers(0, n - 1)), **settings)
+    """Networks drawn by hypothesis (see `build`), of a step at least."""
+    script = build(lambda n: draw(st.integers(0, n - 1)), **settings)
+    assume(script.steps)
+    return script
 
 
 def seeded(seed: int, number: int, **settings: Any) -> Script:

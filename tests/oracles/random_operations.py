@@ -93,13 +93,22 @@ class Tied(nn.Module):
 class Attention(nn.Module):
     """nn.MultiheadAttention of a query and a context."""
 
-    def __init__(self, width: int, heads: int, **settings: Any) -> None:
+    def __init__(
+        self, width: int, heads: int, kind: type[nn.MultiheadAttention] = nn.MultiheadAttention, **settings: Any
+    ) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True, **settings)
+        self.attention = kind(width, heads, batch_first=True, **settings)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         return self.attention(x, context, context)[0]
+
+
+class OwnAttention(nn.MultiheadAttention):
+    """A subclass with code of its own, whose forward calls `F.multi_head_attention_forward`."""
+
+    def forward(self, *args: Any, **settings: Any) -> Any:
+        return super().forward(*args, **settings)
 
 
 # -- what tensors an operation takes ------------------------------------------------------------------------------
@@ -464,6 +473,13 @@ class RunPacked(Run):
         return torch.cat([pad_packed_sequence(r, batch_first=True, total_length=x.shape[1])[0] for r in results], -1)
 
 
+class OwnLstm(nn.LSTM):
+    """A subclass with code of its own, whose forward calls `torch.lstm`."""
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        return super().forward(input, hx)
+
+
 def recurrent(kind: type[nn.RNNBase]) -> Operation:
     def make(pick: Any, x: Tensor) -> nn.Module:
         return Run(kind(x.shape[-1], pick(3, 4), pick(1, 2), batch_first=True, bidirectional=pick(False, True)))
@@ -646,8 +662,13 @@ OPERATIONS: dict[str, Operation] = {
         arity=2,
         gives_up=_CROSS,
     ),
+    "multi_head_attention_forward": Operation(
+        lambda pick, x: Attention(x.shape[-1], pick(*divisors(x.shape[-1])), OwnAttention, bias=pick(True, False)),
+        lambda x: tokens(x) and x.shape[1] >= 2,
+    ),
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
+    "lstm": recurrent(OwnLstm),
     "packed GRU": Operation(
         lambda pick, x: RunPacked(nn.GRU(x.shape[-1], pick(3, 4), batch_first=True)), tokens, plain=False
     ),
@@ -749,7 +770,9 @@ OPERATIONS: dict[str, Operation] = {
     "norm": Operation(reduced(lambda x, axis: x.norm(dim=axis, keepdim=True)), several(1)),
     "std": Operation(reduced(lambda x, axis: x.std(axis, keepdim=True), 2), floats),
     "max": Operation(reduced(lambda x, axis: x.max(axis, keepdim=True)[0]), floats),
-    "median": Operation(reduced(lambda x, axis: x.median(axis, keepdim=True)[0]), floats, plain=False),
+    "median": Operation(  # of an expanded tensor, torch gives what happens to be in memory
+        reduced(lambda x, axis: x.contiguous().median(axis, keepdim=True)[0]), floats, plain=False
+    ),
     "cummax": Operation(reduced(lambda x, axis: x.cummax(axis)[0]), floats, plain=False),
     "amax": Operation(reduced(lambda x, axis: x.amax(axis, keepdim=True)), floats),
     "maximum": binary(torch.maximum),
@@ -782,6 +805,8 @@ OPERATIONS: dict[str, Operation] = {
     "write": Operation(written, alike, arity=2),
     "augmented write": Operation(added_in_place, alike, arity=2),
     "slice_scatter": binary(lambda x, y: torch.slice_scatter(x, y[:, :1], 1, 0, 1)),
+    "select_scatter": binary(lambda x, y: torch.select_scatter(x, y[:, 0], 1, 0)),
+    "diagonal_scatter": binary(lambda x, y: torch.diagonal_scatter(x, y.diagonal(0, 0, 1), 0, 0, 1)),
     "index_copy": binary(lambda x, y: x.index_copy(1, torch.tensor([0]), y[:, :1])),
     "scatter": binary(
         lambda x, y: x.scatter(1, torch.zeros_like(y[:, :1], dtype=torch.long), y[:, :1]), gives_up=_INDEX
@@ -895,7 +920,7 @@ OPERATIONS: dict[str, Operation] = {
     "logsumexp": Operation(
         lambda pick, x: lambda x: x.logsumexp(-1, keepdim=True), lambda x: floats(x) and x.shape[-1] > 1
     ),
-    "local response norm": Operation(lambda pick, x: nn.LocalResponseNorm(2), tokens),
+    "local response norm": Operation(lambda pick, x: nn.LocalResponseNorm(2), tokens, keeps="input"),
     "diagonal": Operation(
         lambda pick, x: lambda x: torch.diagonal(x, 0, -2, -1)[:, None], lambda x: floats(x) and x.ndim > 3
     ),

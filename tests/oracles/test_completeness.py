@@ -12,7 +12,7 @@ from random_operations import OPERATIONS
 from rescalings import Unclear, dimension
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import UNIT
+from fxteleport.passes.domain.solution import UNIT
 
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]
 PLAIN = [name for name, operation in OPERATIONS.items() if operation.plain]

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.atomic_files import read_tensors, write_bytes, write_tensors
-from fxteleport.tools.commands import coverage
+from fxteleport.atomic_files import write_bytes
+from fxteleport.tensor_files import read_tensors, write_tensors
 from fxteleport.tools.models import load
+from fxteleport.tools.survey import network_survey, rows_file
+from fxteleport.tools.survey.row import Terms
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -40,7 +42,7 @@ def network(model: nn.Module | None = None) -> Any:
 
 WRITER = """
 import sys, torch
-from fxteleport.atomic_files import write_tensors
+from fxteleport.tensor_files import write_tensors
 number = 0
 while True:
     number += 1
@@ -118,9 +120,9 @@ def test_a_folder_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_of_a_survey_that_cannot_be_written(tmp_path: Path) -> None:
-    row = coverage.survey("test_resnet", coverage.Terms(seed=0))
+    row = network_survey.survey("test_resnet", Terms(seed=0))
     with pytest.raises(ft.CheckpointError, match="cannot write"):
-        coverage.append_row(tmp_path / "no" / "rows.csv", row)
+        rows_file.append_row(tmp_path / "no" / "rows.csv", row)
 
 
 # -- reading ---------------------------------------------------------------------------------------------

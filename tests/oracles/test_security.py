@@ -25,10 +25,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxteleport as ft
-from fxteleport.atomic_files import read_json, read_pickled, read_tensors, write_tensors
-from fxteleport.tools.commands import coverage
+from fxteleport.atomic_files import read_json
+from fxteleport.tensor_files import read_pickled, read_tensors, write_tensors
 from fxteleport.tools.experiments import sweep
 from fxteleport.tools.models import images, load
+from fxteleport.tools.survey import network_survey, rows_file
+from fxteleport.tools.survey.row import Row, Terms
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 SECONDS, MEGABYTES = 5.0, 600
@@ -54,7 +56,7 @@ def valid_files(folder: Path) -> dict[str, bytes]:
     weights, cob, description = ft.save(folder / "net", plan.rewrite(plan.sample(seed=0)), "mlp")
     torch.save(MODEL.state_dict(), folder / "net.pt")
     write_tensors(folder / "plain.safetensors", MODEL.state_dict(), {})
-    coverage.write_rows(folder / "rows.csv", [coverage.survey("test_resnet", coverage.Terms(seed=0))])
+    rows_file.write_rows(folder / "rows.csv", [network_survey.survey("test_resnet", Terms(seed=0))])
     from PIL import Image
 
     Image.new("RGB", (9, 7), (10, 20, 30)).save(folder / "picture.png")
@@ -92,7 +94,7 @@ def read(kind: str, data: bytes, folder: Path) -> Any:
     elif kind.startswith("state"):
         load.load_state(mlp(), file)
     elif kind == "coverage":
-        assert all(isinstance(row, coverage.Row) for row in coverage.read_rows(file))
+        assert all(isinstance(row, Row) for row in rows_file.read_rows(file))
     elif kind == "json":
         assert isinstance(read_json(file), dict)
     else:
@@ -241,7 +243,7 @@ def test_no_pickle_runs(form: str, tmp_path: Path) -> None:
             lambda f=file: read_pickled(f),
             lambda f=file: ft.load(f, MODEL),
             lambda f=file: ft.ChangeOfBasis.load(f),
-            lambda f=file: coverage.read_rows(f),
+            lambda f=file: rows_file.read_rows(f),
             lambda f=file: images.read_picture(f, 3),
         ]  # type: ignore[misc]
         for reader in readers:

@@ -701,9 +701,9 @@ class CosineHead(nn.Module):
         return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1)) * 4.0
 
 
-@case(vectors(), free=7)
+@case(vectors(), free=7 + 7)
 class Highway(nn.Module):
-    """x * (1 - g) + h * g: the 1 pins the gate, x and h share one CoB."""
+    """x * (1 - g) + h * g: `1 - g` is an activation, so the gate has a CoB; x and h share one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import FREE, POSITIVE, UNIT
-from fxteleport.plan.cob import LANDSCAPES, check_range, largest_power, sample_values
+from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT
+from fxteleport.plan.choices import LANDSCAPES, check_range
+from fxteleport.plan.cob import largest_power, sample_values
 
 N = 4000
 ALL_FREE = np.full(N, FREE)

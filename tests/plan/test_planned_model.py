@@ -87,6 +87,22 @@ def add_hook(model: Net) -> None:
     model.a.register_forward_hook(lambda module, inputs, out: out * 2)
 
 
+def clip(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-0.1, 0.1)
+
+
+def add_backward_hook(model: Net) -> None:
+    model.a.register_full_backward_hook(lambda module, inner, outer: tuple(map(clip, inner)))
+
+
+def add_gradient_hook(model: Net) -> None:
+    model.a.weight.register_hook(clip)
+
+
+def add_hook_after_gradients(model: Net) -> None:
+    model.a.weight.register_post_accumulate_grad_hook(lambda p: None)
+
+
 def replace_forward(model: Net) -> None:
     model.body.forward = MethodType(lambda self, x: self.up(x), model.body)  # type: ignore[method-assign]
 
@@ -160,6 +176,9 @@ CHANGES = {
     "dictionary": (in_a_dictionary, "body"),
     "list": (in_a_list, "body"),
     "hook": (add_hook, "a"),
+    "backward hook": (add_backward_hook, "a"),
+    "gradient hook": (add_gradient_hook, "a"),
+    "hook after gradients": (add_hook_after_gradients, "a"),
     "forward": (replace_forward, "body"),
     "module": (swap, "act"),
     "module of its class": (swap_for_one_of_its_class, "conv"),
@@ -390,3 +409,28 @@ def test_memory_that_is_shared_is_not_scaled_twice_in_place() -> None:
     with pytest.raises(ft.ModelError, match="shares memory"):
         ft.Teleportable(model, X)
     ft.Teleportable(model, X, mode="weights").teleport_(ft.plan(model, X, mode="weights").sample(exact=True, seed=0))
+
+
+class Holder(nn.Module):
+    """Holds another layer's weight by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.held = [self.first.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x))) @ self.held[0].t()
+        return out
+
+
+def test_a_weight_that_code_holds_must_stay_the_same_object() -> None:
+    model = ft.randomize(Holder())
+    for mode in ("full", "weights"):
+        plan = ft.plan(model, torch.randn(3, 4), mode=mode)
+        kept = model.first.weight
+        model.first.weight = nn.Parameter(kept.detach() * 2)
+        with pytest.raises(ft.ModelError, match="code that holds it by itself keeps the old one"):
+            plan.rewrite(plan.identity())
+        model.first.weight = kept
+        assert torch.equal(plan.rewrite(plan.identity()).first.weight, kept)

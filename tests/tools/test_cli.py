@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -154,14 +156,23 @@ def test_check_runs_nothing_for_an_unknown_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_a_command_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "fxteleport: interrupted\n")]
+)
+def test_a_command_that_is_ended_takes_its_workers_along(
+    sent: signal.Signals, status: int, said: str, tmp_path: Path
+) -> None:
+    """A kill is sent to the command alone, Ctrl-C by a terminal to its workers too."""
     rows, deadline = tmp_path / "rows.csv", time.monotonic() + 60
     command = [sys.executable, "-m", "fxteleport", "coverage", "--filter", "test_*", "--output", str(rows)]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as running:
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
+    with subprocess.Popen(command, start_new_session=True, **pipes) as running:
         while time.monotonic() < deadline and not (rows.exists() and rows.read_text().count("\n") > 1):
             time.sleep(0.1)
-        running.terminate()
-        assert running.wait(60) == 143
+        os.kill(running.pid, sent) if sent == signal.SIGTERM else os.killpg(running.pid, sent)
+        assert running.communicate(timeout=60)[1] == said
+        assert running.returncode == status
     for _ in range(100):
         try:
             os.killpg(running.pid, 0)
@@ -227,6 +238,41 @@ def test_cuda_where_there_is_none(command: str) -> None:
 def test_help_has_an_example(command: str) -> None:
     done = call(command, "--help")
     assert done.exit_code == 0 and f"Example: fxteleport {command} resnet18" in done.stdout
+
+
+def test_help_with_one_dash() -> None:
+    assert call("-h").stdout == call("--help").stdout and call("check", "-h").stdout == call("check", "--help").stdout
+
+
+def test_version() -> None:
+    done = call("--version")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{ft.__version__}\n", "")
+
+
+WITHOUT_TORCH = """
+import sys
+from fxteleport.tools.cli import app
+for line in sys.stdin.read().splitlines():
+    try:
+        app(line.split())
+    except SystemExit as end:
+        assert end.code == (0 if "help" in line or "version" in line else 2), (line, end.code)
+    heavy = {"torch", "numpy", "scipy", "matplotlib", "timm"} & set(sys.modules)
+    assert not heavy, (line, heavy)
+"""
+
+
+def test_help_and_wrong_calls_import_no_torch() -> None:
+    wrong = ["", "nosuch", "check --nosuch", "teleport", "teleport resnet18 --seed x", "teleport resnet18 --mode half",
+             "teleport resnet18 --cob-range 1.5", "check resnet18 --jobs 0", "check x --amp --dtype bfloat16",
+             "inspect resnet18 --plot weights", "inspect resnet18 --plot nosuch --output a.png", "bench",
+             "bench resnet18 --measure speed", "paper nosuch", "paper micro --lr 0",
+             "coverage --norm-stats wrapped"]  # fmt: skip
+    lines = ["--help", "--version", *(f"{name} --help" for name in COMMANDS), *wrong]
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_as_a_module() -> None:

@@ -32,6 +32,12 @@ def test_an_empty_list_is_a_baseline() -> None:
         ft.Teleport(net)
 
 
+@pytest.mark.parametrize("at", ["3", [1.5], [-1]])
+def test_epochs_that_never_come_are_refused(at: Any) -> None:
+    with pytest.raises(ft.InputError, match="whole numbers"):
+        ft.Teleport(live(), at=at)
+
+
 def test_a_plain_module_is_refused() -> None:
     model = nn.Linear(3, 2)
     for network in (model, torch.compile(live(), backend="eager")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,13 @@ class Box:
         self.inside = inside
 
 
+class Slots:
+    __slots__ = ("inside",)
+
+    def __init__(self, inside: Any) -> None:
+        self.inside = inside
+
+
 class Net(nn.Module):
     """A layer, and a function that puts something out."""
 
@@ -52,6 +59,8 @@ DIFFERENT: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str
     "a text": (lambda h: (h, "a"), lambda h: (h, "b"), "output[1]"),
     "in a record": (lambda h: Record(h, h.argmax(1)), lambda h: Record(h, h.argmin(1)), "output.places"),
     "in an object": (lambda h: Box([h, h.argmax(1)]), lambda h: Box([h, h.argmin(1)]), "output.inside[1]"),
+    "in slots": (lambda h: Slots([h, h.argmax(1)]), lambda h: Slots([h, h.argmin(1)]), "output.inside[1]"),
+    "a type": (lambda h: (h, torch.float32), lambda h: (h, torch.float64), "output[1]"),
     "integers alone": (lambda h: h.argmax(1), lambda h: h.argmin(1), "output"),
     "a byte of fractions": (
         lambda h: (h, h.to(torch.float8_e4m3fn)), lambda h: (h, (2 * h).to(torch.float8_e4m3fn)), "output[1]",
@@ -69,11 +78,33 @@ def test_outputs_without_fractions_are_compared(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "inside", [lambda h: Box(h), lambda h: [{"a": (h,)}], lambda h: Record(h), lambda h: Pair(h, h)]
+    "inside",
+    [
+        lambda h: Box(h),
+        lambda h: Slots(h),
+        lambda h: [{"a": (h,)}],
+        lambda h: Record(h),
+        lambda h: Pair(h, h),
+        lambda h: deque([h]),
+        lambda h: torch.nested.nested_tensor([h, h[:2]]),
+    ],
 )
 def test_tensors_in_any_container_are_compared(inside: Callable[[Tensor], Any]) -> None:
     assert ft.verify(Net(inside), Net(inside), X).passed
     assert not ft.verify(Net(inside), Net(lambda h: inside(h + 1e-3)), X).passed
+
+
+@pytest.mark.parametrize("constant", [-1e9, 1e5])
+def test_a_masks_constant_is_no_scale_for_the_others(constant: float) -> None:
+    def masked(by: float) -> Net:
+        return Net(lambda h: (h + by).masked_fill(X[:, :1] > 0, constant))
+
+    def added(by: float) -> Net:
+        return Net(lambda h: (h + by) + (X[:, :1] > 0) * constant)
+
+    for net in masked, added:
+        assert ft.verify(net(0.0), net(0.0), X).passed
+        assert ft.verify(net(0.0), net(0.3), X).verdict == "different"
 
 
 def test_dictionaries_are_compared_by_key() -> None:

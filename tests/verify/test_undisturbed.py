@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,42 @@ def test_verify_leaves_both_as_they_were_where_nodes_are_compared() -> None:
         assert ft.verify(copy.deepcopy(model), network, X).passed
     require_same(before[0], state(model))
     assert torch.equal(before[1]["runs"], network.get_buffer("runs"))
+
+
+def in_place(m: Any) -> None:
+    m.b.weight.mul_(0.5)
+
+
+def its_data(m: Any) -> None:
+    m.b.weight.data.clamp_(0)
+
+
+def new_data(m: Any) -> None:
+    m.b.weight.data = m.a.weight.sum() * m.b.weight.data
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+@pytest.mark.parametrize("write", [in_place, its_data, new_data])
+def test_weights_that_a_forward_writes_to(write: Callable[[Any], None]) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                write(self)
+            return self.b(torch.relu(self.a(x)))
+
+    model = ft.randomize(Writing())
+    plan = ft.plan(model, X)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    before, address = (state(model), state(network)), model.b.weight.data_ptr()
+    assert ft.verify(model, network, X).passed
+    assert ft.verify(model, copy.deepcopy(model), X).passed
+    require_same(before[0], state(model))
+    require_same(before[1], state(network))
+    assert model.b.weight.data_ptr() == address
 
 
 def test_an_output_that_is_a_buffer_keeps_its_value() -> None:

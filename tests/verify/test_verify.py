@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxteleport as ft
+from fxteleport.passes.graph.node_info import info
 from fxteleport.verify import evaluating
 
 
@@ -88,7 +89,7 @@ def test_a_mutation_is_caught_and_placed(
     assert not report.passed
     assert not report.bitwise_equal
     assert difference is not None
-    order = {n.meta.get("captured", n.name): i for i, n in enumerate(network.graph.nodes)}
+    order = {info(n).captured or n.name: i for i, n in enumerate(network.graph.nodes)}
     assert order[difference.node] >= first_use(network, parameter)
     if exact:  # with no tolerance the very first node that computes with it is named
         assert order[difference.node] <= first_use(network, parameter) + 1

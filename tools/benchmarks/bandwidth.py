@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fxteleport as ft
 from fxteleport.tools.benchmarks.models import real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
-from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Request
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Bandwidth:
     apply_ratio_bfloat16: Figure | None
 
 
-def bandwidth(spec: str, wanted: load.Request, repeats: int) -> Bandwidth:
+def bandwidth(spec: str, wanted: Request, repeats: int) -> Bandwidth:
     """Measure one model."""
     size, single, single_ratio = applied(*real(spec, replace(wanted, dtype=torch.float32)), repeats)
     _, half, half_ratio = applied(*real(spec, replace(wanted, dtype=torch.bfloat16)), repeats)

@@ -16,6 +16,7 @@ from fxteleport.tools.benchmarks.models import empty, real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
 from fxteleport.tools.models import load
 from fxteleport.tools.models.memory import peak_bytes
+from fxteleport.tools.models.request import Request
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Cost:
     rewrite_copies: float
 
 
-def cost(spec: str, wanted: load.Request, repeats: int) -> Cost:
+def cost(spec: str, wanted: Request, repeats: int) -> Cost:
     """Measure one model."""
     skeleton, x = empty(spec, wanted)
     plans, traces = alternate([lambda: ft.plan(skeleton, x), lambda: traced(skeleton, x)], repeats)

@@ -21,7 +21,7 @@ import fxteleport as ft
 from fxteleport.tools.benchmarks.costs import traced
 from fxteleport.tools.benchmarks.models import real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, quiet, ratio
-from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Request
 
 Peer = Callable[[nn.Module, Tensor], int]
 
@@ -45,7 +45,7 @@ class Peers:
     torch_pruning_groups: int | None
 
 
-def peers(spec: str, wanted: load.Request, repeats: int) -> Peers:
+def peers(spec: str, wanted: Request, repeats: int) -> Peers:
     """Measure one model: the same, with weights, for all."""
     model, x = real(spec, wanted)
     fresh = [iter([copy.deepcopy(model) for _ in range(repeats + 2)]) for _ in range(2)]  # these two scale weights

@@ -18,7 +18,7 @@ import fxteleport as ft
 from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation
 from fxteleport.tools.benchmarks.models import real
 from fxteleport.tools.benchmarks.timing import Figure, alternate, ratio
-from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Request
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Running:
     wrapped_both: Figure | None
 
 
-def running(spec: str, wanted: load.Request, repeats: int, compiled: bool = False) -> Running:
+def running(spec: str, wanted: Request, repeats: int, compiled: bool = False) -> Running:
     """Measure one model; `both` is forward and backward."""
     model, x = real(spec, wanted)
     weights, full = ft.plan(model, x, mode="weights", norm_stats="rescaled"), ft.plan(model, x)

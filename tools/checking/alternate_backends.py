@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,36 +19,11 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.module_clone import clone
-from fxteleport.tools.options.dataclass_options import option
+from fxteleport.tools.options.check import Execution
 from fxteleport.verify import Draws, difference, equal, evaluating, own_copy, paired, precise
 
-_HOW = "How to run"
 _ROUNDINGS = 4
 _DRAWS = 2  # one run may be close to float64 by luck, so the original also runs with its parameters rounded otherwise
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How to run two networks.
-
-    Attributes:
-        amp: under autocast to bfloat16, which has the range of float32.
-        compile: through `torch.compile`, with its `backend`.
-    """
-
-    amp: Annotated[
-        bool, option("--amp", _HOW, "Also under autocast to bfloat16, within the original's own rounding.")
-    ] = False
-    compile: Annotated[
-        bool, option("--compile", _HOW, "Also through torch.compile, within the original's own rounding.")
-    ] = False
-    backend: str = "inductor"
-
-    def __bool__(self) -> bool:
-        return self.amp or self.compile
-
-    def __str__(self) -> str:
-        return " and ".join(["autocast to bfloat16"] * self.amp + ["compiled"] * self.compile)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
-from fxteleport.atomic_files import read_tensors
 from fxteleport.io import checkpoint as saved
 from fxteleport.io.checkpoint import MARK
 from fxteleport.passes.errors import ModelError
-from fxteleport.tools.checking.alternate_backends import Executed, Execution
+from fxteleport.tensor_files import read_tensors
+from fxteleport.tools.checking.alternate_backends import Executed
 from fxteleport.tools.checking.session import compare
-from fxteleport.tools.models.load import Loaded, Request, check_spec, load, load_state, split
+from fxteleport.tools.models.load import check_spec, load, split
+from fxteleport.tools.models.request import Loaded, Request
+from fxteleport.tools.models.state_dict import load_state
+from fxteleport.tools.options.check import Execution
 from fxteleport.verify import EquivalenceReport
 
 

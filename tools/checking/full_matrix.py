@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fxteleport.passes.errors import TeleportError
-from fxteleport.plan.cob import LANDSCAPES
+from fxteleport.plan.choices import LANDSCAPES
 from fxteleport.tools.checking.records import Outcome, blank, measured, planned, verdict
 from fxteleport.tools.checking.train_mode import verify_training
 from fxteleport.tools.console import one_line
 from fxteleport.tools.models import load
 from fxteleport.tools.models.determinism import deterministic
-from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.models.request import Loaded, Request
 from fxteleport.tools.options.common import ALL, Settings
 from fxteleport.verify import EquivalenceReport, verify
 

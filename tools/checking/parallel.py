@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-import torch
-
 from fxteleport.passes.errors import TeleportError
-from fxteleport.tools.checking.alternate_backends import Execution
 from fxteleport.tools.checking.compare_with import against
 from fxteleport.tools.checking.full_matrix import check_everything
 from fxteleport.tools.checking.records import Outcome, Record, blank, measured, record, verdict
 from fxteleport.tools.checking.session import run
 from fxteleport.tools.console import one_line
 from fxteleport.tools.models import load
-from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.models.request import Loaded, Request
+from fxteleport.tools.options.check import Execution
 from fxteleport.tools.options.common import Settings
+from fxteleport.tools.worker_pool import Failure, WorkerPool
 
 
 @dataclass(frozen=True)
@@ -96,34 +89,12 @@ def perform_all(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcom
         for i, job in enumerate(jobs):
             yield from ((i, outcome) for outcome in perform(job))
         return
-    lost: list[int] = []
-    with _pool(min(workers, len(jobs)), workers) as pool:
-        waiting: dict[Future[list[Outcome]], int] = {pool.submit(_listed, job): i for i, job in enumerate(jobs)}
-        for future in as_completed(waiting):
-            try:
-                yield from ((waiting[future], outcome) for outcome in future.result())
-            except BrokenProcessPool:  # one process died (out of memory, mostly) and took the others with it
-                lost.append(waiting[future])
-    for i in sorted(lost):
-        with _pool(1, workers) as pool:
-            try:
-                yield from ((i, outcome) for outcome in pool.submit(_listed, jobs[i]).result())
-            except BrokenProcessPool:
-                why = "its process died: most likely there was not enough memory"
-                yield from ((i, failed(jobs[i], variant, why)) for variant in jobs[i].variants)
+    with WorkerPool(min(workers, len(jobs))) as pool:
+        for i, found in pool.run(_listed, [(job,) for job in jobs]):
+            if isinstance(found, Failure):
+                found = [failed(jobs[i], variant, str(found)) for variant in jobs[i].variants]
+            yield from ((i, outcome) for outcome in found)
 
 
 def _listed(job: Job) -> list[Outcome]:
     return list(perform(job))
-
-
-def _pool(workers: int, sharing: int) -> ProcessPoolExecutor:
-    """Fresh processes: a forked one inherits threads that do not run, and no CUDA."""
-    threads = max(1, (os.cpu_count() or 1) // sharing)
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _quiet, (threads,))
-
-
-def _quiet(threads: int) -> None:
-    torch.set_num_threads(threads)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)

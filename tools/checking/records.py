@@ -10,7 +10,7 @@ from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.alternate_backends import Executed
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.models.devices import device_name
-from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.tools.models.request import Loaded, Request
 from fxteleport.tools.options.common import Settings
 from fxteleport.verify import Difference, EquivalenceReport
 

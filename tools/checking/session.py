@@ -11,9 +11,10 @@ from fxteleport.passes.errors import ModelError
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
-from fxteleport.tools.checking.alternate_backends import Executed, Execution, execute
+from fxteleport.tools.checking.alternate_backends import Executed, execute
 from fxteleport.tools.models.determinism import deterministic
-from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.options.check import Execution
 from fxteleport.tools.options.common import Settings
 from fxteleport.verify import EquivalenceReport, verify
 

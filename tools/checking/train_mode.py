@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxteleport.tools.models.load import seeded
+from fxteleport.tools.models.determinism import seeded
 from fxteleport.verify import FLOAT64, EquivalenceReport, compare, own_copy
 from fxteleport.verify.report import Verdict
 

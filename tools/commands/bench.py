@@ -14,31 +14,16 @@ Every figure is the median of alternating repetitions, with its quartiles.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from fxteleport.passes.errors import InputError
-from fxteleport.tools.benchmarks.bandwidth import bandwidth
-from fxteleport.tools.benchmarks.costs import cost
-from fxteleport.tools.benchmarks.growth import FAMILIES, growth
-from fxteleport.tools.benchmarks.peers import peers
-from fxteleport.tools.benchmarks.runtime import running
 from fxteleport.tools.console import progress, write_json
-from fxteleport.tools.models import load
 from fxteleport.tools.options import common
 
-OF_A_MODEL: dict[str, Callable[[str, load.Request, int], Any]] = {
-    "costs": cost,
-    "apply": bandwidth,
-    "run": running,
-    "compiled": functools.partial(running, compiled=True),
-    "peers": peers,
-}
 GROWTH = "growth"
-MEASURES = (*OF_A_MODEL, GROWTH)
+MEASURES = ("costs", "apply", "run", "compiled", "peers", GROWTH)
 
 
 def bench(
@@ -55,15 +40,20 @@ def bench(
     Example: fxteleport bench resnet18 vit_tiny_patch16_224 --measure peers
     """
     common.one_of("--measure", measure, MEASURES)
-    wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
-    specs = list(FAMILIES) if measure == GROWTH else model or []
     if measure == GROWTH and model:
         raise InputError("--measure growth makes its own networks: name none")
-    if not specs:
+    if measure != GROWTH and not model:
         raise InputError("name a network to measure, for example: fxteleport bench resnet18")
+
+    from fxteleport.tools.benchmarks.growth import FAMILIES, growth
+    from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
+    from fxteleport.tools.models.load import check_spec
+
+    wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
+    specs = list(FAMILIES) if measure == GROWTH else model or []
     if measure != GROWTH:
         for spec in specs:
-            load.check_spec(spec, wanted)
+            check_spec(spec, wanted)
     records: list[Any] = []
     with progress(len(specs)) as step:
         for spec in specs:
@@ -74,17 +64,3 @@ def bench(
     if json != "-":
         typer.echo(table(records))
     write_json(json, [dataclasses.asdict(r) for r in records])
-
-
-def table(records: Sequence[Any]) -> str:
-    """Records of one kind as a Markdown table."""
-    names = [f.name for f in dataclasses.fields(records[0])]
-    rows: Iterable[list[Any]] = ([getattr(r, name) for name in names] for r in records)
-    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

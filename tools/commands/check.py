@@ -7,23 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
 from fxteleport.atomic_files import write_text
 from fxteleport.passes.errors import CheckpointError, InputError
-from fxteleport.tools.checking.alternate_backends import Execution
-from fxteleport.tools.checking.compare_with import check_against
-from fxteleport.tools.checking.console_report import Matrix, Table, summarize
-from fxteleport.tools.checking.junit import junit as junit_xml
-from fxteleport.tools.checking.parallel import Job, perform_all
-from fxteleport.tools.checking.records import Outcome, Record
 from fxteleport.tools.console import console, json_line, progress, write_json
-from fxteleport.tools.models import load
-from fxteleport.tools.models.selection import select
 from fxteleport.tools.options import check as own
 from fxteleport.tools.options import common
+
+if TYPE_CHECKING:
+    from fxteleport.tools.checking.parallel import Job
+    from fxteleport.tools.checking.records import Outcome, Record
 
 
 def check(
@@ -35,20 +31,29 @@ def check(
     mode: own.Modes = "full",
     norm_stats: own.AllNormStats = "fixed",
     how: own.How,
-    execution: Execution,
+    execution: own.Execution,
     results: own.Results,
 ) -> None:
     """Check that teleportation keeps the function of networks, or that two networks have the same one.
 
     Example: fxteleport check resnet18 vit_tiny_patch16_224 --exact --mode all
     """
+    _fit_together(source, execution, which)
     out = console(results.printed)
     variants, seeds = law.variants(mode, norm_stats), range(law.seed, law.seed + which.seeds)
+    from fxteleport.tools.checking.compare_with import check_against
+    from fxteleport.tools.checking.console_matrix import Matrix
+    from fxteleport.tools.checking.console_table import Table, summarize
+    from fxteleport.tools.checking.junit import junit
+    from fxteleport.tools.checking.parallel import Job
+    from fxteleport.tools.models.load import check_spec
+    from fxteleport.tools.models.selection import select
+    from fxteleport.tools.worker_pool import in_order
+
     wanted = how.request(source.request(law.seed))
-    _fit_together(wanted, execution, which)
     specs = select(model or (), which.family or ())
     for spec in specs:
-        load.check_spec(spec, wanted)
+        check_spec(spec, wanted)
     if which.against is not None:
         if len(specs) > 1:
             raise InputError(f"--against compares one network with another, and {len(specs)} are named")
@@ -70,22 +75,22 @@ def check(
     several = len(variants) * len(seeds) > 1
     with _lines(results.jsonl) as write, progress(len(todo)) as step:
         table = Matrix(out) if which.paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
-        outcomes = _sorted(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
+        outcomes = in_order(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
     table.close()
     records = [r for r, _ in outcomes]
     summarize(out, records, time.perf_counter() - start)
     write_json(results.json, records)
     if results.junit is not None:
-        write_text(results.junit, junit_xml(outcomes))
+        write_text(results.junit, junit(outcomes))
     if any("error" in r for r in records):  # what could not be run is wrong input, not a failed check
         raise typer.Exit(2)
     if not all(r["passed"] for r in records):
         raise typer.Exit(1)
 
 
-def _fit_together(wanted: load.Request, execution: Execution, which: own.Which) -> None:
+def _fit_together(source: common.Source, execution: own.Execution, which: own.Which) -> None:
     """Raise InputError for options that do not."""
-    if execution.amp and wanted.dtype != common.DTYPES["float32"]:
+    if execution.amp and source.dtype != "float32":
         raise InputError("--amp runs a float32 network in bfloat16 where that is safe: leave --dtype at float32")
     if which.paranoid and (execution or which.against is not None):
         raise InputError("--paranoid goes with none of --amp, --compile and --against: call check twice")
@@ -95,6 +100,8 @@ def _watched(
     todo: list[Job], workers: int, step: Callable[..., None], tell: Callable[[Outcome], object]
 ) -> Iterator[tuple[int, Outcome]]:
     """The outcomes of jobs, each told as it comes; the bar moves with the jobs."""
+    from fxteleport.tools.checking.parallel import perform_all
+
     seen: set[int] = set()
     if todo:
         step(todo[0].spec)
@@ -103,11 +110,6 @@ def _watched(
         seen.add(i)
         tell(outcome)
         yield i, outcome
-
-
-def _sorted(found: Iterator[tuple[int, Outcome]]) -> list[Outcome]:
-    """In the order of the call, however they finished."""
-    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]
 
 
 @contextlib.contextmanager

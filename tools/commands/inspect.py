@@ -8,17 +8,10 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from fxteleport.tools.checking.records import verdict
-from fxteleport.tools.checking.session import Run, run
 from fxteleport.tools.console import console, progress, write_json
-from fxteleport.tools.export.outputs import Outputs
-from fxteleport.tools.inspection.as_json import checked, described
-from fxteleport.tools.inspection.module_rows import module_rows
-from fxteleport.tools.inspection.plan_view import Reading
-from fxteleport.tools.inspection.views import View
-from fxteleport.tools.models import load
 from fxteleport.tools.options import common
 from fxteleport.tools.options import inspect as own
+from fxteleport.tools.options.outputs import Outputs
 
 
 def inspect(
@@ -34,6 +27,15 @@ def inspect(
 
     Example: fxteleport inspect resnet18 --group 9
     """
+    from fxteleport.tools.checking.records import verdict
+    from fxteleport.tools.checking.session import Run, run
+    from fxteleport.tools.export import outputs as files
+    from fxteleport.tools.inspection.as_json import checked, described
+    from fxteleport.tools.inspection.module_rows import module_rows
+    from fxteleport.tools.inspection.plan_view import Reading
+    from fxteleport.tools.inspection.views import View
+    from fxteleport.tools.models import load
+
     out = console(json)
     if source.redraw is None and not (look.diff or outputs.any):  # a plan reads no weights
         source = replace(source, redraw=False)
@@ -65,10 +67,10 @@ def inspect(
     if done is not None:
         data["check"] = checked(done.report)
         out.print(Text(f"{'same function' if done.report.passed else 'FAILED'}: {verdict(done.report)}"))
-        for path in outputs.make(done):
+        for path in files.write(outputs, done):
             out.print(Text(f"written: {path}"), soft_wrap=True)
     write_json(json, data)
     if done is not None and not done.report.passed:
         raise typer.Exit(1)
-    if done is not None and outputs.explore:
-        outputs.open(done)
+    if done is not None:
+        files.show(outputs, done)

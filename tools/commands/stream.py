@@ -15,9 +15,10 @@ from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.io.stream import stream
 from fxteleport.passes.errors import ConditionWarning, InputError
 from fxteleport.plan.plan import Plan
+from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.console import count, progress, write_json
-from fxteleport.tools.inspection.conditions import resting
 from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 
 _FACTS = ("mode", "norm_stats", "exact", "landscape", "cob_range", "seed")
@@ -27,7 +28,7 @@ def streamed(
     out: Console,
     spec: str,
     settings: Settings,
-    wanted: load.Request,
+    wanted: Request,
     output: Path | None,
     json: str | None,
     strict: bool = False,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fxteleport.tools.options.paper import What
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PRESETS = ("smoke", "laptop", "paper")
 Run = dict[str, Any]  # the settings of one run, plain data
 Row = dict[str, Any]  # one measurement, with the settings of its run
 
@@ -38,6 +39,15 @@ class Options:
     metric: str | None = None
     state: str = "transport"
     seed: int = 0
+
+    @classmethod
+    def of(cls, what: What, seed: int) -> Options:
+        """What the command line asks."""
+        return cls(
+            what.preset, what.data_set, what.data_root, tuple(what.model or ()), tuple(what.activation or ()),
+            tuple(what.init or ()), tuple(what.sigma or ()), tuple(what.lr or ()), what.runs, what.epochs,
+            what.teleport_epoch, what.every, what.probability, what.candidates, what.metric, what.state, seed,
+        )  # fmt: skip
 
     def pick(self, smoke: Any, laptop: Any, paper: Any) -> Any:
         """The preset's value of a setting."""

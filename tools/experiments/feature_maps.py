@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 import fxteleport as ft
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.tools.experiments import data, networks, sgd
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
@@ -82,8 +83,8 @@ class Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        name = n.meta.get("teleports") or n.meta.get("captured")
-        if name is not None and isinstance(value, Tensor):
+        name = info(n).restores or info(n).captured
+        if name and isinstance(value, Tensor):
             self.seen[name] = value.clone()
             if n.op == "call_module" and isinstance(
                 self.module.get_submodule(str(n.target)), tuple(type(f()) for f in networks.ACTIVATIONS.values())

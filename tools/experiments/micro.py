@@ -17,7 +17,7 @@ from fxteleport.plan.teleported_point import gradients
 from fxteleport.tools.experiments import data, networks, sgd
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
-from fxteleport.tools.models.load import seeded
+from fxteleport.tools.models.determinism import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

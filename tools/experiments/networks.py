@@ -17,7 +17,9 @@ from torch import nn
 
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.experiments import custom_model
-from fxteleport.tools.models.load import Request, check_spec, seeded
+from fxteleport.tools.models.determinism import seeded
+from fxteleport.tools.models.load import check_spec
+from fxteleport.tools.models.request import Request
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "leakyrelu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "elu": nn.ELU,

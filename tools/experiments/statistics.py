@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float, float]
@@ -18,7 +19,7 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of independent runs with its percentile bootstrap interval: (value, low, high).
+    """A statistic of independent runs with its percentile bootstrap interval: (value, low, high); of one run, no width.
 
     Args:
         runs: one entry a run: a number, or a row of numbers that belong together.
@@ -27,21 +28,26 @@ def bootstrap(
     data = np.asarray(runs, dtype=float)
     if not len(data):
         return float("nan"), float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    found = [statistic(data[random.integers(0, len(data), len(data))]) for _ in range(draws)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(statistic(data)), float(low), float(high)
+    value = float(statistic(data))
+    if len(data) == 1:  # scipy resamples no fewer than two
+        return value, value, value
+    found = stats.bootstrap(
+        (np.arange(len(data)),),  # runs are resampled by their number, so that the numbers of one run stay together
+        lambda chosen: statistic(data[chosen]),
+        n_resamples=draws,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=False,
+        random_state=np.random.default_rng(seed),
+    )
+    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's rank correlation; 0 where one of the two is constant."""
-    from scipy.stats import rankdata
-
-    a, b = rankdata(x), rankdata(y)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def trend(table: Sequence[Sequence[float]], levels: Sequence[float]) -> Interval:

@@ -2,32 +2,27 @@
 
 A run is plain data; its file is named by a hash of it. So a sweep that was killed goes on where it was, ends with the
 same results, and can be summarised at any time. A run that fails, or whose process dies, is tried once more, then
-recorded as failed. (Why pebble and not joblib: there one process that dies ends the sweep.)
+recorded as failed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-from pebble import ProcessExpired, ProcessPool
 
 from fxteleport import __version__
 from fxteleport.atomic_files import read_json, write_text
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.tools.experiments.experiment import Row, Run, single_thread
+from fxteleport.tools.options.paper import ENGINES
+from fxteleport.tools.worker_pool import TRIES, Failure, WorkerPool
 
-ENGINES = ("local", "ray")
-_TRIES = 2
 Measure = Callable[[Run], list[Row]]
 Found = dict[str, Any]  # what a result file holds: the run, and its rows or its error
 
@@ -106,7 +101,7 @@ def file_name(name: str, run: Run) -> str:
 def attempt(measure: Measure, run: Run) -> Found:
     """One run, in whatever process: measure, and once more if that fails."""
     single_thread()
-    for tries in range(1, _TRIES + 1):
+    for tries in range(1, TRIES + 1):
         try:
             start = time.process_time()
             return {"run": run, "rows": measure(run), "cpu_seconds": time.process_time() - start}
@@ -134,60 +129,33 @@ def _result(path: Path) -> Found:
 
 
 def _local(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:
-    """Processes of this machine; one that dies (out of memory, say) takes none of the others with it.
-
-    A single job is done by this process itself.
-    """
+    """Processes of this machine; a single job is done by this process itself."""
     if jobs == 1:
         yield from ((run, attempt(measure, run)) for run in runs)
         return
-    pool = ProcessPool(min(jobs, len(runs)), context=get_context("spawn"))
-
-    def start(run: Run) -> Any:
-        return pool.schedule(attempt, args=(measure, run))
-
-    try:
-        running = {start(run): (run, 1) for run in runs}
-        while running:
-            for task in wait(running, return_when=FIRST_COMPLETED).done:
-                run, tries = running.pop(task)
-                try:
-                    yield run, task.result()
-                except ProcessExpired as error:
-                    if tries < _TRIES:
-                        running[start(run)] = (run, tries + 1)
-                    else:
-                        yield run, _died(run, f"with status {error.exitcode}")
-    finally:
-        pool.stop()
-        pool.join()
+    if not runs:
+        return
+    with WorkerPool(min(jobs, len(runs))) as pool:
+        for i, found in pool.run(attempt, [(measure, run) for run in runs]):
+            yield runs[i], _recorded(runs[i], found)
 
 
 def _ray(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:
-    """Ray: the cluster of RAY_ADDRESS, else one of this machine. Result files are written here, not by its workers."""
-    try:
-        import ray
-    except ImportError:
-        raise InputError('--engine ray needs Ray: pip install "fxteleport[ray]"') from None
-    own = not ray.is_initialized()
-    if own:
-        here: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": jobs, "include_dashboard": False}
-        ray.init(log_to_driver=False, **here)
-    gone = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
-    try:
-        remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=_TRIES - 1)(attempt)
-        running = {remote.remote(measure, run): run for run in runs}
-        while running:
-            for task in ray.wait(list(running))[0]:
-                run = running.pop(task)
-                try:
-                    yield run, ray.get(task)
-                except gone as error:
-                    yield run, _died(run, f"({type(error).__name__})")
-    finally:
-        if own:
-            ray.shutdown()
+    """Ray's workers. Result files are written here, not by them."""
+    from fxteleport.tools.experiments.ray_workers import run_all
+
+    for i, found in run_all(attempt, [(measure, run) for run in runs], jobs, num_gpus):
+        yield runs[i], _recorded(runs[i], found)
 
 
-def _died(run: Run, how: str) -> Found:
-    return {"run": run, "error": f"its process died {how}", "tries": _TRIES}
+def _recorded(run: Run, found: Found | Failure) -> Found:
+    """What a run's file will hold.
+
+    Raises:
+        InputError: the call is wrong, and so are all other runs.
+    """
+    if not isinstance(found, Failure):
+        return found
+    if isinstance(found.error, InputError):
+        raise found.error
+    return {"run": run, "error": str(found), "tries": TRIES}

@@ -12,7 +12,7 @@ from fxteleport.tools.inspection.group_text import shape_words
 from fxteleport.tools.inspection.module_rows import Row
 from fxteleport.tools.inspection.pinned import Setting, one_sided, reasons
 from fxteleport.tools.inspection.plan_view import Reading, home
-from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.models.request import Loaded
 from fxteleport.verify import EquivalenceReport
 
 Data = dict[str, Any]

@@ -11,6 +11,7 @@ from rich.text import Text
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import compress
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation, described
 from fxteleport.plan.cob import ChangeOfBasis
@@ -44,12 +45,12 @@ class TensorChange:
 def node_changes(reading: Reading, network: TeleportedModule) -> Iterator[NodeChange]:
     """What differs between the two graphs, in execution order."""
     restored = {
-        str(n.meta["teleports"]): module
+        info(n).restores: module
         for n in network.graph.nodes
-        if "teleports" in n.meta and isinstance(module := _module(network, n), Rescale)
+        if info(n).restores and isinstance(module := _module(network, n), Rescale)
     }
     for node in network.graph.nodes:
-        source = reading.nodes.get(_name(node)) if "teleports" not in node.meta else None
+        source = reading.nodes.get(_name(node)) if not info(node).restores else None
         if source is None:
             continue
         module, operation = _module(network, node), reading.operation(source)
@@ -61,7 +62,7 @@ def node_changes(reading: Reading, network: TeleportedModule) -> Iterator[NodeCh
         read = []
         for x in _inputs(node):
             factor = _module(network, x)
-            if isinstance(factor, Rescale) and "teleports" not in x.meta:
+            if isinstance(factor, Rescale) and not info(x).restores:
                 read.append(_call("Rescale", [_name(x.all_input_nodes[0])]))
                 cobs.append(cob_words(factor.factor))
             else:
@@ -80,7 +81,7 @@ def _module(network: nn.Module, node: fx.Node) -> nn.Module | None:
 
 def _name(node: fx.Node) -> str:
     """The name in the original graph of a node, or of the node whose value it puts back."""
-    return str(node.meta.get("captured") or node.meta.get("teleports") or node.name)
+    return info(node).captured or info(node).restores or node.name
 
 
 def _inputs(node: fx.Node) -> list[fx.Node]:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fxteleport.explain.groups import Group, Member
 from fxteleport.explain.joins import TOGETHER, Link
 from fxteleport.explain.scalings import Use
+from fxteleport.passes.graph.node_info import info
 from fxteleport.tools.console import count
 from fxteleport.tools.inspection.phrasing import allowed_words, axis_words, scaling_words, tied_words
 from fxteleport.tools.inspection.plan_view import Reading, home
@@ -126,7 +127,7 @@ def own_tensors(reading: Reading, node: fx.Node) -> list[str]:
 
 def shape_words(node: fx.Node) -> str:
     """`float32 [2, 64, 56, 56]`."""
-    value = node.meta.get("val")
+    value = info(node).value
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return type(value).__name__

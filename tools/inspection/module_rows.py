@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from fxteleport.explain.scalings import Use
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.tools.inspection.plan_view import Reading, home
 
 

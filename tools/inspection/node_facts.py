@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.plan import Plan
@@ -80,22 +81,22 @@ def _facts(done: Run) -> Iterator[NodeFacts]:
     errors = node_errors(done)
     sources = {n.name: n for n in done.plan.captured.graph.nodes}
     nodes = list(done.network.graph.nodes)
-    restored = {n.meta["teleports"] for n in nodes if "teleports" in n.meta}
+    restored = {info(n).restores for n in nodes} - {""}
     shapes: dict[str, str] = {}
     for node in nodes:
         module = done.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         change = ADDED if isinstance(module, Rescale) else WRAPPED if isinstance(module, TeleportedActivation) else ""
-        name = node.meta.get("captured") or node.meta.get("teleports")
-        source = sources.get(str(name))
+        name = info(node).captured or info(node).restores
+        source = sources.get(name)
         groups, kind, spread = known.of(source)
-        error = errors.get(str(name))
-        inside = source is None or node.meta.get("captured") in restored  # between two rescalings: the original's value
+        error = errors.get(name)
+        inside = source is None or info(node).captured in restored  # between two rescalings: the original's value
         if inside:
             groups, kind, spread, error = (), "pinned", _ONE, None
         read = tuple(n.name for n in node.all_input_nodes)
         shapes[node.name] = shapes[read[0]] if source is None and read else shape_of(source)
         parameters, moved = _moved(done.plan, source if change != ADDED else None)
-        path = str(node.target if module is not None else node.meta.get("path", ""))
+        path = str(node.target if module is not None else info(node).path)
         within = tuple(path.split(".")) if path else ()
         yield NodeFacts(
             node.name, _called(node, module), path, within[:-1] if module is not None else within, read,
@@ -132,7 +133,7 @@ class Cobs:
     def of(self, source: fx.Node | None) -> tuple[tuple[int, ...], str, Spread | None]:
         """Group numbers, kind and spread of a captured node's value."""
         maps = [m for m in pytree.tree_leaves(self.map_of(source)) if isinstance(m, CobMap)]
-        held = None if source is None else source.meta.get("val")
+        held = None if source is None else info(source).value
         if not maps or not any(carries(x) for x in pytree.tree_leaves(held)):
             return (), "none", None
         symbols = [s.reshape(-1) for m in maps for s, _ in m.factors]
@@ -153,7 +154,7 @@ class Cobs:
 
 def shape_of(source: fx.Node | None) -> str:
     """The type and the shape of a captured node's value."""
-    value = None if source is None else source.meta.get("val")
+    value = None if source is None else info(source).value
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     leaves = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]

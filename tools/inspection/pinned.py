@@ -12,7 +12,7 @@ from fxteleport.plan.plan import Plan
 from fxteleport.tools.console import count
 from fxteleport.tools.inspection.plan_view import Reading
 from fxteleport.tools.inspection.tree_text import Hanging, percent
-from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.common import Settings
 
 

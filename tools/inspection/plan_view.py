@@ -10,8 +10,9 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.explain.groups import Group
 from fxteleport.explain.scalings import Use
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.inspection.phrasing import tied_words, wrap_words
 
@@ -98,5 +99,5 @@ class Reading:
 
 def home(node: fx.Node) -> str:
     """The module that a node is, or is in."""
-    path = str(node.target if node.op == "call_module" else node.meta.get("path", ""))
+    path = str(node.target if node.op == "call_module" else info(node).path)
     return "" if path == WHOLE else path

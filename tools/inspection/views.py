@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.console import count
 from fxteleport.tools.inspection import as_json
-from fxteleport.tools.inspection.conditions import resting
 from fxteleport.tools.inspection.diff import diff_tables, node_changes, tensor_changes
 from fxteleport.tools.inspection.group_text import group_lines, node_lines
 from fxteleport.tools.inspection.module_rows import Row
@@ -20,7 +20,7 @@ from fxteleport.tools.inspection.name_lookup import find_group, find_node
 from fxteleport.tools.inspection.pinned import other_settings, pinned_lines, reasons
 from fxteleport.tools.inspection.plan_view import Reading
 from fxteleport.tools.inspection.tree_text import TreeView, percent
-from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.common import Settings
 
 
@@ -29,7 +29,7 @@ class View:
     """What is printed, and what it adds to the JSON."""
 
     reading: Reading
-    loaded: load.Loaded
+    loaded: Loaded
     row: Row
     limit: int
     data: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Determinism: on CUDA, kernels that give the same bits twice and multiply float32 as float32."""
+"""Determinism: one seed; on CUDA, kernels that give the same bits twice and multiply float32 as float32."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ def deterministic(device: str | torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's generator set to a seed, and as it was before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _read(space: Any, name: str) -> Any:

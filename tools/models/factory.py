@@ -15,6 +15,7 @@ from torch import nn
 
 from fxteleport.models import zoo
 from fxteleport.passes.errors import InputError, ModelError
+from fxteleport.passes.graph.exported import is_program
 
 
 def from_factory(
@@ -34,7 +35,8 @@ def from_factory(
             raise ModelError(f"'{path}' has no '{factory}'{zoo.suggestion(factory, named)}")
         model = make() if callable(make) and not isinstance(make, nn.Module) else make
         if not isinstance(model, nn.Module):
-            raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module")
+            hint = ": return its module()" if is_program(model) else ""
+            raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module{hint}")
         if input_size is not None:
             return model, torch.randn(batch, *input_size)
         examples = getattr(model, "example_inputs", None) or getattr(file, "example_inputs", None)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fxteleport.passes.errors import CheckpointError, InputError
-from fxteleport.plan.plan import MODES, NORM_STATS
-from fxteleport.tools.models.images import files
-from fxteleport.tools.models.load import Request
+from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.tools.options.common import ALL, COB, JSON
 from fxteleport.tools.options.dataclass_options import option
+
+if TYPE_CHECKING:
+    from fxteleport.tools.models.request import Request
 
 _WHICH, _HOW, _RESULTS = "Which checks", "How to run", "Results"
 
@@ -81,8 +82,34 @@ class How:
             InputError: there are no such pictures.
         """
         if self.images is not None:
+            from fxteleport.tools.models.images import files
+
             files(self.images, 1)
         return replace(wanted, batch=self.batch, images=self.images, channels_last=self.channels_last)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run two networks.
+
+    Attributes:
+        amp: under autocast to bfloat16, which has the range of float32.
+        compile: through `torch.compile`, with its `backend`.
+    """
+
+    amp: Annotated[
+        bool, option("--amp", _HOW, "Also under autocast to bfloat16, within the original's own rounding.")
+    ] = False
+    compile: Annotated[
+        bool, option("--compile", _HOW, "Also through torch.compile, within the original's own rounding.")
+    ] = False
+    backend: str = "inductor"
+
+    def __bool__(self) -> bool:
+        return self.amp or self.compile
+
+    def __str__(self) -> str:
+        return " and ".join(["autocast to bfloat16"] * self.amp + ["compiled"] * self.compile)
 
 
 @dataclass(frozen=True)

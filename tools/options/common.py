@@ -1,22 +1,26 @@
-"""Options: what the commands have in common, declared and checked once."""
+"""Options: what the commands have in common, declared and checked once.
+
+Nothing in this folder imports torch before a command runs, so that help and a wrong call are answered at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.cob import LANDSCAPES, ChangeOfBasis, check_range
-from fxteleport.plan.plan import MODES, NORM_STATS, Plan, plan
-from fxteleport.tools.models.devices import check_device
-from fxteleport.tools.models.load import Loaded, Request
+from fxteleport.plan.choices import LANDSCAPES, MODES, NORM_STATS, check_range
 from fxteleport.tools.options.dataclass_options import option
 
-DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
+if TYPE_CHECKING:
+    from fxteleport.plan.cob import ChangeOfBasis
+    from fxteleport.plan.plan import Plan
+    from fxteleport.tools.models.request import Loaded, Request
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 ALL = "all"
 MODE = "full: any CoB, with teleported activations. weights: parameters only."
 JSON = "Write the results as JSON; - for standard output."
@@ -70,12 +74,19 @@ class Source:
         Raises:
             InputError: an option has a value that cannot be, or the device is not there.
         """
-        one_of("--dtype", self.dtype, tuple(DTYPES))
+        one_of("--dtype", self.dtype, DTYPES)
         check_seed(seed)
         if self.pretrained and self.checkpoint is not None:
             raise InputError("--pretrained and --checkpoint are two sources of weights: pass one")
-        size, device = parse_size(self.input_size), check_device(self.device)
-        return Request(size, self.pretrained, self.checkpoint, self.redraw, seed, device, DTYPES[self.dtype])
+        size = parse_size(self.input_size)
+
+        import torch
+
+        from fxteleport.tools.models.devices import check_device
+        from fxteleport.tools.models.request import Request
+
+        device, dtype = check_device(self.device), getattr(torch, self.dtype)
+        return Request(size, self.pretrained, self.checkpoint, self.redraw, seed, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,8 @@ class Settings(Law):
         Raises:
             TeleportError: it has none.
         """
+        from fxteleport.plan.plan import plan
+
         return plan(loaded.model, *loaded.args, **loaded.kwargs, mode=self.mode, norm_stats=self.norm_stats)
 
 

@@ -1,6 +1,8 @@
 """Command: a function on the command line; a dataclass among its parameters stands for one option a field.
 
 So options that belong together are declared, checked and passed on together, once for all commands that have them.
+
+Why typer, which knows no dataclasses, and not a library that does: docs/cli.md, "How it is made".
 """
 
 from __future__ import annotations

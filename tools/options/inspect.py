@@ -1,4 +1,4 @@
-"""The options of `inspect` alone: what to show. What to draw is in `outputs`."""
+"""The options of `inspect` alone: what to show. What to draw and write is in `outputs`."""
 
 from __future__ import annotations
 

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxteleport.atomic_files import write_bytes
-from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.tools.checking.session import Run
+from fxteleport.tools.options.outputs import check_picture, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("weights", "cob", "ranges", "features")
-_FORMATS = (".png", ".svg")
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -57,24 +55,8 @@ def draw(kind: str, done: Run, path: Path, image: Path | None = None, layers: Se
             or matplotlib is not installed.
         CheckpointError: the file cannot be written.
     """
-    check(kind, path)
+    check_picture(kind, path)
     write_bytes(path, rendered(kind, done, path.suffix.lower().removeprefix("."), image, layers))
-
-
-def check(kind: str, path: Path) -> None:
-    """Find what is wrong with a picture's kind or file before any work is done.
-
-    Raises:
-        InputError: another kind or ending, or matplotlib is not installed.
-        CheckpointError: the folder does not exist.
-    """
-    if kind not in KINDS:
-        raise InputError(f"there is no picture '{kind}': choose one of {', '.join(KINDS)}")
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"a picture is a .png or a .svg file; got '{path}'")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"cannot write '{path}': its folder does not exist")
-    require_matplotlib()
 
 
 def rendered(
@@ -92,17 +74,9 @@ def rendered(
 
 
 def _figure(kind: str, done: Run, image: Path | None, layers: Sequence[str]) -> Figure:
-    from fxteleport.tools.plots import feature_maps, weight_plots
+    from fxteleport.tools.plots import channel_ranges, cob_by_layer, feature_maps, weight_histograms
 
     if kind == "features":
         return feature_maps.features(done, image, layers)
-    table = {"weights": weight_plots.weights, "cob": weight_plots.cob, "ranges": weight_plots.ranges}
+    table = {"weights": weight_histograms.weights, "cob": cob_by_layer.cob, "ranges": channel_ranges.ranges}
     return table[kind](done, layers)
-
-
-def require_matplotlib() -> None:
-    """Raise InputError where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("pictures need matplotlib: pip install matplotlib") from None

@@ -14,8 +14,9 @@ from torch import Tensor
 from fxteleport.models.zoo import suggestion
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.node_info import info
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots.weight_plots import plain, spaced
+from fxteleport.tools.plots.panels import plain, spaced
 from fxteleport.verify import NodeValue, in_step
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     """The first image's maps at the layers asked for, or at some over the whole depth whose features move."""
     tau = done.plan.tau(done.cob).detach()
     names = {n.name: n for n in done.plan.captured.graph.nodes}
-    able = [n for n, node in names.items() if _is_image(node.meta.get("val")) and node.op != "placeholder"]
+    able = [n for n, node in names.items() if _is_image(info(node).value) and node.op != "placeholder"]
     if not able:
         raise InputError(f"'{done.loaded.spec}' has no feature maps: no value in it has the shape of images or patches")
     wanted = _wanted(able, names, layers) if layers else _spread_out(done, able, names)
@@ -131,7 +132,7 @@ def _spread_out(done: Run, able: Sequence[str], names: dict[str, Any]) -> dict[s
 
 
 def _path(node: Any) -> str:
-    return str(node.target if node.op == "call_module" else node.meta.get("path", ""))
+    return str(node.target if node.op == "call_module" else info(node).path)
 
 
 def _inside(node: Any, layer: str) -> bool:

@@ -10,106 +10,40 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import itertools
-import math
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
-from fxteleport.models.randomize import randomize
-from fxteleport.passes.capture.leaf_calls import WHOLE
+from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import InputError, ModelError
-from fxteleport.passes.graph.module_clone import clone
-from fxteleport.plan.plan import MODES, Plan, plan
+from fxteleport.plan.choices import MODES
+from fxteleport.plan.plan import Plan, plan
 from fxteleport.tools.console import one_line
-from fxteleport.tools.models.determinism import deterministic
-from fxteleport.tools.models.load import seeded
+from fxteleport.tools.models.determinism import deterministic, seeded
 from fxteleport.tools.models.memory import out_of_memory, peak_bytes
-from fxteleport.tools.models.skip_init import Unfilled
+from fxteleport.tools.survey.building import (
+    accepts,
+    arguments,
+    build,
+    cost,
+    count_parameters,
+    fill,
+    rebuilt,
+    size_text,
+    smaller,
+)
 from fxteleport.tools.survey.other_inputs import Other, asked, checkpoint, emitted, shapes
+from fxteleport.tools.survey.row import Row, Terms
 from fxteleport.verify import EquivalenceReport, verify
 
 # Copies of the parameters that a check holds at once: the network, the teleported one, and what is being drawn.
 _COPIES = 3.4
 # What a network, or a graph that was captured at another size, does with a size that it cannot take.
 _REFUSALS = (ModelError, InputError, RuntimeError, ValueError, IndexError)
-_EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What every network is surveyed under.
-
-    Attributes:
-        norm_stats: "fixed" or "rescaled".
-        budget: billions of multiply-adds (estimated) that one forward of the check may take.
-        memory: bytes that the survey of one network may use.
-    """
-
-    norm_stats: str = "rescaled"
-    budget: float = 4.0
-    memory: float = math.inf
-    seed: int = 0
-    device: str = "cpu"
-
-
-@dataclass
-class Row:
-    """One network's row; None where the survey did not get that far.
-
-    Attributes:
-        parameters: elements of its parameters.
-        nodes: of the captured graph.
-        captured: as a graph, not as one opaque leaf.
-        planned: in both modes.
-        exact: bitwise equal at every node in both modes, not vacuous, and no other result on another input; None:
-            not run.
-        dtype, size, batch: what the check ran on.
-        same_graph: the check's graph was captured at the network's own size.
-        other: the other inputs, in which way each was run, and how it ended ("full 2x3x64x64 exact; ...").
-        free, free_weights: independent CoB values in full and in weights mode.
-        moved, moved_weights: share of parameter elements that can move.
-        opaque: nodes that no rule knows; why: their reasons.
-        pinned: where nothing is free in weights mode, what pins it.
-        plan_s, plan_mb: seconds and peak megabytes of a plan (full mode).
-        seconds: of the whole survey.
-        error: why the survey ended early.
-    """
-
-    model: str
-    library: str
-    family: str
-    parameters: int | None = None
-    nodes: int | None = None
-    captured: bool | None = None
-    planned: bool | None = None
-    exact: bool | None = None
-    dtype: str | None = None
-    size: str | None = None
-    batch: int | None = None
-    same_graph: bool | None = None
-    other: str | None = None
-    free: int | None = None
-    moved: float | None = None
-    free_weights: int | None = None
-    moved_weights: float | None = None
-    opaque: int | None = None
-    why: str | None = None
-    pinned: str | None = None
-    plan_s: float | None = None
-    plan_mb: float | None = None
-    seconds: float | None = None
-    error: str | None = None
-
-
-COLUMNS = tuple(f.name for f in fields(Row))
 
 
 def survey(name: str, terms: Terms) -> Row:
@@ -142,40 +76,40 @@ def replan(row: Row, terms: Terms) -> Row:
     dtype = None if row.dtype is None else getattr(torch, row.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _planned(now, _build(row.model, None, dtype), terms)
+        _planned(now, build(row.model, None, dtype), terms)
     return now
 
 
 def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
     """Survey a network in a number format; with None, plan it and run nothing."""
     assert row.parameters is not None
-    built = _build(row.model, None, dtype)
+    built = build(row.model, None, dtype)
     plans = _planned(row, built, terms)
     if dtype is None:
         return
     row.dtype = str(dtype).removeprefix("torch.")
     size, *_ = built.shapes
     row.same_graph, row.batch = True, 1
-    if _cost(row.parameters, size) <= terms.budget:
-        row.size = _text(size)
-        _fill(built, terms)
+    if cost(row.parameters, size) <= terms.budget:
+        row.size = size_text(size)
+        fill(built, terms)
         row.exact = _check(row, built, plans, terms, size)
         return
-    affordable = [s for s in _smaller(size) if _cost(row.parameters, s) <= terms.budget]
-    for small in [*affordable, *list(_smaller(size))[::-1]]:
-        row.size = _text(small)
+    affordable = [s for s in smaller(size) if cost(row.parameters, s) <= terms.budget]
+    for small in [*affordable, *list(smaller(size))[::-1]]:
+        row.size = size_text(small)
         if not built.listed and accepts(built.sized(small)):
-            _fill(built, terms)
+            fill(built, terms)
             with contextlib.suppress(*_REFUSALS):  # the graph has its own size built in
                 row.exact = _check(row, built, plans, terms, small)
                 return
         with contextlib.suppress(*_REFUSALS):
-            made = _rebuilt(row.model, small, dtype, terms)
+            made = rebuilt(row.model, small, dtype, terms)
             own = [_plan(made, mode, terms) for mode in MODES]
             row.same_graph, row.exact = False, _check(row, made, own, terms, small)
             return
-    row.size, row.same_graph = _text(size), True
-    _fill(built, terms)
+    row.size, row.same_graph = size_text(size), True
+    fill(built, terms)
     row.exact = _check(row, built, plans, terms, size)
 
 
@@ -200,7 +134,7 @@ def _planned(row: Row, built: zoo.Built, terms: Terms) -> list[Plan]:
 
 def _plan(built: zoo.Built, mode: str, terms: Terms) -> Plan:
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
-    inputs = _arguments(built, 1, "meta", dtype)
+    inputs = arguments(built, 1, "meta", dtype)
     return plan(built.model, *inputs, mode=mode, norm_stats=terms.norm_stats)
 
 
@@ -245,107 +179,18 @@ def _others(built: zoo.Built, terms: Terms, size: tuple[int, ...]) -> list[Other
     def accepted(shape: tuple[int, ...]) -> bool:
         return accepts(built.sized(shape))
 
-    both = next((s for s in _smaller(size) if accepted(s)), size)
+    both = next((s for s in smaller(size) if accepted(s)), size)
     chosen = [(2, both), *((1, s) for s in shapes(size, accepted) if s != both and not built.listed)]
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
     with seeded(terms.seed):
-        given = [(f"{n}x{_text(s)}", _arguments(built.sized(s), n, None, dtype)) for n, s in chosen]
+        given = [(f"{n}x{size_text(s)}", arguments(built.sized(s), n, None, dtype)) for n, s in chosen]
     return asked(built.model, given, terms.device, terms.seed)
 
 
 def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) -> EquivalenceReport:
     dtype = next((p.dtype for p in built.model.parameters()), torch.float32)
     with seeded(terms.seed):
-        args = _arguments(built, batch, None, dtype)
+        args = arguments(built, batch, None, dtype)
     # where a graph refuses, fx prints its line
     with contextlib.redirect_stderr(io.StringIO()), deterministic(terms.device):
         return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
-
-
-def _arguments(built: zoo.Built, batch: int, device: str | None, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Random inputs; a list always has two images, since its length is part of the graph."""
-    args = built.inputs(2 if built.listed else batch, device)
-    made: tuple[Any, ...] = pytree.tree_map(lambda x: x.to(dtype), args)
-    return made
-
-
-def accepts(built: zoo.Built) -> bool:
-    """True if the network runs on inputs of this size, tried on meta tensors; detectors resize whatever comes."""
-    if built.listed:
-        return True
-    twin = clone(built.model, lambda name, t: t.to("meta"), training=False)
-    try:
-        with torch.no_grad():
-            twin(*_arguments(built, 1, "meta", next(twin.parameters()).dtype))
-    except Exception:  # whatever a network's forward raises
-        return False
-    return True
-
-
-# -- what is affordable ----------------------------------------------------------------------------------
-
-
-def count_parameters(name: str) -> int:
-    """The number of parameter elements, found without allocating them where the constructor allows it."""
-    try:
-        model = _build(name, None, None).model
-    except ModelError:  # its constructor reads its own weights
-        model = _build(name, None, torch.bfloat16).model
-    return sum(p.numel() for p in model.parameters())
-
-
-def _cost(parameters: int, shape: tuple[int, ...]) -> float:
-    """Billions of multiply-adds of a forward, roughly: every parameter once for each 16 x 16 pixels."""
-    return parameters * math.prod(shape[1:]) / 256 / 1e9
-
-
-def _smaller(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Input shapes of the same proportions, largest first."""
-    *rest, height, width = shape
-    edges = sorted({*_EDGES, *(height // k for k in (2, 3, 4))}, reverse=True)
-    for edge in itertools.dropwhile(lambda e: e >= height, edges):
-        if edge >= 32:
-            yield (*rest, edge, round(edge * width / height))
-
-
-def _build(name: str, size: tuple[int, ...] | None, dtype: torch.dtype | None) -> zoo.Built:
-    """The network with unfilled parameters of a number format, or (None) on meta.
-
-    Raises:
-        ModelError: it cannot be built so.
-    """
-    if dtype is None:
-        with torch.device("meta"):
-            return zoo.build(name, size)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with Unfilled():
-            return zoo.build(name, size)
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _rebuilt(name: str, size: tuple[int, ...], dtype: torch.dtype, terms: Terms) -> zoo.Built:
-    """The network made for another input size.
-
-    Raises:
-        ModelError: it cannot be, or does not run on it.
-    """
-    with torch.device("meta"):
-        trial = zoo.build(name, size)
-    if not accepts(trial):
-        raise ModelError(f"'{name}' does not run on {_text(size)}")
-    built = _build(name, size, dtype)
-    _fill(built, terms)
-    return built
-
-
-def _fill(built: zoo.Built, terms: Terms) -> None:
-    """Draw the network's parameters: what is built and not checked has none that take memory."""
-    randomize(built.model, terms.seed)
-    built.model.to(terms.device)
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

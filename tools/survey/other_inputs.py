@@ -22,8 +22,7 @@ from fxteleport.passes.errors import TeleportError
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.console import one_line
-from fxteleport.tools.models.determinism import deterministic
-from fxteleport.tools.models.load import seeded
+from fxteleport.tools.models.determinism import deterministic, seeded
 from fxteleport.verify import equal, evaluating
 
 ENDS = ("exact", "refused", "differs")

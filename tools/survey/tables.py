@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from fxteleport.tools.survey.network_survey import Row
 from fxteleport.tools.survey.other_inputs import ENDS, counts, entries
+from fxteleport.tools.survey.row import Row
 
 
 @dataclass(frozen=True)

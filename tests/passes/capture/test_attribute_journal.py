@@ -123,6 +123,9 @@ PROGRAMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
     "functional call, a constant": (lambda m, x: functional_call(m.conv, {"weight": torch.ones(6, 6, 3, 3)}, (x,)), 0),
     "functional call of a block": (twice_the_block, 6),
     "a plain weight": (plain_weight, 6),
+    "another's weight": (lambda m, x: during(m.conv, x, weight=m.block[0].weight, padding=0) + m.conv(x), 6),
+    "without a bias": (lambda m, x: m.block(during(m.conv, x, bias=None)), 6),
+    "weights by name": (lambda m, x: m.block(F.conv2d(x, m.get_parameter("conv.weight"), padding=1)), 6),
     "a block that is kept whole": (lambda m, x: (during(m.depends.conv, x, bias=None), m.depends(x))[1], 0),
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 import fxteleport as ft
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.capture import capture
+from fxteleport.passes.graph.node_info import info, is_described
 
 
 @pytest.fixture
@@ -170,9 +171,8 @@ def test_the_graph_has_no_assertions(model: nn.Module) -> None:
 def test_nodes_know_their_values_and_paths(image: Tensor) -> None:
     graph = capture(Block().eval(), (image,)).graph
     for node in graph.nodes:
-        assert "val" in node.meta
-        assert "path" in node.meta
-        value = node.meta["val"]
+        assert is_described(node)
+        value = info(node).value
         if isinstance(value, Tensor) and value.is_floating_point():
             assert value.is_meta
 
@@ -797,3 +797,26 @@ def test_parts_extend_a_list(x: Tensor) -> None:
     assert not plan.opaque
     assert plan.num_free == 4
     assert ft.verify(model, plan.rewrite(plan.sample(exact=True, seed=0)), x).bitwise_equal
+
+
+class Quantisable(nn.Module):
+    """A float network that is made to be quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stub, self.add = torch.ao.quantization.QuantStub(), torch.ao.nn.quantized.FloatFunctional()
+        self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(self.stub(x)))
+        x = self.add.add_relu(self.b(x), self.add.mul_scalar(x, 0.5))
+        return self.c(self.add.cat([x[:, :3], x[:, 3:]], 1))
+
+
+def test_a_network_made_to_be_quantised_is_no_quantised_one(assert_exact: Callable[..., ft.Plan]) -> None:
+    for mode in ("full", "weights"):
+        plan = assert_exact(Quantisable(), torch.randn(4, 3), mode=mode)
+        assert plan.num_free == 6
+        assert not plan.opaque
+    with pytest.raises(ft.ModelError, match="quantised"):
+        ft.plan(torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3))), torch.randn(1, 3))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.capture import meta_eval
+from fxteleport.passes.capture.control_flow import WrittenConstant
+from fxteleport.passes.capture.meta_eval import Evaluator
 from fxteleport.passes.errors import OpaqueModuleWarning
 
 
@@ -167,8 +168,8 @@ def test_what_replaces_an_argument_is_no_write_to_it() -> None:
 
     for call, raises in ((scale, False), (write, True)):
         found = {"x": torch.empty(6, device="meta"), "labels": torch.arange(6)}
-        with pytest.raises(meta_eval.WrittenConstant) if raises else contextlib.nullcontext():
-            meta_eval.run("call_function", call, (found,), {})
+        with pytest.raises(WrittenConstant) if raises else contextlib.nullcontext():
+            Evaluator().run("call_function", call, (found,), {})
 
 
 class SumOfList(nn.Module):

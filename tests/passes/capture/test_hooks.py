@@ -252,3 +252,18 @@ def test_a_watched_part_is_not_kept_whole_without_its_watcher(assert_exact: Call
     assert plan.num_free == 0
     gm, other = plan.rewrite(plan.identity()), torch.randn(3, 4)
     assert torch.equal(gm(other), model(other))
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_a_hook_of_one_network_is_not_the_others(mode: str) -> None:
+    model, x = ft.randomize(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()), torch.randn(4, 5)
+    plan = ft.plan(model, x, mode=mode)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    with torch.no_grad():
+        want = model(x)
+        handle = network.get_submodule("2").register_forward_hook(lambda module, args, out: out * 2)
+        assert torch.equal(model(x), want) and torch.equal(network(x), want * 2)
+        assert ft.verify(model, network, x).verdict == "different"
+        handle.remove()
+        model[2].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        assert torch.equal(network(x), want)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxteleport.passes.capture import meta_eval
 from fxteleport.passes.capture.meta_cache import Memo
-from fxteleport.passes.capture.meta_eval import Trust
+from fxteleport.passes.capture.meta_eval import Evaluator
+from fxteleport.passes.graph.node_info import Trust
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -27,13 +27,13 @@ def form(x: Any) -> Any:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The operations that are evaluated."""
     calls: list[str] = []
-    run = meta_eval.run
+    run = Evaluator.run
 
-    def counting(op: str, *rest: Any) -> Any:
+    def counting(self: Evaluator, op: str, *rest: Any) -> Any:
         calls.append(op)
-        return run(op, *rest)
+        return run(self, op, *rest)
 
-    monkeypatch.setattr(meta_eval, "run", counting)
+    monkeypatch.setattr(Evaluator, "run", counting)
     return calls
 
 

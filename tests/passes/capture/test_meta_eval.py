@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.meta_eval import CannotRun, run
+from fxteleport.passes.capture.control_flow import CannotRun
+from fxteleport.passes.capture.meta_eval import Evaluator
 
 
 def strided(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -31,14 +32,16 @@ def strided(dtype: torch.dtype) -> dict[str, Tensor]:
 def test_a_batch_norm_gives_what_torch_gives(layout: str, dtype: torch.dtype, affine: bool) -> None:
     x, norm = strided(dtype)[layout], nn.BatchNorm2d(6, affine=affine).eval().to("meta")
     with torch.no_grad():
-        mine, torchs = run("call_module", norm, (x,), {})[0], norm(x)
+        mine, torchs = Evaluator().run("call_module", norm, (x,), {})[0], norm(x)
     assert (mine.shape, mine.stride(), mine.dtype) == (torchs.shape, torchs.stride(), torchs.dtype)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 8, 10), (4, 6, 8)])
 def test_a_batch_norm_refuses_what_torch_refuses(shape: tuple[int, ...]) -> None:
     with pytest.raises(CannotRun):
-        run("call_module", nn.BatchNorm2d(6).eval().to("meta"), (torch.empty(shape, device="meta"),), {}, refuse)
+        Evaluator().run(
+            "call_module", nn.BatchNorm2d(6).eval().to("meta"), (torch.empty(shape, device="meta"),), {}, refuse
+        )
 
 
 def refuse(*args: Any) -> Any:

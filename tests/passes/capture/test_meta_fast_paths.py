@@ -79,7 +79,13 @@ def layers(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 lambda: nn.GELU(),
                 lambda: nn.ReLU(bias),
                 lambda: nn.SiLU(bias),
+                lambda: nn.Hardswish(bias),
+                lambda: nn.Hardsigmoid(bias),
+                lambda: nn.ReLU6(bias),
+                lambda: nn.Hardtanh(inplace=bias),
+                lambda: nn.LeakyReLU(inplace=bias),
                 nn.Sigmoid,
+                nn.Tanh,
             ]
         )
     )
@@ -98,6 +104,14 @@ def functions(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
         dims = draw(st.lists(st.integers(-x.ndim, x.ndim - 1), min_size=1, max_size=2, unique=True))
         shifts = [draw(st.integers(-7, 7)) for _ in dims]
         return torch.roll, draw(st.sampled_from([(x, shifts, tuple(dims)), (x, shifts[0], dims[0]), (x, shifts[0])]))
+    if draw(st.booleans()):
+        dims = draw(st.lists(st.integers(-x.ndim - 1, x.ndim), min_size=1, max_size=3))
+        return torch.mean, (x, draw(st.sampled_from([dims, tuple(dims), dims[0]])), draw(st.booleans()))
+    if draw(st.booleans()):
+        dim = draw(st.integers(-x.ndim - 1, x.ndim))
+        shapes = [[draw(SIZES) if i == dim % x.ndim else n for i, n in enumerate(x.shape)] for _ in range(2)]
+        others = [draw(st.one_of(tensors(shape, dtype), tensors())) for shape in shapes]
+        return torch.cat, ([x, *others[: draw(st.integers(0, 2))]], dim)
     affine = (draw(st.one_of(st.none(), tensors([features], dtype))) for _ in range(2))
     return F.layer_norm, (x, (features,), *affine, 1e-6)
 
@@ -120,6 +134,22 @@ def test_it_says_what_torch_says_of_many() -> None:
 
     says()
     assert sum(answered) > 0.25 * len(answered) > 0 and not all(answered)
+
+
+@given(layers())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_what_is_written_in_place_is_what_torch_writes(call: tuple[Any, tuple[Any, ...]]) -> None:
+    target, (x,) = call
+    version = x._version
+    found = meta_fast_paths.in_place(target, (x,), {})
+    if found is None:
+        assert x._version == version
+        return
+    assert found is x and x._version > version
+    shape, stride, version = x.shape, x.stride(), x._version
+    with torch.no_grad():
+        assert target(x) is x
+    assert x._version > version and (x.shape, x.stride()) == (shape, stride)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_a_buffer_that_is_moved_is_no_state() -> None:
         return net.c(net.a(x) * net.scale)
 
     plan = ft.plan(Net(moved).eval(), torch.randn(3, 6))
-    assert plan.num_free == 8
+    assert plan.num_free == 16  # the neurons, and the buffer that scales them
     assert not plan.opaque
 
 
@@ -637,10 +637,12 @@ AUGMENTED = {  # the free values, of 16 of a, 16 of b and 8 of the parameter; c 
     plus: 24, times: 24, plus_a_number: 13, twice: 8, of_itself: 16, another_name: 16, view_of_before: 0,
     view_of_after: 8, view_kept: 0, by_hand: 24, put_elsewhere: 0, in_place_alone: 0,
 }  # fmt: skip
+SHIFTED = {plus_a_number: 16, view_of_after: 16}  # in mode="full", where x + 1 is wrapped
 
 
 @pytest.mark.parametrize("mode", ["full", "weights"])
 @pytest.mark.parametrize("write", AUGMENTED)
 def test_augmented_assignments(write: Callable[..., Tensor], mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
     plan = assert_exact(Augmented(write), torch.randn(3, 6), mode=mode, at_least=0)
-    assert (plan.num_free, plan.opaque) == (AUGMENTED[write], [])
+    free = SHIFTED.get(write, AUGMENTED[write]) if mode == "full" else AUGMENTED[write]
+    assert (plan.num_free, plan.opaque) == (free, [])

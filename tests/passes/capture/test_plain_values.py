@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,7 +47,11 @@ class Net(nn.Module):
         return self.last(self.program(self.part, self.first(x)))
 
 
-@pytest.mark.parametrize("value", [None, "text", True, False, 3])
+class Way(enum.Enum):
+    A = "a"
+
+
+@pytest.mark.parametrize("value", [None, "text", True, False, 3, Way.A])
 @pytest.mark.parametrize("layer", [nn.Identity(), nn.Dropout(0.0)], ids=["identity", "dropout"])
 def test_a_leaf_hands_on_what_is_no_tensor(layer: nn.Module, value: Any) -> None:
     if isinstance(layer, nn.Dropout) and value is not None:

@@ -107,3 +107,47 @@ class Parent(nn.Module):
 def test_a_child_that_knows_its_parent(assert_exact: Callable[..., ft.Plan]) -> None:
     plan = assert_exact(Parent(), X, at_least=8)
     assert not plan.opaque
+
+
+class Holding(nn.Module):
+    """Computes with another layer's weight, which it has in a list, before any input meets it."""
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.held, self.way = [self.last.weight], way
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x))) @ self.way(self.held[0])
+        return out
+
+
+HELD: dict[str, Callable[[Tensor], Tensor]] = {
+    "a method": lambda w: w.clone(),
+    "an operator": lambda w: -(w * 2),
+    "a function": lambda w: torch.tanh(w),
+    "a property": lambda w: w.mT.T,
+    "an index": lambda w: w[:, 1:],
+    "a list": lambda w: torch.cat([w, w], 1),
+    "in place": lambda w: w.clone().mul_(3),
+    "its size": lambda w: w.view(w.shape[0], w.size(1)) / w.numel(),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("name", HELD)
+def test_a_weight_that_is_held_is_no_constant(name: str, mode: str) -> None:
+    torch.manual_seed(0)
+    model = ft.randomize(Holding(HELD[name]))
+    plan = ft.plan(model, X, mode=mode)
+    cob = plan.sample(exact=True, seed=0)
+    network, scales = plan.rewrite(cob), plan.scales(cob)
+    assert ft.verify(model, network, X).bitwise_equal
+    for one in (model, network):
+        one(X).pow(2).sum().backward()
+    grads = dict(network.named_parameters())
+    for key, p in model.named_parameters():
+        torch.testing.assert_close((p.grad / scales.get(key, 1)).float(), grads[key].grad, msg=key)
+    with torch.no_grad():
+        model.last.weight.data = model.last.weight * 3
+        assert torch.equal(plan.rewrite(cob)(X), model(X))

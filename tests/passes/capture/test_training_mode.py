@@ -347,6 +347,83 @@ class Always(nn.Module):
         return self.b(self.drop(torch.relu(self.a(x))))
 
 
+class Resetting(nn.Module):
+    """Its `train` keeps a layer in eval mode of which its forward changes the settings or the weight."""
+
+    def __init__(self, layer: Callable[[], nn.Module], way: str) -> None:
+        super().__init__()
+        self.a, self.layer, self.b, self.way = nn.Linear(6, 7), layer(), nn.Linear(7, 6), way
+
+    def train(self, mode: bool = True) -> Resetting:
+        super().train(mode)
+        self.layer.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        if self.way == "weight":
+            return self.b(torch.func.functional_call(self.layer, {"weight": self.layer.weight * 2}, (h,)))
+        setattr(self.layer, self.way, 0.25)
+        return self.b(self.layer(h))
+
+
+class Never(nn.BatchNorm1d):
+    """A batch norm that stays in eval mode."""
+
+    def train(self, mode: bool = True) -> Never:
+        return super().train(False)
+
+
+class Idle(nn.Module):
+    """The numbers that an unused dropout draws are those that the next one does not get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(6, 7), nn.Dropout(0.5), nn.Linear(7, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        self.drop(h)
+        F.dropout(h, 0.5, self.training)
+        return self.b(self.drop(h))
+
+
+class Louder(nn.Module):
+    """Its `train` sets numbers that forward reads, here and in a layer, and what it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(6, 7), nn.LeakyReLU(0.1), nn.Linear(7, 6)
+        self.factor, self.layers, self.log = 1.0, [self.a], 0
+
+    def train(self, mode: bool = True) -> Louder:
+        super().train(mode)
+        self.factor, self.act.negative_slope, self.log = (2.0, 0.3, 1) if mode else (1.0, 0.1, 2)
+        self.layers = [self.a, self.act] if mode else [self.a]
+        self.forward = self.forward_train if mode else self.forward_eval
+        return self
+
+    def forward_eval(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.b(self.act(x)) * self.factor
+
+    def forward_train(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.forward_eval(x))
+
+    forward = forward_eval
+
+
+class Untraced(Louder):
+    """So does it, and it cannot be traced."""
+
+    def forward_eval(self, x: Tensor) -> Tensor:
+        x = super().forward_eval(x)
+        return x * 2 if int((x > 0).sum()) % 2 else F.dropout(x, 0.5, self.training)
+
+    forward = forward_eval
+
+
 def with_head(backbone: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(backbone(), nn.Linear(6, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
 
@@ -361,6 +438,14 @@ SETTING: dict[str, Callable[[], nn.Module]] = {
     "a frozen model": Backbone,
     "a frozen backbone": with_head(Backbone),
     "always random": with_head(Always),
+    "another eps": lambda: Resetting(lambda: nn.BatchNorm1d(7), "eps"),
+    "another weight": lambda: Resetting(lambda: nn.BatchNorm1d(7), "weight"),
+    "another share": lambda: Resetting(lambda: nn.Dropout(0.5), "p"),
+    "another eps inside": with_head(lambda: Resetting(lambda: nn.BatchNorm1d(7), "eps")),
+    "another eps of its own": with_head(lambda: Resetting(lambda: Never(7), "eps")),
+    "an unused dropout": Idle,
+    "louder": Louder,
+    "a louder backbone": with_head(Louder),
 }
 
 
@@ -378,6 +463,91 @@ def test_modes_that_the_model_sets(name: str, mode: str) -> None:
         twin = copy.deepcopy(model)
         for training in (False, True, False, True):
             assert_trains_alike(twin.train(training), copied.train(training), scales, x)
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_the_mode_of_a_model_that_is_kept_whole() -> None:
+    model, x = ft.randomize(Untraced().double()).eval(), vectors()
+    network = ft.teleport(model, x, seed=0)
+    for copied in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        twin = copy.deepcopy(model)
+        for training in (False, True, False):
+            assert_trains_alike(twin.train(training), copied.train(training), {}, x)
+        for module in (*copied.modules(), *twin.modules()):  # as `verify` puts modes back
+            module.training = True
+        assert_trains_alike(twin, copied, {}, x)
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_a_part_that_is_kept_whole_and_set_by_train() -> None:
+    """Nothing tells what it does in train mode: there, it is refused."""
+    model, x = ft.randomize(with_head(Untraced)().double()).eval(), vectors()
+    network = ft.teleport(model, x, seed=0)
+    assert torch.allclose(network(x), model(x))
+    with pytest.raises(ft.InputError, match="mode"):
+        network.train()(x)
+
+
+class Merging(nn.Linear):
+    """Merges a low-rank update into its weight in eval mode."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.down, self.up = nn.Parameter(torch.randn(2, width)), nn.Parameter(torch.randn(width, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if mode is self.merged:
+            self.weight.data += (-1 if mode else 1) * (self.up @ self.down)
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        return out if self.merged else out + x @ self.down.T @ self.up.T
+
+
+def test_a_train_that_changes_weights() -> None:
+    model, x = ft.randomize(nn.Sequential(Merging(6), nn.ReLU(), nn.Linear(6, 3)).double()), vectors()
+    with pytest.raises(ft.CaptureError, match="eval"):
+        ft.plan(model, x)
+    model.eval()
+    plan = ft.plan(model, x)
+    network = plan.rewrite(plan.sample(seed=0))
+    assert plan.num_free == 6
+    assert torch.allclose(network(x), model(x))
+    with pytest.raises(ft.InputError, match="mode"):
+        network.train()(x)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_whether_a_parameter_is_trained(trained: bool) -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3)
+            self.b.weight.requires_grad_(trained)
+            self.register_buffer("table", torch.ones(7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            h = h * 2 if self.b.weight.requires_grad else h * 3
+            return self.b(h + 1 if self.table.requires_grad else h)
+
+    model, plan, network, scales = teleported(Asks, vectors(), "full")
+    assert plan.num_free == 7
+    assert_trains_alike(copy.deepcopy(model).train(), copy.deepcopy(network).train(), scales, vectors())
+    network.b.weight.requires_grad_(not trained)
+    with pytest.raises(ft.GuardError, match="gradient"):
+        network(vectors())
+    again = ft.plan(model, vectors(), mode="weights")
+    again.apply_(again.identity())
+    model.b.weight.requires_grad_(not trained)
+    with pytest.raises(ft.ModelError, match="gradient"):
+        plan.rewrite(plan.identity())
+    with pytest.raises(ft.ModelError, match="gradient"):
+        again.apply_(again.identity())
 
 
 def test_a_mode_that_the_next_run_finds_changed() -> None:
@@ -496,6 +666,11 @@ def clipped(gradient: Tensor) -> Tensor:
     return gradient.clamp(-0.01, 0.01)
 
 
+def clip_(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad.clamp_(-0.01, 0.01)
+
+
 def with_hook(add: Callable[[Any], Any]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         model = Applying(lambda m, x: torch.relu(m.a(x)) + torch.relu(m.b(x)))
@@ -516,6 +691,7 @@ GRADIENTS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # free value
         0,
     ),
     "a hook of a parameter": (with_hook(lambda m: m.a.weight.register_hook(clipped)), 0, 0),
+    "a hook after a gradient": (with_hook(lambda m: m.a.weight.register_post_accumulate_grad_hook(clip_)), 0, 0),
 }
 
 
@@ -543,18 +719,25 @@ def test_a_hook_of_a_part_keeps_it_whole() -> None:
     assert_trains_alike(model.train(), network.train(), scales, x)
 
 
-def test_a_hook_of_a_tensor_is_refused_in_training() -> None:
+def test_a_hook_of_a_tensor_is_run_in_training() -> None:
     def apply(m: Any, x: Tensor) -> Tensor:
         h = torch.relu(m.a(x))
         if h.requires_grad:
             h.register_hook(clipped)
         return h
 
-    network = ft.teleport(Applying(apply).double().eval(), vectors(), seed=0)
+    model = Applying(apply).double().eval()
+    plan = ft.plan(model, vectors())
+    cob = plan.sample(0.9, "inter", exact=True, seed=0)
+    network, scales = plan.rewrite(cob), plan.scales(cob)
     with torch.no_grad():
-        network(vectors())
-    with pytest.raises(ft.InputError, match="gradients are recorded"):
-        network(vectors())
+        assert torch.equal(network(vectors()), model(vectors()))
+    for part in (model, network):
+        part(vectors()).pow(2).sum().backward()
+    for name in ("a.weight", "c.weight"):
+        expected = model.get_parameter(name).grad / scales.get(name, torch.ones(()))
+        assert torch.equal(network.get_parameter(name).grad, expected), name
+    assert 0 < model.a.bias.grad.abs().max() <= 0.01 * len(vectors())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

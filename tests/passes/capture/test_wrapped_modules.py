@@ -180,7 +180,7 @@ CASES: dict[str, Case] = {
     "compiled": Case(compiled, 15),
     "compiled in place": Case(compiled_in_place, 15),
     "compiled layers": Case(compiled_layer, 15),
-    "hook on a container": Case(lambda: hooked(lambda m: m[0]), 15),
+    "hook on a container": Case(lambda: hooked(lambda m: m[0]), 15 + 3),
     "hook on the model": Case(lambda: hooked(lambda m: m), 15 + 3),
     "hook on a layer": Case(lambda: hooked(lambda m: m[1]), 15 + 3),
     "backward hook": Case(watched, 0, "it has backward hooks"),

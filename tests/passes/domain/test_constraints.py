@@ -15,8 +15,8 @@ from torch import Tensor
 from fxteleport.passes.domain import constraints
 from fxteleport.passes.domain.cob_map import ANY, ONE, CobMap, single
 from fxteleport.passes.domain.constraints import Origin, System
+from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import RuleError
-from fxteleport.passes.solve.solution import POSITIVE, UNIT
 from fxteleport.passes.solve.solve import solve
 
 HERE = Origin("node", "because")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, _assert, nn
 
 import fxteleport as ft
 from fxteleport.passes.graph.conditions import KINDS, Condition, in_short
@@ -147,6 +147,65 @@ def raised(h: Tensor) -> Tensor:
 def unpacked(h: Tensor) -> Tensor:
     b, c = h.shape
     return h.view(b, 2, c // 2).flatten(1)
+
+
+def checked(h: Tensor) -> Tensor:
+    torch._assert(h.shape[1] == 6, f"{h.shape[1]} features")
+    torch._assert(h.shape[1] % 2 == 0, f"{h.shape}, " + "not even")
+    return h
+
+
+def imported(h: Tensor) -> Tensor:
+    _assert(h.size(0) <= len([h] * 9), "many")
+    return h
+
+
+def checked_rank(h: Tensor) -> Tensor:
+    _assert(h.ndim == 2, f"{h.ndim} axes")
+    return h
+
+
+def raised_rank(h: Tensor) -> Tensor:
+    if h.dim() != 2:
+        raise ValueError(f"{h.dim()} axes")
+    return h
+
+
+def compared_only(h: Tensor) -> Tensor:
+    same = h.shape[0] == 3
+    torch._assert(True, f"{same}")
+    return h * 2 if same else h
+
+
+def asserted_of_two(h: Tensor) -> Tensor:
+    _assert(h.ndim in (2, 3), "two or three")
+    return h.sum(1, keepdim=True) * h
+
+
+def test_a_comparison_that_only_a_message_shows_is_a_branch() -> None:
+    assert planned(Does(compared_only), torch.randn(3, 4)).conditions
+
+
+def test_a_rank_of_which_several_pass_is_a_condition() -> None:
+    (found,) = planned(Does(asserted_of_two), torch.randn(3, 4)).conditions
+    assert found.value == "'x' has 2 axes"
+
+
+def test_the_facts_of_a_type_are_none() -> None:
+    """They are constants of the emitted network; weights of the original class are not made of them."""
+
+    def does(h: Tensor) -> Tensor:
+        return h.masked_fill(torch.arange(6) > 2, torch.finfo(h.dtype).min)
+
+    assert planned(Does(does), torch.randn(3, 4)).conditions == ()
+
+
+@pytest.mark.parametrize("does", [checked, imported, checked_rank, raised_rank])
+def test_what_the_model_asserts_is_none(does: Callable[[Any], Any]) -> None:
+    plan = planned(Does(does), torch.randn(3, 4))
+    assert plan.conditions == ()
+    with pytest.raises(ft.GuardError):  # as the original raises
+        plan.rewrite(plan.identity())(torch.randn(10, 3, 4))
 
 
 @pytest.mark.parametrize("does", [asserted, raised, unpacked])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import pickle
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -36,8 +37,24 @@ class Slot:
         self.held = held
 
 
+class Pair(NamedTuple):
+    held: Any
+    other: int = 0
+
+
+class Table(dict):  # type: ignore[type-arg]
+    """A dictionary of one's own, as configurations are."""
+
+
 def weight_of(layer: nn.Linear) -> Tensor:
     return layer.weight
+
+
+def by_default(layer: nn.Linear) -> Callable[[], Tensor]:
+    def read(held: nn.Linear = layer, *, again: nn.Linear = layer) -> Tensor:
+        return held.weight if held is again else held.weight * 2
+
+    return read
 
 
 # What refers to a layer, and how the weight is read of it.
@@ -52,6 +69,16 @@ REFERENCES: dict[str, tuple[Callable[[nn.Linear], Any], Callable[[Any], Tensor]]
     "objects in objects": (lambda layer: [Holder({"it": Slot([layer])})], lambda r: r[0].held["it"].held[0].weight),
     "a namespace": (lambda layer: types.SimpleNamespace(it=layer), lambda r: r.it.weight),
     "a weak reference": (weakref.ref, lambda r: r().weight),
+    "a weak proxy": (lambda layer: [weakref.proxy(layer)], lambda r: r[0].weight),
+    "a weak table": (lambda layer: weakref.WeakValueDictionary(it=layer), lambda r: r["it"].weight),
+    "a weak set": (lambda layer: weakref.WeakSet([layer]), lambda r: next(iter(r)).weight),
+    "a set": (lambda layer: {layer}, lambda r: next(iter(r)).weight),
+    "a frozen set": (lambda layer: frozenset([layer]), lambda r: next(iter(r)).weight),
+    "a deque": (lambda layer: collections.deque([layer], 3), lambda r: r[0].weight),
+    "a named tuple": (Pair, lambda r: r.held.weight),
+    "a named tuple of tensors": (lambda layer: Pair(layer.weight), lambda r: r.held),
+    "a table of one's own": (lambda layer: Table(it=Table(it=layer)), lambda r: r["it"]["it"].weight),
+    "defaults": (by_default, lambda r: r()),
     "a global": (lambda layer: TABLE.update(it=layer), lambda r: TABLE["it"].weight),
 }
 
@@ -69,6 +96,14 @@ class Depends(Reads):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.read(self.reference)) * (2 if int((x > 0).sum()) % 2 else 3)
+
+
+class Traced(Reads):
+    """It is traced, and makes something of the weight alone first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.read(self.reference)
+        return F.linear(x, w.t() * 2) if w.shape[0] == len(w) and w.numel() and hash(w) else x
 
 
 class Moody(Reads):
@@ -121,7 +156,7 @@ def test_hidden_weights(name: str, kind: type[Reads], assert_exact: Callable[...
             plan.apply_(cob.inverse(), model.eval())
 
 
-@pytest.mark.parametrize("kind", [Depends, Moody])
+@pytest.mark.parametrize("kind", [Depends, Moody, Traced])
 @pytest.mark.parametrize("name", sorted(REFERENCES.keys() - {"a global"}))
 def test_the_leaf_goes_on_reading_it(name: str, kind: type[Reads]) -> None:
     """In the emitted network, in its own one: after a step of training, too, and in another type."""

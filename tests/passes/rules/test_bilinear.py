@@ -37,8 +37,9 @@ def test_products_equal_to_a_third(check_operation: Callable[..., None]) -> None
 
 
 def test_a_square_added_to_its_root_is_pinned(check_operation: Callable[..., None]) -> None:
-    """t**2 = t."""
-    check_operation(lambda x: x + x * x, full=0, weights=0)
+    """t**2 = t; in mode="full" it is one activation, but not where something else reads the square."""
+    check_operation(lambda x: x + x * x, full=8, weights=0)
+    check_operation(lambda x: (x + (y := x * x), y), full=0, weights=0)
 
 
 def test_a_square_keeps_its_sign(check_operation: Callable[..., None]) -> None:

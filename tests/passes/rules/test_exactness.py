@@ -174,8 +174,10 @@ def test_a_spectral_norm_by_singular_values_is_wrapped() -> None:
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     for order in (None, "fro", 1, 2, "nuc"):
         for mode in ("full", "weights"):
-            model, plan = planned(Between(lambda h, o=order: h / torch.linalg.norm(h, ord=o)), x, mode)
-            network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
-            assert torch.equal(network(x), model(x)), (order, mode)
+            for operation in (torch.div, torch.mul):  # the quotient is wrapped as a whole
+                function = Between(lambda h, o=order, f=operation: f(h, torch.linalg.norm(h, ord=o)))
+                model, plan = planned(function, x, mode)
+                network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+                assert torch.equal(network(x), model(x)), (order, mode)
             parts = [w.part for n, w in plan.constrained.wraps.items() if "norm" in n.name]
             assert parts == ([] if mode == "weights" else ["all" if order in (2, "nuc") else "sign"])

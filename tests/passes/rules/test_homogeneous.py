@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import POSITIVE
+from fxteleport.passes.domain.solution import POSITIVE
 
 FUNCTIONS: dict[str, Callable[[Tensor], Any] | nn.Module] = {
     "relu": torch.relu,
@@ -71,7 +71,7 @@ NORMS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "channels": (lambda x: x.norm(dim=1), 1),
     "positions": (lambda x: x.norm(dim=(2, 3)), 8),
     "axis kept": (lambda x: x * x.norm(dim=-1, keepdim=True), 8),
-    "all": (lambda x: x / x.norm(), 1),
+    "all": (lambda x: x * x.norm(), 1),
     "1": (lambda x: torch.linalg.vector_norm(x, 1, (2, 3)), 8),
     "inf": (lambda x: torch.linalg.norm(x, ord=float("inf"), dim=-1), 8),
     "std": (lambda x: x.std((2, 3)), 8),

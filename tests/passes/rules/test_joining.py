@@ -36,10 +36,67 @@ def test_the_larger_of_two(operation: Callable[..., Tensor], check_operation: Ca
     check_operation(operation, full=8, weights=8, streams=2)
 
 
-CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
     "number": lambda x: x + 1,
     "reflected": lambda x: 1 - x,
+    "method": lambda x: x.sub(2, alpha=3),
+    "keyword": lambda x: torch.rsub(x, 1, alpha=2.5),
+    "in place": lambda x: (x * 2).add_(1),
+    "size": lambda x: x + x.shape[1],
     "tensor": lambda x: x + torch.ones(4),
+    "scalar tensor": lambda x: torch.tensor(2.0) - x,
+    "table": lambda x: x + torch.arange(8.0).view(8, 1, 1),
+    "table on the left": lambda x: torch.arange(8.0).view(8, 1, 1) - x,
+    "more axes": lambda x: x + torch.arange(16.0).view(2, 1, 8, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_constant_shifts_an_activation(name: str, check_operation: Callable[..., None]) -> None:
+    """tau (x / tau + c), or x + tau c: in mode="weights" it pins."""
+    check_operation(SHIFTS[name], full=8, weights=0)
+
+
+class Gain(nn.Module):
+    """A gain that is stored as its distance from 1 (Gemma), and a table that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.weight = nn.Parameter(torch.randn(8))
+        self.register_buffer("table", torch.randn(1, 16, 8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.table[:, : x.shape[1]].to(x.dtype)
+        return self.head(x * (1.0 + self.weight.float()))
+
+
+def test_a_gain_and_a_table(assert_exact: Callable[..., ft.Plan]) -> None:
+    model, x = Gain(), torch.randn(2, 5, 3)
+    assert assert_exact(model, x, mode="weights", at_least=0).num_free == 0
+    plan = assert_exact(model, x)
+    assert plan.num_free == 16
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+    assert torch.equal(network.table, model.table)  # a state dict says where the network is
+    for other in (torch.randn(3, 5, 3), torch.randn(1, 9, 3)):
+        assert torch.equal(network(other), model(other))
+
+
+def test_what_is_computed_from_buffers_alone_is_not_wrapped(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.register_buffer("frequencies", torch.rand(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.stem(x) * (self.frequencies + 1).cos())
+
+    assert assert_exact(Rotary(), torch.randn(2, 3)).num_free == 8
+
+
+CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "where number": lambda x: x.where(MASK, 0.5),
     "masked_fill": lambda x: x.masked_fill(MASK, 2.0),
     "ones": lambda x: x + torch.ones_like(x),

@@ -83,9 +83,9 @@ def test_moves(name: str, check_operation: Callable[..., None]) -> None:
     check_operation(MOVES[name], full=8, weights=8)
 
 
-def test_channels_that_are_put_into_the_batch_share_one_cob(check_operation: Callable[..., None]) -> None:
-    """How many rows there are then, another batch changes: no map fits all."""
-    check_operation(lambda x: x.reshape(-1, 2, 4), full=1, weights=1)
+def test_channels_that_are_put_into_the_batch_keep_their_cobs(check_operation: Callable[..., None]) -> None:
+    """How many rows there are then, another batch changes, but each eight of them are the same channels."""
+    check_operation(lambda x: x.reshape(-1, 2, 4), full=8, weights=8)
 
 
 def test_padding_with_another_constant_pins(check_operation: Callable[..., None]) -> None:

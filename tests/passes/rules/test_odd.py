@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.solve.solution import UNIT
+from fxteleport.passes.domain.solution import UNIT
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "tanh": torch.tanh,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 import fxteleport as ft
 
@@ -78,14 +81,14 @@ class Shifted(nn.Module):
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1, 1)])
 @pytest.mark.parametrize(("persistent", "scales", "moves"), [(True, False, True), (False, False, False),
-                                                             (True, True, False), (False, True, False)])  # fmt: skip
+                                                             (True, True, True), (False, True, False)])  # fmt: skip
 def test_a_buffer_takes_a_cob_where_a_checkpoint_carries_it(
     shape: tuple[int, ...], persistent: bool, scales: bool, moves: bool, assert_exact: Callable[..., ft.Plan]
 ) -> None:
     """And is a constant otherwise: the state dict alone gives the function back."""
     model, x = ft.randomize(Shifted(shape, persistent, scales).eval()), torch.randn(2, 3, 4, 4)
     plan = assert_exact(model, x, mode="weights", at_least=0)
-    assert plan.num_free == (8 if moves or scales else 0)
+    assert plan.num_free == 8 * (moves + scales)
     cob = plan.sample(0.9, "positive", exact=True, seed=0)
     assert ("shift" in plan.scales(cob)) == moves
     expected = model(x)
@@ -93,6 +96,111 @@ def test_a_buffer_takes_a_cob_where_a_checkpoint_carries_it(
     twin.shift.copy_(model.shift)  # what a constructor makes
     twin.load_state_dict(plan.rewrite(cob).state_dict())
     assert torch.equal(twin(x), expected)
+
+
+class FrozenNorm(nn.Module):
+    """Batch norm whose statistics and affine parameters are buffers, as torchvision, DETR and detectron2 have it."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(8) + 0.5)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        bias = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+
+
+class FrozenCall(FrozenNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:  # in train mode
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps)
+
+
+@pytest.mark.parametrize("norm", [FrozenNorm, FrozenCall, FrozenBatchNorm2d])
+def test_frozen_batch_norm(norm: Any, mode: str, norm_stats: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    """running_mean * in, weight * out / in, bias * out, in train mode too; the running variance stays."""
+    norm = norm(8) if norm is FrozenBatchNorm2d else norm()
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), norm, nn.ReLU(), nn.Conv2d(8, 2, 1))
+    x = torch.randn(2, 3, 4, 4)
+    plan = assert_exact(model, x, mode=mode, norm_stats=norm_stats)
+    assert plan.num_free == 16
+    assert not plan.opaque
+    assert not [c for c in plan.conditions if c.kind == "mode"]
+    cob = plan.sample(0.9, "positive", exact=True, seed=0)
+    scales = plan.scales(cob)
+    assert (scales.get("1.running_var", torch.ones(())) == 1).all()
+    assert torch.equal(scales["1.weight"] * scales["1.running_mean"], scales["1.bias"])
+    network = plan.rewrite(cob)
+    assert torch.equal(network.train()(x), model.train()(x))
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.register_buffer("mask", torch.ones(8, 8).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight * self.mask)
+
+
+def test_a_buffer_that_shapes_a_weight_is_a_constant(check_operation: Callable[..., None]) -> None:
+    check_operation(Masked(), full=16, weights=16)
+    model, x = (
+        nn.Sequential(nn.Linear(3, 8), prune.random_unstructured(nn.Linear(8, 2), "weight", 0.5)),
+        torch.ones(1, 3),
+    )
+    plan = ft.plan(model, x)
+    assert plan.num_free == 8
+    assert "1.weight_mask" not in plan.scales(plan.sample(exact=True, seed=0))
+
+
+def test_a_table_moves_where_it_is_added(assert_exact: Callable[..., ft.Plan]) -> None:
+    """Positions that are added to a stream; not the sines that turn it, which ask for no CoB."""
+
+    class Positions(nn.Module):
+        def __init__(self, turns: bool) -> None:
+            super().__init__()
+            self.stem, self.head, self.turns = nn.Linear(3, 8), nn.Linear(8, 2), turns
+            self.register_buffer("table", torch.randn(1, 9, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, table = self.stem(x), self.table[:, : x.shape[1]]
+            return self.head(x * table if self.turns else x + table)
+
+    for mode in ("full", "weights"):
+        for turns in (False, True):
+            model, x = Positions(turns), torch.randn(2, 5, 3)
+            plan = assert_exact(model, x, mode=mode, at_least=0)
+            assert plan.num_free == 8
+            assert ("table" in plan.scales(plan.sample(seed=0))) == (not turns)
+            network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+            other = torch.randn(1, 7, 3)
+            assert torch.equal(network(other), model(other))
+
+
+def test_a_buffer_that_each_run_writes_to_is_pinned(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.register_buffer("scale", torch.rand(8) + 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            self.scale.mul_(0.5)
+            return self.head(x * self.scale)
+
+    model, x = Counts(), torch.randn(2, 3)
+    plan = ft.plan(model, x)
+    assert plan.num_free == 8
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    for _ in range(2):
+        assert torch.equal(network(x), model(x))
 
 
 def test_a_parameter_that_is_an_output_is_pinned() -> None:
@@ -136,3 +244,8 @@ def test_integers_that_are_made_empty_pin_nothing() -> None:
     plan = ft.plan(Counted(), torch.randn(3, 4))
     assert not plan.opaque
     assert plan.num_free == 6
+
+
+@pytest.mark.parametrize("convert", [torch.as_tensor, torch.asarray, lambda x: torch.as_tensor(x, dtype=x.dtype)])
+def test_a_tensor_made_of_a_tensor(convert: Callable[..., Tensor], check_operation: Callable[..., None]) -> None:
+    check_operation(lambda x: convert(x) * 2, full=8, weights=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.passes.domain.cob_map import IDENTITY
 from fxteleport.passes.rules.registry import RULES, lookup, named, rule
+
+
+@pytest.fixture
+def torchs_operations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The operations that torch tests itself on. Importing them would forbid other tests to set backends' flags."""
+    monkeypatch.setattr(torch.backends, "disable_global_flags", lambda: None)
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return list(op_db)
 
 
 @pytest.fixture
@@ -50,6 +61,27 @@ def test_a_third_party_rule() -> None:
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert ft.verify(model, network, x).bitwise_equal
     assert user_function(x).shape == x.shape
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(("uses", "is_known"), [("nothing", False), ("map", True), ("require", True), ("shape", True)])
+def test_a_rule_must_use_each_operand_that_may_carry_a_cob(uses: str, is_known: bool) -> None:
+    """Else the call has a form that the rule was not written for: its contract (`Rule.apply`)."""
+
+    @rule(torch.special.i0)
+    def i0(call: Any, input: Any) -> Any:
+        if uses == "map":
+            call.pin(input.map, "it depends on its scale")
+        elif uses == "require":
+            call.require(input, IDENTITY, "it depends on its scale")
+        elif uses == "shape":
+            call.shape_only(input)  # untrue of this operation: the rule answers for what it says
+        return IDENTITY
+
+    plan = ft.plan(nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0)), torch.randn(2, 3))
+    assert [o.why for o in plan.opaque] == (
+        [] if is_known else ["'special_i0': its rule does not look at one of its tensors"]
+    )
 
 
 class _Function(nn.Module):
@@ -136,3 +168,18 @@ def test_a_rule_that_declines_leaves_nothing_behind() -> None:
     plan = ft.plan(Bessel(), torch.randn(2, 3))
     assert plan.num_free == 0
     assert [o.why for o in plan.opaque] == ["'special_bessel_j0': it changed its mind"]
+
+
+def test_an_alias_has_a_rule_where_its_twin_has(torchs_operations: list[Any]) -> None:
+    """torch's own table of operations names the aliases of each."""
+    for operation in torchs_operations:
+        names = [operation.name, *(alias.name for alias in operation.aliases)]
+        functions = [f for f in map(resolved, names) if callable(f)]
+        assert len({f in RULES for f in functions}) <= 1, names
+        methods = [name for name in names if callable(getattr(torch.Tensor, name, None))]  # `mH` is an attribute
+        assert len({name in RULES for name in methods}) <= 1, names
+
+
+def resolved(name: str) -> Any:
+    """`torch.name`, where there is one."""
+    return functools.reduce(lambda space, part: getattr(space, part, None), name.split("."), torch)

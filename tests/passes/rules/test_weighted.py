@@ -170,6 +170,87 @@ def test_multihead_attention(settings: dict[str, bool | int]) -> None:
         assert report.passed, report.first_difference
 
 
+class OwnAttention(nn.MultiheadAttention):
+    """A subclass, whose forward is torch's Python code."""
+
+    def forward(self, *args: Tensor, **settings: bool) -> tuple[Tensor, Tensor | None]:
+        return super().forward(*args, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"kdim": 6, "vdim": 5}, {"add_bias_kv": True}], ids=str)
+def test_multihead_attention_as_a_function(
+    settings: dict[str, bool | int], assert_exact: Callable[..., ft.Plan]
+) -> None:
+    """As free as the layer is."""
+
+    class Attention(nn.Module):
+        def __init__(self, kind: type[nn.MultiheadAttention]) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(4, settings.get(n, 8)) for n in ("embed", "kdim", "vdim"))
+            self.attention, self.head = kind(8, 2, **settings), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out, _ = self.attention(torch.relu(self.q(x)), torch.relu(self.k(x)), torch.relu(self.v(x)))
+            return self.head(out)
+
+    x = torch.randn(5, 2, 4)
+    for mode in ("full", "weights"):
+        free = ft.plan(Attention(nn.MultiheadAttention), x, mode=mode).num_free
+        plan = assert_exact(Attention(OwnAttention), x, mode=mode)
+        assert plan.num_free == free
+        assert not plan.opaque
+
+
+def test_an_attention_pool(assert_exact: Callable[..., ft.Plan]) -> None:
+    """CLIP's: weights of linear layers, and more or fewer channels behind it than before; any number of samples."""
+
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(3, 8)
+            self.q, self.k, self.v, self.out = (nn.Linear(8, n) for n in (8, 8, 8, 6))
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = torch.cat([x.mean(0, keepdim=True), x])
+            x, _ = F.multi_head_attention_forward(
+                query=x[:1], key=x, value=x, embed_dim_to_check=8, num_heads=2, in_proj_weight=None,
+                in_proj_bias=torch.cat([self.q.bias, self.k.bias, self.v.bias]), bias_k=None, bias_v=None,
+                add_zero_attn=False, dropout_p=0.0, out_proj_weight=self.out.weight, out_proj_bias=self.out.bias,
+                training=self.training, need_weights=False, use_separate_proj_weight=True,
+                q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+            )  # fmt: skip
+            return self.head(torch.relu(x.squeeze(0)))
+
+    model, x = Pool(), torch.randn(5, 2, 3)
+    for mode in ("full", "weights"):
+        plan = assert_exact(model, x, mode=mode)
+        assert plan.num_free == 8 + 8 + 8 + 6
+        assert not plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+        for other in (torch.randn(5, 3, 3), torch.randn(7, 2, 3)):
+            assert torch.equal(network(other), model(other))
+        assert torch.equal(network.train()(x), model.train()(x))
+
+
+def test_keys_that_are_given_as_they_are_pin(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Static(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out = nn.Linear(3, 8), nn.Linear(8, 8)
+            self.into = nn.Parameter(torch.randn(24, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return F.multi_head_attention_forward(
+                x, x, x, 8, 2, self.into, None, None, None, False, 0.0, self.out.weight, self.out.bias, False,
+                need_weights=False, static_k=torch.randn(4, 5, 4),
+            )[0]  # fmt: skip
+
+    assert_exact(Static(), torch.randn(5, 2, 3), at_least=0)
+
+
 def test_a_mask_of_attention_is_pinned(assert_exact: Callable[..., ft.Plan]) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -349,3 +430,54 @@ def test_bags_have_the_columns_of_their_rows(
     mode: str, functional: bool, weighted: bool, free: int, check_operation: Callable[..., None]
 ) -> None:
     check_operation(Bags(mode, functional, weighted), free, free)
+
+
+class OwnLstm(nn.LSTM):
+    """A subclass whose forward is torch's Python code."""
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return super().forward(input, hx)
+
+
+class OwnGru(nn.GRU):
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().forward(input, hx)
+
+
+class NamedLstm(nn.LSTM):
+    """A subclass without code."""
+
+
+@pytest.mark.parametrize("kind", [OwnLstm, OwnGru, NamedLstm])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bidirectional": True}, {"num_layers": 2, "bias": False}, {"num_layers": 2, "dropout": 0.3}],
+    ids=str,
+)
+def test_subclasses_of_recurrent_layers(
+    kind: type[nn.RNNBase], settings: dict[str, bool | int], assert_exact: Callable[..., ft.Plan]
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 6), nn.LazyLinear(2)
+            self.rnn = kind(6, 4, batch_first=True, **settings)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.rnn(torch.relu(self.first(x)))[0])
+
+    model, x = Net(), torch.randn(2, 5, 3)
+    model(x)
+    for mode in ("full", "weights"):
+        plan = assert_exact(model, x, mode=mode)
+        assert plan.num_free == 6
+        assert not plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+        other = torch.randn(3, 7, 3)
+        assert torch.equal(network(other), model(other))
+        expected, found = [], []
+        for part, into in ((model, expected), (network, found)):
+            torch.manual_seed(0)
+            into.append(part.train()(x))
+        assert torch.equal(expected[0], found[0])
+        model.eval()

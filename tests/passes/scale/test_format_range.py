@@ -152,6 +152,20 @@ def test_products_of_many_values_count_as_many() -> None:
     plan.rewrite(plan.cob(torch.full((12,), 2 ** suggested(caught.value) - 1e-3, dtype=torch.float64)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_off_its_bits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape, sign in (((3, 4), 0), ((1,), 1), ((7, 5), -1), ((), -1), ((2, 0), 0)):
+        t = torch.randn(shape, generator=generator)
+        t = (t if sign == 0 else t.abs() * sign).to(dtype)
+        expected = float(t.double().abs().max()) if t.numel() else 0.0
+        assert largest(t) == expected == largest(t.unsqueeze(0).expand(2, *t.shape).transpose(0, -1))
+    special = torch.tensor([-0.0, 0.0, torch.finfo(dtype).tiny / 2], dtype=dtype)
+    assert largest(special) == float(special[2]) and largest(special[:2]) == 0
+    assert largest(torch.tensor([1.0, -3.0, -math.inf], dtype=dtype)) == 3
+    assert largest(torch.tensor([1.0, -3.0, math.nan], dtype=dtype)) == 3
+
+
 def test_sizes() -> None:
     assert largest(torch.tensor([1.0, -3.0])) == 3 and largest(torch.zeros(0)) == 0
     assert largest(torch.tensor([1.0, -math.inf, math.nan])) == 1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import ANY, ONE, single
 from fxteleport.passes.domain.constraints import Batch, Origin, System
-from fxteleport.passes.solve.solution import FREE, POSITIVE, UNIT, Solution
+from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT, Solution
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan.cob import sample_values
 

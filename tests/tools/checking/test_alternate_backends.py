@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.tools.checking.alternate_backends import Execution, deviation, execute
+from fxteleport.tools.checking.alternate_backends import deviation, execute
 from fxteleport.tools.checking.session import compare
 from fxteleport.tools.models.load import Loaded
+from fxteleport.tools.options.check import Execution
 
 AMP = Execution(amp=True)
 

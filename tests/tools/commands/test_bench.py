@@ -14,9 +14,10 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from fxteleport.tools.benchmarks import costs, growth, peers, timing
+from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
 from fxteleport.tools.cli import app
-from fxteleport.tools.commands.bench import MEASURES, OF_A_MODEL, table
+from fxteleport.tools.commands.bench import MEASURES
 
 
 def call(*args: object) -> Result:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from fxteleport.passes.rules.registry import RULES, Rule
 from fxteleport.tools.checking.parallel import Job, perform, perform_all
 from fxteleport.tools.cli import app
-from fxteleport.tools.models.load import Request, load
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 
 SMALL = ["test_resnet", "--input-size", "3,32,32"]

@@ -15,9 +15,13 @@ from typer.testing import CliRunner
 from fxteleport.models import zoo
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.tools.cli import app
-from fxteleport.tools.commands.coverage import append_row, chosen, read_rows, surveyed, write_rows
 from fxteleport.tools.models.skip_init import Unfilled
-from fxteleport.tools.survey.network_survey import Row, Terms, accepts, survey
+from fxteleport.tools.survey.building import accepts
+from fxteleport.tools.survey.network_survey import survey
+from fxteleport.tools.survey.row import Row, Terms
+from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
+from fxteleport.tools.survey.scheduling import surveyed
+from fxteleport.tools.survey.selection import chosen
 from fxteleport.tools.survey.tables import by_family, by_library, document, growth, summary
 
 RECORDED = Path(__file__).parents[3] / "docs" / "coverage.csv"

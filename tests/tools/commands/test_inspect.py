@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,18 +193,16 @@ def test_json_names_no_unknown_group(data: dict[str, Any]) -> None:
 
 @pytest.fixture
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]]:
-    """The modules that write pictures, replaced by ones that only remember their calls."""
+    """The functions that check and write pictures, replaced by ones that only remember their calls."""
     calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def fake(module: str, *names: str) -> None:
-        stub: Any = types.ModuleType(module)
         for name in names:
-            setattr(stub, name, lambda *args, name=name: calls.append((name, args)))
-        monkeypatch.setitem(sys.modules, f"fxteleport.tools.{module}", stub)
+            told = functools.partial(lambda name, *args: calls.append((name, args)), name)
+            monkeypatch.setattr(f"fxteleport.tools.{module}.{name}", told)
 
-    fake("plots.draw", "draw", "check")
-    fake("export.html", "write_html")
-    fake("export.model_explorer", "write_explorer", "explore")
+    fake("options.outputs", "check_picture")
+    fake("export.outputs", "draw", "write_html", "write_explorer", "explore")
     return calls
 
 
@@ -218,7 +215,7 @@ def test_each_option_reaches_its_writer(writers: list[tuple[str, tuple[Any, ...]
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "same function: equal to the last bit" in done.stdout
-    assert [name for name, _ in writers] == ["check", "write_html", "write_explorer", "draw", "explore"]
+    assert [name for name, _ in writers] == ["check_picture", "write_html", "write_explorer", "draw", "explore"]
     given = dict(writers)
     found = given["write_html"][0]
     assert isinstance(found, Run) and found.settings.exact and found.settings.seed == 3

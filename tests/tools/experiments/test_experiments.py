@@ -13,10 +13,12 @@ from typer.testing import CliRunner, Result
 
 import fxteleport as ft
 from fxteleport.tools.cli import app
-from fxteleport.tools.commands.paper import ALL, EXPERIMENTS, variants
-from fxteleport.tools.experiments import gradients, level_set, micro, midway, networks, surface, training
+from fxteleport.tools.experiments import data, gradients, level_set, micro, midway, networks, surface, training
 from fxteleport.tools.experiments.experiment import Options, Row
+from fxteleport.tools.experiments.registry import ALL, EXPERIMENTS, variants
 from fxteleport.tools.experiments.statistics import bootstrap, spearman, trend
+from fxteleport.tools.options import paper
+from fxteleport.training.optimizer_state import STATES
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -24,6 +26,14 @@ pytest.importorskip("sklearn")
 
 def call(*args: object) -> Result:
     return CliRunner().invoke(app, ["paper", *(str(a) for a in args), "--jobs", "1"])
+
+
+def test_the_options_name_what_there_is() -> None:
+    """They are written down once more, since the help is printed without torch."""
+    assert tuple(EXPERIMENTS) == paper.EXPERIMENTS and paper.ALL == ALL
+    assert (tuple(data.NAMES), tuple(networks.ACTIVATIONS), networks.INITS, tuple(training.METRICS), STATES) == (
+        paper.DATA, paper.ACTIVATIONS, paper.INITS, paper.METRICS, paper.STATES,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -18,7 +18,8 @@ import fxteleport as ft
 from fxteleport.tools.checking.session import Run, run
 from fxteleport.tools.export import html
 from fxteleport.tools.export.html import page
-from fxteleport.tools.models.load import Request, load
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")

@@ -21,7 +21,8 @@ import fxteleport as ft
 from fxteleport.tools.checking.session import Run, run
 from fxteleport.tools.export import model_explorer
 from fxteleport.tools.export.model_explorer import OVERLAYS, explore, write_explorer
-from fxteleport.tools.models.load import Request, load
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 
 KEYS = ["error", "moved", "cob", "group"]

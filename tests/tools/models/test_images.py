@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import fxteleport as ft
-from fxteleport.tools.models.load import Request, load
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 
 
 @pytest.fixture

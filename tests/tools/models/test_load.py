@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fxteleport as ft
 from fxteleport.models import zoo
-from fxteleport.tools.models.load import Request, load
+from fxteleport.tools.models.load import load
+from fxteleport.tools.models.request import Request
 
 FACTORY = """
 import torch

@@ -15,8 +15,9 @@ from torch import nn
 
 import fxteleport as ft
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots import feature_maps, weight_plots
-from fxteleport.tools.plots.draw import KINDS, draw, rendered
+from fxteleport.tools.options.outputs import PICTURES
+from fxteleport.tools.plots import channel_ranges, cob_by_layer, feature_maps, panels, weight_histograms
+from fxteleport.tools.plots.draw import draw, rendered
 from fxteleport.tools.plots.palette import dark_text, group_colour
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")
@@ -30,7 +31,7 @@ def strict() -> object:
         yield
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PICTURES)
 def test_a_png(kind: str, done: Run, tmp_path: Path) -> None:
     draw(kind, done, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
@@ -39,7 +40,7 @@ def test_a_png(kind: str, done: Run, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]  # nothing half written beside it
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PICTURES)
 def test_an_svg(kind: str, done: Run, tmp_path: Path) -> None:
     draw(kind, done, tmp_path / "a.SVG")
     assert ElementTree.parse(tmp_path / "a.SVG").getroot().tag.endswith("svg")
@@ -60,7 +61,7 @@ def test_wrong_calls(done: Run, tmp_path: Path) -> None:
             draw(kind, done, tmp_path / path)
     with pytest.raises(ft.TeleportError, match="folder does not exist"):
         draw("cob", done, tmp_path / "none" / "a.png")
-    for kind in KINDS:
+    for kind in PICTURES:
         with pytest.raises(ft.InputError, match=r"no layer 'stm'.*did you mean .*stem"):
             draw(kind, done, tmp_path / "a.png", layers=["stm"])
     assert not list(tmp_path.iterdir())
@@ -126,7 +127,7 @@ def test_features_of_tokens(make_run: Callable[..., Run]) -> None:
 
 
 def test_the_cob_is_that_of_the_layers(done: Run) -> None:
-    held = weight_plots._cob_of_layers(done)
+    held = cob_by_layer._cob_of_layers(done)
     free = done.plan.num_free
     drawn = np.unique(np.abs(np.concatenate(list(held.values()))))
     assert len(drawn) == free and np.allclose(np.sort(done.cob.values.abs().numpy()), drawn)
@@ -134,7 +135,7 @@ def test_the_cob_is_that_of_the_layers(done: Run) -> None:
 
 
 def test_ranges_are_those_of_the_channels(done: Run) -> None:
-    axis = weight_plots.ranges(done, ["stem"]).axes[0]
+    axis = channel_ranges.ranges(done, ["stem"]).axes[0]
     before, after = (m.get_parameter("stem.weight").detach().flatten(1) for m in (done.loaded.model, done.network))
     order = (before.amax(1) - before.amin(1)).argsort()
     _, high, low = (c.get_offsets()[:, 1] if len(c.get_offsets()) == 8 else None for c in axis.collections)
@@ -160,16 +161,16 @@ def test_pictures_of_unusual_weights(make_run: Callable[..., Run]) -> None:
 
 
 def test_histograms_hold_every_weight(done: Run) -> None:
-    axis = weight_plots.weights(done, ["head"]).axes[1]
+    axis = weight_histograms.weights(done, ["head"]).axes[1]
     patches = [p.get_data() for p in axis.patches]
     areas = [float((p.values * np.diff(p.edges)).sum()) for p in patches]
     assert len(areas) == 2 and all(0.999 < a < 1.001 for a in areas)
 
 
 def test_layers_are_spread_over_the_depth() -> None:
-    assert weight_plots.spaced(5, 12) == [0, 1, 2, 3, 4]
-    assert weight_plots.spaced(100, 4) == [0, 33, 66, 99]
-    assert weight_plots.spaced(1, 4) == [0]
+    assert panels.spaced(5, 12) == [0, 1, 2, 3, 4]
+    assert panels.spaced(100, 4) == [0, 33, 66, 99]
+    assert panels.spaced(1, 4) == [0]
 
 
 def test_colours() -> None:

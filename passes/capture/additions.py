@@ -1,0 +1,37 @@
+"""What a trace adds to a model: leaf modules and constant tensors that its graph refers to by a path."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+class Additions:
+    """Modules and tensors by path.
+
+    Args:
+        taken: the names that the model itself has.
+        held: those of another trace of the model, for the two to have one set of names.
+    """
+
+    def __init__(self, taken: Sequence[Container[str]], held: Mapping[str, nn.Module | Tensor]) -> None:
+        self._taken = taken
+        self.held: dict[str, nn.Module | Tensor] = dict(held)
+
+    def free_path(self, wanted: str) -> str:
+        """A dotted name that nothing has yet."""
+        path = wanted.lstrip(".")
+        while path in self.held or any(path in names for names in self._taken):
+            path += "_"
+        return path
+
+    def add(self, path: str, what: nn.Module | Tensor) -> None:
+        """Hold a module or a tensor under a free path."""
+        self.held[path] = what
+
+    def add_constant(self, tensor: Tensor) -> str:
+        """Hold a constant; its name."""
+        name = f"_tensor_constant{sum(isinstance(held, Tensor) for held in self.held.values())}"
+        self.held[name] = tensor
+        return name

@@ -1,0 +1,99 @@
+"""Graph equality: do two traces make the same calls on the same things?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
+from fxteleport.passes.graph.leaf_modules import DROPOUT
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.storage import equal
+
+Added = Mapping[str, nn.Module | Tensor]
+
+
+def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True) -> bool:
+    """True where two graphs make the same calls, but for the modes that layers know by themselves.
+
+    Args:
+        drops: what dropouts drop matters; in eval mode it does not.
+    """
+    ones, others = list(evaluated.nodes), list(trained.nodes)
+    if len(ones) != len(others):
+        return False
+    place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
+    return all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A node by its number."""
+
+    number: int
+
+
+def _same_call(a: fx.Node, b: fx.Node, place: Mapping[fx.Node, _Place], added: Added, more: Added, drops: bool) -> bool:
+    if b.op == "call_function" and b.target in DROPOUT and info(a).is_idle_dropout:
+        x, p, _, inplace = b.args
+        leaf = added.get(str(a.target))
+        drops = type(leaf) is DROPOUT[b.target] and (leaf.p, leaf.inplace) == (p, inplace)
+        return drops and place[a.args[0]] == place[x]  # type: ignore[index]
+    if not (info(a).follows_mode and info(b).follows_mode):
+        return False
+    if a.op != b.op or _effects(a) != _effects(b):
+        return False
+    if a.op == "placeholder":
+        return a.target == b.target
+    same = (
+        a.target == b.target if a.op not in _NAMING else _same_target(str(a.target), str(b.target), added, more, drops)
+    )
+    one, other = map_arg((a.args, a.kwargs), place.__getitem__), map_arg((b.args, b.kwargs), place.__getitem__)  # type: ignore[arg-type]
+    return same and _equal(one, other)
+
+
+def _effects(node: fx.Node) -> tuple[Any, ...]:
+    known = info(node)
+    return known.has_effect, known.is_aliased, known.records_gradients
+
+
+_NAMING = ("get_attr", "call_module")
+
+
+def _same_target(a: str, b: str, added: Added, more: Added, drops: bool) -> bool:
+    """True for one module or tensor of the model's, or two of the trace's own that are alike."""
+    if (a in added) is not (b in more):
+        return False
+    if a not in added:
+        return a == b
+    one, other = added[a], more[b]
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape and equal(one, other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Applied) and isinstance(other, Applied):
+        return one.function is other.function
+    if isinstance(one, (Helper, Given)):
+        return one.is_like(other)  # type: ignore[arg-type]
+    if type(one) in _DROPOUTS:
+        return one.inplace == other.inplace and (one.p == other.p or not drops)  # type: ignore[union-attr]
+    return is_like_layer(one, other)
+
+
+_DROPOUTS = frozenset(DROPOUT.values())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(v, b[k]) for k, v in a.items())
+    if isinstance(a, slice):
+        return _equal((a.start, a.stop, a.step), (b.start, b.stop, b.step))
+    return a is b or bool(a == b)

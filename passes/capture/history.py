@@ -1,0 +1,68 @@
+"""Marks in a trace, to which it can go back: a part that cannot be traced leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.handles import Handles
+from fxteleport.passes.capture.meta_values import containers
+from fxteleport.passes.capture.tensor_table import TensorTable
+from fxteleport.passes.capture.trace_conditions import TraceConditions
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of a trace.
+
+    Attributes:
+        node: the last node.
+        moves: how many proxies had moved on.
+        writes: how many assignments there were.
+        depth: how many modules were running.
+        contents: the lists and dictionaries that a call was given, with what they held.
+    """
+
+    node: fx.Node | None
+    moves: int = 0
+    writes: int = 0
+    depth: int = 0
+    contents: Sequence[tuple[Any, Any]] = ()
+
+
+class History:
+    """Sets marks, and undoes what was recorded since."""
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        handles: Handles,
+        tensors: TensorTable,
+        conditions: TraceConditions,
+        stack: CallStack,
+        writes: Writes,
+    ) -> None:
+        self._builder, self._handles, self._tensors = builder, handles, tensors
+        self._conditions, self._stack, self._writes = conditions, stack, writes
+
+    def mark(self, arguments: Any) -> Mark:
+        """The moment before a call with these arguments."""
+        contents = containers(arguments)
+        return Mark(self._builder.last, len(self._handles), len(self._writes), len(self._stack), contents)
+
+    def undo(self, mark: Mark) -> None:
+        """Erase what was recorded since; lists and dictionaries hold again what they held."""
+        self._stack.unwind(mark.depth)
+        for container, held in mark.contents:
+            container.clear()
+            container.extend(held) if isinstance(held, list) else container.update(held)
+        self._handles.undo(mark.moves)
+        alive = self._builder.erase_after(mark.node)
+        self._tensors.keep_only(alive)
+        self._conditions.keep_only(alive)

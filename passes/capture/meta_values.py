@@ -1,0 +1,115 @@
+"""Values on the meta device and the real ones that stand for them, in any structure of arguments.
+
+Most meta tensors know nothing but their form. One without fractions (lengths, indices) keeps an example of its values,
+that of the example inputs or what was computed from them, since what it is used for may fail on any other values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fxteleport.passes.graph.storage import memory
+from fxteleport.passes.graph.structure import is_record, remade
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+
+
+class MetaValues:
+    """What is known of the meta tensors of one capture: their examples, and the constants that they stand for."""
+
+    def __init__(self) -> None:
+        self.has_examples = False  # of any tensor, so far
+        self._examples = WeakIdKeyDictionary()
+        self._stand_ins = WeakIdKeyDictionary()  # of real tensors that met meta tensors
+
+    def stand_in(self, given: Any) -> Any:
+        """A meta tensor in place of an input's real one."""
+        if not isinstance(given, Tensor):
+            return given
+        meta = given.detach().to(META)
+        if not (given.is_meta or given.is_floating_point() or given.is_complex()):
+            self.remember(meta, given.detach().cpu())
+        return meta
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """The meta tensor that stands for a constant, always the same, so that writes into its views are noticed."""
+        if tensor not in self._stand_ins:
+            self._stand_ins[tensor] = self.stand_in(tensor)
+        return self._stand_ins[tensor]  # type: ignore[no-any-return]
+
+    def memory_of(self, tensor: Tensor) -> set[int]:
+        """The memory that a tensor, and its stand-in on the meta device, lie in."""
+        both = (tensor, self._stand_ins.get(tensor))
+        return set().union(*(memory(t) for t in both if t is not None))
+
+    def has_example(self, tensor: Tensor) -> bool:
+        """True for a meta tensor that keeps an example of its values."""
+        return self.has_examples and not tensor.dtype.is_floating_point and tensor in self._examples
+
+    def is_at_hand(self, x: Any) -> bool:
+        """True for what the example inputs give, and nothing else would."""
+        return not isinstance(x, Tensor) or not x.is_meta or self.has_example(x)
+
+    def remember(self, tensor: Tensor, example: Tensor) -> None:
+        """Keep an example of a meta tensor's values."""
+        self.has_examples = True
+        self._examples[tensor] = example
+
+    def made_up(self, fill: Callable[..., Tensor], x: Any) -> Any:
+        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
+        if not isinstance(x, Tensor):
+            return x
+        if not x.is_meta:
+            return x.detach().clone()
+        if not x.is_floating_point():
+            example: Tensor | None = self._examples.get(x)
+            return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = fill(x.shape, dtype=torch.float32).to(x.dtype)
+        return made if x.layout is torch.strided else made.to_sparse(layout=x.layout)
+
+
+def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
+    """`pytree.tree_map`, into data classes too, and packed sequences, whose constructor asks where their sizes are."""
+
+    def mapped(x: Any) -> Any:
+        if isinstance(x, PackedSequence):
+            return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
+        if is_record(x):
+            return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
+        return fn(x)
+
+    return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
+
+
+def containers(x: Any) -> list[tuple[Any, Any]]:
+    """The lists and dictionaries in an argument structure, each with a copy of what it holds."""
+    kind = type(x)
+    if kind is not tuple and kind is not list and not issubclass(kind, dict):
+        return []
+    inner = [c for item in (x.values() if issubclass(kind, dict) else x) for c in containers(item)]
+    return inner if kind is tuple else [(x, x.copy()), *inner]
+
+
+def changed(container: Any, held: Any) -> bool:
+    """True if a list or a dictionary no longer holds the objects that it held."""
+    pairs = (container, held) if isinstance(held, list) else (container.values(), held.values())
+    return len(container) != len(held) or any(map(operator.is_not, *pairs))
+
+
+def to_meta(x: Any) -> Any:
+    """A meta tensor in place of a real one that carries a CoB (floating point or complex)."""
+    if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
+        return x.detach().to(META)
+    return x

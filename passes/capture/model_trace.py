@@ -1,0 +1,163 @@
+"""The trace of a whole model on example inputs, and what is done where its own forward cannot be traced."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxteleport.passes.capture.control_flow import Again, CannotRun, first_line, raise_if_hashed
+from fxteleport.passes.capture.history import Mark
+from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.meta_values import to_meta, tree_map
+from fxteleport.passes.capture.model_tensors import named_tensors
+from fxteleport.passes.capture.observed import Observed
+from fxteleport.passes.capture.patching import unaware
+from fxteleport.passes.capture.placeholders import said
+from fxteleport.passes.capture.replay import runs
+from fxteleport.passes.capture.traced_modules import reassigned
+from fxteleport.passes.capture.tracer import Tracer
+from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
+from fxteleport.passes.graph.grad_mode import write_switches
+from fxteleport.passes.graph.module_clone import linked, modules_of, path_of
+from fxteleport.passes.graph.node_info import Trust, info
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Attributes = dict[tuple[str, str], Any]  # (module's path, name) -> value
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model, traced in one mode.
+
+    Attributes:
+        is_whole: it is one opaque leaf.
+        assigned: the tensors of the model in whose place its forward puts others.
+        left: plain attributes that forward may have read, and leaves with other values.
+    """
+
+    tracer: Tracer
+    is_whole: bool
+    assigned: dict[str, Tensor]
+    left: Attributes
+
+
+def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    """Trace the model of a new tracer on example inputs.
+
+    Raises:
+        CaptureError: the model does not run on them.
+        Again: another trace is needed, with other settings.
+    """
+    try:
+        return _traced(tracer, (args, kwargs))
+    finally:
+        tracer.end()
+
+
+def _traced(tracer: Tracer, examples: Arguments) -> Traced:
+    arguments = tracer.placeholders.of_call(tracer.model.forward, *examples)
+    inputs = [node for node in tracer.graph.nodes if isinstance(info(node).value, Tensor)]
+    entry = tracer.builder.last
+    root = tracer.shadow()
+    shadows = list(dict.fromkeys(modules_of(root).values()))
+    for shadow in shadows:
+        tracer.shadows.link(tracer.parts[path_of(shadow)], shadow)
+        if tracer.modes.started.owners:
+            vars(shadow)["training"] = tracer.modes.at_start(path_of(shadow))
+    _set_attributes(tracer, shadows)
+    is_whole = False
+    left: Attributes = {}
+    try:
+        out, left = _run(tracer, root, shadows, arguments)
+        if entry is not None:
+            tracer.inputs.insist(
+                tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
+            )
+        lowered = tracer.lower(out)
+    except (Again, RecursionError):
+        raise
+    except Exception as error:
+        raise_if_hashed(error)
+        is_whole = True
+        out = _kept_whole(tracer, error, entry, examples, arguments)
+        lowered = tracer.lower(out)
+    names = {name for shadow in shadows for name in reassigned(shadow)}
+    assigned = {name: tensor for name, tensor in named_tensors(tracer.parts) if name in names} if names else {}
+    tracer.finish(lowered, out)
+    if tracer.gradients.switches:
+        write_switches(tracer.graph, {name for name, _ in tracer.model.named_parameters()})
+    return Traced(tracer, is_whole, assigned, left)
+
+
+def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
+    """Let the shadows have what the trace is to find in them, and what the model's own `train` sets."""
+    started = tracer.modes.started
+    if not (started.attributes or tracer.settings.found):
+        return
+    by_path = {path_of(shadow): shadow for shadow in shadows}
+    for (path, name), value in tracer.settings.found.items():
+        vars(by_path[path])[name] = value
+    if not started.attributes or started.seen_on is None:
+        return
+    places = {id(m): by_path[path] for path, m in started.seen_on.named_modules()}
+    for (path, name), value in started.attributes.items():
+        held = vars(by_path[path])
+        tracer.writes.note(held, name)
+        tracer.shadows.reads.written.add((path, name))
+        held[name] = linked(value, places)
+
+
+def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments) -> tuple[Any, Attributes]:
+    """What the model's forward gives, and the plain attributes that it leaves; no more that a graph does not hold."""
+    args, kwargs = arguments
+    with tracer.running(), tracer.effects.without_drawing():
+        out = root(*args, **kwargs)
+    for shadow in shadows:
+        tracer.effects.reject_state(shadow)
+    left = dict(tracer.effects.plain_state(shadows, tracer.shadows.reads.read()))
+    tracer.effects.reject_changed_layers()
+    tracer.modes.reject_late()
+    return out, left
+
+
+def _kept_whole(
+    tracer: Tracer, error: Exception, entry: fx.Node | None, examples: Arguments, arguments: Arguments
+) -> Any:
+    """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
+
+    Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
+
+    Args:
+        entry: the last node that reads the inputs.
+    """
+    if tracer.settings.training:  # there is the graph of eval mode
+        raise error
+    cause: BaseException | None = error
+    where = ""
+    if isinstance(error, CannotRun):
+        inside = f"in the forward of '{tracer.stack.path}'" if tracer.stack.path else "in its forward"
+        where, cause = f"{inside}, {error}", error.__cause__
+    tracer.history.undo(Mark(entry))
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    tracer.leaves.keep_whole(WHOLE, reason)
+    args, kwargs = arguments
+    try:
+        out = tracer.calls.call(WHOLE, args, kwargs)
+    except CannotRun:
+        try:
+            with torch.random.fork_rng(devices=[]), unaware():
+                zeros = functools.partial(tracer.memo.values.made_up, torch.zeros)
+                value = tracer.leaves.run(WHOLE, *tree_map(zeros, examples))
+        except Exception as failure:
+            why = where or f"{type(failure).__name__}: {failure}"
+            raise CaptureError(f"the model does not run on these inputs ({said(*examples)}): {why}") from cause
+        seen = Observed(tree_map(to_meta, value), Trust.RAGGED)
+        out = tracer.recorder.append("call_module", WHOLE, args, kwargs, seen)
+    warnings.warn(f"the model is kept whole, nothing in it can move: {reason}", OpaqueModuleWarning, stacklevel=8)
+    return out

@@ -1,0 +1,162 @@
+"""Calls of modules: which are recorded as one node, which are traced, and what happens where tracing fails."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.control_flow import Again, CannotRun, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.function_calls import OUTSIDE, FunctionCalls
+from fxteleport.passes.capture.history import History
+from fxteleport.passes.capture.layer_calls import LayerCalls
+from fxteleport.passes.capture.leaf_bodies import LeafBodies
+from fxteleport.passes.capture.leaf_calls import LeafCalls
+from fxteleport.passes.capture.leaf_table import LeafTable
+from fxteleport.passes.capture.side_effects import SideEffects
+from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.capture.training_mode import Modes, depends
+from fxteleport.passes.errors import OpaqueModuleWarning
+from fxteleport.passes.graph.leaf_modules import (
+    changes_gradients,
+    is_compiled,
+    is_leaf,
+    is_mode_dependent,
+    reads_training,
+    watched,
+)
+from fxteleport.passes.graph.module_clone import path_of
+
+# Errors of the whole model: another trace, or a way to run it, is needed, and to keep one module whole does not help.
+_OF_THE_MODEL = (CannotRun, Again, RecursionError)
+
+
+class ModuleCalls:
+    """Decides on each call of a module, or of a method of one.
+
+    The parts that it is given do the recording: `leaves` and `calls` of leaves, `layers` of torch's layers, `functions`
+    of methods that are kept whole; `history` undoes what a failed attempt has recorded.
+    """
+
+    def __init__(
+        self,
+        settings: TraceSettings,
+        leaves: LeafTable,
+        calls: LeafCalls,
+        layers: LayerCalls,
+        functions: FunctionCalls,
+        bodies: LeafBodies,
+        modes: Modes,
+        effects: SideEffects,
+        writes: Writes,
+        stack: CallStack,
+        history: History,
+    ) -> None:
+        self._settings, self._leaves, self._calls, self._layers = settings, leaves, calls, layers
+        self._functions, self._bodies, self._modes = functions, bodies, modes
+        self._effects, self._writes, self._stack, self._history = effects, writes, stack, history
+
+    def module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A module is called: record it as one node, or trace its forward; where that fails, record it as one node."""
+        path = path_of(module)
+        real = self._leaves.real(path)
+        if is_compiled(real):
+            return module._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc]
+        if changes_gradients(real) and not self._settings.is_body and not (path and is_leaf(real)):
+            return self._hooked(path, args, kwargs)
+        is_set = bool(self._modes.changed) and self._modes.is_set(path_of(m) for m in module.modules())
+        if path and is_leaf(real) and not (is_set and reads_training(type(real))):  # type: ignore[arg-type]
+            self._writes.called(module)
+            return (self._layers.watched if watched(real) else self._layers.call)(module, forward, args, kwargs)
+        if path and is_mode_dependent(real) and not is_set:
+            with contextlib.suppress(Stores):
+                return self._mode_dependent(module, args, kwargs)
+        return self._traced(module, forward, args, kwargs, may_fall_back=bool(path) and not is_set)
+
+    def _traced(
+        self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, may_fall_back: bool
+    ) -> Any:
+        """Trace a module's forward; where that fails, what was recorded is undone, and the module is kept whole."""
+        path, real = path_of(module), self._leaves.real(path_of(module))
+        self._modes.called(module, args, kwargs)
+        asked = dict(self._modes.asked)
+        with self._stack.inside(module):
+            mark = self._history.mark((args, kwargs))
+            try:
+                out = forward(*args, **kwargs)
+                self._effects.reject_state(module)
+                return out
+            except _OF_THE_MODEL:
+                raise
+            except Exception as error:
+                raise_if_hashed(error)
+                if not may_fall_back or any(map(watched, real.modules())):  # a leaf is as it is in the model
+                    raise
+                if self._writes.changed(module.modules(), mark.writes):  # and as it was at planning
+                    raise
+                self._modes.asked = asked
+                self._history.undo(mark)
+                return self._kept_whole(path, f"{type(error).__name__}: {first_line(error)}", args, kwargs)
+
+    def _hooked(self, path: str, args: Any, kwargs: Any) -> Any:
+        """A module that is no leaf is called, whose backward hooks may change gradients: they run where it is whole."""
+        reason = "it has backward hooks, which may change its gradients"
+        if not path:
+            raise RuntimeError(reason)
+        return self._kept_whole(path, reason, args, kwargs)
+
+    def _kept_whole(self, path: str, reason: str, args: Any, kwargs: Any) -> Any:
+        """Record a call of a module that is not traced; nothing in it can move."""
+        self._leaves.keep_whole(path, reason)
+        warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=3)
+        if depends(self._leaves.real(path)):
+            self._modes.asked[path] = self._modes.at_start(path)
+        return self._calls.call(path, args, kwargs)
+
+    def _mode_dependent(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A module without tensors that asks for its mode is called: one node, with a graph of its body in each mode.
+
+        Raises:
+            Stores: its forward writes to its attributes.
+        """
+        path = path_of(module)
+        real = self._leaves.real(path)
+        planned = self._layers.is_as_planned(module)
+        if self._leaves.reach.of(real):
+            if not planned:
+                raise RuntimeError(f"'{path}' has other settings than at planning, and {OUTSIDE}")
+            self._leaves.keep_whole(path, OUTSIDE)
+            return self._calls.call(path, args, kwargs)
+        if not planned:
+            return self._layers.as_it_is(module, args, kwargs)
+        graphs = self._bodies.known(path, real, args, kwargs, (False, True))
+        out = self._calls.call(path, args, kwargs)
+        self._calls.note_bodies(out, graphs)
+        return out
+
+    def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
+        """A method of a module, other than `forward`, is called: if it depends on the data, it is kept whole."""
+        mark = self._history.mark((args, kwargs))
+        try:
+            return fn(module, *args, **kwargs)
+        except _OF_THE_MODEL:
+            raise
+        except Exception as error:
+            raise_if_hashed(error)
+            if proxy.find_trace((args, kwargs)) is None or any(map(watched, module.modules())):
+                raise
+            parts, names = self._leaves.reach.parts_of_method(module, fn)
+            if self._writes.changed(parts, mark.writes, module, names):
+                raise
+            self._history.undo(mark)
+            try:
+                return self._functions.method(module, fn, args, kwargs, first_line(error))
+            except CannotRun:  # it needs the weights: then its module is kept whole
+                raise error from None

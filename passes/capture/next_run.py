@@ -1,0 +1,38 @@
+"""The next run: whether it does what the traced one does, where forward leaves plain attributes with other values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+from fxteleport.passes.capture.graph_equality import alike
+from fxteleport.passes.capture.model_trace import Traced
+from fxteleport.passes.capture.trace_settings import TraceSettings
+
+
+def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) -> bool:
+    """True where a run that finds the attributes that a traced one has left does the same.
+
+    Where only dropouts drop more or less, it does in eval mode; train mode is asked about.
+
+    Args:
+        again: traces the same model on the same inputs.
+    """
+    if not traced.left:
+        return True
+    tracer = traced.tracer
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other = again(replace(tracer.settings, found=traced.left)).tracer
+    except Exception:
+        return False
+    graphs, training = (
+        (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
+        tracer.settings.training,
+    )
+    found = alike(*graphs, drops=training)
+    if found and not training and not alike(*graphs):
+        tracer.modes.asked |= {path: tracer.modes.at_start(path) for path, _ in traced.left}
+    return found

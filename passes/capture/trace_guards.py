@@ -1,0 +1,43 @@
+"""The guards of a trace on the values of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.graph.guards import expect, expect_gradient, guard, insist
+
+
+class TraceGuards:
+    """Appends guards to a graph, whose messages tell in which module Python asked."""
+
+    def __init__(self, graph: fx.Graph, stack: CallStack) -> None:
+        self._graph, self._stack = graph, stack
+        self._fixed: dict[fx.Node, fx.Node] = {}  # the guard of a node's value
+
+    def expect(self, node: fx.Node, value: Any) -> fx.Node:
+        """The emitted network refuses another value of a node."""
+        return self._add(expect, node, value)
+
+    def insist(self, node: fx.Node, verdict: bool, where: str) -> None:
+        """The emitted network makes a check of the model's own, of which a node is the condition."""
+        guard(self._graph, insist, node, verdict, where)
+
+    def require_gradient(self, node: fx.Node, required: bool) -> None:
+        """The emitted network refuses a parameter that was frozen, or is trained, since."""
+        guard(self._graph, expect_gradient, node, required, str(node.target))
+
+    def fix(self, check: Callable[..., None], node: fx.Node, fact: Any) -> None:
+        """As `expect`, by any check; from here on the node's value is fixed."""
+        self._fixed[node] = self._add(check, node, fact)
+
+    def is_fixed(self, node: fx.Node) -> bool:
+        """True where a guard (that was not erased since) makes sure of a node's value."""
+        guarding = self._fixed.get(node)
+        return guarding is not None and not guarding._erased
+
+    def _add(self, check: Callable[..., None], node: fx.Node, fact: Any) -> fx.Node:
+        return guard(self._graph, check, node, fact, f"{node.name} in {self._stack.where}")

@@ -1,0 +1,50 @@
+"""The settings of one trace; some are found out by a trace that fails for the lack of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+
+from fxteleport.passes.capture.control_flow import HashedSize, NextRunDiffers, WrittenConstant
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSettings:
+    """How a trace is made.
+
+    Attributes:
+        device: where the inputs are; meta tensors stand for tensors there.
+        makes_all: tensors that `forward` makes from no input are made by nodes, and may be written to; the values of
+            those with fractions are not known then. Otherwise they are constants.
+        hashes: a size may be hashed; it is a number then, with a guard.
+        training: the model is in train mode.
+        is_body: the graph is of the inside of a call that is recorded as one node.
+        found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
+        stateful: paths of modules that compute something else in the next run; they are kept whole.
+    """
+
+    device: torch.device
+    makes_all: bool = False
+    hashes: bool = False
+    training: bool = False
+    is_body: bool = False
+    found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+    stateful: frozenset[str] = frozenset()
+
+
+def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
+    """Trace with the settings that the model turns out to need."""
+    while True:
+        try:
+            return trace(settings)
+        except WrittenConstant:
+            settings = replace(settings, makes_all=True)
+        except HashedSize:
+            settings = replace(settings, hashes=True)
+        except NextRunDiffers as found:
+            settings = replace(settings, stateful=settings.stateful | found.paths)

@@ -1,0 +1,76 @@
+"""Dependence: whether a node's value comes of the inputs, of parameters alone, or of neither.
+
+Buffers and constants are no weights: what is computed from them alone is not wrapped. A buffer that shapes a weight
+(the mask of a pruned one, the vectors of spectral norm) is a constant, and so is a table that is more than added to
+data (the sines of rotary attention): what it multiplies needs no CoB of it. A gain, which has one axis, has one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+
+from torch import Tensor, fx
+
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import leaves_of, name_of
+
+
+class Source(enum.IntEnum):
+    """The most that a value depends on."""
+
+    FIXED = 0  # buffers, constants and sizes
+    WEIGHTS = 1
+    DATA = 2
+
+
+class Dependence:
+    """What the nodes of some graphs depend on.
+
+    Attributes:
+        shaping: the buffers from which, and from parameters, weights are computed.
+        used: the buffers that meet data in another operation than a sum.
+
+    Args:
+        parameters: the names of the model's parameters, of which the other names of `get_attr` nodes are none.
+    """
+
+    def __init__(self, parameters: Collection[str]) -> None:
+        self.shaping: set[str] = set()
+        self.used: set[str] = set()
+        self._parameters = parameters
+        self._sources: dict[fx.Node, Source] = {}
+        self._buffers: dict[fx.Node, frozenset[str]] = {}  # of a fixed node: those that it is computed from
+
+    def of(self, node: fx.Node) -> Source:
+        """The most that a node's value depends on."""
+        return self._sources.get(node, Source.DATA)
+
+    def add(self, graph: fx.Graph, with_weights: Collection[str] = ()) -> None:
+        """Look at a graph; calls of the modules named `with_weights` read parameters of their own."""
+        for node in graph.nodes:
+            inputs = node.all_input_nodes
+            fixed = [i for i in inputs if self.of(i) is Source.FIXED]
+            if not any(isinstance(x, Tensor) for x in leaves_of(info(node).value)):
+                source = Source.FIXED  # a number has no CoB
+            elif node.op == "placeholder":
+                source = Source.DATA
+            elif node.op == "get_attr":
+                source = Source.WEIGHTS if node.target in self._parameters else Source.FIXED
+                self._buffers[node] = frozenset({str(node.target)})
+            else:
+                own = Source.WEIGHTS if node.op == "call_module" and node.target in with_weights else Source.FIXED
+                source = max([own, *map(self.of, inputs)])
+            self._sources[node] = source
+            if node.op == "get_attr":
+                continue
+            read = frozenset().union(*(self._buffers.get(i, frozenset()) for i in fixed))
+            if source is Source.FIXED:
+                self._buffers[node] = read
+            elif source is Source.WEIGHTS:
+                self.shaping |= read
+            elif name_of(node.target) not in _SUMS:
+                self.used |= read
+
+
+_SUMS = frozenset("add sub subtract rsub iadd isub".split())

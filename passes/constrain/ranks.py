@@ -1,0 +1,206 @@
+"""Ranks: how many axes a graph takes for granted.
+
+A graph names axes by their numbers. Code that counts them from the right (a linear layer, `x[..., :k]`, whatever goes
+element by element) does the same on inputs with more axes in front, or with fewer. Other code is run on inputs of other
+ranks, on tensors without values: where it runs, the emitted network insists on the rank that was captured, and the plan
+says so. `squeeze` makes a rank out of a size, so what it takes away is insisted on in the same way.
+
+What is tried: one axis of an input fewer, or one more; for `squeeze`, each axis of an input with other sizes, 1 among
+them. An original that runs on inputs of yet another form only is not noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxteleport.passes.capture.capture import Captured, name_apart
+from fxteleport.passes.capture.replay import depending, other_ranks, other_sizes, runs
+from fxteleport.passes.constrain.sizing import Sizing
+from fxteleport.passes.domain.size import Size
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.grad_mode import switch
+from fxteleport.passes.graph.guards import GUARDS, expect_ones, expect_tensor, guard
+from fxteleport.passes.graph.node_info import info, is_described
+from fxteleport.passes.graph.ops import leaves_of, name_of
+from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.registry import lookup
+
+# Rules of operations that go element by element, or over the last axes, or where everything is pinned.
+_FROM_THE_RIGHT = frozenset(
+    "elementwise add where masked_fill lerp mul div addcmul reciprocal square power rectify maximum linear embedding"
+    " layer_norm pointwise tanh hardtanh clamp clamp_min clamp_max rounded equal compared constant_like fill attention"
+    " multihead_attention convolution transposed_convolution padded padded_by_module average_pool1d average_pool2d"
+    " average_pool3d max_pool1d max_pool2d max_pool3d pinned"
+    " pinned_in_place invariant".split()
+)
+# Rules of operations along the axis `dim`, which are so where it is counted from the right.
+_ALONG = frozenset(
+    "reduced accumulated variance multiplied vector_norm deviation extreme middle running normalize gated largest place"
+    " places sorted_ largest_few kth shifted concatenated joined".split()
+)
+_TURNING = frozenset("transpose swapaxes swapdims movedim moveaxis permute unsqueeze squeeze flatten unflatten".split())
+_FACTS = frozenset({"shape", "dtype", "device", "mT", "mH"})
+_CUTTING = frozenset(
+    "chunk split split_with_sizes tensor_split unbind narrow select index_select repeat_interleave".split()
+)
+
+
+def insist_on_ranks(captured: Captured) -> Captured:
+    """The captured graphs with guards of the ranks that they rest on, and the conditions."""
+    found: list[Condition] = []
+    named = set() if captured.training is None else set(captured.training.nodes)
+    for graph in captured.graphs:
+        inputs = _inputs(graph)
+        after = depending(graph, inputs)
+        found += _of_inputs(captured, graph, inputs, after)
+        found += _of_sizes(captured, graph, inputs, after)
+    name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
+    return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
+
+
+def _of_inputs(
+    captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
+) -> Iterator[Condition]:
+    """Insist on the ranks of inputs, where the graph means something else on others, and runs there."""
+    if all(_counts_from_the_right(captured, n, after) for n in graph.nodes if n in after) or _knows_ranks(graph):
+        return
+    if not any(runs(captured.modules, captured.opaque, graph, shapes) for shapes in other_ranks(inputs)):
+        return
+    for node in inputs:
+        rank = info(node).value.ndim
+        with graph.inserting_after(inputs[-1]):
+            guard(graph, expect_tensor, node, rank, None, node.name)
+        yield Condition("form", node.name, "", "", f"'{node.name}' has {rank} axes")
+
+
+def _of_sizes(
+    captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
+) -> Iterator[Condition]:
+    """Insist on what `squeeze` takes away, where the inputs' sizes decide it, and it matters for what comes after."""
+    squeezes = [n for n in graph.nodes if n in after and n.op != "call_module" and name_of(n.target) == "squeeze"]
+    if not squeezes:
+        return
+    sizing, sizes_at = Sizing(captured), {}
+    for node in graph.nodes:
+        if node in squeezes:  # what comes after tells of the example's rank only
+            sizes_at[node] = sizing.current(node.args[0]).sizes
+        sizing.at[node] = sizing.visit(node)
+    for node in squeezes:
+        source, sizes = node.args[0], sizes_at[node]
+        given = [*node.args[1:], *node.kwargs.values()]
+        dims = [int(info(d).value) if isinstance(d, fx.Node) else d for d in leaves_of(given)] or range(len(sizes))
+        axes = [d % len(sizes) for d in dims] if sizes else []
+        unknown = [i for i in axes if type(sizes[i]) is Size]
+        known = [i for i, n in enumerate(sizes) if type(n) is int and n > 1]
+        if not unknown:
+            continue
+        later = depending(graph, [node])
+        asked = _knows_ranks(graph)
+        if not asked and all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
+            first = min(known, default=len(sizes))
+            unknown = [i for i in unknown if i > first]  # what is in front of all features matters to nothing
+        assert isinstance(source, fx.Node)
+        shape = tuple(info(source).value.shape)
+        requires = {source: functools.partial(_has_other_ones, shape=shape, axes=unknown)}
+        others = other_sizes(inputs) if unknown else ()
+        if not asked and not any(
+            runs(captured.modules, captured.opaque, graph, shapes, requires=requires) for shapes in others
+        ):
+            continue
+        with graph.inserting_before(node):
+            guard(graph, expect_ones, source, len(shape), {i: shape[i] == 1 for i in unknown}, node.name)
+        where, line = info(node).path, quoted(info(node).source)
+        yield Condition("form", node.name, where, line, f"{node.name} takes the axes of size 1 out of {shape}")
+
+
+def _has_other_ones(value: Tensor, shape: Sequence[int], axes: Sequence[int]) -> bool:
+    """True where a squeeze takes away another one of these axes than in the example."""
+    return any((value.shape[i] == 1) is not (shape[i] == 1) for i in axes)
+
+
+def _inputs(graph: fx.Graph) -> list[fx.Node]:
+    """The tensors that a graph is given, as they are or read out of what it is given."""
+    given: list[fx.Node] = []
+    structures: set[Any] = set()
+    for node in graph.nodes:
+        read = node.target in (operator.getitem, getattr) and node.args[0] in structures
+        if (node.op == "placeholder" or read) and is_described(node):
+            if isinstance(info(node).value, Tensor):
+                given.append(node)
+            else:
+                structures.add(node)
+    return given
+
+
+def _knows_ranks(graph: fx.Graph) -> bool:
+    """True where Python has asked for a rank, so that the inputs' are insisted on."""
+    return any(n.target is expect_tensor and n.args[1] is not None for n in graph.nodes)
+
+
+def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node]) -> bool:
+    """True where a node means the same by its axes whatever is in front of them."""
+    if node.op in ("placeholder", "output") or node.target in GUARDS or node.target is switch:
+        return True
+    module = captured.modules[str(node.target)] if node.op == "call_module" else None
+    source = node.args[0] if node.args else None
+    name = "" if module is not None else name_of(node.target)
+    if isinstance(source, fx.Node) and not isinstance(info(source).value, Tensor):
+        return True  # a size, or a part of a structure
+    if node.target is getattr:
+        return node.args[1] in _FACTS
+    if name in ("size", "numel", "nelement"):
+        return True
+    if not any(isinstance(info(n).value, (Tensor, tuple, list)) for n in node.all_input_nodes):
+        return True  # numbers
+    found = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
+    if found is None:
+        return True  # around it everything is pinned
+    if found.name in _FROM_THE_RIGHT:
+        return True
+    if found.name == "matmul":  # of vectors it means something else
+        first, second = node.args[0], node.args[1]
+        return first in after and (second not in after or info(second).value.ndim > 2)  # type: ignore[arg-type]
+    if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
+        return all(_takes_apart(n) for n in node.users)
+    if _takes_apart(node) and isinstance(source, fx.Node) and name_of(source.target) == "stack":
+        return not _dim_of(source, 1)
+    if name == "getitem":
+        index: Any = node.args[1]
+        return index is ... or (isinstance(index, tuple) and index[:1] == (...,))
+    given: Any = [*node.args[1:], *node.kwargs.values()]
+    if name in _TURNING:
+        return (name == "squeeze" and not given) or _negative([x for x in given if isinstance(x, int)] or 0)
+    if name in _CUTTING or found.name in _ALONG:
+        names = [parameter for parameter, _ in found.parameters]
+        place = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
+        default = dict(found.parameters).get("dim", 0)
+        dim = node.kwargs.get("dim", node.kwargs.get("axis", getattr(module, "dim", default)))
+        dim = node.args[place] if len(node.args) > place else dim
+        return _negative(dim) or (dim is None and name in _OF_ALL)
+    return False
+
+
+def _takes_apart(node: fx.Node) -> bool:
+    """True for an item, or all, along axis 0."""
+    item = node.target is operator.getitem and type(node.args[1]) is int
+    return item or (name_of(node.target) == "unbind" and not _dim_of(node, 1))
+
+
+def _dim_of(node: fx.Node, place: int) -> Any:
+    """The axis that a call names, 0 if none."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+
+
+_PLACES = dict.fromkeys("chunk split split_with_sizes tensor_split repeat_interleave".split(), 2)
+_OF_ALL = frozenset("mean sum nansum nanmean prod var std norm vector_norm amax amin max min".split())
+
+
+def _negative(dims: Any) -> bool:
+    """True for an axis, or several, counted from the right."""
+    return all(type(d) is int and d < 0 for d in (dims if isinstance(dims, (list, tuple)) else [dims]))

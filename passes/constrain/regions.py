@@ -1,0 +1,283 @@
+"""Regions: parts of a graph from one tensor to one that are teleported as one operation.
+
+`x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)` is a norm, and `0.5 * x * (1 + torch.tanh(x + 0.04 * x ** 3))`
+an activation, but the rules of their operations pin more than `nn.RMSNorm` and `F.gelu` do. Whatever a region computes,
+given x / tau it computes what the original does, for any tau; so it may be wrapped (`mode="full"`) as soon as nothing
+else is read or seen inside. What it computes says what comes out: of an *elementwise* one, tau f(x / tau), which is
+tau times the original; of a *norm*, which a common scale of x does not change, the original itself.
+
+Both are read off the operations (`rules/forms.py`), and looked for where the rules pin too much: at a sum of terms with
+several exponents of a CoB, and where a value is divided by what was averaged, summed or measured over positions.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxteleport.passes.constrain.dependence import Dependence, Source
+from fxteleport.passes.graph.grad_mode import switch
+from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import leaves_of, name_of
+from fxteleport.passes.rules.call import carries, is_dense
+from fxteleport.passes.rules.forms import Form, reduced, spread, variance
+from fxteleport.passes.rules.operands import of_nodes
+from fxteleport.passes.rules.registry import Rule, lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a graph from a tensor `entry` to a tensor `exit`.
+
+    Attributes:
+        inside: its nodes, the exit among them, the entry not.
+        is_norm: a common scale of the entry does not change it; else it is elementwise.
+        has_poles: the sign of a zero of the entry decides which infinity comes out.
+    """
+
+    entry: fx.Node
+    exit: fx.Node
+    inside: frozenset[fx.Node]
+    is_norm: bool
+    has_poles: bool
+
+
+def regions(graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Dependence) -> dict[fx.Node, Region]:
+    """The region of each node that is in one."""
+    return _Finder(graph, modules, dependence).run()
+
+
+class _Finder:
+    """Finds the regions of one graph.
+
+    A node's *origin* is the nearest tensor of which it is a function, by operations that have a form; the chain of
+    origins of a node is every tensor from which a region may lead to it.
+    """
+
+    def __init__(self, graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Dependence) -> None:
+        self.graph, self.modules, self.dependence = graph, modules, dependence
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.switches = [i for node, i in self.order.items() if node.target is switch]
+        self.origin: dict[fx.Node, fx.Node] = {}
+        self.depth: dict[fx.Node, int] = {}
+        self.rules: dict[fx.Node, Rule] = {}
+        self.found: dict[fx.Node, Region] = {}
+
+    def run(self) -> dict[fx.Node, Region]:
+        for node in self.graph.nodes:
+            self.trace_back(node)
+        for node in self.origin:
+            if node not in self.found and name_of(node.target) in _QUOTIENTS:
+                self.take(self.norm_to(node))
+        for node in self.origin:
+            if node not in self.found and name_of(node.target) in _SUMS:
+                self.take(self.activation_at(node))
+        return self.found
+
+    def take(self, region: Region | None) -> None:
+        if region is not None and self.found.keys().isdisjoint(region.inside):
+            self.found |= dict.fromkeys(region.inside, region)
+
+    # -- chains ------------------------------------------------------------------------------------------
+
+    def trace_back(self, node: fx.Node) -> None:
+        """Find the origin of a node."""
+        self.depth[node] = 0
+        rule = self.rule_of(node)
+        if rule is None:
+            return
+        given = [x for x in node.all_input_nodes if not _is_constant(x)]
+        if not given:
+            return
+        origin = given[0]
+        for other in given[1:]:
+            common = self.common(origin, other)
+            if common is None:
+                return
+            origin = common
+        self.origin[node], self.rules[node] = origin, rule
+        self.depth[node] = self.depth[origin] + 1
+
+    def rule_of(self, node: fx.Node) -> Rule | None:
+        """The rule of a node that a region may hold."""
+        value = info(node).value
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(x, Tensor) and x.is_floating_point() and carries(x) and is_dense(x) for x in parts):
+            return None
+        if node.op not in ("call_function", "call_method", "call_module") or _is_refused(node):
+            return None
+        if not all(x.is_meta and x.numel() for x in parts):
+            return None
+        if _is_part(node):
+            return self.rules.get(node.args[0])  # type: ignore[arg-type]
+        target: Any = node.target
+        if node.op == "call_module":
+            target = self.modules.get(str(node.target))
+            if target is None or target._parameters or target._buffers or changes_gradients(target) or hooked(target):
+                return None
+        rule = lookup(node.op, target)
+        return None if rule is None or rule.form is None else rule
+
+    def common(self, a: fx.Node, b: fx.Node) -> fx.Node | None:
+        """The nearest tensor of which two are functions."""
+        while a is not b:
+            if self.depth[a] < self.depth[b]:
+                a, b = b, a
+            if a not in self.origin:
+                return None
+            a = self.origin[a]
+        return a
+
+    def chain(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The tensors of which a node is a function, from the nearest on."""
+        while node in self.origin:
+            node = self.origin[node]
+            yield node
+
+    # -- regions -----------------------------------------------------------------------------------------
+
+    def between(self, entry: fx.Node, exit: fx.Node) -> list[fx.Node]:
+        """The nodes from which, and from constants, an exit is computed, up to an entry; in their order."""
+        waiting, seen = [exit], {exit}
+        while waiting:
+            for source in waiting.pop().all_input_nodes:
+                if source is not entry and source not in seen and not _is_constant(source):
+                    seen.add(source)
+                    waiting.append(source)
+        return sorted(seen, key=self.order.__getitem__)
+
+    def forms(self, entry: fx.Node, inside: list[fx.Node]) -> dict[fx.Node, Form] | None:
+        """The forms of nodes, which depend on an entry alone; None where one has none."""
+        known = {entry: Form()}
+        for node in inside:
+            form = self.form(node, known)
+            if form is None:
+                return None
+            if isinstance(form, Form) and info(node).value.shape != info(entry).value.shape:
+                form = Form(form.degree, form.exponent, False, form.is_signless, form.has_poles)
+            known[node] = form
+        return known
+
+    def form(self, node: fx.Node, known: Mapping[fx.Node, Form]) -> Form | None:
+        def given(x: fx.Node) -> Any:
+            return known.get(x, info(x).value)
+
+        if _is_part(node):
+            return known[node.args[0]][node.args[1]] if node.args[0] in known else None  # type: ignore[index,no-any-return]
+        target: Any = self.modules[str(node.target)] if node.op == "call_module" else node.target
+        name = type(target).__name__ if node.op == "call_module" else name_of(target)
+        args, kwargs = of_nodes(node.args, given), of_nodes(node.kwargs, given)
+        try:
+            swapped = target in ("__rtruediv__", "__rdiv__", "__rpow__")
+            form: Form | None = self.rules[node].form(name, swapped, *args, **kwargs)  # type: ignore[misc]
+        except TypeError:  # another form of the call
+            return None
+        return form
+
+    def made(
+        self, entry: fx.Node, exit: fx.Node, inside: list[fx.Node], forms: Mapping[fx.Node, Form]
+    ) -> Region | None:
+        """The region, unless something else reads what is inside it, or gradients are recorded in a part of it."""
+        nodes = frozenset(inside)
+        read = (user for node in inside if node is not exit for user in node.users)
+        if any(user not in nodes and not _asks_for_size(user) for user in read):
+            return None
+        first, last = self.order[inside[0]], self.order[exit]
+        if any(first < i < last for i in self.switches) or not is_dense(info(entry).value):
+            return None
+        poles = any(form.has_poles for form in forms.values() if isinstance(form, Form))
+        return Region(entry, exit, nodes, not forms[exit].is_elementwise, poles)
+
+    def norm_to(self, exit: fx.Node) -> Region | None:
+        """A norm that ends in a quotient, from as far as its sums and means reach."""
+        best: Region | None = None
+        known = 0  # sums and means in it
+        for entry in self.chain(exit):
+            if self.dependence.of(entry) is not Source.DATA:  # the norm of a weight, which one CoB a row is enough for
+                break
+            if not isinstance(info(entry).value, Tensor) or info(entry).value.shape != info(exit).value.shape:
+                continue
+            inside = self.between(entry, exit)
+            if len(inside) > _LONGEST:
+                break
+            forms = self.forms(entry, inside)
+            if forms is None or forms[exit].degree != 0:
+                continue
+            sums = sum(self.rules[node].form in _REDUCTIONS for node in inside)
+            if sums > known and (region := self.made(entry, exit, inside, forms)) is not None:
+                best, known = region, sums
+        return best
+
+    def activation_at(self, node: fx.Node) -> Region | None:
+        """An elementwise region around a sum, whose terms are no multiples of one CoB."""
+        for entry in self.chain(node):
+            if not isinstance(info(entry).value, Tensor):
+                continue
+            inside = self.between(entry, node)
+            forms = self.forms(entry, inside) if self.dependence.of(entry) is not Source.FIXED else None
+            if forms is None or not forms[node].is_elementwise or len(inside) > _LONGEST:
+                return None
+            users = {user for user in entry.users if entry in self.chain(user)}
+            if len(users) < 2:  # operations one after another have their rules, `x + 1` among them
+                continue
+            if forms[node].exponent is not None:
+                return None
+            return self.around(entry, node, users) or self.made(entry, node, inside, forms)
+        return None
+
+    def around(self, entry: fx.Node, node: fx.Node, users: set[fx.Node]) -> Region | None:
+        """The shortest elementwise region from an entry that holds a node and all functions of the entry."""
+        for exit in self.exits(entry, node):
+            inside = self.between(entry, exit)
+            if users.issubset(inside) and node in inside:
+                forms = self.forms(entry, inside)
+                if forms is None or not forms[exit].is_elementwise:
+                    return None
+                region = self.made(entry, exit, inside, forms)
+                if region is not None:
+                    return region
+        return None
+
+    def exits(self, entry: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
+        """The nodes behind one that are functions of an entry, in their order."""
+        at = node
+        for _ in range(_LONGEST):
+            if at.op in ("root", "output"):
+                return
+            if at in self.origin and entry in self.chain(at):
+                yield at
+            at = at.next
+
+
+_QUOTIENTS = frozenset("mul multiply imul div divide true_divide truediv itruediv __rtruediv__".split())
+_SUMS = frozenset("add sub subtract rsub iadd isub __radd__ __rsub__".split())
+_REDUCTIONS = (reduced, variance, spread)
+_LONGEST = 64  # nodes of a region
+
+
+def _is_refused(node: fx.Node) -> bool:
+    """True for what is written to, and for what the data decide."""
+    known = info(node)
+    return known.has_effect or known.is_aliased or bool(known.trust)
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """True for numbers, and for tensors whose values are those of every run."""
+    return not any(isinstance(x, Tensor) and x.is_meta for x in leaves_of(info(node).value))
+
+
+def _is_part(node: fx.Node) -> bool:
+    """True for one tensor of several that a call gives."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, fx.Node) and isinstance(info(source).value, tuple)
+
+
+def _asks_for_size(node: fx.Node) -> bool:
+    """True for what reads the size, type or device of a tensor, which no CoB changes."""
+    asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
+    return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")

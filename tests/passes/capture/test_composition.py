@@ -1,0 +1,72 @@
+"""Capture is put together from parts that do not know what they are parts of."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CAPTURE = Path(__file__).parents[3] / "passes" / "capture"
+FILES = sorted(CAPTURE.glob("*.py"))
+PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py"}  # those that know the tracer
+LONGEST = 150
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
+    for path in FILES:
+        yield from ((path, x) for x in ast.walk(parsed(path)) if isinstance(x, ast.ClassDef))
+
+
+def test_no_class_has_two_bases_of_the_projects_own() -> None:
+    """But for proxies: `Overriding` is what torch looks for on them."""
+    own = {x.name for _, x in classes()} - {"Overriding"}
+    for path, x in classes():
+        bases = [b.id for b in x.bases if isinstance(b, ast.Name) and b.id in own]
+        assert len(bases) <= 1, f"{path.name}: {x.name}"
+
+
+def test_no_class_is_too_long() -> None:
+    for path, x in classes():
+        assert (x.end_lineno or 0) - x.lineno < LONGEST, f"{path.name}: {x.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_part_knows_the_tracer(path: Path) -> None:
+    """Nor is it imported for its type."""
+    modules = [x.module or "" for x in ast.walk(parsed(path)) if isinstance(x, ast.ImportFrom)]
+    assert path.name in PUTS_TOGETHER or not any(m.endswith(".tracer") for m in modules)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_is_private_is_read_by_its_own_class(path: Path) -> None:
+    """The node and the value behind a proxy have accessors (`proxy.py`)."""
+    if path.name == "proxy.py":
+        return
+    for x in ast.walk(parsed(path)):
+        if isinstance(x, ast.Attribute) and x.attr in ("_node", "_value", "_trace", "_example", "_path"):
+            assert isinstance(x.value, ast.Name), f"line {x.lineno}"
+            assert x.value.id == "self", f"line {x.lineno}"
+
+
+def test_parts_import_each_other_in_one_direction() -> None:
+    imports = {
+        path.stem: {
+            (x.module or "").rpartition(".")[2] if not (x.module or "").endswith("capture") else name.name
+            for x in ast.walk(parsed(path))
+            if isinstance(x, ast.ImportFrom) and (x.module or "").startswith("fxteleport.passes.capture")
+            for name in x.names
+        }
+        for path in FILES
+    }
+    while True:
+        leaves = {name for name, needed in imports.items() if not needed & imports.keys()}
+        if not leaves:
+            break
+        imports = {name: needed for name, needed in imports.items() if name not in leaves}
+    assert not imports, f"these import each other: {sorted(imports)}"

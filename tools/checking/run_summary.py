@@ -1,0 +1,79 @@
+"""What `teleport` prints: a network, its teleportation and the check, a line a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation
+from fxteleport.tools.checking.conditions import resting
+from fxteleport.tools.checking.records import verdict
+from fxteleport.tools.checking.session import Run
+from fxteleport.tools.console import count
+from fxteleport.tools.options.common import Settings
+
+_PASSES = ("capture", "constrain", "solve", "rewrite", "verify")
+_SHOWN = 5
+
+
+def show(out: Console, done: Run, written: list[Path]) -> None:
+    """Print it."""
+    found, report = done.plan, done.report
+    free = [g for g in found.groups if g.kind != "pinned"]
+    where = next(done.loaded.model.parameters()).device if done.loaded.parameters else "cpu"
+    seconds = done.seconds
+    rows: list[tuple[str, str]] = [
+        ("model", f"{done.loaded.spec} on {where}, {_dtype(done)}"),
+        ("weights", done.loaded.weights),
+        ("parameters", f"{done.loaded.parameters:,}, {found.moved:.2%} of them moved"),
+        ("graph", count(len(found.captured.graph.nodes), "node")),
+        ("freedom", f"{count(found.num_free, 'CoB value')} in {count(len(free), 'neuron group')}"),
+        ("law", _law(done.settings)),
+        ("operations", _operations(activations(done))),
+        *resting(found.conditions),
+        ("opaque", count(len(found.opaque), "node") if found.opaque else "none: a rule knows every node"),
+        *_first((f"{o.path or o.node}: {o.why}" for o in found.opaque), len(found.opaque)),
+        ("seconds", ", ".join(f"{name} {seconds[name]:.1f}" for name in _PASSES if name in seconds)),
+        *(("written" if i == 0 else "", str(path)) for i, path in enumerate(written)),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    mark = Text("same function" if report.passed else "FAILED", style="bold green" if report.passed else "bold red")
+    table.add_row(mark, Text(verdict(report)))
+    out.print(table)
+
+
+def activations(done: Run) -> dict[str, int]:
+    """How many operations the network has that the original has not."""
+    modules = list(done.network.modules())
+    return {kind.__name__: sum(isinstance(m, kind) for m in modules) for kind in (TeleportedActivation, Rescale)}
+
+
+def _law(settings: Settings) -> str:
+    law = f"{settings.landscape}, range {settings.cob_range:g}, seed {settings.seed}"
+    plan = f"mode {settings.mode}, norm statistics {settings.norm_stats}"
+    note = " (exact in eval mode)" if settings.norm_stats == "rescaled" else ""
+    return f"{law}{', powers of two' if settings.exact else ''}; {plan}{note}"
+
+
+def _operations(found: dict[str, int]) -> str:
+    names = {"TeleportedActivation": "teleported activation", "Rescale": "rescaling"}
+    said = [count(n, names[kind]) for kind, n in found.items() if n]
+    return f"new: {', '.join(said)}" if said else "those of the original"
+
+
+def _first(reasons: Iterable[str], total: int) -> list[tuple[str, str]]:
+    shown = [("", reason) for reason, _ in zip(reasons, range(_SHOWN), strict=False)]
+    return shown + ([("", f"and {total - _SHOWN} more (see --json)")] if total > _SHOWN else [])
+
+
+def _dtype(done: Run) -> str:
+    found = next((p.dtype for p in done.loaded.model.parameters() if p.is_floating_point()), "no parameters")
+    return str(found).removeprefix("torch.")

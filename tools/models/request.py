@@ -1,0 +1,63 @@
+"""A network that is wanted, and one that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which network is wanted, as the command line says it.
+
+    Attributes:
+        input_size: one input's shape without the batch axis, or None for the network's own.
+        redraw: replace the parameters by generic random ones; None: where they would be a fresh initialisation.
+        batch: how many inputs at once; None: two, or as many pictures as there are, up to eight.
+        images: a folder of pictures to take as inputs, instead of random numbers.
+        channels_last: give images and convolutions that memory format.
+    """
+
+    input_size: tuple[int, ...] | None = None
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    redraw: bool | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    batch: int | None = None
+    images: Path | None = None
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in eval mode with inputs to run it on, and where its weights are from."""
+
+    spec: str
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: str
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameter elements."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, else its inputs."""
+        inputs = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        return next((t.device for t in (*self.model.parameters(), *inputs)), torch.device("cpu"))
+
+    @property
+    def batch(self) -> int | None:
+        """The length of the first input's first axis."""
+        tensors = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
+        return tensors[0].shape[0] if tensors else None
