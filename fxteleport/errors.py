@@ -6,6 +6,7 @@ from fxteleport.passes.errors import (
     CobError,
     ConditionError,
     ConditionWarning,
+    GraphError,
     GuardError,
     InputError,
     ModelError,
@@ -15,6 +16,6 @@ from fxteleport.passes.errors import (
 )
 
 __all__ = [
-    "CaptureError", "CheckpointError", "CobError", "ConditionError", "ConditionWarning", "GuardError", "InputError",
-    "ModelError", "OpaqueModuleWarning", "RuleError", "TeleportError",
+    "CaptureError", "CheckpointError", "CobError", "ConditionError", "ConditionWarning", "GraphError", "GuardError",
+    "InputError", "ModelError", "OpaqueModuleWarning", "RuleError", "TeleportError",
 ]  # fmt: skip

@@ -110,8 +110,8 @@ class Tally:
 # How the names of operations begin that no rule can know, and why.
 _KEPT_WHOLE = {
     "hidden": "code that cannot be traced, and reads another layer's weight",
-    "made: running product over the batch": "the exponent of its CoB is the number of samples",
-    "made: product over the batch": "so is that of this one",
+    "made: product over the batch": "the exponent of its CoB is the number of samples",
+    "made: running product over the batch": "its CoB has another exponent at each sample",
     "number: power": "the exponent is a size",
     "weight: data": "a weight's memory is replaced while forward runs",
     "rows: mask": "which rows are picked, a mask tells that comes with the data",
