@@ -17,7 +17,7 @@ from torch import fx
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.proxy import is_proxy
-from fxteleport.passes.constrain.interpreter import Constrained
+from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.errors import GraphError
 from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of

@@ -18,7 +18,11 @@ class CobError(TeleportError):
 
 
 class RuleError(TeleportError):
-    """A rule is registered twice, with a key that no node can have, or asks for an axis that a tensor does not have."""
+    """A rule is wrong.
+
+    It is registered twice, or with a key that no node can have; it asks for an axis that a tensor does not have; or,
+    under `plan(..., checks=True)`, it fails in another way than by declining.
+    """
 
 
 class GraphError(TeleportError):

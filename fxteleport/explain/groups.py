@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.constrain.interpreter import Constrained
+from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.domain.solution import FREE, POSITIVE, UNIT, Solution
 from fxteleport.passes.graph.node_info import info
 

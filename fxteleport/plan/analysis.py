@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.constrain.interpreter import Constrained
+from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import Array, Solution
 from fxteleport.passes.errors import InputError

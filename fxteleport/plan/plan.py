@@ -23,7 +23,8 @@ from fxteleport.explain.joins import Link, Tie, group_links, group_ties
 from fxteleport.explain.scalings import Use, group_uses
 from fxteleport.passes.capture.capture import capture
 from fxteleport.passes.check_graph import check_graph
-from fxteleport.passes.constrain.interpreter import Opaque, constrain
+from fxteleport.passes.constrain.constrain import constrain
+from fxteleport.passes.constrain.interpreter import Opaque
 from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
@@ -65,7 +66,8 @@ def plan(
         InputError: an unknown mode or norm_stats.
         ModelError: the model is not a plain, materialised float `nn.Module`.
         CaptureError: the model does not run on these inputs.
-        GraphError: with `checks`, a pass has broken its contract.
+        GraphError, RuleError: with `checks`, a pass has broken its contract, or a rule fails in another way than by
+            declining; else such a node is pinned, and the exception is the reason.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode '{mode}': choose one of {', '.join(MODES)}")
@@ -100,7 +102,7 @@ def made(
             check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
-            constrained = constrain(captured, mode, norm_stats)
+            constrained = constrain(captured, mode, norm_stats, strict=checks)
             if checks:
                 check_graph(captured, "constrain", constrained)
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()

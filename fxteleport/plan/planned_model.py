@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.model_tensors import named_tensors
-from fxteleport.passes.constrain.interpreter import unsaved
+from fxteleport.passes.constrain.fixed_tensors import unsaved
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import modules_of

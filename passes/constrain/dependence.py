@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 from torch import Tensor, fx
 
+from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of, name_of
 
@@ -22,6 +23,12 @@ class Source(enum.IntEnum):
     FIXED = 0  # buffers, constants and sizes
     WEIGHTS = 1
     DATA = 2
+
+
+def parameters_of(captured: Captured) -> frozenset[str]:
+    """The names of the model's parameters."""
+    parts = captured.parts.items()
+    return frozenset(f"{path}.{name}" if path else name for path, part in parts for name in part._parameters)
 
 
 class Dependence:

@@ -21,11 +21,34 @@ from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.uses import Uses
 
 
+class Parameters(Protocol):
+    """The model's parameters and buffers, and what is decided of them."""
+
+    def __contains__(self, name: str) -> bool:
+        """True if the model has one of this name."""
+
+    def operand(self, name: str) -> Operand:
+        """One as an operand."""
+
+    def is_bound(self, name: str | None) -> bool:
+        """True where its map is decided."""
+
+    def own_map(self, name: str | None) -> CobMap:
+        """A map of its own for one that has none: a product of one factor an axis."""
+
+    def bind(self, name: str | None, cob: CobMap) -> None:
+        """Decide its map."""
+
+
 class State(Protocol):
     """What a rule reads and changes beside the map that it returns: the interpreter's run."""
 
     system: System
     conditions: list[Condition]
+
+    @property
+    def parameters(self) -> Parameters:
+        """The model's parameters and buffers."""
 
     def sizes_of(self, node: fx.Node) -> tuple[Extent, ...]:
         """The axes of a node's tensor."""
@@ -36,23 +59,8 @@ class State(Protocol):
     def example(self, size: Extent) -> int:
         """What a size is in the example."""
 
-    def tensor(self, name: str) -> Operand:
-        """A parameter or buffer as an operand."""
-
-    def has_tensor(self, name: str) -> bool:
-        """True if the model has a parameter or buffer of this name."""
-
     def is_fixed(self, node: fx.Node) -> bool:
         """True for a node that depends on no input and no parameter."""
-
-    def is_bound(self, name: str | None) -> bool:
-        """True for a parameter whose map is decided."""
-
-    def own_map(self, name: str | None) -> CobMap:
-        """A map of its own for a parameter that has none: a product of one factor an axis."""
-
-    def bind(self, name: str | None, cob: CobMap) -> None:
-        """Decide a parameter's map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +110,17 @@ class Operand:
     While a rule is applied, each use of an operand is noted (`use`), for the rule's contract.
     """
 
-    __slots__ = ("_map", "_state", "_uses", "name", "sizes", "value")
+    __slots__ = ("_map", "_table", "_uses", "name", "sizes", "value")
 
     def __init__(
         self,
         value: Tensor,
         cob: CobMap | None,
         name: str | None = None,
-        state: State | None = None,
+        table: Parameters | None = None,
         sizes: tuple[Extent, ...] | None = None,
     ) -> None:
-        self.value, self._map, self.name, self._state = value, cob, name, state
+        self.value, self._map, self.name, self._table = value, cob, name, table
         self.sizes: tuple[Extent, ...] = tuple(value.shape) if sizes is None else sizes
         self._uses: Uses | None = None
 
@@ -141,8 +149,8 @@ class Operand:
         self._uses = uses
 
     def _own_map(self) -> CobMap:
-        assert self._state is not None
-        self._map = self._state.own_map(self.name)
+        assert self._table is not None
+        self._map = self._table.own_map(self.name)
         return self._map
 
     @property
@@ -159,7 +167,7 @@ class Operand:
     @property
     def is_unbound(self) -> bool:
         """True for a parameter whose map is not decided yet."""
-        return self._state is not None and not self._state.is_bound(self.name)
+        return self._table is not None and not self._table.is_bound(self.name)
 
     @property
     def shape(self) -> torch.Size:
@@ -248,7 +256,8 @@ class Call:
         cob = cob.aligned(operand.rank)
         operand.use()
         if operand.is_unbound and fits(cob, operand.shape):
-            self.state.bind(operand.name, cob.settled())  # what meets zeros here may meet others in its next use
+            # settled: what meets zeros here may meet others in its next use
+            self.state.parameters.bind(operand.name, cob.settled())
             return
         if operand.name is not None and not operand.is_unbound:
             why = f"the weight '{operand.name}' has one scale for all its uses"

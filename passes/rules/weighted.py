@@ -190,10 +190,10 @@ def multihead_attention_layer(
     in_proj_bias: Operand | None = None, bias_k: Operand | None = None, bias_v: Operand | None = None,
 ) -> Any:  # fmt: skip
     path = f"{call.node.target}.out_proj."
-    bias = call.state.tensor(path + "bias") if call.state.has_tensor(path + "bias") else None
+    bias = call.state.parameters.operand(path + "bias") if path + "bias" in call.state.parameters else None
     return attended(
         call, (query, key, value), in_proj_weight, (q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias,
-        (bias_k, bias_v), (call.state.tensor(path + "weight"), bias), (key_padding_mask, attn_mask),
+        (bias_k, bias_v), (call.state.parameters.operand(path + "weight"), bias), (key_padding_mask, attn_mask),
     )  # fmt: skip
 
 
@@ -303,5 +303,6 @@ def recurrent(call: Call, input: Any, *states: Any, **named: Any) -> Any:
             call.pin(state.map, "a recurrent layer's gates are not looked into")
     for name in call.module._parameters:
         cob = on_axis(into, 1, 2) ** -1 if _FIRST.fullmatch(name) else IDENTITY
-        call.require(call.state.tensor(f"{call.node.target}.{name}"), cob, "weight / in, in the first layer alone")
+        weight = call.state.parameters.operand(f"{call.node.target}.{name}")
+        call.require(weight, cob, "weight / in, in the first layer alone")
     return IDENTITY

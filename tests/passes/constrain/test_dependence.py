@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.constrain.dependence import Dependence, Source
-from fxteleport.passes.constrain.interpreter import parameters_of
+from fxteleport.passes.constrain.dependence import Dependence, Source, parameters_of
 
 
 class Net(nn.Module):

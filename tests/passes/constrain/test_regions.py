@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.constrain.dependence import Dependence
-from fxteleport.passes.constrain.interpreter import parameters_of
+from fxteleport.passes.constrain.dependence import Dependence, parameters_of
 from fxteleport.passes.constrain.regions import regions
 from fxteleport.passes.graph.ops import name_of
 

@@ -99,9 +99,12 @@ def test_a_rule_that_fails_pins_and_says_so() -> None:
     def broken(call: Any, input: Any) -> Any:
         raise ValueError("this rule is broken")
 
-    plan = ft.plan(nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0), nn.Linear(5, 2)), torch.randn(2, 3))
+    model = nn.Sequential(nn.Linear(3, 5), _Function(torch.special.i0), nn.Linear(5, 2))
+    plan = ft.plan(model, torch.randn(2, 3), checks=False)
     assert plan.num_free == 0
     assert "this rule is broken" in plan.opaque[0].why
+    with pytest.raises(ft.RuleError, match=r"the rule of special_i0 \(special_i0\) fails: this rule is broken"):
+        ft.plan(model, torch.randn(2, 3), checks=True)
 
 
 @pytest.mark.usefixtures("registry")

@@ -1,0 +1,65 @@
+"""Constrain: graph -> CoB maps and a system of constraints, by abstract interpretation (`interpreter.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.constrain.dependence import Dependence, parameters_of
+from fxteleport.passes.constrain.fixed_tensors import fixed_tensors
+from fxteleport.passes.constrain.interpreter import Interpreter, Opaque
+from fxteleport.passes.constrain.parameter_maps import ParameterMaps
+from fxteleport.passes.constrain.sizing import Sizing
+from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.domain.constraints import System
+from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.rules.call import Wrap
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """What the constraint pass found.
+
+    Attributes:
+        system: symbols and constraints.
+        maps: node -> its CobMap (or the tuple, list... of them, None where there is no tensor).
+        tensors: canonical parameter or buffer name -> its CobMap.
+        wraps: nodes that need another operation.
+        opaque: nodes that no rule knows.
+        rules: node name -> name of the rule that was applied.
+        conditions: what the rules rest on: a number that one needed to know, a mode.
+    """
+
+    system: System
+    maps: dict[fx.Node, Any]
+    tensors: dict[str, CobMap]
+    wraps: dict[fx.Node, Wrap]
+    opaque: list[Opaque]
+    rules: dict[str, str]
+    conditions: tuple[Condition, ...] = ()
+
+
+def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed", strict: bool = False) -> Constrained:
+    """Find the maps and the constraints of a captured graph.
+
+    Args:
+        mode, norm_stats: as `plan` takes them.
+        strict: raise an exception of a rule's own; else its node is pinned, and the exception is the reason.
+
+    Raises:
+        RuleError: with `strict`, a rule fails in another way than by declining.
+    """
+    sizing, sources, system = Sizing(captured), Dependence(parameters_of(captured)), System()
+    weighty = frozenset(path for path, m in captured.modules.items() if next(m.parameters(), None) is not None)
+    for graph in captured.graphs:
+        sizing.run(graph)
+        sources.add(graph, weighty)
+    parameters = ParameterMaps(captured, sources, system, fixed_tensors(captured, mode))
+    state = Interpreter(captured, sizing, sources, parameters, system, mode == "full", norm_stats, strict)
+    for graph in captured.graphs:
+        state.run(graph)
+    conditions = tuple(dict.fromkeys(state.conditions))
+    return Constrained(system, state.maps, parameters.decided, state.wraps, state.opaque, state.rules, conditions)

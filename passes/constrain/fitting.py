@@ -1,0 +1,101 @@
+"""Fitting: the maps that a rule returns must fit its results, at every size that other inputs may give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxteleport.passes.constrain.sizing import Sizing
+from fxteleport.passes.domain.cob_map import CobMap, Parts
+from fxteleport.passes.domain.constraints import Origin, System
+from fxteleport.passes.domain.size import Size, product
+from fxteleport.passes.errors import Decline
+from fxteleport.passes.rules import folds as folded
+from fxteleport.passes.rules.call import carries, fits
+from fxteleport.passes.rules.operands import map_like, pairs_of
+from fxteleport.passes.rules.shape_functions import Sized
+
+_MORE = "other inputs have more or fewer of these positions"
+
+
+def fitted(value: Any, result: Any) -> Any:
+    """The maps of a value, which they must fit.
+
+    Raises:
+        Decline: they do not.
+    """
+    if isinstance(result, CobMap) and not isinstance(value, Tensor):  # one map for several tensors
+        if result.factors:
+            raise Decline("its rule does not know this form of the call")
+        return map_like(value)
+    for part, cob in pairs_of(value, result):
+        if cob.factors and not carries(part):
+            raise Decline("its result is of a type without fractions")
+        if cob.factors and not fits(cob, part.shape):
+            raise Decline("its rule does not know this form of the call")
+    return result
+
+
+def has_more(value: Any, sized: Any) -> bool:
+    """True for an empty result (or one of several) along an axis that other inputs may make longer."""
+    if isinstance(value, Tensor):
+        if value.numel():
+            return False
+        sizes = sized.sizes if type(sized) is Sized else ()
+        return any(n == 0 and type(m) is Size for n, m in zip(value.shape, sizes, strict=False))
+    pairs = zip(value, sized, strict=False) if isinstance(value, (tuple, list)) and isinstance(sized, list) else ()
+    return any(has_more(*pair) for pair in pairs)
+
+
+def at_all_sizes(
+    system: System, sizing: Sizing, node: fx.Node, result: Any, sized: Any, told: bool, folds: Mapping[int, Parts]
+) -> Any:
+    """Maps that do not vary along axes whose sizes other inputs change, but for folds: no map would fit those.
+
+    An operation without a shape function moves nothing: where its map varies, what went in varied along a known
+    axis, or a weight does, and so the axis is known. Not so where zeros come in, which differ along any axis.
+
+    Args:
+        told: the operation has a shape function.
+        folds: those that it leaves as they are.
+    """
+    if isinstance(result, CobMap):
+        if not result.factors or type(sized) is not Sized:
+            return result
+        unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+        if not told and not result.zeros:
+            for i in unknown:
+                sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
+            return result
+        if unknown or result.folds:
+            return _unvarying(system, sizing, node, result, sized, unknown, dict(result.folds) or folds)
+        return result
+    if isinstance(result, dict) and isinstance(sized, dict):
+        return {k: at_all_sizes(system, sizing, node, cob, sized.get(k), told, folds) for k, cob in result.items()}
+    if isinstance(result, (list, tuple)) and isinstance(sized, list):
+        pairs = zip(result, sized, strict=False)
+        return [at_all_sizes(system, sizing, node, cob, part, told, folds) for cob, part in pairs]
+    return result
+
+
+def _unvarying(
+    system: System,
+    sizing: Sizing,
+    node: fx.Node,
+    cob: CobMap,
+    sized: Sized,
+    unknown: Sequence[int],
+    folds: Mapping[int, Parts],
+) -> CobMap:
+    """A map with one CoB along axes of unknown sizes, or along the unknown parts of their folds."""
+    sizes, origin = sizing.sizes, Origin(node.name, _MORE)
+    extents = {i: sizes.settled(sized.sizes[i]) for i in unknown}
+    axes = [i for i, n in extents.items() if type(n) is Size]
+    held = {i: folds[i] for i in axes if i in folds and sizes.settled(product(folds[i])) == extents[i]}
+    cob = system.constant(cob, [i for i in axes if i not in held], origin)
+    for i, parts in held.items():
+        shape = tuple(sized.value.shape)
+        cob = folded.kept(system, cob, shape, i, parts, [sizes.value(n) for n in parts], origin)
+    return CobMap(cob.factors, cob.zeros, tuple((i, parts) for i, parts in held.items() if cob.varies(i)))
