@@ -29,21 +29,9 @@ from fxteleport.passes.graph.guards import GUARDS, expect_ones, expect_tensor, g
 from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of, name_of
 from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.axes import Axes
 from fxteleport.passes.rules.registry import lookup
 
-# Rules of operations that go element by element, or over the last axes, or where everything is pinned.
-_FROM_THE_RIGHT = frozenset(
-    "elementwise add where masked_fill lerp mul div addcmul reciprocal square power rectify maximum linear embedding"
-    " layer_norm pointwise tanh hardtanh clamp clamp_min clamp_max rounded equal compared constant_like fill attention"
-    " multihead_attention convolution transposed_convolution padded padded_by_module average_pool1d average_pool2d"
-    " average_pool3d max_pool1d max_pool2d max_pool3d pinned"
-    " pinned_in_place invariant".split()
-)
-# Rules of operations along the axis `dim`, which are so where it is counted from the right.
-_ALONG = frozenset(
-    "reduced accumulated variance multiplied vector_norm deviation extreme middle running normalize gated largest place"
-    " places sorted_ largest_few kth shifted concatenated joined".split()
-)
 _TURNING = frozenset("transpose swapaxes swapdims movedim moveaxis permute unsqueeze squeeze flatten unflatten".split())
 _FACTS = frozenset({"shape", "dtype", "device", "mT", "mH"})
 _CUTTING = frozenset(
@@ -161,7 +149,7 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
     found = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
     if found is None:
         return True  # around it everything is pinned
-    if found.name in _FROM_THE_RIGHT:
+    if found.axes is Axes.FROM_THE_RIGHT:
         return True
     if found.name == "matmul":  # of vectors it means something else
         first, second = node.args[0], node.args[1]
@@ -176,7 +164,7 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
     given: Any = [*node.args[1:], *node.kwargs.values()]
     if name in _TURNING:
         return (name == "squeeze" and not given) or _negative([x for x in given if isinstance(x, int)] or 0)
-    if name in _CUTTING or found.name in _ALONG:
+    if name in _CUTTING or found.axes is Axes.BY_DIM:
         names = [parameter for parameter, _ in found.parameters]
         place = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
         default = dict(found.parameters).get("dim", 0)

@@ -24,6 +24,7 @@ import torch
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.rules import folds, forms, shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
@@ -48,7 +49,7 @@ def cob_of(x: Any, rank: int) -> CobMap:
     return x.map.aligned(rank) if isinstance(x, Operand) else IDENTITY
 
 
-@rule(*named("mul"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.product)
+@rule(*named("mul"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.product, axes=FROM_THE_RIGHT)
 def mul(call: Call, input: Any, other: Any) -> CobMap:
     rank = call.value.ndim
     return product(call, cob_of(input, rank) * cob_of(other, rank))
@@ -59,6 +60,7 @@ def mul(call: Call, input: Any, other: Any) -> CobMap:
     shape=shape_functions.broadcast,
     along=folds.elementwise,
     form=forms.quotient,
+    axes=FROM_THE_RIGHT,
 )
 def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) -> CobMap:
     if rounding_mode is not None:
@@ -76,7 +78,7 @@ def zero_sign(call: Call, divisor: Any) -> None:
         call.positive(divisor.map, "1 / 0 has the sign of the zero, and a sum that cancels is +0 under any CoB")
 
 
-@rule(*named("var"), shape=shape_functions.reduced, form=forms.variance)
+@rule(*named("var"), shape=shape_functions.reduced, form=forms.variance, axes=BY_DIM)
 def variance(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "these positions are measured together")
@@ -115,7 +117,7 @@ def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) 
     return product(call, call.constant(input.map, axes, why) * call.constant(other.map, axes, why))
 
 
-@rule(*named("prod"), shape=shape_functions.reduced)
+@rule(*named("prod"), shape=shape_functions.reduced, axes=BY_DIM)
 def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     """The CoB to the power of how many there are: of few, for no CoB is to overflow."""
     axes = axes_of(dim, input.rank)
@@ -128,7 +130,7 @@ def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = Fals
     return dropped(cob, axes, keepdim) ** number
 
 
-@rule(*named("addcmul"), shape=shape_functions.broadcast)
+@rule(*named("addcmul"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def addcmul(call: Call, input: Operand, tensor1: Operand, tensor2: Operand, value: Any = 1) -> CobMap:
     rank = call.value.ndim
     added = product(call, tensor1.map.aligned(rank) * tensor2.map.aligned(rank))
@@ -144,13 +146,13 @@ def addmm(call: Call, input: Operand, mat1: Operand, mat2: Operand, *rest: Any, 
     return merged(call, input.map.aligned(rank), added, "they are added")
 
 
-@rule(*named("reciprocal"), shape=shape_functions.same, form=forms.reciprocal)
+@rule(*named("reciprocal"), shape=shape_functions.same, form=forms.reciprocal, axes=FROM_THE_RIGHT)
 def reciprocal(call: Call, input: Operand) -> CobMap:
     zero_sign(call, input)
     return input.map.settled() ** -1
 
 
-@rule(*named("square"), shape=shape_functions.same, form=forms.square)
+@rule(*named("square"), shape=shape_functions.same, form=forms.square, axes=FROM_THE_RIGHT)
 def square(call: Call, input: Operand) -> CobMap:
     return input.map**2
 
@@ -158,7 +160,7 @@ def square(call: Call, input: Operand) -> CobMap:
 _EXACT = frozenset({-2, -1, 0, 1, 2, 3})  # exponents that ATen multiplies out (native/cpu/PowKernel.cpp, cuda too)
 
 
-@rule(*named("pow"), shape=shape_functions.broadcast, form=forms.power)
+@rule(*named("pow"), shape=shape_functions.broadcast, form=forms.power, axes=FROM_THE_RIGHT)
 def power(call: Call, input: Any, exponent: Any) -> CobMap:
     from fxteleport.passes.rules.pointwise import teleported
 
@@ -284,7 +286,12 @@ def einsum(call: Call, equation: str, *operands: Any) -> CobMap:
     return product(call, contracted(call, cobs, range(len(right), len(order))))
 
 
-@rule(torch.nn.functional.scaled_dot_product_attention, shape=shape_functions.attention, along=folds.batched)
+@rule(
+    torch.nn.functional.scaled_dot_product_attention,
+    shape=shape_functions.attention,
+    along=folds.batched,
+    axes=FROM_THE_RIGHT,
+)
 def attention(
     call: Call, query: Operand, key: Operand, value: Operand, attn_mask: Operand | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,

@@ -15,6 +15,7 @@ from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import folds, forms, shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -30,6 +31,7 @@ from fxteleport.passes.rules.registry import named, rule
     shape=shape_functions.same,
     along=folds.elementwise,
     form=forms.cast,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def elementwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(*rest, *settings.values())
@@ -53,7 +55,7 @@ def dropped(cob: CobMap, axes: Sequence[int], keepdim: bool) -> CobMap:
     return cob.each(lambda s: s.squeeze(tuple(axes)))
 
 
-@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced, form=forms.reduced)
+@rule(*named("mean sum nanmean nansum"), shape=shape_functions.reduced, form=forms.reduced, axes=BY_DIM)
 def reduced(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "it is averaged or summed over these positions")
@@ -66,7 +68,7 @@ def sparse_sum(call: Call, input: Operand, dim: Any = None, dtype: Any = None) -
     return dropped(call.constant(input.map, axes, "it is summed over these positions"), axes, keepdim=False)
 
 
-@rule(*named("cumsum"), shape=shape_functions.same)
+@rule(*named("cumsum"), shape=shape_functions.same, axes=BY_DIM)
 def accumulated(call: Call, input: Operand, dim: int, **settings: Any) -> CobMap:
     return call.constant(input.map, axes_of(dim, input.rank), "positions are added up")
 
@@ -86,17 +88,35 @@ def pooled(call: Call, input: Operand, axes: int) -> CobMap:
     return call.constant(input.map, over, "positions are averaged")
 
 
-@rule(*named("avg_pool1d adaptive_avg_pool1d"), nn.AvgPool1d, nn.AdaptiveAvgPool1d, shape=shape_functions.resampled)
+@rule(
+    *named("avg_pool1d adaptive_avg_pool1d"),
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
+)
 def average_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 1)
 
 
-@rule(*named("avg_pool2d adaptive_avg_pool2d"), nn.AvgPool2d, nn.AdaptiveAvgPool2d, shape=shape_functions.resampled)
+@rule(
+    *named("avg_pool2d adaptive_avg_pool2d"),
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
+)
 def average_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 2)
 
 
-@rule(*named("avg_pool3d adaptive_avg_pool3d"), nn.AvgPool3d, nn.AdaptiveAvgPool3d, shape=shape_functions.resampled)
+@rule(
+    *named("avg_pool3d adaptive_avg_pool3d"),
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool3d,
+    shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
+)
 def average_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return pooled(call, input, 3)
 

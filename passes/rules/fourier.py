@@ -12,6 +12,7 @@ import torch
 
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import BY_DIM
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import joined
@@ -64,7 +65,7 @@ def fixed(call: Call, *settings: Any) -> None:
             call.pin(x.map, "it is a window")
 
 
-@rule(torch.fft.fftshift, torch.fft.ifftshift, shape=shape_functions.same)
+@rule(torch.fft.fftshift, torch.fft.ifftshift, shape=shape_functions.same, axes=BY_DIM)
 def shifted(call: Call, input: Operand, dim: Any = None) -> Any:
     return moved(call, [input])
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import forms, shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import joined
@@ -35,6 +36,7 @@ def signed(call: Call, before: CobMap, after: CobMap | None = None) -> CobMap:
     nn.ReLU, nn.LeakyReLU, nn.RReLU,
     shape=shape_functions.same,
     form=forms.kept,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def rectify(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return signed(call, input.map)
@@ -64,6 +66,7 @@ def picked(call: Call, input: Operand, axes: int) -> Any:
     nn.MaxPool1d,
     nn.AdaptiveMaxPool1d,
     shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
 )
 def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 1)
@@ -74,6 +77,7 @@ def max_pool1d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     nn.MaxPool2d,
     nn.AdaptiveMaxPool2d,
     shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
 )
 def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 2)
@@ -84,6 +88,7 @@ def max_pool2d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     nn.MaxPool3d,
     nn.AdaptiveMaxPool3d,
     shape=shape_functions.resampled,
+    axes=FROM_THE_RIGHT,
 )
 def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
     return picked(call, input, 3)
@@ -92,7 +97,14 @@ def max_pool3d(call: Call, input: Operand, *rest: Any, **settings: Any) -> Any:
 _EXACT_ORDERS = (None, 1, 2, math.inf, -math.inf, "fro")  # of sums, maxima and square roots alone
 
 
-@rule(*named("norm"), torch.linalg.norm, torch.linalg.vector_norm, shape=shape_functions.reduced, form=forms.reduced)
+@rule(
+    *named("norm"),
+    torch.linalg.norm,
+    torch.linalg.vector_norm,
+    shape=shape_functions.reduced,
+    form=forms.reduced,
+    axes=BY_DIM,
+)
 def vector_norm(
     call: Call, input: Operand, p: Any = None, dim: Any = None, keepdim: bool = False, **settings: Any
 ) -> CobMap:  # fmt: skip
@@ -114,12 +126,12 @@ def vector_norm(
     return after
 
 
-@rule(*named("std"), shape=shape_functions.reduced, form=forms.reduced)
+@rule(*named("std"), shape=shape_functions.reduced, form=forms.reduced, axes=BY_DIM)
 def deviation(call: Call, input: Operand, dim: Any = None, *rest: Any, **settings: Any) -> CobMap:
     return vector_norm(call, input, dim=dim, keepdim=call.value.ndim == input.rank)  # type: ignore[no-any-return]
 
 
-@rule(*named("max min"))
+@rule(*named("max min"), axes=BY_DIM)
 def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, other: Operand | None = None) -> Any:
     other = dim if isinstance(dim, Operand) else other  # torch.max(a, b)
     if other is not None:
@@ -130,22 +142,22 @@ def largest(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, 
     return after if isinstance(call.value, torch.Tensor) else [after, None]
 
 
-@rule(*named("maximum minimum fmax fmin"), shape=shape_functions.broadcast)
+@rule(*named("maximum minimum fmax fmin hypot"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def maximum(call: Call, input: Operand, other: Operand) -> CobMap:
     """The larger of two: homogeneous in both, so a negative CoB is excluded rather than wrapped twice."""
-    cob = joined(call, [input, other], "the larger of them is taken")
+    cob = joined(call, [input, other], "they are compared, or measured together")
     call.positive(cob, "a negative CoB would change this operation")
     return cob
 
 
-@rule(*named("amax amin"), shape=shape_functions.reduced, form=forms.reduced)
+@rule(*named("amax amin"), shape=shape_functions.reduced, form=forms.reduced, axes=BY_DIM)
 def extreme(call: Call, input: Operand, dim: Any = (), keepdim: bool = False) -> CobMap:
     axes = axes_of(dim, input.rank)
     cob = call.constant(input.map, axes, "the largest of these positions is taken")
     return signed(call, cob, dropped(cob, axes, keepdim))
 
 
-@rule(*named("median nanmedian"), shape=shape_functions.reduced)
+@rule(*named("median nanmedian"), shape=shape_functions.reduced, axes=BY_DIM)
 def middle(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> Any:
     """Of an even number it is the lower of two: a negative CoB would take the upper one."""
     axes = axes_of(dim, input.rank)
@@ -155,7 +167,7 @@ def middle(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -
     return after if isinstance(call.value, torch.Tensor) else [after, None]
 
 
-@rule(*named("cummax cummin"), shape=shape_functions.same)
+@rule(*named("cummax cummin"), shape=shape_functions.same, axes=BY_DIM)
 def running(call: Call, input: Operand, dim: int) -> Any:
     cob = call.constant(input.map, axes_of(dim, input.rank), "the largest so far of these positions is taken")
     call.positive(cob, "a negative CoB would change this operation")

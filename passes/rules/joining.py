@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rules import folds, forms, shape_functions
+from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -68,7 +69,13 @@ def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
     return symbols
 
 
-@rule(*named("add sub rsub"), shape=shape_functions.broadcast, along=folds.elementwise, form=forms.total)
+@rule(
+    *named("add sub rsub"),
+    shape=shape_functions.broadcast,
+    along=folds.elementwise,
+    form=forms.total,
+    axes=FROM_THE_RIGHT,
+)
 def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> CobMap:
     shifted = with_constant(call) if call.full and out is None else None
     return joined(call, [input, other]) if shifted is None else shifted
@@ -117,7 +124,7 @@ def _reaches(cob: CobMap, c: Operand) -> bool:
     return not any(cob.varies(i) and (i < apart or c.shape[i - apart] == 1) for i in range(apart + c.rank))
 
 
-@rule(*named("where"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("where"), shape=shape_functions.broadcast, along=folds.elementwise, axes=FROM_THE_RIGHT)
 def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     # torch.where(condition, a, b), or a.where(condition, b)
     operands = (*operands, *others.values())
@@ -127,12 +134,12 @@ def where(call: Call, *operands: Any, **others: Any) -> CobMap:
     return joined(call, [o for o, skip in zip(operands, boolean, strict=True) if not skip], "one of them is chosen")
 
 
-@rule(*named("masked_fill"), shape=shape_functions.broadcast, along=folds.elementwise)
+@rule(*named("masked_fill"), shape=shape_functions.broadcast, along=folds.elementwise, axes=FROM_THE_RIGHT)
 def masked_fill(call: Call, input: Operand, mask: Operand, value: Any) -> CobMap:
     return joined(call, [input, value], "one of them is chosen")
 
 
-@rule(*named("lerp"), shape=shape_functions.broadcast)
+@rule(*named("lerp"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def lerp(call: Call, input: Operand, end: Operand, weight: Any) -> CobMap:
     if isinstance(weight, Operand):
         call.pin(weight.map, "it weighs two values")

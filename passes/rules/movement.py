@@ -20,6 +20,7 @@ from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compres
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.rules import folds, forms, shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import merged
@@ -264,7 +265,7 @@ def on_diagonal(call: Call, input: Operand, offset: Any = 0, dim1: int = 0, dim2
     return cob.each(lambda s: compress(call.rerun({input: s.expand(tuple(input.shape))}, guessing=True)))
 
 
-@rule(*named("cat"), shape=shape_functions.concatenated)
+@rule(*named("cat"), shape=shape_functions.concatenated, axes=BY_DIM)
 def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> CobMap:
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
@@ -283,12 +284,12 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     return CobMap(tuple((compress(s), e) for s, e in factors), any(t.map.zeros for t in tensors))
 
 
-@rule(*named("stack hstack vstack dstack column_stack"), shape=shape_functions.stacked)
+@rule(*named("stack hstack vstack dstack column_stack"), shape=shape_functions.stacked, axes=BY_DIM)
 def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any) -> Any:
     return moved(call, list(dict.fromkeys(tensors)))
 
 
-@rule(*named("pad constant_pad_nd"), shape=shape_functions.padded)
+@rule(*named("pad constant_pad_nd"), shape=shape_functions.padded, axes=FROM_THE_RIGHT)
 def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant", value: Any = 0) -> Any:
     if not isinstance(mode, str):  # constant_pad_nd(input, pad, value)
         mode, value = "constant", mode
@@ -313,6 +314,7 @@ def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
     shape=shape_functions.padded,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def padded_by_module(call: Call, input: Operand, padding: Sequence[int], value: float = 0.0) -> Any:
     return padded(call, input, padding, value=value)

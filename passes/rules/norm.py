@@ -19,6 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
@@ -77,7 +78,7 @@ def batch_norm(
     return on_axis(affine(call, weight, bias), 1, rank)
 
 
-@rule(*named("layer_norm rms_norm"), nn.LayerNorm, nn.RMSNorm, shape=shape_functions.same)
+@rule(*named("layer_norm rms_norm"), nn.LayerNorm, nn.RMSNorm, shape=shape_functions.same, axes=FROM_THE_RIGHT)
 def layer_norm(
     call: Call, input: Operand, normalized_shape: Any, weight: Operand | None = None, bias: Operand | None = None,
     *rest: Any, **settings: Any,
@@ -105,7 +106,7 @@ def instance_norm(
     return on_axis(affine(call, weight, bias), 0 if alone else 1, input.rank)
 
 
-@rule(F.normalize, shape=shape_functions.same)
+@rule(F.normalize, shape=shape_functions.same, axes=BY_DIM)
 def normalize(
     call: Call, input: Operand, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Operand | None = None
 ) -> CobMap:

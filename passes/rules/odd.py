@@ -11,6 +11,7 @@ from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import forms, shape_functions
+from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, Unknown
 from fxteleport.passes.rules.pointwise import teleported
 from fxteleport.passes.rules.registry import named, rule
@@ -30,6 +31,7 @@ def odd(call: Call, cob: CobMap) -> CobMap:
     nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
     shape=shape_functions.same,
     form=forms.function,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if call.value.is_complex():  # the code of a complex one need not be odd to the last bit
@@ -37,12 +39,12 @@ def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     return odd(call, input.map)
 
 
-@rule(*named("hardtanh"), nn.Hardtanh, shape=shape_functions.same, form=forms.function)
+@rule(*named("hardtanh"), nn.Hardtanh, shape=shape_functions.same, form=forms.function, axes=FROM_THE_RIGHT)
 def hardtanh(call: Call, input: Operand, min_val: float = -1.0, max_val: float = 1.0, inplace: Any = None) -> CobMap:
     return clipped(call, input, min_val, max_val)
 
 
-@rule(*named("clamp"), shape=shape_functions.broadcast, form=forms.clipped)
+@rule(*named("clamp"), shape=shape_functions.broadcast, form=forms.clipped, axes=FROM_THE_RIGHT)
 def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMap:
     bounds = [bound for bound in (min, max) if isinstance(bound, Operand)]
     if not bounds:
@@ -54,12 +56,12 @@ def clamp(call: Call, input: Operand, min: Any = None, max: Any = None) -> CobMa
     return teleported(call, input)
 
 
-@rule(*named("clamp_min"), shape=shape_functions.broadcast, form=forms.clipped)
+@rule(*named("clamp_min"), shape=shape_functions.broadcast, form=forms.clipped, axes=FROM_THE_RIGHT)
 def clamp_min(call: Call, input: Operand, min: Any) -> CobMap:
     return clamp(call, input, min)  # type: ignore[no-any-return]
 
 
-@rule(*named("clamp_max"), shape=shape_functions.broadcast)
+@rule(*named("clamp_max"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def clamp_max(call: Call, input: Operand, max: Any) -> CobMap:
     return clamp(call, input, None, max)  # type: ignore[no-any-return]
 

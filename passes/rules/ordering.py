@@ -9,6 +9,7 @@ from typing import Any
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.registry import named, rule
@@ -16,7 +17,7 @@ from fxteleport.passes.rules.registry import named, rule
 _TURNED = "a negative CoB would turn the order round"
 
 
-@rule(*named("eq ne"), shape=shape_functions.broadcast)
+@rule(*named("eq ne"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def equal(call: Call, input: Any, other: Any) -> CobMap:
     if isinstance(input, Operand) and isinstance(other, Operand):
         call.same(input.map, other.map, "they are compared")
@@ -27,7 +28,7 @@ def equal(call: Call, input: Any, other: Any) -> CobMap:
     return IDENTITY
 
 
-@rule(*named("gt ge lt le"), shape=shape_functions.broadcast)
+@rule(*named("gt ge lt le"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def compared(call: Call, input: Any, other: Any) -> CobMap:
     equal(call, input, other)
     for x in (input, other):
@@ -43,29 +44,29 @@ def ordered(call: Call, input: Operand, dim: Any) -> CobMap:
     return cob
 
 
-@rule(*named("argmax argmin"), shape=shape_functions.reduced)
+@rule(*named("argmax argmin"), shape=shape_functions.reduced, axes=BY_DIM)
 def place(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
 
-@rule(*named("argsort"), shape=shape_functions.same)
+@rule(*named("argsort"), shape=shape_functions.same, axes=BY_DIM)
 def places(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
 
-@rule(*named("sort"), shape=shape_functions.same)
+@rule(*named("sort"), shape=shape_functions.same, axes=BY_DIM)
 def sorted_(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> Any:
     return [ordered(call, input, dim), None]
 
 
-@rule(*named("topk"))
+@rule(*named("topk"), axes=BY_DIM)
 def largest_few(call: Call, input: Operand, k: Any, dim: int = -1, *rest: Any, **settings: Any) -> Any:
     return [ordered(call, input, dim), None]
 
 
-@rule(*named("kthvalue"))
+@rule(*named("kthvalue"), axes=BY_DIM)
 def kth(call: Call, input: Operand, k: Any, dim: int = -1, keepdim: bool = False) -> Any:
     return [dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim), None]
 

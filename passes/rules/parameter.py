@@ -12,6 +12,7 @@ from typing import Any
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.equivariant import elementwise
 from fxteleport.passes.rules.registry import named, rule
@@ -49,13 +50,14 @@ def constant_of_size(call: Call, *rest: Any, **settings: Any) -> CobMap:
     *named("ones_like new_ones full_like new_full rand_like randn_like randint_like"),
     *("bernoulli_", "uniform_", "normal_", "exponential_", "random_"),
     shape=shape_functions.made,
+    axes=FROM_THE_RIGHT,
 )
 def constant_like(call: Call, input: Any, *rest: Any, **settings: Any) -> CobMap:
     call.shape_only(input)
     return IDENTITY
 
 
-@rule(*named("fill"), shape=shape_functions.same)
+@rule(*named("fill"), shape=shape_functions.same, axes=FROM_THE_RIGHT)
 def fill(call: Call, input: Any, value: Any) -> CobMap:
     call.shape_only(input)
     if isinstance(value, Operand):

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 
@@ -25,6 +26,7 @@ from fxteleport.passes.rules.registry import named, rule
     ),
     torch.sparse.softmax, torch.sparse.log_softmax,
     nn.CosineSimilarity, nn.PairwiseDistance, nn.modules.loss._Loss, nn.TripletMarginWithDistanceLoss,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     for operand in pytree.tree_leaves((args, settings)):
@@ -37,19 +39,24 @@ def pinned(call: Call, *args: Any, **settings: Any) -> Any:
     *named("softmax log_softmax softmin gumbel_softmax alpha_dropout feature_alpha_dropout"),
     nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.AlphaDropout, nn.FeatureAlphaDropout,
     shape=shape_functions.same,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def pinned_in_place(call: Call, *args: Any, **settings: Any) -> Any:
     return pinned(call, *args, **settings)
 
 
-@rule(*named("floordiv floor_divide mod fmod remainder"), shape=shape_functions.broadcast)
+@rule(*named("floordiv floor_divide mod fmod remainder"), shape=shape_functions.broadcast, axes=FROM_THE_RIGHT)
 def rounded(call: Call, *args: Any, **settings: Any) -> Any:
     return pinned(call, *args, **settings)
 
 
-@rule(*named("isnan isinf isfinite logical_not logical_and logical_or logical_xor"), shape=shape_functions.broadcast)
-@rule(*named("all any"), shape=shape_functions.reduced)
-@rule(*named("nonzero count_nonzero"))
+@rule(
+    *named("isnan isinf isfinite logical_not logical_and logical_or logical_xor"),
+    shape=shape_functions.broadcast,
+    axes=FROM_THE_RIGHT,
+)
+@rule(*named("all any"), shape=shape_functions.reduced, axes=FROM_THE_RIGHT)
+@rule(*named("nonzero count_nonzero"), axes=FROM_THE_RIGHT)
 def invariant(call: Call, *inputs: Any, **settings: Any) -> Any:
     call.shape_only(*inputs, *settings.values())  # no scale makes a number of what is none, or 0 of what is not
     return IDENTITY

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import forms, shape_functions
+from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 
@@ -51,6 +52,7 @@ def teleported(call: Call, input: Operand) -> CobMap:
     nn.Softplus, nn.LogSigmoid, nn.Threshold,
     shape=shape_functions.same,
     form=forms.function,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
     if any(isinstance(r, Operand) for r in (*rest, *settings.values())):
@@ -58,7 +60,7 @@ def pointwise(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap
     return teleported(call, input)
 
 
-@rule(*named("glu"), nn.GLU)
+@rule(*named("glu"), nn.GLU, axes=BY_DIM)
 def gated(call: Call, input: Operand, dim: int = -1) -> CobMap:
     cob = input.map
     axis = dim % input.rank

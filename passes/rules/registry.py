@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxteleport.passes.errors import Decline, RuleError
+from fxteleport.passes.rules.axes import Axes
 from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.uses import Uses
 
@@ -40,6 +41,7 @@ class Rule:
     shape: Callable[..., Any] | None = None
     along: Callable[..., Any] | None = None
     form: Callable[..., Any] | None = None
+    axes: Axes = Axes.NUMBERED
 
     REQUIRED: ClassVar[Any] = inspect.Parameter.empty
 
@@ -74,6 +76,7 @@ def rule(
     shape: Callable[..., Any] | None = None,
     along: Callable[..., Any] | None = None,
     form: Callable[..., Any] | None = None,
+    axes: Axes = Axes.NUMBERED,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a rule for functions, module classes and method names (strings).
 
@@ -81,6 +84,7 @@ def rule(
         shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
         along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
         form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
+        axes: how they count axes (`axes.py`), which tells whether the graph holds for inputs of other ranks.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -100,6 +104,7 @@ def rule(
             shape,
             along,
             form,
+            axes,
         )
         for target in dict.fromkeys(targets):
             if not (callable(target) or isinstance(target, str)):

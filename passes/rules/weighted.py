@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
@@ -43,7 +44,7 @@ def single_term(call: Call, input: Operand, terms: int, bias: Operand | None) ->
         call.positive(input.map, "a product of one weight keeps the sign of a zero")
 
 
-@rule(*named("linear"), nn.Linear, shape=shape_functions.linear)
+@rule(*named("linear"), nn.Linear, shape=shape_functions.linear, axes=FROM_THE_RIGHT)
 def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = None) -> CobMap:
     if weight.rank != 2:
         call.decline("its weight is one row, not a matrix")
@@ -96,7 +97,14 @@ def convolved(
     return on_axis(out, at, call.value.ndim)
 
 
-@rule(*named("conv1d conv2d conv3d"), nn.Conv1d, nn.Conv2d, nn.Conv3d, shape=shape_functions.convolution)
+@rule(
+    *named("conv1d conv2d conv3d"),
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    shape=shape_functions.convolution,
+    axes=FROM_THE_RIGHT,
+)
 def convolution(
     call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
@@ -123,6 +131,7 @@ def grouped_linear(
 @rule(
     *named("conv_transpose1d conv_transpose2d conv_transpose3d"),
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def transposed_convolution(
     call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
@@ -131,7 +140,7 @@ def transposed_convolution(
     return convolved(call, input, weight, bias, groups, transposed=True)
 
 
-@rule(*named("embedding"), nn.Embedding, shape=shape_functions.embedding)
+@rule(*named("embedding"), nn.Embedding, shape=shape_functions.embedding, axes=FROM_THE_RIGHT)
 def embedding(
     call: Call, input: Operand, weight: Operand, padding_idx: Any = None, max_norm: Any = None, *rest: Any,
     **settings: Any,
@@ -197,7 +206,7 @@ def multihead_attention_layer(
     )  # fmt: skip
 
 
-@rule(F.multi_head_attention_forward, shape=shape_functions.attention_layer)
+@rule(F.multi_head_attention_forward, shape=shape_functions.attention_layer, axes=FROM_THE_RIGHT)
 def multihead_attention(
     call: Call, query: Operand, key: Operand, value: Operand, embed_dim_to_check: Any, num_heads: Any,
     in_proj_weight: Operand | None, in_proj_bias: Operand | None, bias_k: Operand | None, bias_v: Operand | None,
