@@ -23,9 +23,12 @@ from fxteleport.passes.rules.operands import maps_in, pairs_of
 class Inside(Protocol):
     """An interpretation of the graphs inside one call, in the same system of constraints."""
 
-    system: System
     opaque: list[Any]
     wraps: dict[fx.Node, Any]
+
+    @property
+    def system(self) -> System:
+        """That of the whole model."""
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph, for given inputs."""

@@ -11,7 +11,9 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.dependence import Dependence, parameters_of
 from fxteleport.passes.constrain.fixed_tensors import fixed_tensors
 from fxteleport.passes.constrain.interpreter import Interpreter, Opaque
+from fxteleport.passes.constrain.node_maps import NodeMaps
 from fxteleport.passes.constrain.parameter_maps import ParameterMaps
+from fxteleport.passes.constrain.rule_context import RuleContext
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.constraints import System
@@ -58,8 +60,9 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed",
         sizing.run(graph)
         sources.add(graph, weighty)
     parameters = ParameterMaps(captured, sources, system, fixed_tensors(captured, mode))
-    state = Interpreter(captured, sizing, sources, parameters, system, mode == "full", norm_stats, strict)
+    context = RuleContext(system, parameters, sizing, sources)
+    state = Interpreter(captured, context, mode == "full", norm_stats, strict, NodeMaps(context))
     for graph in captured.graphs:
         state.run(graph)
-    conditions = tuple(dict.fromkeys(state.conditions))
+    conditions = tuple(dict.fromkeys(context.conditions))
     return Constrained(system, state.maps, parameters.decided, state.wraps, state.opaque, state.rules, conditions)

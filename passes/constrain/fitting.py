@@ -10,14 +10,12 @@ from torch import Tensor, fx
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import CobMap, Parts
 from fxteleport.passes.domain.constraints import Origin, System
-from fxteleport.passes.domain.size import Size, product
+from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import carries, fits
 from fxteleport.passes.rules.operands import map_like, pairs_of
 from fxteleport.passes.rules.shape_functions import Sized
-
-_MORE = "other inputs have more or fewer of these positions"
 
 
 def fitted(value: Any, result: Any) -> Any:
@@ -50,7 +48,7 @@ def has_more(value: Any, sized: Any) -> bool:
 
 
 def at_all_sizes(
-    system: System, sizing: Sizing, node: fx.Node, result: Any, sized: Any, told: bool, folds: Mapping[int, Parts]
+    system: System, sizing: Sizing, node: fx.Node, result: Any, told: bool, folds: Mapping[int, Parts]
 ) -> Any:
     """Maps that do not vary along axes whose sizes other inputs change, but for folds: no map would fit those.
 
@@ -61,36 +59,39 @@ def at_all_sizes(
         told: the operation has a shape function.
         folds: those that it leaves as they are.
     """
-    if isinstance(result, CobMap):
-        if not result.factors or type(sized) is not Sized:
+
+    def put(result: Any, sized: Any) -> Any:
+        if isinstance(result, CobMap):
+            if not result.factors or type(sized) is not Sized:
+                return result
+            unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+            if not told and not result.zeros:
+                for i in unknown:
+                    sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
+                return result
+            if unknown or result.folds:
+                origin = Origin(node.name, "other inputs have more or fewer of these positions")
+                return _unvarying(system, sizing.sizes, origin, result, sized, unknown, dict(result.folds) or folds)
             return result
-        unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
-        if not told and not result.zeros:
-            for i in unknown:
-                sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
-            return result
-        if unknown or result.folds:
-            return _unvarying(system, sizing, node, result, sized, unknown, dict(result.folds) or folds)
+        if isinstance(result, dict) and isinstance(sized, dict):
+            return {k: put(cob, sized.get(k)) for k, cob in result.items()}
+        if isinstance(result, (list, tuple)) and isinstance(sized, list):
+            return [put(cob, part) for cob, part in zip(result, sized, strict=False)]
         return result
-    if isinstance(result, dict) and isinstance(sized, dict):
-        return {k: at_all_sizes(system, sizing, node, cob, sized.get(k), told, folds) for k, cob in result.items()}
-    if isinstance(result, (list, tuple)) and isinstance(sized, list):
-        pairs = zip(result, sized, strict=False)
-        return [at_all_sizes(system, sizing, node, cob, part, told, folds) for cob, part in pairs]
-    return result
+
+    return put(result, sizing.current(node))
 
 
 def _unvarying(
     system: System,
-    sizing: Sizing,
-    node: fx.Node,
+    sizes: Sizes,
+    origin: Origin,
     cob: CobMap,
     sized: Sized,
     unknown: Sequence[int],
     folds: Mapping[int, Parts],
 ) -> CobMap:
     """A map with one CoB along axes of unknown sizes, or along the unknown parts of their folds."""
-    sizes, origin = sizing.sizes, Origin(node.name, _MORE)
     extents = {i: sizes.settled(sized.sizes[i]) for i in unknown}
     axes = [i for i, n in extents.items() if type(n) is Size]
     held = {i: folds[i] for i in axes if i in folds and sizes.settled(product(folds[i])) == extents[i]}

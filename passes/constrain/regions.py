@@ -12,7 +12,6 @@ several exponents of a CoB, and where a value is divided by what was averaged, s
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +19,15 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.constrain.dependence import Dependence, Source
+from fxteleport.passes.constrain.origins import Origins, is_constant, is_part
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.graph.grad_mode import switch
-from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import leaves_of, name_of
-from fxteleport.passes.rules.call import carries, is_dense
+from fxteleport.passes.graph.ops import name_of
+from fxteleport.passes.rules.call import Operand, Wrap, is_dense
 from fxteleport.passes.rules.forms import Form, reduced, spread, variance
 from fxteleport.passes.rules.operands import of_nodes
-from fxteleport.passes.rules.registry import Rule, lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,101 +52,47 @@ def regions(graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Depen
     return _Finder(graph, modules, dependence).run()
 
 
-class _Finder:
-    """Finds the regions of one graph.
+def map_behind(region: Region, entry: Operand, system: System) -> tuple[CobMap, Wrap | None]:
+    """The map of what comes out of a region that is entered by an operand, and how it is teleported."""
+    origin = region.exit.name
+    for axis, _ in entry.folds:
+        entry.unfold(system, axis, Origin(origin, "how many positions there are is not known"))
+    cob = entry.map.settled()
+    if region.has_poles:
+        why = "its pole has the sign of the zero, and a sum that cancels is +0 under any CoB"
+        system.require_positive(cob, Origin(origin, why))
+    after = None if region.is_norm else cob
+    wrap = Wrap(cob, after, region=(region.entry, region.inside)) if cob.factors else None
+    return IDENTITY if region.is_norm else cob, wrap
 
-    A node's *origin* is the nearest tensor of which it is a function, by operations that have a form; the chain of
-    origins of a node is every tensor from which a region may lead to it.
-    """
+
+class _Finder:
+    """Finds the regions of one graph."""
 
     def __init__(self, graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Dependence) -> None:
         self.graph, self.modules, self.dependence = graph, modules, dependence
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self.switches = [i for node, i in self.order.items() if node.target is switch]
-        self.origin: dict[fx.Node, fx.Node] = {}
-        self.depth: dict[fx.Node, int] = {}
-        self.rules: dict[fx.Node, Rule] = {}
+        self.origins = Origins(graph, modules)
         self.found: dict[fx.Node, Region] = {}
 
     def run(self) -> dict[fx.Node, Region]:
-        for node in self.graph.nodes:
-            self.trace_back(node)
-        for node in self.origin:
-            if node not in self.found and name_of(node.target) in _QUOTIENTS:
-                self.take(self.norm_to(node))
-        for node in self.origin:
-            if node not in self.found and name_of(node.target) in _SUMS:
-                self.take(self.activation_at(node))
+        for names, find in ((_QUOTIENTS, self.norm_to), (_SUMS, self.activation_at)):
+            for node in self.origins.nearest:
+                if node not in self.found and name_of(node.target) in names:
+                    self.take(find(node))
         return self.found
 
     def take(self, region: Region | None) -> None:
         if region is not None and self.found.keys().isdisjoint(region.inside):
             self.found |= dict.fromkeys(region.inside, region)
 
-    # -- chains ------------------------------------------------------------------------------------------
-
-    def trace_back(self, node: fx.Node) -> None:
-        """Find the origin of a node."""
-        self.depth[node] = 0
-        rule = self.rule_of(node)
-        if rule is None:
-            return
-        given = [x for x in node.all_input_nodes if not _is_constant(x)]
-        if not given:
-            return
-        origin = given[0]
-        for other in given[1:]:
-            common = self.common(origin, other)
-            if common is None:
-                return
-            origin = common
-        self.origin[node], self.rules[node] = origin, rule
-        self.depth[node] = self.depth[origin] + 1
-
-    def rule_of(self, node: fx.Node) -> Rule | None:
-        """The rule of a node that a region may hold."""
-        value = info(node).value
-        parts = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(x, Tensor) and x.is_floating_point() and carries(x) and is_dense(x) for x in parts):
-            return None
-        if node.op not in ("call_function", "call_method", "call_module") or _is_refused(node):
-            return None
-        if not all(x.is_meta and x.numel() for x in parts):
-            return None
-        if _is_part(node):
-            return self.rules.get(node.args[0])  # type: ignore[arg-type]
-        target: Any = node.target
-        if node.op == "call_module":
-            target = self.modules.get(str(node.target))
-            if target is None or target._parameters or target._buffers or changes_gradients(target) or hooked(target):
-                return None
-        rule = lookup(node.op, target)
-        return None if rule is None or rule.form is None else rule
-
-    def common(self, a: fx.Node, b: fx.Node) -> fx.Node | None:
-        """The nearest tensor of which two are functions."""
-        while a is not b:
-            if self.depth[a] < self.depth[b]:
-                a, b = b, a
-            if a not in self.origin:
-                return None
-            a = self.origin[a]
-        return a
-
-    def chain(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The tensors of which a node is a function, from the nearest on."""
-        while node in self.origin:
-            node = self.origin[node]
-            yield node
-
-    # -- regions -----------------------------------------------------------------------------------------
-
     def between(self, entry: fx.Node, exit: fx.Node) -> list[fx.Node]:
         """The nodes from which, and from constants, an exit is computed, up to an entry; in their order."""
         waiting, seen = [exit], {exit}
         while waiting:
             for source in waiting.pop().all_input_nodes:
-                if source is not entry and source not in seen and not _is_constant(source):
+                if source is not entry and source not in seen and not is_constant(source):
                     seen.add(source)
                     waiting.append(source)
         return sorted(seen, key=self.order.__getitem__)
@@ -167,14 +113,14 @@ class _Finder:
         def given(x: fx.Node) -> Any:
             return known.get(x, info(x).value)
 
-        if _is_part(node):
+        if is_part(node):
             return known[node.args[0]][node.args[1]] if node.args[0] in known else None  # type: ignore[index,no-any-return]
         target: Any = self.modules[str(node.target)] if node.op == "call_module" else node.target
         name = type(target).__name__ if node.op == "call_module" else name_of(target)
         args, kwargs = of_nodes(node.args, given), of_nodes(node.kwargs, given)
         try:
             swapped = target in ("__rtruediv__", "__rdiv__", "__rpow__")
-            form: Form | None = self.rules[node].form(name, swapped, *args, **kwargs)  # type: ignore[misc]
+            form: Form | None = self.origins.rules[node].form(name, swapped, *args, **kwargs)  # type: ignore[misc]
         except TypeError:  # another form of the call
             return None
         return form
@@ -197,7 +143,7 @@ class _Finder:
         """A norm that ends in a quotient, from as far as its sums and means reach."""
         best: Region | None = None
         known = 0  # sums and means in it
-        for entry in self.chain(exit):
+        for entry in self.origins.chain(exit):
             if self.dependence.of(entry) is not Source.DATA:  # the norm of a weight, which one CoB a row is enough for
                 break
             if not isinstance(info(entry).value, Tensor) or info(entry).value.shape != info(exit).value.shape:
@@ -208,21 +154,21 @@ class _Finder:
             forms = self.forms(entry, inside)
             if forms is None or forms[exit].degree != 0:
                 continue
-            sums = sum(self.rules[node].form in _REDUCTIONS for node in inside)
+            sums = sum(self.origins.rules[node].form in _REDUCTIONS for node in inside)
             if sums > known and (region := self.made(entry, exit, inside, forms)) is not None:
                 best, known = region, sums
         return best
 
     def activation_at(self, node: fx.Node) -> Region | None:
         """An elementwise region around a sum, whose terms are no multiples of one CoB."""
-        for entry in self.chain(node):
+        for entry in self.origins.chain(node):
             if not isinstance(info(entry).value, Tensor):
                 continue
             inside = self.between(entry, node)
             forms = self.forms(entry, inside) if self.dependence.of(entry) is not Source.FIXED else None
             if forms is None or not forms[node].is_elementwise or len(inside) > _LONGEST:
                 return None
-            users = {user for user in entry.users if entry in self.chain(user)}
+            users = {user for user in entry.users if entry in self.origins.chain(user)}
             if len(users) < 2:  # operations one after another have their rules, `x + 1` among them
                 continue
             if forms[node].exponent is not None:
@@ -249,7 +195,7 @@ class _Finder:
         for _ in range(_LONGEST):
             if at.op in ("root", "output"):
                 return
-            if at in self.origin and entry in self.chain(at):
+            if at in self.origins.nearest and entry in self.origins.chain(at):
                 yield at
             at = at.next
 
@@ -258,23 +204,6 @@ _QUOTIENTS = frozenset("mul multiply imul div divide true_divide truediv itruedi
 _SUMS = frozenset("add sub subtract rsub iadd isub __radd__ __rsub__".split())
 _REDUCTIONS = (reduced, variance, spread)
 _LONGEST = 64  # nodes of a region
-
-
-def _is_refused(node: fx.Node) -> bool:
-    """True for what is written to, and for what the data decide."""
-    known = info(node)
-    return known.has_effect or known.is_aliased or bool(known.trust)
-
-
-def _is_constant(node: fx.Node) -> bool:
-    """True for numbers, and for tensors whose values are those of every run."""
-    return not any(isinstance(x, Tensor) and x.is_meta for x in leaves_of(info(node).value))
-
-
-def _is_part(node: fx.Node) -> bool:
-    """True for one tensor of several that a call gives."""
-    source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and isinstance(info(source).value, tuple)
 
 
 def _asks_for_size(node: fx.Node) -> bool:

@@ -16,22 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.capture import Captured
-from fxteleport.passes.capture.meta_values import META
 from fxteleport.passes.capture.opaque_leaves import Given
+from fxteleport.passes.constrain.probing import probed, sized_leaves
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, same_items
-from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import bound, lookup
 from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Repeated, Sized
-
-_FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow when an operation is probed: what divided them still does
 
 
 @dataclass
@@ -76,13 +72,13 @@ class Sizing:
             return self.part(node, first, args[1], value)
         if node.target is torch.Size and isinstance(first, list):
             return first
-        leaves = _leaves((args, kwargs))
+        leaves = sized_leaves((args, kwargs))
         rests = bool(known.trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         rests = rests or any(isinstance(x, Repeated) for x in args)
         if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
             held = next(x for x in args if isinstance(x, (list, tuple)))
             return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
-        if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in _leaves(value)):
+        if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in sized_leaves(value)):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         plain = type(value) in (int, float) and not kwargs and not known.trust
         if plain and all(type(x) in (int, float, Size) for x in args):
@@ -113,7 +109,7 @@ class Sizing:
             tensors = [x for x in leaves if type(x) is Sized]
             outs = [self.run(graph, tensors) for graph in self.captured.branches[node]]
             if isinstance(backward := self.captured.backwards.get(node), fx.Graph):
-                self.run(backward, [*tensors, *[x for x in _leaves(outs[0]) if type(x) is Sized]])
+                self.run(backward, [*tensors, *[x for x in sized_leaves(outs[0]) if type(x) is Sized]])
             return outs[0] if all(_alike(outs[0], out) for out in outs[1:]) else self.opened(value)
         target = self.captured.modules.get(path, node.target)
         if isinstance(target, Given):  # the layer's shape function finds its tensors among the arguments
@@ -122,7 +118,8 @@ class Sizing:
         else:
             shapes = self.told(node, target, value, args, kwargs)
         if shapes is None and not info(node).trust and not any(isinstance(x, Repeated) for x in args):
-            shapes = self.probed(node, target, value, args, kwargs)
+            fn: Any = target if node.op == "call_module" else call_of(node.op, node.target)
+            shapes = probed(self.sizes, fn, value, args, kwargs)
         if shapes is None:
             return self.opened(value)
         unsure = bool(info(node).trust) or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
@@ -146,57 +143,6 @@ class Sizing:
         except Exception:  # a form of the call that torch knows and the shape function does not
             return None
         return shapes if shapes is not None and _agree(value, shapes) else None
-
-    def probed(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-        """The shapes, read off where the operation is run on other sizes, thrice; None where it does not run."""
-        leaves = _leaves((args, kwargs))
-        sizes = {size for x in leaves for size in (x.sizes if type(x) is Sized else (x,)) if type(x) in (Sized, Size)}
-        free = [size for size in sizes if type(size) is Size]
-        atoms = sorted({atom for size in free for monomial, _ in size.terms for atom in monomial})
-        fn, examples = target if node.op == "call_module" else call_of(node.op, node.target), self.sizes.examples
-        for apart in (1, 0):  # each unknown grows by a factor of its own, or all by one
-            tables = [
-                {a: (examples[a] or 1) * _FACTORS[(k + apart * i) % len(_FACTORS)] for i, a in enumerate(order)}
-                for k, order in ((0, atoms), (1, atoms), (0, atoms[::-1]))  # of two, each is the larger one once
-            ]
-            try:
-                outs = [fn(*given, **named) for given, named in (self.resized((args, kwargs), t) for t in tables)]
-            except Exception:
-                continue
-            return self.read_off(value, [(_leaves(out), table) for out, table in zip(outs, tables, strict=True)], free)
-        return None
-
-    def resized(self, x: Any, table: dict[int, Any]) -> Any:
-        """An argument structure with meta tensors and numbers of other sizes."""
-
-        def put(x: Any) -> Any:
-            if isinstance(x, slice):
-                return slice(put(x.start), put(x.stop), put(x.step))
-            if type(x) is Sized:
-                shape = [self.sizes.value(n, table) for n in x.sizes]
-                return torch.empty(shape, dtype=x.value.dtype, device=META)
-            return self.sizes.value(x, table)
-
-        return pytree.tree_map(put, x)
-
-    def read_off(self, value: Any, seen: Sequence[tuple[list[Any], dict[int, Any]]], free: Sequence[Size]) -> Any:
-        """The shapes of a result that was seen on other sizes: what did not change is known."""
-
-        def axis(k: int, i: int, n: int) -> Any:
-            others = [out[k].shape[i] for out, _ in seen]
-            if all(m == n for m in others):
-                return n
-            fits = [s for s in free if all(self.sizes.value(s, t) == m for m, (_, t) in zip(others, seen, strict=True))]
-            return fits[0] if len(fits) == 1 else self.sizes.fresh(n)
-
-        parts = _leaves(value)
-        if any([getattr(p, "ndim", 0) for p in out] != [getattr(p, "ndim", 0) for p in parts] for out, _ in seen):
-            return None  # parts, or axes, come and go
-        shapes = [
-            [axis(k, i, n) for i, n in enumerate(part.shape)] if isinstance(part, Tensor) else None
-            for k, part in enumerate(parts)
-        ]
-        return shapes[0] if isinstance(value, Tensor) else shapes if len(shapes) == len(value) else None
 
     # -- structures ------------------------------------------------------------------------------------
 
@@ -266,32 +212,9 @@ def _rests_on_sizes(x: Any) -> bool:
     return type(x) is Size or (type(x) is Sized and (x.uncertain or Size in map(type, x.sizes)))
 
 
-def _leaves(x: Any) -> list[Any]:
-    """What an argument structure holds."""
-    found: list[Any] = []
-    _collect(x, found)
-    return found
-
-
-def _collect(x: Any, found: list[Any]) -> None:
-    kind = type(x)
-    if kind is Sized or kind in PLAIN:
-        found.append(x)
-        return
-    if kind is slice:
-        x = (x.start, x.stop, x.step)
-    elif issubclass(kind, dict):
-        x = x.values()
-    elif not issubclass(kind, (tuple, list)):
-        found.append(x)
-        return
-    for item in x:
-        _collect(item, found)
-
-
 def _alike(a: Any, b: Any) -> bool:
     """True where two graphs of one call give the same sizes."""
-    pairs = list(itertools.zip_longest(_leaves(a), _leaves(b)))
+    pairs = list(itertools.zip_longest(sized_leaves(a), sized_leaves(b)))
     return all(x.sizes == y.sizes if type(x) is Sized and type(y) is Sized else x is y or x == y for x, y in pairs)
 
 

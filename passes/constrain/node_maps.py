@@ -1,0 +1,59 @@
+"""The maps of the nodes of a graph, and a node's arguments as its rule sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxteleport.passes.constrain.rule_context import RuleContext
+from fxteleport.passes.domain.cob_map import IDENTITY
+from fxteleport.passes.domain.size import Size
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rules.call import Operand, Unknown
+from fxteleport.passes.rules.operands import of_nodes, operands_in
+from fxteleport.passes.rules.shape_functions import Sized
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The map of a `get_attr` node: decided by the first use of the parameter that it names."""
+
+    name: str
+
+
+class NodeMaps(dict[fx.Node, Any]):
+    """Node -> its map (a tuple, list... of them, None where there is no tensor)."""
+
+    def __init__(self, context: RuleContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def convert(self, x: Any) -> Any:
+        """A node's argument structure: operands for tensors, plain values for the rest."""
+        return of_nodes(x, self._seen)
+
+    def operands(self, node: fx.Node) -> list[Operand]:
+        """The tensors among a node's arguments."""
+        return operands_in((self.convert(node.args), self.convert(node.kwargs)))
+
+    def _seen(self, node: fx.Node) -> Any:
+        return self._view(info(node).value, self.get(node), self._context.sizing.current(node))
+
+    def _view(self, value: Any, cob: Any, sized: Any) -> Any:
+        """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
+        if isinstance(value, Tensor):
+            if isinstance(cob, Reference):
+                return self._context.parameters.operand(cob.name)
+            cob = cob if cob is not None else IDENTITY
+            if type(sized) is not Sized:
+                return Operand(value, cob)
+            return Operand(value.to("meta") if sized.uncertain else value, cob, sizes=sized.sizes)
+        if isinstance(value, (tuple, list)):
+            parts = sized if isinstance(sized, list) else [None] * len(value)
+            return [self._view(v, None if cob is None else cob[i], parts[i]) for i, v in enumerate(value)]
+        if isinstance(value, dict):
+            held = sized if isinstance(sized, dict) else {}
+            return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
+        return Unknown(value, sized) if type(sized) is Size else value
