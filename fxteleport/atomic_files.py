@@ -36,14 +36,14 @@ def read_json(path: str | Path) -> dict[str, object]:
         CheckpointError: it is missing or corrupt.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"there is no file '{path}'") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is not readable JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"'{path}' holds no JSON object")
-    return found
+    return content
 
 
 def write_file(path: str | Path, save: Callable[[str], object]) -> None:

@@ -77,9 +77,9 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
     logs = magnitudes(matrix, pairs, movable)
     votes = [p.votes(plan.solution.tau(logs.exp())) for p in pairs]
     closed = signs(matrix, votes, signed) * logs.exp()
-    found = _described(plan, closed, first, second)
-    if not pairs or found.exact:
-        return found
+    alignment = _described(plan, closed, first, second)
+    if not pairs or alignment.exact:
+        return alignment
     sign = closed.sign()
     robust = sign * refined(matrix, pairs, movable, logs, lambda x: plan.solution.tau(sign * x.exp())).exp()
     if _explains(plan, pairs, robust):

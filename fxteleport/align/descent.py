@@ -115,6 +115,6 @@ class Distance:
         reach = np.where(self.movable.numpy(), _FAR, 0.0)
         bounds = np.stack([start.numpy() - reach, start.numpy() + reach], 1)
         options = {"maxiter": _STEPS, "ftol": _LITTLE, "gtol": 0.0}
-        found = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        after = float(found.fun) * self.whole
-        return (after, sign * torch.from_numpy(found.x).exp()) if after < before else (before, values)
+        result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        after = float(result.fun) * self.whole
+        return (after, sign * torch.from_numpy(result.x).exp()) if after < before else (before, values)

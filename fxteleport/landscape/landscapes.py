@@ -60,10 +60,10 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
 
 def moved(center: Mapping[str, Tensor], *steps: tuple[float, Mapping[str, Tensor]]) -> Weights:
     """The centre plus each direction times its step; weights that a direction does not name stay."""
-    found = {n: w.detach() for n, w in center.items()}
+    weights = {n: w.detach() for n, w in center.items()}
     for size, direction in steps:
-        found |= {n: found[n] + size * d for n, d in direction.items()}
-    return found
+        weights |= {n: weights[n] + size * d for n, d in direction.items()}
+    return weights
 
 
 @torch.no_grad()

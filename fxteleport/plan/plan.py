@@ -147,10 +147,10 @@ def teleport(
     Raises:
         ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
     """
-    found = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    planned = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
     if strict:
-        found.require_none()
-    return found.rewrite(found.sample(cob_range, landscape, exact, seed))
+        planned.require_none()
+    return planned.rewrite(planned.sample(cob_range, landscape, exact, seed))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -81,8 +81,8 @@ def gradients(network: nn.Module, loss: Loss) -> Weights:
     names, parameters = zip(*((n, p) for n, p in network.named_parameters() if p.requires_grad), strict=True)
     with torch.enable_grad():
         value = loss(isolated(network))
-    found = torch.autograd.grad(value, parameters, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, found, strict=True)}
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, gradients, strict=True)}
 
 
 def isolated(network: nn.Module, weights: Weights | None = None) -> Network:

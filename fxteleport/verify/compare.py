@@ -54,7 +54,7 @@ def compared(expected: Outputs, actual: Outputs) -> Comparison:
     require_alike(expected, actual, types=True)
     exact = [p for p, a in expected.items() if not has_fractions(a) and not _alike(p, a, actual[p])]
     pairs = {p: (_tensor(a), _tensor(actual[p])) for p, a in expected.items() if has_fractions(a)}
-    found = [difference(a, b) for a, b in pairs.values()]
+    differences = [difference(a, b) for a, b in pairs.values()]
     tensors = {p: dense(a) for p, a in expected.items() if isinstance(a, Tensor)}
     constant = tuple(p for p, a in tensors.items() if is_vacuous(a))
     # A mask of booleans may vary and depend on no parameter: it tells only where nothing else is put out.
@@ -62,8 +62,8 @@ def compared(expected: Outputs, actual: Outputs) -> Comparison:
     return Comparison(
         [pair for p, pair in pairs.items() if p in tensors],
         not exact and all(equal(a, b) for a, b in pairs.values()),
-        max((f[0] for f in found), default=0.0),
-        max((f[1] for f in found), default=0.0),
+        max((f[0] for f in differences), default=0.0),
+        max((f[1] for f in differences), default=0.0),
         exact[0] if exact else None,
         constant,
         all(p in constant for p in telling),

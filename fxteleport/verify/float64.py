@@ -43,8 +43,8 @@ def _copy(old: Tensor, new: Tensor) -> Tensor:
 
 def own_rounding(model: nn.Module, expected: Sequence[Tensor], inputs: Any, keyword_inputs: Any) -> float:
     """How far the original's outputs (those with fractions) are from `precise`, relative to the largest of each."""
-    found = outputs(precise(model, inputs, keyword_inputs)).values()
-    reference = [dense(x) for x in found if carries(x)]
+    values = outputs(precise(model, inputs, keyword_inputs)).values()
+    reference = [dense(x) for x in values if carries(x)]
     return max((difference(r, e)[1] for e, r in zip(expected, reference, strict=True)), default=0.0)
 
 

@@ -29,9 +29,9 @@ def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = Tr
     """Run a network, with all that its forward changes of it undone (see `undisturbed`)."""
     before = dict(network.named_buffers(remove_duplicate=False))
     with undisturbed(network, weights=weights) as saved:
-        found = outputs(network(*own_copy(inputs), **own_copy(keyword_inputs)))
+        result = outputs(network(*own_copy(inputs), **own_copy(keyword_inputs)))
         after = dict(network.named_buffers(remove_duplicate=False))
         written = {n for n, b in before.items() if after.get(n) is not b or not is_same(b, saved[id(b)][1])}
         held = {memory_of(t) for t, _ in saved.values()}
-        own = {p: x.clone() if isinstance(x, Tensor) and memory_of(x) in held else x for p, x in found.items()}
+        own = {p: x.clone() if isinstance(x, Tensor) and memory_of(x) in held else x for p, x in result.items()}
     return Run(own, frozenset(written))

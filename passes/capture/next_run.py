@@ -32,7 +32,7 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
         (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
         tracer.settings.training,
     )
-    found = alike(*graphs, drops=training)
-    if found and not training and not alike(*graphs):
+    same = alike(*graphs, drops=training)
+    if same and not training and not alike(*graphs):
         tracer.modes.asked |= {path: tracer.modes.at_start(path) for path, _ in traced.left}
-    return found
+    return same

@@ -111,11 +111,11 @@ class Interpreter:
         if not any(isinstance(x, Tensor) for x in leaves_of(value)):
             why = refusal_without_tensors(node, value) if self.maps.operands(node) else None
             return map_like(value) if why is None else self.give_up(node, why)
-        found = self.apply(node, module, value)
+        result = self.apply(node, module, value)
         if known.is_aliased:
-            for leaf in maps_in(found):
+            for leaf in maps_in(result):
                 self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
-        return found
+        return result
 
     def attribute(self, node: fx.Node, value: Any) -> Any:
         """The map of a parameter, a buffer, a constant or another attribute that the graph reads."""
@@ -160,14 +160,14 @@ class Interpreter:
             call = Call(node, value, args, kwargs, module, self.context, full, self.norm_stats)
             if node.target in _OF_LISTS and isinstance(value, (list, tuple)):
                 return self.give_up(node, "how many items there are is not known")
-            found = lookup(node.op, node.target if module is None else module)
-            if found is None:
+            rule = lookup(node.op, node.target if module is None else module)
+            if rule is None:
                 return self.give_up(node, "no rule knows this operation")
-            self.rules[node.name] = found.name
-            told = found.shape is not None
-            folds = folded.through(call, found.along if told else None, operands)
-            positional, named = bound(found, args, kwargs, module, self.own(node))
-            result = fitted(value, found.apply(call, operands, positional, named))
+            self.rules[node.name] = rule.name
+            told = rule.shape is not None
+            folds = folded.through(call, rule.along if told else None, operands)
+            positional, named = bound(rule, args, kwargs, module, self.own(node))
+            result = fitted(value, rule.apply(call, operands, positional, named))
             result = at_all_sizes(self.system, self.context.sizing, node, result, told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping

@@ -41,15 +41,15 @@ _CUTTING = frozenset(
 
 def insist_on_ranks(captured: Captured) -> Captured:
     """The captured graphs with guards of the ranks that they rest on, and the conditions."""
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     named = set() if captured.training is None else set(captured.training.nodes)
     for graph in captured.graphs:
         inputs = _inputs(graph)
         after = depending(graph, inputs)
-        found += _of_inputs(captured, graph, inputs, after)
-        found += _of_sizes(captured, graph, inputs, after)
+        conditions += _of_inputs(captured, graph, inputs, after)
+        conditions += _of_sizes(captured, graph, inputs, after)
     name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
-    return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
+    return dataclasses.replace(captured, conditions=(*captured.conditions, *conditions)) if conditions else captured
 
 
 def _of_inputs(
@@ -146,12 +146,12 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return True
     if not any(isinstance(info(n).value, (Tensor, tuple, list)) for n in node.all_input_nodes):
         return True  # numbers
-    found = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
-    if found is None:
+    rule = None if node.target in captured.opaque else lookup(node.op, module if module is not None else node.target)
+    if rule is None:
         return True  # around it everything is pinned
-    if found.axes is Axes.FROM_THE_RIGHT:
+    if rule.axes is Axes.FROM_THE_RIGHT:
         return True
-    if found.name == "matmul":  # of vectors it means something else
+    if rule.name == "matmul":  # of vectors it means something else
         first, second = node.args[0], node.args[1]
         return first in after and (second not in after or info(second).value.ndim > 2)  # type: ignore[arg-type]
     if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
@@ -164,10 +164,10 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
     given: Any = [*node.args[1:], *node.kwargs.values()]
     if name in _TURNING:
         return (name == "squeeze" and not given) or _negative([x for x in given if isinstance(x, int)] or 0)
-    if name in _CUTTING or found.axes is Axes.BY_DIM:
-        names = [parameter for parameter, _ in found.parameters]
+    if name in _CUTTING or rule.axes is Axes.BY_DIM:
+        names = [parameter for parameter, _ in rule.parameters]
         place = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
-        default = dict(found.parameters).get("dim", 0)
+        default = dict(rule.parameters).get("dim", 0)
         dim = node.kwargs.get("dim", node.kwargs.get("axis", getattr(module, "dim", default)))
         dim = node.args[place] if len(node.args) > place else dim
         return _negative(dim) or (dim is None and name in _OF_ALL)

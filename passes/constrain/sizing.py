@@ -66,8 +66,8 @@ class Sizing:
         if node.target in GUARDS:
             return self.insist(args[0], args[1], node.args[0]) if node.target is expect else None
         first = args[0] if args else None
-        if type(first) is Sized and node.target in _ASKING and (found := _asked(node, first, args, kwargs)) is not None:
-            return found
+        if type(first) is Sized and node.target in _ASKING and (told := _asked(node, first, args, kwargs)) is not None:
+            return told
         if node.target in (operator.getitem, getattr) and isinstance(first, (list, dict)):
             return self.part(node, first, args[1], value)
         if node.target is torch.Size and isinstance(first, list):

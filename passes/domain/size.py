@@ -222,9 +222,9 @@ class Sizes:
     def share(self, count: Extent, others: Sequence[Extent], example: int) -> Extent:
         """The axis that is left of so many elements beside other axes, or the graph does not run."""
         rest = product(others)
-        found = quotient(count, rest)
-        if found is not None or Size not in map(type, (count, rest)):
-            return example if found is None else found
+        fraction = quotient(count, rest)
+        if fraction is not None or Size not in map(type, (count, rest)):
+            return example if fraction is None else fraction
         share = self.named(("share", count, rest), example)
         self._shares[share] = count, tuple(others)
         self.insist(count, times(rest, share))

@@ -46,12 +46,12 @@ class Solution:
 
     def numbers(self, values: Tensor) -> Tensor:
         """The distinct values of tau, then their inverses: float64; differentiable in the free values."""
-        found = [values, values.new_ones(1)]
+        columns = [values, values.new_ones(1)]
         if len(self.many):
             powers = torch.from_numpy(self.many_exponent).to(values.device)
-            terms = torch.cat(found)[torch.from_numpy(self.many_index).to(values.device)] ** powers
-            found.append(terms.prod(1))
-        distinct = torch.cat(found)
+            terms = torch.cat(columns)[torch.from_numpy(self.many_index).to(values.device)] ** powers
+            columns.append(terms.prod(1))
+        distinct = torch.cat(columns)
         return torch.cat([distinct, distinct.reciprocal()])
 
     @functools.cached_property

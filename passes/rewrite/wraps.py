@@ -187,10 +187,10 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
         alone = own.region is None and own.position == 0
         if alone and own.before is own.after and own.before is not None and _is_plain(root, node):
             if node.op == "call_module" and calls[str(node.target)] == 1:
-                found: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
+                layer: Place | None = Place(str(node.target), TeleportedActivation, own.before.shape)
             else:
-                found = place(node, "", TeleportedActivation, own.before)
-            update(node, slot=Slot(info(node).captured, own.position, None, found))
+                layer = place(node, "", TeleportedActivation, own.before)
+            update(node, slot=Slot(info(node).captured, own.position, None, layer))
         else:
             before, after = (place(node, s, Rescale, x) for s, x in (("_rescale", own.before), ("_restore", own.after)))
             update(node, slot=Slot(info(node).captured, own.position, own.region, None, before, after))

@@ -98,10 +98,10 @@ def power(name: str, swapped: bool, x: Any, exponent: Any) -> Form | None:
     if swapped or not isinstance(x, Form) or value is None:
         return None
     fraction = Fraction(value).limit_denominator(64)
-    found = x.to(fraction)
+    raised = x.to(fraction)
     if value.is_integer() and int(value) % 2:
-        return found if value > 0 else replace(found, has_poles=x.has_poles or not x.is_signless)
-    return replace(found, is_signless=True)
+        return raised if value > 0 else replace(raised, has_poles=x.has_poles or not x.is_signless)
+    return replace(raised, is_signless=True)
 
 
 def square(name: str, swapped: bool, x: Form) -> Form:

@@ -119,22 +119,22 @@ def rule(
 
 def named(names: str) -> list[Any]:
     """Every spelling of operations: method, `torch.x`, `F.x`, `operator.x`, their aliases and in-place forms."""
-    found: list[Any] = []
+    spellings: list[Any] = []
     for name in itertools.chain.from_iterable((word, *_aliases().get(word, ())) for word in names.split()):
         for spelling in (name, name + "_"):
             if hasattr(torch.Tensor, spelling):
-                found.append(spelling)
-            found += [
+                spellings.append(spelling)
+            spellings += [
                 getattr(space, spelling)
                 for space in (torch, F, operator, torch.special, torch.Tensor)
                 if callable(getattr(space, spelling, None)) and space is not torch.Tensor
             ]
         for magic in (f"__{name}__", f"__r{name}__", f"__i{name}__"):
             if hasattr(torch.Tensor, magic):
-                found.append(magic)
+                spellings.append(magic)
         if hasattr(operator, f"i{name}"):
-            found.append(getattr(operator, f"i{name}"))
-    return list(dict.fromkeys(found))
+            spellings.append(getattr(operator, f"i{name}"))
+    return list(dict.fromkeys(spellings))
 
 
 @functools.cache

@@ -394,8 +394,8 @@ def moved(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
     """The operations that pick, repeat or turn positions, by name."""
     if at.name in ("flip", "fliplr", "flipud", "roll"):
         return input.sizes
-    found = _MOVED.get(at.name)
-    return None if found is None else found(at, input, *rest, **settings)
+    function = _MOVED.get(at.name)
+    return None if function is None else function(at, input, *rest, **settings)
 
 
 def _narrowed(at: At, input: Sized, dim: int, start: Any, length: Any) -> Shape:

@@ -73,11 +73,11 @@ def map_degree(cob: CobMap, solution: Solution) -> int:
 @functools.lru_cache(maxsize=8)
 def _degrees(solution: Solution) -> Any:
     """Of how many free values each symbol is a product, int64 [symbols]."""
-    found = (solution.index < solution.num_free).astype(np.int64)
+    counts = (solution.index < solution.num_free).astype(np.int64)
     if len(solution.many):
         terms = np.where(solution.many_index < solution.num_free, np.abs(solution.many_exponent), 0)
-        found[solution.many] = terms.sum(1)
-    return found
+        counts[solution.many] = terms.sum(1)
+    return counts
 
 
 def largest(tensor: Tensor) -> float:
@@ -106,8 +106,8 @@ def _largest_half(tensor: Tensor) -> float:
     positive = max(int(bits.max()), 0)
     highest = int(bits.view(np.uint16).max())  # the largest negative one, if there is any: its first bit is set
     negative = highest - 0x8000 if highest >= 0x8000 else 0
-    found = torch.tensor(max(positive, negative), dtype=torch.int16, device="cpu")
-    return float(found.view(tensor.dtype))
+    magnitude = torch.tensor(max(positive, negative), dtype=torch.int16, device="cpu")
+    return float(magnitude.view(tensor.dtype))
 
 
 @dataclass(frozen=True)

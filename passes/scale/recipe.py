@@ -110,9 +110,9 @@ class Group:
 
     def add(self, tensor: Tensor, factors: Sequence[Factor]) -> None:
         """A tensor to scale, with its factors."""
-        found = matrix(tensor, factors)
-        if found is not None:
-            self.fused.add(found)
+        product = matrix(tensor, factors)
+        if product is not None:
+            self.fused.add(product)
             return
         views = [self.fused.numbers.narrow(0, start, math.prod(shape)).view(shape) for start, shape in factors]
         for block, *pieces in _blocks(tensor, views):

@@ -196,12 +196,12 @@ def numbers(values: Tensor, lowest: Any, device: torch.device = CPU) -> Tensor |
     if code is None:
         return None
     sent = device.type == "cuda"
-    found = torch.empty((1 if sent else 2) * (len(values) + 1), dtype=torch.float64, device=CPU, pin_memory=sent)
-    if not code.numbers(values.numpy(), lowest, found.numpy()):
+    buffer = torch.empty((1 if sent else 2) * (len(values) + 1), dtype=torch.float64, device=CPU, pin_memory=sent)
+    if not code.numbers(values.numpy(), lowest, buffer.numpy()):
         return None
     if not sent:
-        return found
-    there = found.to(device, non_blocking=True)
+        return buffer
+    there = buffer.to(device, non_blocking=True)
     return torch.cat([there, there.reciprocal()])
 
 

@@ -46,13 +46,13 @@ def _scale(table: tl.tensor, number: tl.constexpr, wide: tl.constexpr, run: tl.c
     there = first < left
     values = address.to(tl.pointer_type(number)) + first
     values = tl.multiple_of(values, (VECTOR, 1)) + more if run > 1 else values
-    found = tl.load(values, there).to(wide)
+    factor = tl.load(values, there).to(wide)
     column += first
     row = (column.to(tl.uint32) // m.to(tl.uint32)).to(tl.int32)
     if rows != 0:
-        found *= tl.load(rows.to(tl.pointer_type(wide)) + row, there)
+        factor *= tl.load(rows.to(tl.pointer_type(wide)) + row, there)
     if columns != 0:
         factors = columns.to(tl.pointer_type(wide)) + (column - row * m)
         factors = tl.multiple_of(factors, (VECTOR, 1)) + more if run > 1 else factors
-        found *= tl.load(factors, there)
-    tl.store(values, found.to(number), there)
+        factor *= tl.load(factors, there)
+    tl.store(values, factor.to(number), there)

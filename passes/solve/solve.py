@@ -73,13 +73,13 @@ def _sort_out(batch: Batch, number: int, pairs: Pairs, rows: Rows) -> None:
 
 def _constrained(system: System, pairs: Pairs) -> Array:
     """bool [symbols]: what pairs of symbols, and one-sided constraints, say something about."""
-    found = np.zeros(system.count, bool)
-    found[[ONE, ANY]] = True
+    mask = np.zeros(system.count, bool)
+    mask[[ONE, ANY]] = True
     for symbols in (*pairs.pinned, *pairs.same, *pairs.inverse):
-        found[symbols] = True
+        mask[symbols] = True
     for batch in (*system.positive, *system.unit):
-        found[batch.symbols.numpy()] = True
-    return found
+        mask[batch.symbols.numpy()] = True
+    return mask
 
 
 def _assemble(system: System, cover: Cover, matrix, why: Array, steps) -> Solution:  # type: ignore[no-untyped-def]
@@ -139,10 +139,10 @@ def _definitions(definitions, cover: Cover):  # type: ignore[no-untyped-def]
 def _one_sided_classes(system: System, cover: Cover, flag: int) -> Array:
     """The classes whose sign (POSITIVE) or magnitude (UNIT) is pinned."""
     batches = system.positive if flag == POSITIVE else system.unit
-    found = cover.unit.copy() if flag == UNIT else np.zeros(cover.size, bool)
+    mask = cover.unit.copy() if flag == UNIT else np.zeros(cover.size, bool)
     for batch in batches:
-        found[cover.klass[batch.symbols.numpy()[:, 0]]] = True
-    return np.flatnonzero(found & ~cover.pinned)
+        mask[cover.klass[batch.symbols.numpy()[:, 0]]] = True
+    return np.flatnonzero(mask & ~cover.pinned)
 
 
 def _one_sided(sided: list[Array], first: Array, exponents) -> Array:  # type: ignore[no-untyped-def]
