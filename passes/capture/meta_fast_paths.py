@@ -176,6 +176,18 @@ def _mean(input: Any, dim: Any = None, keepdim: Any = False, **settings: Any) ->
     return _empty(input, [1 if i in axes else n for i, n in enumerate(input.shape) if keepdim or i not in axes])
 
 
+def _grouped_matmul(input: Any, mat2: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Tensor | None:
+    """Rows times the matrix of their group. torch has no meta kernel for most types, and would need real experts."""
+    plain = isinstance(offs, Tensor) and bias is None and out_dtype is None
+    if not plain or not _alike(input, mat2) or (input.ndim, mat2.ndim) != (2, 3):
+        return None
+    (_, inner), (experts, rows, columns) = input.shape, mat2.shape
+    aligned = not any(n * input.itemsize % 16 for n in (inner, columns))
+    strided = input.stride(1) == 1 and 1 in mat2.stride()[1:]
+    fits = inner == rows and offs.shape == (experts,) and offs.dtype is torch.int32
+    return _empty(input, (len(input), columns)) if fits and aligned and strided else None
+
+
 _ACTIVATIONS = frozenset(
     {nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Tanh}
 )
@@ -191,4 +203,5 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((torch.cat, torch.concat), _cat),
     **dict.fromkeys((torch.mean, "mean"), _mean),
     torch.roll: _roll,
+    torch._grouped_mm: _grouped_matmul,
 }

@@ -8,10 +8,12 @@ remembers the node and the reason it came from.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +59,7 @@ class System:
     equations: list[Batch] = field(default_factory=list)
     positive: list[Batch] = field(default_factory=list)
     unit: list[Batch] = field(default_factory=list)
+    names: dict[bytes, Tensor] = field(default_factory=dict)  # of products, by their factors
 
     def fresh(self, shape: Sequence[int], origin: Origin) -> Tensor:
         """New symbols in the given shape."""
@@ -66,6 +69,22 @@ class System:
         self.count += size
         return symbols if len(shape) == 1 else symbols.view(tuple(shape))
 
+    def named(self, a: CobMap, origin: Origin) -> Tensor:
+        """Symbols for a product of factors, one for each position of their broadcast shape.
+
+        The same product has one name: a recurrence that is written out step by step would define one a step.
+        """
+        key = hashlib.blake2b()
+        for symbols, exponent in a.factors:
+            key.update(f"{exponent} {tuple(symbols.shape)}".encode())
+            key.update(symbols.contiguous().numpy())
+        known = self.names.get(key.digest())
+        if known is None:
+            known = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), origin)
+            self.require_one(CobMap(((known, -1), *a.factors), a.zeros), origin)
+            self.names[key.digest()] = known
+        return known
+
     def mark(self) -> tuple[int, ...]:
         """How much there is, for `undo`."""
         return self.count, len(self.vectors), len(self.equations), len(self.positive), len(self.unit)
@@ -73,6 +92,7 @@ class System:
     def undo(self, mark: Sequence[int]) -> None:
         """Forget what was made since."""
         self.count, *lengths = mark
+        self.names = {key: symbols for key, symbols in self.names.items() if symbols.max() < self.count}
         for held, length in zip((self.vectors, self.equations, self.positive, self.unit), lengths, strict=True):
             del held[length:]  # type: ignore[attr-defined]
 
@@ -177,17 +197,28 @@ class System:
 
 
 def _distinct(symbols: Sequence[Tensor], count: int) -> Tensor:
-    """The different rows of symbols below `count`: a table read at many positions repeats its few symbols."""
+    """The different rows of symbols below `count`: a table read at many positions repeats its few symbols.
+
+    Where a row does not fit into one number, a hash of it is sorted by: two rows of one hash may then part equal ones,
+    which costs a repetition and no equation.
+    """
     if count ** len(symbols) >= 1 << 63:
-        rows = torch.stack([s.reshape(-1) for s in torch.broadcast_tensors(*symbols)], 1)
-        unique: Tensor = torch.unique(rows, dim=0)
-        return unique
+        hashes = sum((s * factor for s, factor in zip(symbols, _HASHING, strict=False)), start=torch.tensor(0))
+        order = hashes.reshape(-1).argsort()  # equal rows come to stand side by side
+        rows = torch.stack([s.reshape(-1)[order] for s in torch.broadcast_tensors(*symbols)], 1)
+        new = torch.ones(len(rows), dtype=torch.bool)
+        torch.any(rows[1:] != rows[:-1], 1, out=new[1:])
+        return rows[new]
     digits = [count**k for k in range(len(symbols))]
     first, *more = (s * digit for s, digit in zip(symbols, digits, strict=True))
     for term in more:
         first = first + term
     keys: Tensor = torch.unique(first)
     return torch.stack([keys // digit % count for digit in digits], 1)
+
+
+# Odd numbers for as many columns as there may be; the products wrap around.
+_HASHING = tuple(int(n) | 1 for n in np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 64))
 
 
 def _anchored(symbols: Tensor, grid: frozenset[int]) -> Tensor:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
+from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap, Factor, structural_zeros, support
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
@@ -35,13 +35,24 @@ _LONGEST = 4  # factors of a map before they are given one name
 
 
 def product(call: Call, cob: CobMap) -> CobMap:
-    """Keep a monomial short: past a few factors it gets symbols of its own."""
+    """Keep a monomial short: past a few factors, those along the same axes get one name, a symbol a position."""
     if len(cob.factors) <= _LONGEST:
         return cob
-    shape = torch.broadcast_shapes(*(s.shape for s, _ in cob.factors))
-    result = call.fresh(shape, "product")
-    call.same(result, cob, "it is the product of its factors")
-    return CobMap(result.factors, cob.zeros)
+    if cob.zeros and any(bool((s == ANY).all()) for s, _ in cob.factors):
+        return structural_zeros(call.value.ndim)
+    groups = [cob]
+    if not cob.zeros:  # where the factors vary along several axes, a name for all would have a symbol for each pair
+        by_axes: dict[frozenset[int], list[Factor]] = {}
+        for factor in cob.factors:
+            by_axes.setdefault(support(factor[0]), []).append(factor)
+        groups = [CobMap(tuple(factors)) for factors in by_axes.values()]
+    return CobMap(tuple(factor for group in groups for factor in _named(call, group).factors), cob.zeros)
+
+
+def _named(call: Call, cob: CobMap) -> CobMap:
+    if len(cob.factors) < 2:
+        return cob
+    return call.named(cob, "it is the product of its factors")
 
 
 def cob_of(x: Any, rank: int) -> CobMap:

@@ -241,6 +241,10 @@ class Call:
         """New neurons: a free CoB for each position of `shape`."""
         return single(self.state.system.fresh(shape, self.origin(why)))
 
+    def named(self, a: CobMap, why: str) -> CobMap:
+        """A map of one factor that equals a product of several: the same for the same product."""
+        return single(self.state.system.named(a, self.origin(why)))
+
     def filled(self, a: CobMap, why: str) -> CobMap:
         """The map with a CoB of its own for each structural zero, where something else than zero will be."""
         if not a.zeros:

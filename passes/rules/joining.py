@@ -50,8 +50,8 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
     if len(whole) == 2:  # equal, so neither varies along an axis on which the other does not
         still = [axis for axis in range(call.value.ndim) if not (a.varies(axis) and b.varies(axis))]
         whole = [cob.each(lambda s: _first(s, still)) for cob in whole]
-    if whole:  # go on with the smaller description
-        return min(whole, key=lambda cob: sum(s.numel() for s, _ in cob.factors))
+    if whole:
+        return _better(whole)
     if len(a.factors) == len(b.factors) == 1:
         ((x, exponent),), ((y, other),) = a.factors, b.factors
         if exponent == other:
@@ -60,6 +60,21 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
     call.same(result, a, why)
     call.same(result, b, why)
     return result
+
+
+def _better(cobs: Sequence[CobMap]) -> CobMap:
+    """Of two descriptions of a map the one to go on with: the smaller, and of similar ones the older.
+
+    The older one has no names for products (`System.named`) that the younger one may hold: where a recurrence is
+    written out, each of its steps then has the names of the one before.
+    """
+    sizes = [sum(s.numel() for s, _ in cob.factors) for cob in cobs]
+    if max(sizes) > _SIMILAR * min(sizes) or all(len(cob.factors) < 2 for cob in cobs):
+        return cobs[sizes.index(min(sizes))]
+    return min(cobs, key=lambda cob: max((int(s.max()) for s, _ in cob.factors), default=0))
+
+
+_SIMILAR = 4  # the ratio of sizes up to which it is the age that matters
 
 
 def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:

@@ -167,3 +167,22 @@ def test_what_hooks_or_other_forwards_change_is_asked_of_torch(target: nn.Module
     hook.remove()
     target.forward = lambda x: x  # type: ignore[method-assign]
     assert meta_fast_paths.known(target, (x,), {}) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_products_are_as_real_ones(dtype: torch.dtype, transposed: bool) -> None:
+    """torch has no meta kernel for these."""
+    x, experts = torch.randn(12, 16, dtype=dtype), torch.randn(3, 16, 24, dtype=dtype)
+    experts = experts.mT.contiguous().mT if transposed else experts
+    ends = torch.tensor([4, 7, 12], dtype=torch.int32)
+    real = torch._grouped_mm(x, experts, offs=ends)
+    found = meta_fast_paths.known(torch._grouped_mm, (x.to(META), experts.to(META)), {"offs": ends.to(META)})
+    assert found is not None and found.is_meta
+    assert (found.shape, found.stride(), found.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+def test_grouped_products_that_torch_refuses_are_left_to_it() -> None:
+    x, experts, ends = torch.empty(4, 6, device=META), torch.empty(2, 6, 8, device=META), torch.empty(2, device=META)
+    assert meta_fast_paths.known(torch._grouped_mm, (x, experts), {"offs": ends.int()}) is None  # rows of 24 bytes
+    assert meta_fast_paths.known(torch._grouped_mm, (x, experts[:, :4]), {"offs": ends.int()}) is None
