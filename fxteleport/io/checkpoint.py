@@ -115,7 +115,7 @@ def paths(path: str | Path) -> list[Path]:
     """The three files of a checkpoint.
 
     Raises:
-        CheckpointError: the path has no name, or its folder does not exist.
+        CheckpointError: the path has no name, its folder does not exist, or a folder is in a file's place.
     """
     text = str(path)
     stem = Path(next((text.removesuffix(s) for s in _SUFFIXES if text.endswith(s)), text))

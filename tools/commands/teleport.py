@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fxteleport.atomic_files import require_writable
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import MODES
-from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.dataclass_options import option
 
@@ -77,9 +78,9 @@ def teleport(
     from fxteleport.tools.models.load import load
 
     wanted = source.request(law.seed)
-    if output is not None:
-        files.paths(output)
-    with progress(total=4) as step:
+    for path in [] if output is None else files.paths(output):
+        require_writable(path)
+    with out.progress(4, estimate=False) as step:
         step("building")
         loaded = load(model, wanted)
         done = run(loaded, settings, lambda what: step(what, 1), strict=strict)

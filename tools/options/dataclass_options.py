@@ -16,6 +16,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from fxteleport.tools.console import reserved_output
+
 
 def option(name: str, panel: str, text: str, metavar: str | None = None, **more: Any) -> Any:
     """An option in a panel of the help."""
@@ -49,7 +51,8 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**given: Any) -> None:
         made = {n: kind(**{p.name: given.pop(p.name) for p in parts[n]}) for n, kind in groups.items()}
-        function(**given, **made)
+        with reserved_output():
+            function(**given, **made)
 
     found: list[inspect.Parameter] = []
     for name, parameter in parameters.items():
