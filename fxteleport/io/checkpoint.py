@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.arguments import kind, require_module
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
@@ -48,9 +49,14 @@ def save(
         input_size: (C, H, W) that the model was built for, where that is not its own.
 
     Raises:
-        InputError: the module was not emitted by `plan.rewrite`, or does not remember its plan.
+        InputError: the module was not emitted by `plan.rewrite`, or does not remember its plan; or `model_spec` is
+            no text.
+        ModelError: it is no module.
         CheckpointError: a path cannot be written; no file is left half written.
     """
+    require_module(module, "what is to be saved")
+    if not isinstance(model_spec, str):
+        raise InputError(f"model_spec is {kind(model_spec)}: pass a text, such as a timm name")
     made = teleportation_of(module)
     if made is None:
         raise InputError(
@@ -83,8 +89,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not belong to the others or to the model.
-        ModelError: the named model cannot be built.
+        ModelError: the named model cannot be built, or `model` is no `nn.Module`.
     """
+    if model is not None:
+        require_module(model)
     weights, basis, described = paths(path)
     saved = Description.read(described)
     tensors, marks = read_tensors(weights)
