@@ -29,7 +29,7 @@ from fxteleport.tools.commands.inspect import inspect
 from fxteleport.tools.commands.paper import paper
 from fxteleport.tools.commands.teleport import teleport
 from fxteleport.tools.console import one_line
-from fxteleport.tools.options.dataclass_options import register
+from fxteleport.tools.options.dataclass_options import register, without_types
 
 _INTERRUPTED, _NOT_READ = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells have it
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
@@ -58,6 +58,9 @@ class Commands(TyperGroup):
         if standalone_mode:
             sys.exit(status)
         return status
+
+    def get_params(self, ctx: Any) -> Any:
+        return without_types(super().get_params(ctx))
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with _ended_from_outside():  # it prints the help
@@ -108,7 +111,6 @@ app = typer.Typer(
     name="fxteleport",
     help="Neural teleportation of any PyTorch network: another place in weight space, the same function.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

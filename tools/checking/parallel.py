@@ -78,7 +78,7 @@ def failed(job: Job, settings: Settings, why: str) -> Outcome:
 
 def _blank(job: Job, settings: Settings) -> Record:
     """Where two networks are compared, nothing is teleported."""
-    facts = blank(job.spec, settings, job.wanted)
+    facts = blank(job.wanted.named(job.spec), settings, job.wanted)
     unused = ("mode", "norm_stats", "exact", "landscape", "cob_range") if job.against is not None else ()
     return facts | dict.fromkeys(unused) | {"against": job.against}
 

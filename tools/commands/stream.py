@@ -69,7 +69,7 @@ def streamed(
     cob.save(basis)
     written.append(basis)
     facts: dict[str, Any] = {
-        "model": spec,
+        "model": wanted.named(spec),
         **{name: getattr(settings, name) for name in _FACTS},
         "num_free": found.num_free,
         "moved": found.moved,

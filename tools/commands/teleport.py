@@ -86,7 +86,7 @@ def teleport(
         done = run(loaded, settings, lambda what: step(what, 1), strict=strict)
     written: list[Path] = []
     if output is not None and done.report.passed:
-        written = files.save(output, done.network, model, wanted.input_size)
+        written = files.save(output, done.network, loaded.spec, wanted.input_size)
     show(out, done, written)
     if output is not None and not written:
         out.print("Nothing was written, since the check failed.")
@@ -96,6 +96,6 @@ def teleport(
         "activations": activations(done),
         "files": [str(f) for f in written],
     }
-    write_json(json, record(model, settings, wanted, done) | more)
+    write_json(json, record(loaded.spec, settings, wanted, done) | more)
     if not done.report.passed:
         raise typer.Exit(1)

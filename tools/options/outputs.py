@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,10 @@ class Outputs:
         for path in (self.html, self.explorer):
             if path is not None:
                 require_writable(path)
+        if self.explorer is not None and self.explorer.suffix != ".json":
+            raise InputError(f"Model Explorer reads .json files; got '{self.explorer}'")
+        if self.explore and find_spec("model_explorer") is None:
+            raise InputError("Model Explorer is not installed: pip install 'fxteleport[explorer]'")
 
     @property
     def any(self) -> bool:
