@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.arguments import kind, require_module
+from fxteleport.atomic_files import require_writable
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
@@ -68,6 +70,8 @@ def save(
     size = None if input_size is None else list(input_size)
     description = _description(module, made.plan, _identity(cob), model_spec, size, extra)
     files = paths(path)
+    for file in files:
+        require_writable(file)
     fresh = [file for file in files if not file.exists()]
     try:
         write_tensors(files[0], unshared(tensors), {MARK: f"{description.mode} {description.id}"})
@@ -132,7 +136,7 @@ def paths(path: str | Path) -> list[Path]:
     if not stem.parent.is_dir():
         raise CheckpointError(f"there is no folder '{stem.parent}' for '{path}'")
     files = [stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".cob.safetensors", ".json")]
-    folder = next((f for f in files if f.is_dir()), None)
+    folder = next((f for f in files if os.path.isdir(f)), None)
     if folder is not None:
         raise CheckpointError(f"'{folder}' is a folder, not a file")
     return files
