@@ -34,6 +34,14 @@ def test_the_version_is_written_in_one_place() -> None:
     assert changes[0] == ft.__version__
 
 
+def _copy(source: Path, target: Path) -> None:
+    """As a clone has it: without what running it left behind."""
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a wheel and an sdist, of a copy of the checkout."""
@@ -41,7 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = folder / "checkout"
     copy.mkdir()
     for name in BUILT_FROM:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+        _copy(ROOT / name, copy / name)
     command = [sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     said = done.stdout + done.stderr
