@@ -26,7 +26,7 @@ if not os.path.isdir(os.path.join(__path__[0], "passes")):  # a checkout, whose 
 if TYPE_CHECKING:
     from fxteleport.api import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the one place where it is written
 
 
 class _Package(ModuleType):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BUILT_FROM = ["fxteleport", "passes", "tools", "pyproject.toml", "README.md", "LICENSE"]
+BUILT_FROM = ["fxteleport", "passes", "tools", "pyproject.toml", "setup.cfg", "README.md", "LICENSE"]
 USE = """
 import fxteleport
 from fxteleport.passes.capture.capture import capture

@@ -2,16 +2,19 @@
 
 It imports what needs torch when it runs, so that help and a wrong call are answered at once.
 
-Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong: then one line on standard error.
+Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong: then one line on standard error;
+130 interrupted, 141 nobody reads the output any more (`check ... | head -1`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -26,9 +29,9 @@ from fxteleport.tools.commands.inspect import inspect
 from fxteleport.tools.commands.paper import paper
 from fxteleport.tools.commands.teleport import teleport
 from fxteleport.tools.console import one_line
-from fxteleport.tools.options.dataclass_options import register
+from fxteleport.tools.options.dataclass_options import register, without_types
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED, _NOT_READ = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells have it
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
 
 
@@ -56,12 +59,37 @@ class Commands(TyperGroup):
             sys.exit(status)
         return status
 
+    def get_params(self, ctx: Any) -> Any:
+        return without_types(super().get_params(ctx))
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _ended_from_outside():  # it prints the help
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _ended_from_outside():
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # by now a command has ended its workers
-            sys.stderr.write("fxteleport: interrupted\n")
-            raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _ended_from_outside() -> Iterator[None]:
+    """Turn what is no fault into its exit status; by now a command has ended its workers."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("fxteleport: interrupted\n")
+        raise typer.Exit(_INTERRUPTED) from None
+    except (BrokenPipeError, SystemExit) as end:  # whoever read the output has enough of it, as `head` does
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
+            raise  # rich makes an exit of it
+        _discard_output()
+        raise typer.Exit(_NOT_READ) from None
+
+
+def _discard_output() -> None:
+    """Let nothing be written any more to a standard output that nobody reads, not when Python ends either."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: Any) -> int:
@@ -83,7 +111,6 @@ app = typer.Typer(
     name="fxteleport",
     help="Neural teleportation of any PyTorch network: another place in weight space, the same function.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -1,4 +1,8 @@
-"""Console: what is printed, where, and how wide."""
+"""Console: what is printed, where, and how wide.
+
+One discipline for all commands: standard output carries what a command prints and nothing else; a bar, warnings and
+what libraries say are on standard error, unless both are one terminal.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +11,137 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import IO, Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.control import Control
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.segment import ControlType
+from rich.text import Text
 
-from fxteleport.atomic_files import write_text
+from fxteleport.atomic_files import require_writable, write_text
 from fxteleport.passes.errors import CheckpointError
 
 WIDTH = 80
 
 
-def console(json_path: str | None = None) -> Console:
-    """Standard output; silent where it is to carry JSON and nothing else.
-
-    Raises:
-        CheckpointError: the JSON file's folder does not exist: better said before the work than after.
-    """
-    if json_path not in (None, "-") and not Path(str(json_path)).parent.is_dir():
-        raise CheckpointError(f"cannot write '{json_path}': its folder does not exist")
-    out = Console(highlight=False, markup=False, emoji=False, quiet=json_path == "-")
-    return out if out.is_terminal else _Piped(**_PLAIN, quiet=json_path == "-")
-
-
-_PLAIN: dict[str, Any] = {
-    "width": WIDTH, "highlight": False, "markup": False, "emoji": False, "force_terminal": False, "no_color": True,
-}  # fmt: skip
-
-
-class _Piped(Console):
-    """Without the spaces at the ends of lines, which tables pad with."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        with self.capture() as held:
-            super().print(*objects, **options)
-        self.file.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
+_reserved: ContextVar[TextIO | None] = ContextVar("standard output, which is the command's own", default=None)
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[..., None]]:
-    """A bar on standard error, if that is a terminal; call the value with what comes next, and with steps done."""
-    err = Console(stderr=True, highlight=False)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=total)
+def reserved_output() -> Iterator[None]:
+    """Standard output carries what a command prints through its console, and nothing else.
 
-        def step(what: str, done: int = 0) -> None:
-            bar.update(task, description=what, advance=done)
+    What libraries and the user's own model print meanwhile goes to standard error.
+    """
+    token = _reserved.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _reserved.reset(token)
 
-        yield step
+
+def console(json_path: str | None = None) -> Output:
+    """Standard output; silent where it is to carry JSON and nothing else.
+
+    Raises:
+        CheckpointError: the JSON file cannot be written: better said before the work than after.
+    """
+    if json_path not in (None, "-"):
+        require_writable(str(json_path))
+    file = _reserved.get() or sys.stdout
+    options: dict[str, Any] = {"file": file, "quiet": json_path == "-", "highlight": False, "markup": False}
+    out = Output(**options, emoji=False)
+    if out.is_terminal:
+        return out
+    return Output(**options, emoji=False, width=WIDTH, force_terminal=False, no_color=True)
+
+
+class Output(Console):
+    """What a command prints, row by row, and a bar while it works; neither disturbs the other.
+
+    Where standard output is a terminal, both are on it, and so on one console. Elsewhere the bar is on standard error,
+    if that is a terminal, and rows have no spaces at their ends, which tables pad with.
+    """
+
+    _bar: Console | None = None  # where a bar is shown, if on another console than this
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints; a row is there at once, also in a pipe."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as held:
+            super().print(*objects, **options)
+        if not self.quiet:
+            self.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
+
+    def write(self, text: str) -> None:
+        """Lines as they are, also where the console is silent."""
+        if self._bar is not None:  # its next refresh draws it beneath the lines
+            self._bar.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+        write_output(self.file, text)
+
+    @contextlib.contextmanager
+    def progress(self, total: int, known: int = 0, estimate: bool = True) -> Iterator[Callable[..., None]]:
+        """A bar on the terminal, if there is one; call the value with what comes next, and with steps done.
+
+        Args:
+            total: steps.
+            known: steps that take no time, since their results are there.
+            estimate: say how long it will take: not for steps that have nothing in common.
+        """
+        console = self if self.is_terminal and not self.quiet else Console(stderr=True, highlight=False)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            *([_Left(known)] if estimate else []),
+        )
+        shown = console.is_terminal
+        bar = Progress(*columns, console=console, transient=True, disable=not shown, redirect_stderr=_is_terminal())
+        with bar:
+            self._bar = console if shown and console is not self else None
+            task = bar.add_task("", total=total)
+            try:
+                yield lambda what, more=0: bar.update(task, description=what, advance=more)
+            finally:
+                self._bar = None
+
+
+def _is_terminal() -> bool:
+    """Whether what others print would disturb a bar."""
+    return sys.stderr.isatty()
+
+
+class _Left(ProgressColumn):
+    """How long the rest will take, by what was done so far."""
+
+    def __init__(self, known: int) -> None:
+        super().__init__()
+        self.known = known
+
+    def render(self, task: Task) -> Text:
+        """Nothing until the first step is done."""
+        steps = task.completed - self.known
+        if task.elapsed is None or task.remaining is None or steps <= 0 or task.finished:
+            return Text("")
+        left = timedelta(seconds=round(task.elapsed / steps * task.remaining))
+        return Text(f"about {left} left", style="progress.remaining")
 
 
 def write_json(path: str | None, data: Any) -> None:
@@ -75,9 +154,25 @@ def write_json(path: str | None, data: Any) -> None:
         return
     text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
     if path == "-":
-        sys.stdout.write(text)
+        write_output(_reserved.get() or sys.stdout, text)
     else:
         write_text(path, text)
+
+
+def write_output(file: IO[str], text: str) -> None:
+    """Write to standard output at once.
+
+    Raises:
+        CheckpointError: it takes no more, as on a full disk.
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        file.write(text)
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"cannot write standard output: {error.strerror or error}") from None
 
 
 def json_line(data: Any) -> str:

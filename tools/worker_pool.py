@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, TimeoutError, as_completed
@@ -144,6 +145,7 @@ _KILLED = 9  # the signal by which Linux ends a process that takes too much memo
 def _prepare(threads: int, memory: int | None) -> None:
     """In a new worker: quiet, with its share of the cores and of the memory, and ended by a signal at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler waits until the kernel that is running has ended
+    sys.stdout = sys.stderr  # standard output is the command's
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ starts, of which the identity is one, and what is left of it says how far apart 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from fxteleport.align.descent import Distance, share
 from fxteleport.align.magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align.signs import signs
+from fxteleport.arguments import require_weights
 from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.module_clone import modules_of
-from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.analysis import Analysis, require_plan
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales
 
@@ -51,7 +52,7 @@ class Alignment:
     cob: ChangeOfBasis
     before: float
     after: float
-    distances: dict[str, float]
+    distances: dict[str, float] = field(repr=False)
     exact: bool
 
 
@@ -67,9 +68,10 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
         a, b: networks or state dicts.
 
     Raises:
-        InputError: a parameter is missing or has another shape.
+        InputError: this is no plan, or no network or weights, or a parameter is missing or has another shape.
         ModelError: an index buffer is not the one that was planned with.
     """
+    require_plan(plan)
     first, second = (_tensors(plan, x) for x in (a, b))
     pairs = [Pair(plan.constrained.tensors[n], first[n], second[n]) for n in _moving(plan, first)]
     allows = torch.from_numpy(plan.solution.allows)
@@ -117,7 +119,11 @@ def _root(values: Mapping[str, float]) -> float:
 
 def _tensors(plan: Analysis, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters under the names of the plan (tied ones once), float64 on the CPU."""
-    held = dict(named_tensors(modules_of(given))) if isinstance(given, nn.Module) else given
+    if isinstance(given, nn.Module):
+        held: Mapping[str, Tensor] = dict(named_tensors(modules_of(given)))
+    else:
+        require_weights(given)
+        held = given
     for name in plan.planned.values.keys() & held.keys():
         plan.planned.require_value(name, held[name])
     found = {}

@@ -12,12 +12,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.arguments import kind, require_module
+from fxteleport.atomic_files import require_writable
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
@@ -48,9 +51,14 @@ def save(
         input_size: (C, H, W) that the model was built for, where that is not its own.
 
     Raises:
-        InputError: the module was not emitted by `plan.rewrite`, or does not remember its plan.
+        InputError: the module was not emitted by `plan.rewrite`, or does not remember its plan; or `model_spec` is
+            no text.
+        ModelError: it is no module.
         CheckpointError: a path cannot be written; no file is left half written.
     """
+    require_module(module, "what is to be saved")
+    if not isinstance(model_spec, str):
+        raise InputError(f"model_spec is {kind(model_spec)}: pass a text, such as a timm name")
     made = teleportation_of(module)
     if made is None:
         raise InputError(
@@ -62,6 +70,8 @@ def save(
     size = None if input_size is None else list(input_size)
     description = _description(module, made.plan, _identity(cob), model_spec, size, extra)
     files = paths(path)
+    for file in files:
+        require_writable(file)
     fresh = [file for file in files if not file.exists()]
     try:
         write_tensors(files[0], unshared(tensors), {MARK: f"{description.mode} {description.id}"})
@@ -83,8 +93,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not belong to the others or to the model.
-        ModelError: the named model cannot be built.
+        ModelError: the named model cannot be built, or `model` is no `nn.Module`.
     """
+    if model is not None:
+        require_module(model)
     weights, basis, described = paths(path)
     saved = Description.read(described)
     tensors, marks = read_tensors(weights)
@@ -115,7 +127,7 @@ def paths(path: str | Path) -> list[Path]:
     """The three files of a checkpoint.
 
     Raises:
-        CheckpointError: the path has no name, or its folder does not exist.
+        CheckpointError: the path has no name, its folder does not exist, or a folder is in a file's place.
     """
     text = str(path)
     stem = Path(next((text.removesuffix(s) for s in _SUFFIXES if text.endswith(s)), text))
@@ -124,7 +136,7 @@ def paths(path: str | Path) -> list[Path]:
     if not stem.parent.is_dir():
         raise CheckpointError(f"there is no folder '{stem.parent}' for '{path}'")
     files = [stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".cob.safetensors", ".json")]
-    folder = next((f for f in files if f.is_dir()), None)
+    folder = next((f for f in files if os.path.isdir(f)), None)
     if folder is not None:
         raise CheckpointError(f"'{folder}' is a folder, not a file")
     return files

@@ -20,7 +20,7 @@ from fxteleport.atomic_files import write_bytes, write_file
 from fxteleport.io.safetensors_layout import Entry, Layout, Shard, read_layout
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.passes.scale.format_range import largest
-from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.analysis import Analysis, require_plan
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.free_values import check
 from fxteleport.plan.number_formats import has_room, require_sizes
@@ -63,6 +63,7 @@ def stream(
         CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
             the output cannot be written.
     """
+    require_plan(plan)
     if plan.mode != "weights":
         raise InputError("a checkpoint holds parameters only, which keep the function in mode='weights': plan again")
     check(plan, cob)

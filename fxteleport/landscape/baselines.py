@@ -11,11 +11,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fxteleport.arguments import require_weights
+
 Weights = dict[str, Tensor]
 
 
 def pseudo_teleport(before: Mapping[str, Tensor], after: Mapping[str, Tensor], seed: int = 0) -> Weights:
     """A random point as far from the weights `before` as a teleportation took them, uniform on that sphere."""
+    require_weights(before, what="the weights before")
+    require_weights(after, like=before, what="the weights after")
     radius = _norm({n: after[n] - w for n, w in before.items()})
     generator = torch.Generator().manual_seed(seed)
     noise = {n: torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w) for n, w in before.items()}
@@ -28,6 +32,7 @@ def reinitialize(after: Mapping[str, Tensor], seed: int = 0) -> Weights:
 
     A new initialisation that has the teleported network's sizes of weights, but not its function.
     """
+    require_weights(after)
     generator = torch.Generator().manual_seed(seed)
     order = {n: torch.randperm(w.numel(), generator=generator).to(w.device) for n, w in after.items()}
     return {n: w.detach().reshape(-1)[order[n]].reshape(w.shape) for n, w in after.items()}

@@ -16,8 +16,9 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import grad, vjp
 
+from fxteleport.arguments import require_callable, require_module, require_weights
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.teleported_point import Loss, Point, Weights, isolated
+from fxteleport.plan.teleported_point import Loss, Point, Weights, isolated, require_loss
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 LossOfWeights = Callable[[Weights], Tensor]
@@ -25,21 +26,27 @@ LossOfWeights = Callable[[Weights], Tensor]
 
 def at(network: nn.Module, loss: Loss) -> LossOfWeights:
     """The loss as a function of the network's weights. In eval mode, where batch norm is a plain function."""
+    require_module(network, "the network")
+    require_loss(loss)
     return lambda weights: loss(isolated(network, weights))
 
 
 def around(point: Point, loss: Loss) -> LossOfWeights:
     """The loss as a function of a teleported network's weights."""
+    require_loss(loss)
     return lambda weights: point.loss(loss, weights)
 
 
 def trainable(network: nn.Module) -> Weights:
     """A network's trainable parameters by name, detached."""
+    require_module(network, "the network")
     return {n: p.detach() for n, p in network.named_parameters() if p.requires_grad}
 
 
 def hvp(loss: LossOfWeights, weights: Weights, vector: Weights) -> Weights:
     """The Hessian of the loss at the weights, times a vector (reverse over reverse; the Hessian is symmetric)."""
+    _require(loss, weights)
+    require_weights(vector, like=weights, what="the vector")
     pull: Any = vjp(grad(loss), weights)[1]
     product: Weights = pull(vector)[0]
     return product
@@ -60,6 +67,7 @@ def top_eigenvalue(
     Raises:
         InputError: it is not found within so many iterations.
     """
+    _require(loss, weights)
     start = _random(weights, seed, torch.randn)
     size = float(dot(first := hvp(loss, weights, start), first)) ** 0.5
     if size == 0 or not math.isfinite(size):  # ARPACK takes neither
@@ -89,6 +97,7 @@ _BASIS = 8  # vectors that Lanczos keeps: fewer restart often, more take memory
 
 def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 0) -> tuple[float, float]:
     """The trace of the Hessian and its standard error: Hutchinson's estimate, the mean of v H v over signs v."""
+    _require(loss, weights)
     found = []
     for i in range(samples):
         vector = _random(weights, seed + i, lambda *a, **k: torch.randint(0, 2, *a, **k) * 2.0 - 1.0)
@@ -100,6 +109,12 @@ def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     """The inner product of two sets of weights, float64."""
     return torch.stack([(x.double() * b[n].double()).sum() for n, x in a.items()]).sum()
+
+
+def _require(loss: object, weights: object) -> None:
+    """Raise InputError for what is no loss of weights, or no weights."""
+    require_callable(loss, "the loss", "a function of weights: curvature.at(network, loss)")
+    require_weights(weights)
 
 
 def _random(weights: Weights, seed: int, draw: Callable[..., Tensor]) -> Weights:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxteleport.arguments import require_weights
 from fxteleport.landscape.curvature import LossOfWeights
 from fxteleport.plan.teleported_point import Weights
 
@@ -35,6 +36,7 @@ class Plane:
 
 def random_direction(weights: Mapping[str, Tensor], seed: int = 0, normalize: bool = True) -> Weights:
     """A Gaussian direction; with `normalize` filter-normalised, and zero for vectors (biases, gains)."""
+    require_weights(weights)
     generator = torch.Generator().manual_seed(seed)
     drawn = {n: torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w) for n, w in weights.items()}
     return filter_normalized(drawn, weights) if normalize else drawn
@@ -42,6 +44,7 @@ def random_direction(weights: Mapping[str, Tensor], seed: int = 0, normalize: bo
 
 def filter_normalized(direction: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
     """The direction with every filter (row of a weight) as long as the weights' own; zero for vectors."""
+    require_weights(weights, like=direction)
     return {n: _normalized(d, weights[n]) for n, d in direction.items()}
 
 
@@ -55,11 +58,16 @@ def _normalized(direction: Tensor, weight: Tensor) -> Tensor:
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> Weights:
     """(1 - alpha) start + alpha end."""
+    require_weights(start, what="the first weights")
+    require_weights(end, like=start, what="the second weights")
     return {n: torch.lerp(w.detach(), end[n].detach(), alpha) for n, w in start.items()}
 
 
 def moved(center: Mapping[str, Tensor], *steps: tuple[float, Mapping[str, Tensor]]) -> Weights:
     """The centre plus each direction times its step; weights that a direction does not name stay."""
+    require_weights(center)
+    for _, direction in steps:
+        require_weights(direction, what="the direction")
     weights = {n: w.detach() for n, w in center.items()}
     for size, direction in steps:
         weights |= {n: weights[n] + size * d for n, d in direction.items()}
@@ -90,6 +98,8 @@ def surface(
 
 def pca_plane(trajectory: Sequence[Mapping[str, Tensor]]) -> Plane:
     """The plane that holds most of a training trajectory, seen from its last weights (Li et al., Section 7)."""
+    for weights in trajectory:
+        require_weights(weights)
     last = {n: w.detach() for n, w in trajectory[-1].items()}
     rows = torch.stack([torch.cat([(w[n] - last[n]).reshape(-1).double() for n in last]) for w in trajectory])
     centred = rows - rows.mean(0)

@@ -1,6 +1,7 @@
 """Objectives for `ft.optimize`: each is a scalar function of a `Point`, to be made small.
 
-Any function of a point is one. For the opposite direction, `negative(objective)`.
+Any function of a point is one. For the opposite direction, `negative(objective)`. What is no loss, or no weights by
+name, is an InputError at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fxteleport.plan.teleported_point import Loss, Point
+from fxteleport.arguments import require_callable, require_weights
+from fxteleport.plan.teleported_point import Loss, Point, require_loss
 
 Objective = Callable[[Point], Tensor]
 
@@ -22,16 +24,19 @@ def weight_norm(point: Point) -> Tensor:
 
 def gradient_norm(loss: Loss) -> Objective:
     """The Euclidean norm of the gradient."""
+    require_loss(loss)
     return lambda point: _norm(point.gradients(loss))
 
 
 def relative_gradient(loss: Loss) -> Objective:
     """The gradient's norm over the weights' norm, which the paper's Fig. 6 measures."""
+    require_loss(loss)
     return lambda point: _norm(point.gradients(loss)) / _norm(point.weights)
 
 
 def lookahead(loss: Loss, lr: float) -> Objective:
     """The loss after one step of gradient descent from the teleported weights."""
+    require_loss(loss)
 
     def objective(point: Point) -> Tensor:
         weights, slopes = point.weights, point.gradients(loss)
@@ -45,6 +50,7 @@ def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
 
     Foret et al., "Sharpness-aware minimization", eq. 2.
     """
+    require_loss(loss)
 
     def objective(point: Point) -> Tensor:
         weights, slopes = point.weights, point.gradients(loss)
@@ -57,11 +63,18 @@ def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
 
 def distance(target: Mapping[str, Tensor]) -> Objective:
     """The Euclidean distance to other weights."""
-    return lambda point: _norm({n: w - target[n].to(w) for n, w in point.weights.items()})
+    require_weights(target, what="the target weights")
+
+    def objective(point: Point) -> Tensor:
+        require_weights(target, like=point.weights, what="the target weights")
+        return _norm({n: w - target[n].to(w) for n, w in point.weights.items()})
+
+    return objective
 
 
 def negative(objective: Objective) -> Objective:
     """An objective turned round: to make large what was to be made small."""
+    require_callable(objective, "the objective", "a function of a Point")
     return lambda point: -objective(point)
 
 

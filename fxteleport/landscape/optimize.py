@@ -6,15 +6,17 @@ The steps are taken in the logarithms of the magnitudes, so that no value reache
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from fxteleport.arguments import called, require_callable, require_scalar
+from fxteleport.landscape import objectives
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.analysis import Analysis, require_plan
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales
 from fxteleport.plan.free_values import check
@@ -34,7 +36,7 @@ class Optimized:
 
     cob: ChangeOfBasis
     value: float
-    history: list[float]
+    history: list[float] = field(repr=False)
 
 
 def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
@@ -49,9 +51,14 @@ def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: in
 
     Raises:
         CobError: the CoB is not valid for this plan.
-        InputError: the plan has nothing to optimise, or the objective is not finite at the start.
+        InputError: the plan has nothing to optimise; the objective is no function of a point, or returns no number
+            with a gradient, or is not finite at the start.
         ModelError: the model is on the meta device, or is not what was planned any more.
     """
+    require_plan(plan)
+    require_callable(objective, "the objective", "a function of a Point, such as fxteleport.objectives.weight_norm")
+    if steps < 0:
+        raise InputError(f"steps={steps}: take a number from 0")
     require_planned(plan)
     check(plan, cob)
     start = cob.values.detach()
@@ -66,7 +73,7 @@ def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: in
     for step in range(steps + 1):
         values = sign * (logs + torch.where(movable, theta, 0.0)).exp()
         point = Point(plan.captured.model, scales(plan, ChangeOfBasis(values, plan.fingerprint)), known)
-        value = objective(point)
+        value = require_scalar(called(objective, point, what="the objective"), "the objective", _hint(objective))
         number = float(value.detach())
         history.append(number)
         if not math.isfinite(number):
@@ -80,3 +87,9 @@ def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: in
     if best_value == math.inf:
         raise InputError(f"the objective is {history[0]} at the start: give a change of basis where it is finite")
     return Optimized(ChangeOfBasis(best, plan.fingerprint), best_value, history)
+
+
+def _hint(objective: Objective) -> str:
+    """What was most likely meant by an objective that is still to be given its loss."""
+    name = getattr(objective, "__name__", "")
+    return f": it makes one of a loss, {name}(loss)" if getattr(objectives, name, None) is objective else ""

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import nn
 
+from fxteleport.arguments import require_module
 from fxteleport.passes.errors import ModelError
 
 
@@ -24,8 +25,9 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     CPU: the same on every device.
 
     Raises:
-        ModelError: a parameter is not materialised, or was made in inference mode.
+        ModelError: it is no `nn.Module`, or a parameter is not materialised, or was made in inference mode.
     """
+    require_module(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")

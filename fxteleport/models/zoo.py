@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("timm", "torchvision")
 _TORCHVISION = "torchvision/"
+_SUGGESTED = 3
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,12 @@ def check_name(name: str) -> None:
             raise _unknown(name, [*names("timm"), *names("torchvision")])
 
 
-def build(name: str, input_size: tuple[int, ...] | None = None, pretrained: bool = False) -> Built:
+def build(
+    name: str,
+    input_size: tuple[int, ...] | None = None,
+    pretrained: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Built:
     """Build a network by name.
 
     A detector that is not pretrained gets a score threshold of 0: its random scores would pass no other.
@@ -91,6 +97,7 @@ def build(name: str, input_size: tuple[int, ...] | None = None, pretrained: bool
         name: a timm name, or "torchvision/NAME".
         input_size: (C, H, W) instead of the network's own; given to its constructor where that wants to know.
         pretrained: with its published weights (downloaded unless cached).
+        settings: further arguments of its constructor, as num_classes.
 
     Raises:
         ModelError: the name is unknown or the network cannot be built.
@@ -98,7 +105,7 @@ def build(name: str, input_size: tuple[int, ...] | None = None, pretrained: bool
     check_name(name)
     make = _torchvision if name.startswith(_TORCHVISION) else _timm
     try:
-        built = make(name, input_size, pretrained)
+        built = make(name, input_size, pretrained, dict(settings or {}))
     except ModelError:
         raise
     except Exception as error:
@@ -107,11 +114,11 @@ def build(name: str, input_size: tuple[int, ...] | None = None, pretrained: bool
     return built
 
 
-def _timm(name: str, input_size: tuple[int, ...] | None, pretrained: bool) -> Built:
+def _timm(name: str, input_size: tuple[int, ...] | None, pretrained: bool, given: dict[str, Any]) -> Built:
     import timm
 
     def make(**settings: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **(settings | given))
         return model
 
     if input_size is None:
@@ -121,7 +128,7 @@ def _timm(name: str, input_size: tuple[int, ...] | None, pretrained: bool) -> Bu
     return Built(_first(make, [{"img_size": input_size[1:], **channels}, channels]), (input_size,))
 
 
-def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool) -> Built:
+def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool, given: dict[str, Any]) -> Built:
     from torchvision import models
 
     short = name.removeprefix(_TORCHVISION)
@@ -134,7 +141,7 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
     shape = input_size or _torchvision_size(short)
 
     def make(**more: Any) -> nn.Module:
-        model: nn.Module = models.get_model(short, **settings, **more)
+        model: nn.Module = models.get_model(short, **(settings | more | given))
         return model
 
     if kind.startswith("detection."):
@@ -189,9 +196,15 @@ def _first(make: Callable[..., nn.Module], attempts: Iterable[dict[str, Any]]) -
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The names closest to a wrong one, as the end of an error message; "" if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f": did you mean {' or '.join(close)}?" if close else ""
+    """The names closest to a wrong one, as the end of an error message; "" if none is close.
+
+    Those that it is the beginning of come first, the shortest before the others.
+    """
+    known = list(known)
+    begun = sorted((k for k in known if name and k.startswith(name)), key=len)[:_SUGGESTED]
+    close = difflib.get_close_matches(name, known, n=_SUGGESTED, cutoff=0.5)
+    found = list(dict.fromkeys([*begun, *close]))[:_SUGGESTED]
+    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def _unknown(name: str, known: list[str]) -> ModelError:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxteleport.arguments import kind
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.domain.cob_map import CobMap
@@ -38,6 +39,12 @@ class Caches:
 
     scaling: tuple[ModelSnapshot, Prepared] | None = None
     warned: bool = False
+
+
+def require_plan(value: object) -> None:
+    """Raise InputError for anything but a plan."""
+    if not isinstance(value, Analysis):
+        raise InputError(f"a plan is needed, and this is {kind(value)}: make one with fxteleport.plan(model, *inputs)")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from fxteleport.passes.errors import CobError
 
@@ -13,6 +14,9 @@ LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
 
 def check_range(cob_range: float, landscape: str, center: float = 1.0) -> None:
     """Raise CobError for a law that does not exist or a range outside it."""
+    for name, value in (("CoB range", cob_range), ("centre", center)):
+        if not isinstance(value, Real):
+            raise CobError(f"the {name} must be a number, got {value!r}")
     if landscape not in LANDSCAPES:
         raise CobError(f"unknown landscape '{landscape}': choose one of {', '.join(LANDSCAPES)}")
     if not math.isfinite(cob_range) or cob_range < 0 or (cob_range == 0 and landscape in ("positive", "negative")):

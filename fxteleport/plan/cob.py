@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxteleport.arguments import kind
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CheckpointError, CobError
 from fxteleport.plan.choices import check_range
+from fxteleport.summaries import Summarized
 from fxteleport.tensor_files import read_tensors, write_tensors
 
+_SHOWN = 4  # values of a repr
 
-@dataclass(frozen=True, eq=False)
-class ChangeOfBasis:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChangeOfBasis(Summarized):
     """The free values of one teleportation.
 
     Attributes:
@@ -33,6 +37,25 @@ class ChangeOfBasis:
     values: Tensor
     fingerprint: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor):
+            raise CobError(f"the values of a change of basis are {kind(self.values)}: use plan.cob(values)")
+
+    def __repr__(self) -> str:
+        n = self.values.numel()
+        few = ", ".join(f"{v:.4g}" for v in self.values.detach().reshape(-1)[:_SHOWN].tolist())
+        return f"ChangeOfBasis({n} value{'s' * (n != 1)}: [{few}{', ...' if n > _SHOWN else ''}])"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """How many values there are, how large, and what is special about them."""
+        values = self.values.detach().double()
+        sizes = values.abs()
+        found = [("change of basis", f"{values.numel()} free value{'s' * (values.numel() != 1)}")]
+        if values.numel():
+            found.append(("magnitudes", f"{sizes.min():.4g} to {sizes.max():.4g}, median {sizes.median():.4g}"))
+            found.append(("negative", f"{int((values < 0).sum())} of {values.numel()}"))
+        return [*found, ("exact", "yes: powers of two" if self.is_exact else "no"), ("plan", self.fingerprint)]
+
     def inverse(self) -> ChangeOfBasis:
         """The CoB that undoes this one."""
         return ChangeOfBasis(self.values.reciprocal(), self.fingerprint)
@@ -41,8 +64,9 @@ class ChangeOfBasis:
         """This CoB after the other.
 
         Raises:
-            CobError: they belong to different plans.
+            CobError: they belong to different plans, or the other is no change of basis.
         """
+        require_cob(other)
         if self.fingerprint != other.fingerprint:
             raise CobError("these two changes of basis belong to different plans: compose CoBs of one plan only")
         return ChangeOfBasis(self.values * other.values, self.fingerprint)
@@ -77,6 +101,15 @@ class ChangeOfBasis:
         return cls(values, metadata["cob"])
 
 
+def require_cob(value: object) -> None:
+    """Raise CobError for anything but a change of basis."""
+    if not isinstance(value, ChangeOfBasis):
+        raise CobError(
+            f"a change of basis is needed, and this is {kind(value)}: draw one with plan.sample(), or make one of"
+            " values of your own with plan.cob(values)"
+        )
+
+
 def sample_values(
     allows: np.ndarray[Any, Any],
     cob_range: float = 0.5,
@@ -93,10 +126,13 @@ def sample_values(
     law's sign. A value that may carry no sign is made positive; one that may carry nothing else keeps its sign.
 
     Raises:
-        CobError: an unknown law, or a range outside it.
+        CobError: an unknown law, a range outside it, or no seed.
     """
     check_range(cob_range, landscape, center)
-    random = np.random.Generator(np.random.PCG64(seed))  # the same numbers on every machine
+    try:
+        random = np.random.Generator(np.random.PCG64(seed))  # the same numbers on every machine
+    except (TypeError, ValueError):
+        raise CobError(f"the seed must be None or a whole number from 0, got {seed!r}") from None
     n = len(allows)
     uniform, coin, level = random.random(n), random.random(n), random.random(n)
     spread = (2 * uniform - 1) * cob_range

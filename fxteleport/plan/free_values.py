@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxteleport.arguments import kind
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CobError
 from fxteleport.plan.analysis import Analysis
-from fxteleport.plan.cob import ChangeOfBasis, sample_values
+from fxteleport.plan.cob import ChangeOfBasis, require_cob, sample_values
 
 
 def sample(
@@ -40,13 +41,18 @@ def from_values(plan: Analysis, values: Tensor) -> ChangeOfBasis:
     Raises:
         CobError: they are not valid for this plan.
     """
-    cob = ChangeOfBasis(torch.as_tensor(values, dtype=torch.float64), plan.fingerprint)
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise CobError(f"CoB values are {plan.num_free} numbers, got {kind(values)} that is none") from None
+    cob = ChangeOfBasis(numbers, plan.fingerprint)
     check(plan, cob)
     return cob
 
 
 def check(plan: Analysis, cob: ChangeOfBasis) -> None:
     """Raise CobError unless the CoB is valid for this plan."""
+    require_cob(cob)
     if cob.fingerprint != plan.fingerprint:
         raise CobError(
             "this change of basis belongs to another plan (another model, mode or norm_stats): sample one from this"

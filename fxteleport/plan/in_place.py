@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fxteleport.arguments import require_module
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.dtensor import local, put_back
 from fxteleport.passes.scale import row_column_scaling
 from fxteleport.passes.scale.recipe import Prepared
 from fxteleport.plan.analysis import Analysis
-from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.cob import ChangeOfBasis, require_cob
 from fxteleport.plan.free_values import check
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.number_formats import has_room, require_range
@@ -40,6 +41,9 @@ def apply_(plan: Analysis, cob: ChangeOfBasis, model: nn.Module | None = None, s
     """
     if plan.mode != "weights":
         raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
+    require_cob(cob)
+    if model is not None:
+        require_module(model)
     admit(plan, strict)
     if model is None or model is plan.captured.model:
         _scale_planned_(plan, cob)

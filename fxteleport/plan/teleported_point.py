@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fxteleport.arguments import require_callable, require_scalar
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales
@@ -23,6 +24,11 @@ Weights = dict[str, Tensor]
 Network = Callable[..., Any]
 Loss = Callable[[Network], Tensor]
 """A loss holds its data: it is given the network to call, and returns a scalar."""
+
+
+def require_loss(value: object) -> None:
+    """Raise InputError for what is no loss."""
+    require_callable(value, "the loss", "a function of the network, as lambda net: F.cross_entropy(net(x), y)")
 
 
 class Point:
@@ -58,6 +64,7 @@ class Point:
 
     def loss(self, loss: Loss, weights: Weights | None = None) -> Tensor:
         """The loss of the teleported network, with its own weights or with others."""
+        require_loss(loss)
         return loss(lambda *inputs, **keyword_inputs: self(*inputs, weights=weights, **keyword_inputs))
 
     def gradients(self, loss: Loss) -> Weights:
@@ -78,11 +85,12 @@ def at(plan: Analysis, cob: ChangeOfBasis) -> Point:
 
 def gradients(network: nn.Module, loss: Loss) -> Weights:
     """The gradients of a loss for every trainable parameter; zero where it does not reach. Buffers stay as they are."""
+    require_loss(loss)
     names, parameters = zip(*((n, p) for n, p in network.named_parameters() if p.requires_grad), strict=True)
     with torch.enable_grad():
-        value = loss(isolated(network))
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, gradients, strict=True)}
+        value = require_scalar(loss(isolated(network)), "the loss")
+    slopes = torch.autograd.grad(value, parameters, allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, slopes, strict=True)}
 
 
 def isolated(network: nn.Module, weights: Weights | None = None) -> Network:

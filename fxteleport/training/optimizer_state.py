@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxteleport.arguments import kind, require_module
 from fxteleport.passes.errors import InputError
 
 STATES = ("transport", "reset", "keep")
@@ -52,22 +53,27 @@ def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Ten
     """
     if state not in STATES:
         raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"the optimiser is {kind(optimizer)}: pass one of torch.optim")
+    require_module(network, "the network")
+    if not isinstance(scales, Mapping):
+        raise InputError(f"the scales are {kind(scales)}: pass plan.scales(cob)")
     require_own(optimizer, network)
     if state == "reset":
         optimizer.state.clear()
     if state != "transport":
         return
-    kind = type(optimizer).__name__
+    algorithm = type(optimizer).__name__
     planned: list[tuple[Tensor, Tensor]] = []
     for name, parameter in network.named_parameters():
         held = optimizer.state.get(parameter, {})
         for key, value in held.items():
             if not isinstance(value, Tensor) or value.shape != parameter.shape or key == "step":
-                _known_or_plain(kind, key, value)
+                _known_or_plain(algorithm, key, value)
                 continue
-            power = _EXCEPTIONS.get((kind, key), POWERS.get(key))
+            power = _EXCEPTIONS.get((algorithm, key), POWERS.get(key))
             if power is None:
-                raise _unknown(kind, key)
+                raise _unknown(algorithm, key)
             if power != 0 and name in scales:
                 scale = scales[name].to(value)
                 sign = scale.sign() if key != "exp_inf" else 1
@@ -92,14 +98,14 @@ def require_own(optimizer: Optimizer, network: nn.Module) -> None:
         )
 
 
-def _known_or_plain(kind: str, key: str, value: object) -> None:
+def _known_or_plain(algorithm: str, key: str, value: object) -> None:
     """Numbers (step counts, products of betas) need no change; a tensor of another shape is not understood."""
     if (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, (list, tuple, dict)):
-        raise _unknown(kind, key)
+        raise _unknown(algorithm, key)
 
 
-def _unknown(kind: str, key: str) -> InputError:
+def _unknown(algorithm: str, key: str) -> InputError:
     return InputError(
-        f"{kind} keeps '{key}', and how that scales is not known: pass state='reset' or 'keep',"
+        f"{algorithm} keeps '{key}', and how that scales is not known: pass state='reset' or 'keep',"
         f" or add '{key}' to fxteleport.training.optimizer_state.POWERS"
     )

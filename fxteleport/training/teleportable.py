@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxteleport.arguments import require_module
 from fxteleport.passes.errors import CobError, InputError, ModelError
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
-from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.cob import ChangeOfBasis, require_cob
 from fxteleport.plan.emission import live, move_
 from fxteleport.plan.number_formats import require_range
 from fxteleport.plan.plan import plan
@@ -48,6 +49,7 @@ class Teleportable(nn.Module):
         **keyword_inputs: Any,
     ) -> None:
         super().__init__()
+        require_module(model)
         require_weights(model)
         self.plan = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
         shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
@@ -84,6 +86,7 @@ class Teleportable(nn.Module):
             InputError: an unknown `state`, an optimiser of another network, or state of it that cannot be transported;
                 nothing was changed then.
         """
+        require_cob(cob)
         if state not in STATES:
             raise InputError(f"unknown state '{state}': choose one of {', '.join(STATES)}")
         self.plan.planned.require(self.plan.captured.model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fxteleport.summaries import Summarized
+
 Verdict = Literal["same", "different", "cannot tell", "vacuous"]
 
 
@@ -59,8 +61,8 @@ class TensorDifference:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EquivalenceReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class EquivalenceReport(Summarized):
     """The result of a comparison.
 
     Attributes:
@@ -110,6 +112,19 @@ class EquivalenceReport:
     def cannot_tell(self) -> bool:
         """The original's own rounding is too large to tell a wrong network from a right one."""
         return self.verdict == "cannot tell"
+
+    def __repr__(self) -> str:
+        from fxteleport.verify.in_words import sentence
+
+        return f"EquivalenceReport({self.verdict}: {sentence(self)})"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was found, in words."""
+        from fxteleport.verify.in_words import notes, sentence
+
+        result = "same function" if self.passed else self.verdict
+        found = [(result, sentence(self)), *(("", note) for note in notes(self))]
+        return [*found, ("seconds", f"{self.seconds:.1f}")]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.meta_values import tree_map
+from fxteleport.passes.errors import ModelError, TeleportError
 from fxteleport.verify.outputs import Outputs, outputs
 from fxteleport.verify.undisturbed import is_same, memory_of, undisturbed
 
@@ -26,12 +27,29 @@ class Run:
 
 
 def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = True) -> Run:
-    """Run a network, with all that its forward changes of it undone (see `undisturbed`)."""
+    """Run a network, with all that its forward changes of it undone (see `undisturbed`).
+
+    Raises:
+        ModelError: it does not run on these inputs.
+        GuardError: it is an emitted network that was not captured for them.
+    """
     before = dict(network.named_buffers(remove_duplicate=False))
     with undisturbed(network, weights=weights) as saved:
-        result = outputs(network(*own_copy(inputs), **own_copy(keyword_inputs)))
+        result = outputs(_called(network, own_copy(inputs), own_copy(keyword_inputs)))
         after = dict(network.named_buffers(remove_duplicate=False))
         written = {n for n, b in before.items() if after.get(n) is not b or not is_same(b, saved[id(b)][1])}
         held = {memory_of(t) for t, _ in saved.values()}
         own = {p: x.clone() if isinstance(x, Tensor) and memory_of(x) in held else x for p, x in result.items()}
     return Run(own, frozenset(written))
+
+
+def _called(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
+    try:
+        return network(*inputs, **keyword_inputs)
+    except TeleportError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(
+            f"the {type(network).__name__} does not run on these inputs: {type(error).__name__}: {said}"
+        ) from error

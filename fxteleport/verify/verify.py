@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxteleport.arguments import require_module
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.exported import is_program
 from fxteleport.passes.rewrite.rewrite import TeleportedModule
@@ -44,12 +45,15 @@ def verify(
     given; of one that was emitted, the nodes are those of the network that it was exported from.
 
     Raises:
+        ModelError: one is no network, or does not run on these inputs.
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
     """
     if is_program(model) and not (inputs or keyword_inputs):
         inputs, keyword_inputs = inputs_of(model)
     original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]
     network: nn.Module = module_of(gm) if is_program(gm) else gm  # type: ignore[assignment]
+    require_module(original, "the first network")
+    require_module(network, "the second network")
     if not inputs and not keyword_inputs:
         raise InputError("verify needs the inputs to compare the two networks on")
     start = time.perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import resource
 import struct
@@ -382,12 +383,26 @@ def test_names_in_files_are_no_paths(tmp_path: Path) -> None:
     assert {f.parent for f in tmp_path.rglob("*") if f.is_file()} == {folder}
 
 
-def test_a_link_is_not_written_through(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "net.json").symlink_to(victim)
+def test_a_link_is_followed_as_the_system_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link at the path that the user gives stays, and its target is replaced whole. One that the system does not
+    follow (of another user, in a folder that all may write to) is refused before anything is written."""
+    target, link = tmp_path / "target", tmp_path / "out" / "net.json"
+    target.write_text("old")
+    link.parent.mkdir()
+    link.symlink_to(target)
     plan = ft.plan(MODEL, X)
-    ft.save(tmp_path / "out" / "net", plan.rewrite(plan.sample(seed=0)), "mlp")
-    assert victim.read_text() == "mine"
-    assert not (tmp_path / "out" / "net.json").is_symlink()
+    network = plan.rewrite(plan.sample(seed=0))
+    ft.save(tmp_path / "out" / "net", network, "mlp")
+    assert link.is_symlink() and ft.load(tmp_path / "out" / "net", model=MODEL) is not None
+
+    def refused(path: object, *args: object, **more: object) -> os.stat_result:
+        if os.fspath(path) == str(link):  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *args, **more)  # type: ignore[arg-type]
+
+    stat = os.stat
+    written = target.read_text()
+    monkeypatch.setattr("fxteleport.atomic_files.os.stat", refused)
+    with pytest.raises(ft.CheckpointError, match="Permission denied"):
+        ft.save(tmp_path / "out" / "net", network, "another")
+    assert target.read_text() == written

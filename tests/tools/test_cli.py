@@ -199,7 +199,14 @@ def test_a_command_that_is_ended_takes_its_workers_along(
         (["test_resnet", "--input-size", "3,0,4"], "--input-size takes positive numbers"),
         ([*SMALL, "--cob-range", "1.5"], "0 <= cob_range < 1"),
         ([*SMALL, "--cob-range", "nan"], "positive number"),
+        ([*SMALL, "--cob-range", "0"], "draws the identity"),
+        ([*SMALL, "--cob-range", "0", "--landscape", "log"], "draws the identity"),
         ([*SMALL, "--landscape", "flat"], "--landscape is one of"),
+        ([*SMALL, "--model-kwargs", "10"], "takes NAME=VALUE"),
+        ([*SMALL, "--model-kwargs", "nosuch=1"], "unexpected keyword argument 'nosuch'"),
+        (["swin_base"], "did you mean swin_base_patch4_window7_224"),
+        (["{file}:rises", "--input-size", "3"], "did you mean raises"),
+        (["{file}:xyz", "--input-size", "3"], "has no 'xyz': it has raises, nothing, quantised, Constant"),
         ([*SMALL, "--mode", "half"], "--mode is one of"),
         ([*SMALL, "--mode", "weights", "--norm-stats", "wrapped"], "use rescaled"),
         ([*SMALL, "--dtype", "int8"], "--dtype is one of"),
@@ -242,6 +249,52 @@ def test_help_has_an_example(command: str) -> None:
 
 def test_help_with_one_dash() -> None:
     assert call("-h").stdout == call("--help").stdout and call("check", "-h").stdout == call("check", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["teleport", "check"])
+def test_the_models_own_arguments(command: str, file: Path) -> None:
+    """In timm's spelling, several behind one option."""
+    given = ["--model-kwargs", "num_classes=10", "in_chans=1", "--input-size", "1,32,32", "--json", "-"]
+    done = call(command, "test_resnet", *given)
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and (found if command == "teleport" else found[0])["model"] == (
+        "test_resnet(num_classes=10, in_chans=1)"
+    )
+    done = call(command, f"{file}:Constant", "--model-kwargs", "width=3", "--input-size", "3")
+    assert done.exit_code == 2 and "unexpected keyword argument 'width'" in done.stdout + done.stderr
+
+
+def test_a_network_with_arguments_is_loaded_into_one(tmp_path: Path) -> None:
+    """No argument of a constructor is read from a file: it could name another file."""
+    assert call("teleport", *SMALL, "--model-kwargs", "num_classes=10", "-o", tmp_path / "net").exit_code == 0
+    with pytest.raises(ft.CheckpointError, match=r"test_resnet\(num_classes=10\).*pass model= to load"):
+        ft.load(tmp_path / "net")
+    import timm
+
+    model = timm.create_model("test_resnet", num_classes=10)
+    assert ft.load(tmp_path / "net", model=model)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_what_is_not_installed_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxteleport.tools.options.outputs.find_spec", lambda name: None)
+    done = call("inspect", *SMALL, "--explore")
+    assert done.exit_code == 2 and "pip install 'fxteleport[explorer]'" in done.stderr
+    done = call("inspect", *SMALL, "--explorer", "graph.txt")
+    assert done.exit_code == 2 and "reads .json files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("te", "teleport"), ("check x --landscape pos", "positive"), ("check --model-kw", "--model-kwargs")],
+)
+def test_a_shell_completes(typed: str, completed: str) -> None:
+    words = f"fxteleport {typed}"
+    asked = {"_FXTELEPORT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    code = "import sys; sys.argv = ['fxteleport']; from fxteleport.tools.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=120
+    )
+    assert run.stdout.split() == [completed], run.stderr
 
 
 def test_version() -> None:

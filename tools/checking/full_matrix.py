@@ -85,7 +85,7 @@ class Sheet:
         """One CoB, checked in eval and in train mode."""
         network = self.plan.rewrite(settings.sample(self.plan))
         for (loaded, training), known in zip(self.on, self.known, strict=True):
-            facts = blank(self.spec, settings, self.wanted) | known | {"training": training}
+            facts = blank(self.wanted.named(self.spec), settings, self.wanted) | known | {"training": training}
             try:
                 with deterministic(loaded.device):
                     report = self._verified(network, loaded, training, settings)

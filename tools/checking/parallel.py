@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fxteleport.passes.errors import TeleportError
@@ -78,22 +78,30 @@ def failed(job: Job, settings: Settings, why: str) -> Outcome:
 
 def _blank(job: Job, settings: Settings) -> Record:
     """Where two networks are compared, nothing is teleported."""
-    facts = blank(job.spec, settings, job.wanted)
+    facts = blank(job.wanted.named(job.spec), settings, job.wanted)
     unused = ("mode", "norm_stats", "exact", "landscape", "cob_range") if job.against is not None else ()
     return facts | dict.fromkeys(unused) | {"against": job.against}
 
 
-def perform_all(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of many jobs as they are found, each with the number of its job."""
+def perform_all(
+    jobs: Sequence[Job], workers: int, step: Callable[..., None] = lambda *_: None
+) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of many jobs as they are found, each with the number of its job.
+
+    `step` hears which job is under way, and that one more is done.
+    """
     if workers <= 1 or len(jobs) <= 1:
         for i, job in enumerate(jobs):
+            step(job.spec)
             yield from ((i, outcome) for outcome in perform(job))
+            step(job.spec, 1)
         return
     with WorkerPool(min(workers, len(jobs))) as pool:
         for i, found in pool.run(_listed, [(job,) for job in jobs]):
             if isinstance(found, Failure):
                 found = [failed(jobs[i], variant, str(found)) for variant in jobs[i].variants]
             yield from ((i, outcome) for outcome in found)
+            step(jobs[i].spec, 1)
 
 
 def _listed(job: Job) -> list[Outcome]:

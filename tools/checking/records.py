@@ -13,6 +13,7 @@ from fxteleport.tools.models.devices import device_name
 from fxteleport.tools.models.request import Loaded, Request
 from fxteleport.tools.options.common import Settings
 from fxteleport.verify import Difference, EquivalenceReport
+from fxteleport.verify.in_words import notes, sentence
 
 Record = dict[str, Any]
 Outcome = tuple[Record, str]  # a record and what it says, in a sentence
@@ -104,48 +105,8 @@ def described(first: Difference) -> Record:
 def verdict(report: EquivalenceReport, executed: Executed | None = None) -> str:
     """What the comparison found, in one sentence."""
     if report.vacuous:
-        which = ", ".join(report.constant_outputs)
-        several = f" ({which})" if len(report.constant_outputs) > 1 else ""
-        return f"proves nothing: the original's output is constant or not finite{several} (try --redraw)"
-    if report.cannot_tell:
-        return (
-            f"cannot tell: differences up to {report.tolerance:.2g} may be the original's own rounding"
-            f"{'' if report.bound is None else f' (a wrong network shows above {report.bound:.2g})'},"
-            " and float64 copies do not decide"
-        )
-    if not report.passed:
-        return _difference(report)
-    if executed is not None:
+        return f"{sentence(report)} (try --redraw)"
+    if executed is not None and report.passed:
         far = f"{executed.teleported:.2g} from float64, the original {executed.original:.2g}"
         return f"{executed.how}: {far}" + ("" if executed.passed else f"; at most {executed.limit:.2g} is rounding")
-    return "; ".join([_agreement(report), *notes(report)])
-
-
-def _difference(report: EquivalenceReport) -> str:
-    if report.first_difference is None and report.max_rel <= report.tolerance:
-        if report.wrong_parameter is not None:
-            return f"a tensor is not the original's times its factor: {report.wrong_parameter}"
-        if report.different_output is not None:
-            return f"{report.different_output} differs"
-    where = f"; first at {report.first_difference}" if report.first_difference else ""
-    outputs = f"differ by {report.max_rel:.2g} of the largest" if report.max_rel else "agree, values inside do not"
-    return f"the outputs {outputs}{where}"
-
-
-def _agreement(report: EquivalenceReport) -> str:
-    if report.bitwise_equal and not report.tolerance:
-        return f"equal to the last bit at {report.nodes} nodes" if report.nodes else "outputs equal to the last bit"
-    own = "" if report.rounding is None else f"; the original's own rounding is {report.rounding:.2g}"
-    return f"largest relative difference {report.max_rel:.2g}{' of float64 copies' * report.float64}{own}"
-
-
-def notes(report: EquivalenceReport) -> list[str]:
-    """What a comparison that passed does not see, and what else was compared."""
-    found = []
-    if report.parameters:
-        found.append(f"{report.parameters} parameters and buffers are the original's times their factors")
-    if report.exercised is not None:
-        found.append(f"these inputs exercise {report.exercised:.1%} of the parameters")
-    if report.constant_outputs:
-        found.append(f"constant, and so without a say: {', '.join(report.constant_outputs)}")
-    return found
+    return "; ".join([sentence(report), *(notes(report) if report.passed else [])])

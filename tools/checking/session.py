@@ -84,6 +84,6 @@ def compare(
             if not execution or not report.passed:
                 return report, None
             return report, execute(loaded.model, network, execution, loaded.args, loaded.kwargs)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+    except (ModelError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"'{loaded.spec}' cannot be compared here: {said}") from error

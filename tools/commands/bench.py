@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from fxteleport.passes.errors import InputError
-from fxteleport.tools.console import progress, write_json
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 
 GROWTH = "growth"
@@ -39,6 +39,7 @@ def bench(
 
     Example: fxteleport bench resnet18 vit_tiny_patch16_224 --measure peers
     """
+    out = console(json)
     common.one_of("--measure", measure, MEASURES)
     if measure == GROWTH and model:
         raise InputError("--measure growth makes its own networks: name none")
@@ -55,12 +56,12 @@ def bench(
         for spec in specs:
             check_spec(spec, wanted)
     records: list[Any] = []
-    with progress(len(specs)) as step:
+    with out.progress(len(specs)) as step:
         for spec in specs:
             step(spec)
             found = growth(spec, repeats) if measure == GROWTH else [OF_A_MODEL[measure](spec, wanted, repeats)]
             records += found
             step(spec, 1)
     if json != "-":
-        typer.echo(table(records))
+        out.write(table(records) + "\n")
     write_json(json, [dataclasses.asdict(r) for r in records])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +12,7 @@ import typer
 
 from fxteleport.atomic_files import write_text
 from fxteleport.passes.errors import CheckpointError, InputError
-from fxteleport.tools.console import console, json_line, progress, write_json
+from fxteleport.tools.console import Output, console, json_line, write_json
 from fxteleport.tools.options import check as own
 from fxteleport.tools.options import common
 
@@ -73,7 +72,7 @@ def check(
     ]
     start = time.perf_counter()
     several = len(variants) * len(seeds) > 1
-    with _lines(results.jsonl) as write, progress(len(todo)) as step:
+    with _lines(results.jsonl, out) as write, out.progress(len(todo)) as step:
         table = Matrix(out) if which.paranoid else Table(out, several, wordy=len(todo) == 1 and not several)
         outcomes = in_order(_watched(todo, how.jobs, step, lambda o: (table.add(o), write(o[0]))))
     table.close()
@@ -102,29 +101,28 @@ def _watched(
     """The outcomes of jobs, each told as it comes; the bar moves with the jobs."""
     from fxteleport.tools.checking.parallel import perform_all
 
-    seen: set[int] = set()
-    if todo:
-        step(todo[0].spec)
-    for i, outcome in perform_all(todo, workers):
-        step(todo[i].spec, int(i not in seen))
-        seen.add(i)
+    if workers > 1:
+        step(f"checking, {min(workers, len(todo))} at a time")
+    for i, outcome in perform_all(todo, workers, step):
         tell(outcome)
         yield i, outcome
 
 
 @contextlib.contextmanager
-def _lines(path: str | None) -> Iterator[Callable[[Record], None]]:
+def _lines(path: str | None, out: Output) -> Iterator[Callable[[Record], None]]:
     """What writes a record as a line of JSON at once."""
     with contextlib.ExitStack() as stack:
-        file: TextIO | None = sys.stdout if path == "-" else None
-        if path is not None and file is None:
+        file: TextIO | None = None
+        if path is not None and path != "-":
             try:
                 file = stack.enter_context(open(path, "w", encoding="utf-8"))
             except OSError as error:
                 raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
 
         def write(record: Record) -> None:
-            if file is not None:
+            if path == "-":
+                out.write(json_line(record))
+            elif file is not None:
                 file.write(json_line(record))
                 file.flush()
 

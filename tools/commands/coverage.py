@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fxteleport.atomic_files import write_text
+from fxteleport.atomic_files import require_writable, write_text
 from fxteleport.models import zoo
 from fxteleport.passes.errors import InputError
-from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 
 _PANEL = "Coverage"
@@ -83,6 +83,9 @@ def coverage(
     out = console(json)
     if norm_stats == "wrapped":
         raise InputError("coverage plans in both modes: --norm-stats is fixed or rescaled")
+    for path in () if output is None else (output, output.with_suffix(".md")):
+        if require_writable(path) is None:
+            raise InputError(f"coverage reads again what it wrote, so --output is a regular file; '{path}' is none")
 
     from fxteleport.tools.models.devices import check_device
     from fxteleport.tools.survey.row import Terms
@@ -100,7 +103,7 @@ def coverage(
     terms = Terms(norm_stats, budget, memory_limit * 1e9 if memory_limit else math.inf, seed, device)
     if output is not None:
         write_rows(output, [r for n, r in known.items() if n not in left])
-    with progress(len(wanted)) as step:
+    with out.progress(len(wanted), len(rows)) as step:
         step("measuring", len(rows))
         for row in surveyed(left, terms, workers, time_limit):
             rows[row.model] = row

@@ -8,7 +8,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options import inspect as own
 from fxteleport.tools.options.outputs import Outputs
@@ -41,7 +41,7 @@ def inspect(
         source = replace(source, redraw=False)
     wanted = source.request(settings.seed)
     done: Run | None = None
-    with progress(2) as step:
+    with out.progress(2, estimate=False) as step:
         step("building")
         loaded = load.load(model, wanted)
         step("teleporting" if outputs.any else "planning", 1)

@@ -43,7 +43,7 @@ def paper(
     facts = []
     for path, chosen, options in variants(experiment, asked):
         place = folder / path
-        done, verdicts = reproduce(chosen, options, place, None if schedule.summary else means)
+        done, verdicts = reproduce(out, chosen, options, place, None if schedule.summary else means)
         show(out, chosen, place, done, verdicts)
         facts.append({
             "experiment": chosen.name, "folder": str(place), "runs": done.total, "done": done.done,

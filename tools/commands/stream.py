@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from fxteleport.atomic_files import require_writable
 from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.io.stream import stream
 from fxteleport.passes.errors import ConditionWarning, InputError
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.conditions import resting
-from fxteleport.tools.console import count, progress, write_json
+from fxteleport.tools.console import Output, count, write_json
 from fxteleport.tools.models import load
 from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
@@ -25,7 +25,7 @@ _FACTS = ("mode", "norm_stats", "exact", "landscape", "cob_range", "seed")
 
 
 def streamed(
-    out: Console,
+    out: Output,
     spec: str,
     settings: Settings,
     wanted: Request,
@@ -45,15 +45,16 @@ def streamed(
     source = wanted.checkpoint
     if source is None or output is None:
         raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
+    basis = output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
+    require_writable(basis)
     load.check_spec(spec, wanted)
     layout = read_layout(source)
     loaded = load.skeleton(spec, wanted)
     found = settings.plan(loaded)
     cob = settings.sample(found)
-    basis = output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
     start = time.perf_counter()
     total = sum(e.size for e in layout.entries())
-    with progress(max(1, total // 1_000_000)) as step:
+    with out.progress(max(1, total // 1_000_000)) as step:
         moved = 0
 
         def told(size: int) -> None:
@@ -68,7 +69,7 @@ def streamed(
     cob.save(basis)
     written.append(basis)
     facts: dict[str, Any] = {
-        "model": spec,
+        "model": wanted.named(spec),
         **{name: getattr(settings, name) for name in _FACTS},
         "num_free": found.num_free,
         "moved": found.moved,
@@ -83,7 +84,7 @@ def streamed(
     write_json(json, facts)
 
 
-def show(out: Console, facts: dict[str, Any], plan: Plan) -> None:
+def show(out: Output, facts: dict[str, Any], plan: Plan) -> None:
     """Print the summary."""
     seconds = facts["seconds"]["stream"]
     rows = [

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fxteleport.atomic_files import require_writable
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import MODES
-from fxteleport.tools.console import console, progress, write_json
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.dataclass_options import option
 
@@ -77,15 +78,15 @@ def teleport(
     from fxteleport.tools.models.load import load
 
     wanted = source.request(law.seed)
-    if output is not None:
-        files.paths(output)
-    with progress(total=4) as step:
+    for path in [] if output is None else files.paths(output):
+        require_writable(path)
+    with out.progress(4, estimate=False) as step:
         step("building")
         loaded = load(model, wanted)
         done = run(loaded, settings, lambda what: step(what, 1), strict=strict)
     written: list[Path] = []
     if output is not None and done.report.passed:
-        written = files.save(output, done.network, model, wanted.input_size)
+        written = files.save(output, done.network, loaded.spec, wanted.input_size)
     show(out, done, written)
     if output is not None and not written:
         out.print("Nothing was written, since the check failed.")
@@ -95,6 +96,6 @@ def teleport(
         "activations": activations(done),
         "files": [str(f) for f in written],
     }
-    write_json(json, record(model, settings, wanted, done) | more)
+    write_json(json, record(loaded.spec, settings, wanted, done) | more)
     if not done.report.passed:
         raise typer.Exit(1)

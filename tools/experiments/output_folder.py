@@ -8,9 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fxteleport import __version__
-from fxteleport.atomic_files import write_text
+from fxteleport.atomic_files import write_bytes, write_text
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict
 from fxteleport.tools.experiments.sweep import Sweep
@@ -93,11 +91,6 @@ def write_figure(folder: Path, experiment: Experiment, rows: list[Row]) -> None:
     experiment.draw(rows, figure)
     undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     for kind, marks in undated.items():
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".figure.", suffix=f".{kind}")
-        os.close(handle)
-        try:
-            figure.savefig(temporary, dpi=140, metadata=marks)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / f"figure.{kind}")
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        held = io.BytesIO()
+        figure.savefig(held, format=kind, dpi=140, metadata=marks)
+        write_bytes(folder / f"figure.{kind}", held.getvalue())

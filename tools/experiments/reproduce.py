@@ -11,10 +11,10 @@ from rich.text import Text
 
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import check_range
-from fxteleport.tools.console import count, progress
+from fxteleport.tools.console import Output, count
 from fxteleport.tools.experiments import data, networks, output_folder
 from fxteleport.tools.experiments.experiment import Experiment, Options, Verdict
-from fxteleport.tools.experiments.sweep import Sweep, gather, sweep
+from fxteleport.tools.experiments.sweep import Sweep, gather, is_finished, sweep
 
 
 def check(asked: Options) -> None:
@@ -44,7 +44,7 @@ class Means:
 
 
 def reproduce(
-    experiment: Experiment, options: Options, folder: Path, means: Means | None
+    out: Output, experiment: Experiment, options: Options, folder: Path, means: Means | None
 ) -> tuple[Sweep, list[Verdict]]:
     """Run what is missing (nothing, without means) and write the folder."""
     runs = experiment.grid(options)
@@ -57,10 +57,12 @@ def reproduce(
         data.load(run["data"], run["data_root"])
     folder.mkdir(parents=True, exist_ok=True)
     output_folder.write_config(folder, experiment, options, runs)
-    with progress(len(runs)) as step:
+    with out.progress(len(runs), sum(is_finished(experiment.name, run, folder / "runs") for run in runs)) as step:
+        doing = f"{experiment.name}: measuring, {min(means.jobs, len(runs))} at a time"
+        step(doing)
         done = sweep(
             experiment.name, experiment.measure, runs, folder / "runs", means.jobs, means.engine, means.num_gpus,
-            lambda: step(experiment.name, 1),
+            lambda: step(doing, 1),
         )  # fmt: skip
     return done, output_folder.write_results(folder, experiment, done)
 

@@ -56,7 +56,7 @@ def sweep(
         jobs: processes at a time.
         engine: "local" (processes of this machine), or "ray" (the extra `ray`).
         num_gpus: of each run, for Ray.
-        on_done: called after each run.
+        on_done: called after each run, and for each whose result is there.
 
     Raises:
         InputError: an unknown engine, or one that is not installed.
@@ -66,7 +66,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     waiting = []
     for run in runs:
-        if _finished(folder / file_name(name, run)):
+        if is_finished(name, run, folder):
             on_done()
         else:
             waiting.append(run)
@@ -113,9 +113,9 @@ def attempt(measure: Measure, run: Run) -> Found:
     return found
 
 
-def _finished(path: Path) -> bool:
-    """A failure is not final: a sweep that is started again tries it again."""
-    return "rows" in _result(path)
+def is_finished(name: str, run: Run, folder: Path) -> bool:
+    """Whether a run's result is there. A failure is not final: a sweep that is started again tries it again."""
+    return "rows" in _result(folder / file_name(name, run))
 
 
 def _result(path: Path) -> Found:

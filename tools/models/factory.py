@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +19,16 @@ from fxteleport.passes.graph.exported import is_program
 
 
 def from_factory(
-    spec: str, path: Path, factory: str, input_size: tuple[int, ...] | None, batch: int
+    spec: str,
+    path: Path,
+    factory: str,
+    input_size: tuple[int, ...] | None,
+    batch: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Any]:
     """A factory's network and inputs for it; what it prints goes to standard error.
+
+    `settings` are arguments of the factory.
 
     Raises:
         ModelError: the file or the factory fails, or makes no `nn.Module`.
@@ -31,9 +38,13 @@ def from_factory(
         file = _import(path)
         make = getattr(file, factory, None)
         if make is None:
-            named = [n for n in vars(file) if not n.startswith("_")]
-            raise ModelError(f"'{path}' has no '{factory}'{zoo.suggestion(factory, named)}")
-        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+            named = [n for n, x in vars(file).items() if _makes_networks(n, x, file)]
+            hint = zoo.suggestion(factory, named) or (f": it has {', '.join(named)}" if named else "")
+            raise ModelError(f"'{path}' has no '{factory}'{hint}")
+        built = isinstance(make, nn.Module) or not callable(make)
+        if built and settings:
+            raise InputError(f"'{spec}' is no function, so it takes no --model-kwargs")
+        model = make if built else make(**(settings or {}))
         if not isinstance(model, nn.Module):
             hint = ": return its module()" if is_program(model) else ""
             raise ModelError(f"the factory '{spec}' returned a {type(model).__name__}, not an nn.Module{hint}")
@@ -43,6 +54,13 @@ def from_factory(
         if not callable(examples):
             raise InputError(f"'{spec}' has no example_inputs(): define one, or pass --input-size")
         return model, examples()
+
+
+def _makes_networks(name: str, value: object, file: ModuleType) -> bool:
+    """Whether a name of a file can be meant as its factory: what the file defines itself, not what it imports."""
+    if name.startswith("_") or name == "example_inputs":
+        return False
+    return isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == file.__name__)
 
 
 def _import(path: Path) -> ModuleType:

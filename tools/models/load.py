@@ -72,8 +72,8 @@ def load(spec: str, request: Request) -> Loaded:
     if path is not None:
         weights = "as the factory made them"
     if request.checkpoint is not None:
-        load_state(model, request.checkpoint)
-        weights = f"from {request.checkpoint}"
+        under = load_state(model, request.checkpoint)
+        weights = f"from {request.checkpoint}" + (f" ({under})" if under else "")
     fresh = path is None and not request.pretrained and request.checkpoint is None
     if fresh if request.redraw is None else request.redraw:
         randomize(model, request.seed)
@@ -88,7 +88,7 @@ def load(spec: str, request: Request) -> Loaded:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = _channels_last(tensor.data)
     args, kwargs = pytree.tree_map(lambda x: _placed(x, request), (args, kwargs))
-    return Loaded(spec, model, args, kwargs, weights)
+    return Loaded(request.named(spec), model, args, kwargs, weights)
 
 
 def skeleton(spec: str, request: Request) -> Loaded:
@@ -101,7 +101,7 @@ def skeleton(spec: str, request: Request) -> Loaded:
     check_spec(spec, request)
     with without_weights():
         model, given = _built(spec, request)
-    return Loaded(spec, evaluate(model), *_arguments(given), "not read")
+    return Loaded(request.named(spec), evaluate(model), *_arguments(given), "not read")
 
 
 def _built(spec: str, request: Request) -> tuple[nn.Module, Any]:
@@ -110,9 +110,9 @@ def _built(spec: str, request: Request) -> tuple[nn.Module, Any]:
     batch = request.batch or BATCH
     with seeded(request.seed):
         if path is not None:
-            model, given = from_factory(spec, path, factory, request.input_size, batch)
+            model, given = from_factory(spec, path, factory, request.input_size, batch, request.settings)
         else:
-            built = zoo.build(spec, request.input_size, request.pretrained)
+            built = zoo.build(spec, request.input_size, request.pretrained, request.settings)
             model, given = built.model, built.inputs(batch)
     reject_unsupported(model)
     return model, given

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Request:
         batch: how many inputs at once; None: two, or as many pictures as there are, up to eight.
         images: a folder of pictures to take as inputs, instead of random numbers.
         channels_last: give images and convolutions that memory format.
+        settings: further arguments of the network's constructor, or of its factory.
     """
 
     input_size: tuple[int, ...] | None = None
@@ -33,6 +35,12 @@ class Request:
     batch: int | None = None
     images: Path | None = None
     channels_last: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self, spec: str) -> str:
+        """A network's name with the settings that it is built with."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{spec}({given})" if given else spec
 
 
 @dataclass(frozen=True)

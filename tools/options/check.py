@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxteleport.passes.errors import CheckpointError, InputError
+from fxteleport.atomic_files import require_writable
+from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import MODES, NORM_STATS
 from fxteleport.tools.options.common import ALL, COB, JSON
 from fxteleport.tools.options.dataclass_options import option
@@ -127,8 +128,8 @@ class Results:
         if self.json == "-" and self.jsonl == "-":
             raise InputError("--json - and --jsonl - both want standard output: write one of them to a file")
         for file in (self.junit, self.jsonl):
-            if file not in (None, "-") and not Path(str(file)).parent.is_dir():
-                raise CheckpointError(f"cannot write '{file}': its folder does not exist")
+            if file is not None and file != "-":
+                require_writable(file)
 
     @property
     def printed(self) -> str | None:

@@ -13,6 +13,7 @@ import typer
 
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import LANDSCAPES, MODES, NORM_STATS, check_range
+from fxteleport.tools.options import model_kwargs
 from fxteleport.tools.options.dataclass_options import option
 
 if TYPE_CHECKING:
@@ -65,8 +66,17 @@ class Source:
             " nothing. Default: only where they would be a fresh initialisation.",
         ),
     ] = None
+    model_kwargs: Annotated[
+        list[str] | None,
+        option(
+            model_kwargs.NAME,
+            _MODEL,
+            "Arguments of the model's constructor, or of the factory, as num_classes=10 in_chans=1.",
+            "NAME=VALUE",
+        ),
+    ] = None
     device: Device = "cpu"
-    dtype: Annotated[str, option("--dtype", RUN, f"Number format: {', '.join(DTYPES)}.", "TYPE")] = "float32"
+    dtype: Annotated[str, option("--dtype", RUN, f"Number format: {', '.join(DTYPES)}.", "TYPE", DTYPES)] = "float32"
 
     def request(self, seed: int = 0) -> Request:
         """The network that is wanted.
@@ -78,7 +88,7 @@ class Source:
         check_seed(seed)
         if self.pretrained and self.checkpoint is not None:
             raise InputError("--pretrained and --checkpoint are two sources of weights: pass one")
-        size = parse_size(self.input_size)
+        size, settings = parse_size(self.input_size), model_kwargs.parsed(self.model_kwargs or ())
 
         import torch
 
@@ -86,14 +96,16 @@ class Source:
         from fxteleport.tools.models.request import Request
 
         device, dtype = check_device(self.device), getattr(torch, self.dtype)
-        return Request(size, self.pretrained, self.checkpoint, self.redraw, seed, device, dtype)
+        return Request(size, self.pretrained, self.checkpoint, self.redraw, seed, device, dtype, settings=settings)
 
 
 @dataclass(frozen=True)
 class Law:
     """What a change of basis is drawn from."""
 
-    landscape: Annotated[str, option("--landscape", COB, f"Law of the CoB: {', '.join(LANDSCAPES)}.", "LAW")] = "intra"
+    landscape: Annotated[
+        str, option("--landscape", COB, f"Law of the CoB: {', '.join(LANDSCAPES)}.", "LAW", LANDSCAPES)
+    ] = "intra"
     cob_range: CobRange = 0.5
     exact: Annotated[bool, option("--exact", COB, "Powers of two: equal to the last bit, at every node.")] = False
     seed: Seed = 0
@@ -101,6 +113,11 @@ class Law:
     def __post_init__(self) -> None:
         one_of("--landscape", self.landscape, LANDSCAPES)
         check_range(self.cob_range, self.landscape)
+        if self.cob_range == 0 and not self.exact and self.landscape in ("intra", "log", "centered"):
+            raise InputError(
+                f"--cob-range 0 with --landscape {self.landscape} draws the identity: nothing would move, and a check"
+                " would pass for nothing; take a positive range"
+            )
         check_seed(self.seed)
 
     def sample(self, plan: Plan) -> ChangeOfBasis:

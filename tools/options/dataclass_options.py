@@ -10,27 +10,50 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from fxteleport.tools.console import reserved_output
+from fxteleport.tools.options import model_kwargs
 
-def option(name: str, panel: str, text: str, metavar: str | None = None, **more: Any) -> Any:
-    """An option in a panel of the help."""
+
+def option(
+    name: str, panel: str, text: str, metavar: str | None = None, values: Sequence[str] = (), **more: Any
+) -> Any:
+    """An option in a panel of the help; a shell completes its value, one of `values` or of a metavar "a|b"."""
+    if values or (metavar is not None and "|" in metavar):
+        more["autocompletion"] = _completion(list(values) or str(metavar).split("|"))
     return typer.Option(name, rich_help_panel=panel, help=text, metavar=metavar, **more)
 
 
+def _completion(values: list[str]) -> Callable[[str], list[str]]:
+    """Which values go on from what was typed."""
+
+    def begun(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return begun
+
+
 class Command(TyperCommand):
-    """A command whose help says no type where an option takes no value."""
+    """A command whose help says no type where an option takes no value; `--model-kwargs` takes several."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, list(model_kwargs.spread(args)))
 
     def get_params(self, ctx: Any) -> Any:
-        found = super().get_params(ctx)
-        for each in found:
-            if getattr(each, "is_flag", False) and each.metavar is None:
-                each.metavar = ""
-        return found
+        return without_types(super().get_params(ctx))
+
+
+def without_types(parameters: Any) -> Any:
+    """Parameters whose help says no type where they take no value."""
+    for each in parameters:
+        if getattr(each, "is_flag", False) and each.metavar is None:
+            each.metavar = ""
+    return parameters
 
 
 def register(app: typer.Typer, function: Callable[..., None]) -> None:
@@ -49,7 +72,8 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**given: Any) -> None:
         made = {n: kind(**{p.name: given.pop(p.name) for p in parts[n]}) for n, kind in groups.items()}
-        function(**given, **made)
+        with reserved_output():
+            function(**given, **made)
 
     found: list[inspect.Parameter] = []
     for name, parameter in parameters.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from fxteleport.passes.errors import CheckpointError, InputError
+from fxteleport.atomic_files import require_writable
+from fxteleport.passes.errors import InputError
 from fxteleport.tools.options.dataclass_options import option
 
 PICTURES = ("weights", "cob", "ranges", "features")
@@ -43,8 +45,12 @@ class Outputs:
         if self.layer and self.plot is None:
             raise InputError("--layer is for --plot")
         for path in (self.html, self.explorer):
-            if path is not None and not path.parent.is_dir():
-                raise CheckpointError(f"cannot write '{path}': its folder does not exist")
+            if path is not None:
+                require_writable(path)
+        if self.explorer is not None and self.explorer.suffix != ".json":
+            raise InputError(f"Model Explorer reads .json files; got '{self.explorer}'")
+        if self.explore and find_spec("model_explorer") is None:
+            raise InputError("Model Explorer is not installed: pip install 'fxteleport[explorer]'")
 
     @property
     def any(self) -> bool:
@@ -57,14 +63,13 @@ def check_picture(kind: str, path: Path) -> None:
 
     Raises:
         InputError: another kind or ending, or matplotlib is not installed.
-        CheckpointError: the folder does not exist.
+        CheckpointError: the path cannot be written.
     """
     if kind not in PICTURES:
         raise InputError(f"there is no picture '{kind}': choose one of {', '.join(PICTURES)}")
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"a picture is a .png or a .svg file; got '{path}'")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"cannot write '{path}': its folder does not exist")
+    require_writable(path)
     require_matplotlib()
 
 

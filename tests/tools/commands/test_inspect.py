@@ -201,6 +201,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]
             told = functools.partial(lambda name, *args: calls.append((name, args)), name)
             monkeypatch.setattr(f"fxteleport.tools.{module}.{name}", told)
 
+    monkeypatch.setattr("fxteleport.tools.options.outputs.find_spec", lambda name: name)  # it may be missing here
     fake("options.outputs", "check_picture")
     fake("export.outputs", "draw", "write_html", "write_explorer", "explore")
     return calls
