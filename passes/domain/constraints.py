@@ -77,7 +77,7 @@ class System:
         key = hashlib.blake2b()
         for symbols, exponent in a.factors:
             key.update(f"{exponent} {tuple(symbols.shape)}".encode())
-            key.update(symbols.contiguous().numpy())
+            key.update(symbols.numpy().tobytes())
         known = self.names.get(key.digest())
         if known is None:
             known = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), origin)

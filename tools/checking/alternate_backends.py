@@ -76,15 +76,15 @@ def execute(model: nn.Module, network: nn.Module, execution: Execution, args: An
         eps = float(torch.finfo(torch.bfloat16).eps) if execution.amp else 2 * unit
         shaken = [expected] + [_run(_shaken(model, eps, n), eager, args, kwargs) for n in range(_DRAWS)]
     pairs = paired(expected, actual)
-    found = [difference(a, b) for a, b in pairs]
+    differences = [difference(a, b) for a, b in pairs]
     original, teleported = max(deviation(reference, d) for d in shaken), deviation(reference, actual)
     limit = _ROUNDINGS * max(original, unit)
     return Executed(
         str(execution),
         teleported <= limit,  # false for NaN
         all(equal(a, b) for a, b in pairs),
-        max((f[0] for f in found), default=0.0),
-        max((f[1] for f in found), default=0.0),
+        max((f[0] for f in differences), default=0.0),
+        max((f[1] for f in differences), default=0.0),
         original,
         teleported,
         limit,
@@ -94,8 +94,8 @@ def execute(model: nn.Module, network: nn.Module, execution: Execution, args: An
 
 def deviation(reference: Any, output: Any) -> float:
     """The root mean square of the difference over that of the reference; the largest of several outputs'."""
-    found = [_relative(a.double(), b.double()) for a, b in paired(reference, output) if a.numel()]
-    return max(found, default=0.0)
+    ratios = [_relative(a.double(), b.double()) for a, b in paired(reference, output) if a.numel()]
+    return max(ratios, default=0.0)
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

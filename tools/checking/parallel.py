@@ -40,10 +40,10 @@ def perform(job: Job) -> Iterator[Outcome]:
     done = 0
     try:
         if job.paranoid:
-            found = check_everything(job.spec, job.wanted, job.variants[0])
+            reports = check_everything(job.spec, job.wanted, job.variants[0])
         else:
-            found = _compared(load.load(job.spec, job.wanted), job)
-        for outcome in found:
+            reports = _compared(load.load(job.spec, job.wanted), job)
+        for outcome in reports:
             done += 1
             yield outcome
     except Exception as error:

@@ -75,5 +75,5 @@ def _first(reasons: Iterable[str], total: int) -> list[tuple[str, str]]:
 
 
 def _dtype(done: Run) -> str:
-    found = next((p.dtype for p in done.loaded.model.parameters() if p.is_floating_point()), "no parameters")
-    return str(found).removeprefix("torch.")
+    dtype = next((p.dtype for p in done.loaded.model.parameters() if p.is_floating_point()), "no parameters")
+    return str(dtype).removeprefix("torch.")

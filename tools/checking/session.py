@@ -58,15 +58,15 @@ def run(
         TeleportError: the plan or the law does not fit the model, or the model does not run.
     """
     step("planning")
-    found = settings.plan(loaded)
+    plan = settings.plan(loaded)
     if strict:
-        found.require_none()
-    cob = settings.sample(found)
+        plan.require_none()
+    cob = settings.sample(plan)
     step("rewriting")
-    network = found.rewrite(cob)
+    network = plan.rewrite(cob)
     step("verifying")
     report, executed = compare(loaded, network, execution)
-    return Run(loaded, settings, found, cob, network, report, executed)
+    return Run(loaded, settings, plan, cob, network, report, executed)
 
 
 def compare(

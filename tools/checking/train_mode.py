@@ -28,25 +28,25 @@ def verify_training(
     """
     start = time.perf_counter()
     expected, actual = (_outputs(copy.deepcopy(net), args, kwargs, seed) for net in (model, network))
-    found = compare(expected, actual)
+    difference = compare(expected, actual)
     tolerance = 0.0 if exact else FLOAT64
-    same = found.bitwise or (not exact and found.max_rel <= tolerance and found.other is None)
-    verdict: Verdict = "vacuous" if found.vacuous else "same" if same else "different"
+    same = difference.bitwise or (not exact and difference.max_rel <= tolerance and difference.other is None)
+    verdict: Verdict = "vacuous" if difference.vacuous else "same" if same else "different"
     passed = verdict == "same"
     return EquivalenceReport(
         passed,
-        found.bitwise,
-        found.max_abs,
-        found.max_rel,
-        found.vacuous,
+        difference.bitwise,
+        difference.max_abs,
+        difference.max_rel,
+        difference.vacuous,
         0,
         None,
         tolerance,
         None,
         time.perf_counter() - start,
         verdict,
-        constant_outputs=found.constant,
-        different_output=None if passed else found.other,
+        constant_outputs=difference.constant,
+        different_output=None if passed else difference.other,
     )
 
 

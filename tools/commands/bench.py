@@ -59,8 +59,8 @@ def bench(
     with out.progress(len(specs)) as step:
         for spec in specs:
             step(spec)
-            found = growth(spec, repeats) if measure == GROWTH else [OF_A_MODEL[measure](spec, wanted, repeats)]
-            records += found
+            measured = growth(spec, repeats) if measure == GROWTH else [OF_A_MODEL[measure](spec, wanted, repeats)]
+            records += measured
             step(spec, 1)
     if json != "-":
         out.write(table(records) + "\n")

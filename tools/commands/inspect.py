@@ -47,10 +47,10 @@ def inspect(
         step("teleporting" if outputs.any else "planning", 1)
         if outputs.any:
             done = run(loaded, settings)
-            found = done.plan
+            plan = done.plan
         else:
-            found = settings.plan(loaded)
-        reading = Reading(found)
+            plan = settings.plan(loaded)
+        reading = Reading(plan)
         row = module_rows(reading)
     data = {} if json is None else described(loaded, reading, row)
     views = View(reading, loaded, row, look.limit, data)

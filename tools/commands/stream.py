@@ -50,8 +50,8 @@ def streamed(
     load.check_spec(spec, wanted)
     layout = read_layout(source)
     loaded = load.skeleton(spec, wanted)
-    found = settings.plan(loaded)
-    cob = settings.sample(found)
+    plan = settings.plan(loaded)
+    cob = settings.sample(plan)
     start = time.perf_counter()
     total = sum(e.size for e in layout.entries())
     with out.progress(max(1, total // 1_000_000)) as step:
@@ -64,23 +64,23 @@ def streamed(
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
-            written = stream(found, cob, source, output, told, strict)
+            written = stream(plan, cob, source, output, told, strict)
     seconds = time.perf_counter() - start
     cob.save(basis)
     written.append(basis)
     facts: dict[str, Any] = {
         "model": wanted.named(spec),
         **{name: getattr(settings, name) for name in _FACTS},
-        "num_free": found.num_free,
-        "moved": found.moved,
-        "conditions": [asdict(c) for c in found.conditions],
+        "num_free": plan.num_free,
+        "moved": plan.moved,
+        "conditions": [asdict(c) for c in plan.conditions],
         "parameters": loaded.parameters,
         "tensors": sum(1 for _ in layout.entries()),
         "bytes": layout.size,
-        "seconds": found.seconds | {"stream": seconds},
+        "seconds": plan.seconds | {"stream": seconds},
         "files": [str(f) for f in written],
     }
-    show(out, facts, found)
+    show(out, facts, plan)
     write_json(json, facts)
 
 

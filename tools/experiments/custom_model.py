@@ -28,8 +28,8 @@ class Colour(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The grey channel three times."""
-        found: Tensor = self.network(x.expand(-1, 3, -1, -1))
-        return found
+        logits: Tensor = self.network(x.expand(-1, 3, -1, -1))
+        return logits
 
 
 def build(spec: str, shape: tuple[int, int, int]) -> nn.Module:

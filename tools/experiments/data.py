@@ -72,9 +72,9 @@ def _digits(root: str) -> Parts:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError("the data set 'digits' is scikit-learn's: pip install \"fxteleport[experiments]\"") from None
-    found = load_digits()
-    x = torch.from_numpy(found.images).float()[:, None] / 16
-    return _held_out(x, torch.from_numpy(found.target).long())
+    digits = load_digits()
+    x = torch.from_numpy(digits.images).float()[:, None] / 16
+    return _held_out(x, torch.from_numpy(digits.target).long())
 
 
 def _random(root: str) -> Parts:

@@ -69,8 +69,8 @@ def measure(run: Run) -> list[Row]:
 
 def _moves(plan: ft.Plan, name: str) -> bool:
     """A tensor (and no parameter) that a group which is not pinned scales."""
-    found = plan.map_of(name)
-    return isinstance(found, CobMap) and any(plan.groups[u.group].kind != "pinned" for u in plan.uses(found))
+    cob_map = plan.map_of(name)
+    return isinstance(cob_map, CobMap) and any(plan.groups[u.group].kind != "pinned" for u in plan.uses(cob_map))
 
 
 class Recorder(fx.Interpreter):

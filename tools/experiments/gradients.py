@@ -66,15 +66,15 @@ def measure(run: Run) -> list[Row]:
         expected = {n: point.teleported(n, g, -1) for n, g in slopes.items()}
         row: Row = {"teleportation": i, "before": before}
         if i == 0 or run["model"] in networks.MLPS:
-            found = gradients(plan.rewrite(cob).train(), loss)
+            actual = gradients(plan.rewrite(cob).train(), loss)
             row["theorem_error"] = max(
-                float((found[n] - g).abs().max() / g.abs().max()) for n, g in expected.items() if g.any()
+                float((actual[n] - g).abs().max() / g.abs().max()) for n, g in expected.items() if g.any()
             )
         else:
-            found = expected
-        row["after"] = _norm(found) / _norm(point.weights)
+            actual = expected
+        row["after"] = _norm(actual) / _norm(point.weights)
         row["change"] = abs(row["after"] - before)
-        ratio = squared_ratio(slopes, found, point.scales)
+        ratio = squared_ratio(slopes, actual, point.scales)
         if ratio is not None:
             row["squared_ratio"] = ratio
         rows.append(row)

@@ -132,8 +132,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     above.legend(handles, labels, fontsize=8, ncols=2, loc="outside upper center")
     axis = below.subplots()
-    found = [[max(abs(r["degrees"] - 90), 1e-16) for r in where(rows, pair=p)] for p in PAIRS]
-    axis.boxplot(found, orientation="horizontal", tick_labels=list(PAIRS.values()))
+    distances = [[max(abs(r["degrees"] - 90), 1e-16) for r in where(rows, pair=p)] for p in PAIRS]
+    axis.boxplot(distances, orientation="horizontal", tick_labels=list(PAIRS.values()))
     axis.set_xscale("log")
     axis.set_xlabel("|angle - 90| (degrees), all settings")
     axis.grid(axis="x", alpha=0.3)
@@ -145,8 +145,8 @@ def _histograms(axis: Any, rows: list[Row]) -> None:
     widest = max(abs(r["degrees"] - 90) for r in rows if r["pair"] in pairs)
     bins = np.linspace(90 - widest, 90 + widest, 32)
     for color, pair in enumerate(pairs):
-        found = column(where(rows, pair=pair), "degrees")
-        axis.hist(found, bins=bins, histtype="stepfilled", alpha=0.5, label=PAIRS[pair], color=f"C{color}")
+        degrees = column(where(rows, pair=pair), "degrees")
+        axis.hist(degrees, bins=bins, histtype="stepfilled", alpha=0.5, label=PAIRS[pair], color=f"C{color}")
     axis.set_xlabel("angle (degrees)")
     axis.ticklabel_format(axis="x", useOffset=False)
 

@@ -31,7 +31,7 @@ def bootstrap(
     value = float(statistic(data))
     if len(data) == 1:  # scipy resamples no fewer than two
         return value, value, value
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (np.arange(len(data)),),  # runs are resampled by their number, so that the numbers of one run stay together
         lambda chosen: statistic(data[chosen]),
         n_resamples=draws,
@@ -40,7 +40,7 @@ def bootstrap(
         vectorized=False,
         random_state=np.random.default_rng(seed),
     )
-    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return value, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

@@ -79,10 +79,10 @@ def measure(run: Run) -> list[Row]:
 def _surface(
     plane: str, loss: curvature.LossOfWeights, center: Weights, directions: tuple[Weights, Weights], xs: Any, ys: Any
 ) -> list[Row]:
-    found = landscapes.surface(loss, center, *directions, xs.tolist(), ys.tolist()).tolist()
+    losses = landscapes.surface(loss, center, *directions, xs.tolist(), ys.tolist()).tolist()
     return [
         {"plane": plane, "x": float(x), "y": float(y), "loss": value}
-        for y, line in zip(ys, found, strict=True)
+        for y, line in zip(ys, losses, strict=True)
         for x, value in zip(xs, line, strict=True)
     ]
 

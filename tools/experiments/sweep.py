@@ -82,13 +82,13 @@ def gather(name: str, runs: Sequence[Run], folder: Path) -> Sweep:
     rows: list[Row] = []
     failed, done = [], 0
     for run in runs:
-        found = _result(folder / file_name(name, run))
-        if "error" in found:
-            failed.append({"run": run, "error": found["error"]})
-        elif "rows" in found:
+        result = _result(folder / file_name(name, run))
+        if "error" in result:
+            failed.append({"run": run, "error": result["error"]})
+        elif "rows" in result:
             done += 1
             shared = {k: v for k, v in run.items() if k != "data_root"}
-            rows += [{**shared, **row} for row in found["rows"]]
+            rows += [{**shared, **row} for row in result["rows"]]
     return Sweep(rows, failed, done, len(runs))
 
 
@@ -108,9 +108,9 @@ def attempt(measure: Measure, run: Run) -> Found:
         except InputError:
             raise
         except Exception as error:
-            found = {"run": run, "error": f"{type(error).__name__}: {error}", "tries": tries,
+            result = {"run": run, "error": f"{type(error).__name__}: {error}", "tries": tries,
                      "traceback": traceback.format_exc()}  # fmt: skip
-    return found
+    return result
 
 
 def is_finished(name: str, run: Run, folder: Path) -> bool:
@@ -121,11 +121,11 @@ def is_finished(name: str, run: Run, folder: Path) -> bool:
 def _result(path: Path) -> Found:
     """What a result file holds; nothing where there is none, or none that `execute` wrote."""
     try:
-        found: Found = read_json(path)
+        result: Found = read_json(path)
     except CheckpointError:
         return {}
-    rows = found.get("rows", [])
-    return found if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else {}
+    rows = result.get("rows", [])
+    return result if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else {}
 
 
 def _local(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:

@@ -84,10 +84,10 @@ def imitate(live: ft.Teleportable, cob: ft.ChangeOfBasis, method: str, seed: int
     before = {n: p.detach().clone() for n, p in live.network.named_parameters()}
     after = {n: w.detach() for n, w in live.at(cob).weights.items()}
     far = method == "pseudo"
-    found = baselines.pseudo_teleport(before, after, seed) if far else baselines.reinitialize(after, seed)
+    start = baselines.pseudo_teleport(before, after, seed) if far else baselines.reinitialize(after, seed)
     with torch.no_grad():
         for name, parameter in live.network.named_parameters():
-            parameter.copy_(found[name])
+            parameter.copy_(start[name])
 
 
 def _at(options: Options) -> list[int]:

@@ -20,26 +20,26 @@ Data = dict[str, Any]
 
 def described(loaded: Loaded, reading: Reading, row: Row) -> Data:
     """The whole plan."""
-    found = reading.plan
+    plan = reading.plan
     return {
         "model": loaded.spec,
-        "mode": found.mode,
-        "norm_stats": found.norm_stats,
-        "num_free": found.num_free,
-        "moved": found.moved,
-        "nodes": len(found.captured.graph.nodes),
+        "mode": plan.mode,
+        "norm_stats": plan.norm_stats,
+        "num_free": plan.num_free,
+        "moved": plan.moved,
+        "nodes": len(plan.captured.graph.nodes),
         "parameters": loaded.parameters,
-        "conditions": [asdict(c) for c in found.conditions],
-        "specialized": found.specialized,
-        "opaque": [asdict(o) for o in found.opaque],
+        "conditions": [asdict(c) for c in plan.conditions],
+        "specialized": plan.specialized,
+        "opaque": [asdict(o) for o in plan.opaque],
         "groups": _groups(reading),
-        "ties": [asdict(t) for t in found.ties],
+        "ties": [asdict(t) for t in plan.ties],
         "modules": [_module(r) for r in row.walk()],
-        "tensors": [_tensor(reading, name) for name in found.captured.metas],
+        "tensors": [_tensor(reading, name) for name in plan.captured.metas],
         "graph": _graph(reading),
         "pinned": [_reason(asdict(r)) for r in reasons(reading)],
-        "one_sided": {words: {"values": n, "why": why} for words, (n, why) in one_sided(found).items()},
-        "seconds": dict(found.seconds),
+        "one_sided": {words: {"values": n, "why": why} for words, (n, why) in one_sided(plan).items()},
+        "seconds": dict(plan.seconds),
     }
 
 

@@ -78,9 +78,9 @@ def other_settings(found: Plan, loaded: Loaded) -> list[Setting]:
 
 def pinned_lines(reading: Reading, why: Sequence[Reason], settings: Sequence[Setting], limit: int) -> Iterator[Hanging]:
     """The report."""
-    found = reading.plan
+    plan = reading.plan
     total = sum(r.neurons for r in why)
-    yield Hanging(Text(f"{count(total, 'neuron')} pinned to 1, {count(found.num_free, 'free value')}", style="bold"))
+    yield Hanging(Text(f"{count(total, 'neuron')} pinned to 1, {count(plan.num_free, 'free value')}", style="bold"))
     for reason in why[:limit]:
         share = percent(reason.neurons, total)
         yield Hanging(Text(f"{reason.neurons:>9,}  ", style="yellow").append(f"{reason.why}", style="default"), 0, 11)
@@ -90,20 +90,20 @@ def pinned_lines(reading: Reading, why: Sequence[Reason], settings: Sequence[Set
         yield Hanging(Text(f"{share:>9}  {where}", style="dim"), 0, 11)
     if len(why) > limit:
         yield Hanging(Text(f"... {count(len(why) - limit, 'more reason')} (--limit, --json)", style="dim"))
-    for words, (number, because) in one_sided(found).items():
+    for words, (number, because) in one_sided(plan).items():
         yield Hanging(Text(f"{number:>9,}  free values must be {words}: {'; '.join(because[:3])}"), 0, 11)
-    if found.opaque:
-        yield Hanging(Text(f"No rule knows {count(len(found.opaque), 'node')}:", style="bold"))
-        for opaque in found.opaque[:limit]:
+    if plan.opaque:
+        yield Hanging(Text(f"No rule knows {count(len(plan.opaque), 'node')}:", style="bold"))
+        for opaque in plan.opaque[:limit]:
             yield Hanging(Text(f"{opaque.path or opaque.node}: {opaque.why}"), 2)
-        if len(found.opaque) > limit:
-            yield Hanging(Text(f"... {count(len(found.opaque) - limit, 'more node')} (--limit, --json)", style="dim"))
+        if len(plan.opaque) > limit:
+            yield Hanging(Text(f"... {count(len(plan.opaque) - limit, 'more node')} (--limit, --json)", style="dim"))
     if len(settings) > 1:
         yield Hanging(Text("With other settings:", style="bold"))
         for other in settings:
             name = f"--mode {other.mode} --norm-stats {other.norm_stats}"
             note = " (exact in eval mode only)" if other.norm_stats == "rescaled" else ""
-            this = " (this plan)" if (other.mode, other.norm_stats) == (found.mode, found.norm_stats) else ""
+            this = " (this plan)" if (other.mode, other.norm_stats) == (plan.mode, plan.norm_stats) else ""
             yield Hanging(Text(f"{other.num_free:>9,}  free values with {name}{note}{this}"), 0, 11)
 
 

@@ -88,9 +88,9 @@ class View:
 
     def diff(self, settings: Settings, done: Run | None) -> Iterator[RenderableType]:
         """What a teleportation changes."""
-        found = self.reading.plan
-        cob = settings.sample(found)
-        network = done.network if done is not None else found.rewrite(cob)
-        nodes, tensors = list(node_changes(self.reading, network)), list(tensor_changes(found, cob, network))
+        plan = self.reading.plan
+        cob = settings.sample(plan)
+        network = done.network if done is not None else plan.rewrite(cob)
+        nodes, tensors = list(node_changes(self.reading, network)), list(tensor_changes(plan, cob, network))
         self.data["diff"] = as_json.changes(nodes, tensors)
         yield from diff_tables(nodes, tensors, self.limit)

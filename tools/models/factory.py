@@ -66,13 +66,13 @@ def _makes_networks(name: str, value: object, file: ModuleType) -> bool:
 def _import(path: Path) -> ModuleType:
     """Run a file as a module; its neighbours can be imported."""
     name = f"_fxteleport_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent.resolve()))
     return module

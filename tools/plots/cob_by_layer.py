@@ -61,13 +61,13 @@ def _cob_axis(axis: Axes, tau: Array) -> None:
 
 def _cob_of_layers(done: Run) -> dict[str, Array]:
     """Layer -> the CoBs that its neurons were given, those that are pinned left out."""
-    found = done.plan
-    tau = found.tau(done.cob).detach().cpu().numpy()
-    kinds = np.array([g.kind != "pinned" for g in found.groups] + [False])
-    moves = kinds[found.grouping.of]
-    paths = {n.name: str(n.target) for n in found.captured.graph.nodes if n.op == "call_module"}
+    plan = done.plan
+    tau = plan.tau(done.cob).detach().cpu().numpy()
+    kinds = np.array([g.kind != "pinned" for g in plan.groups] + [False])
+    moves = kinds[plan.grouping.of]
+    paths = {n.name: str(n.target) for n in plan.captured.graph.nodes if n.op == "call_module"}
     held: dict[str, list[Array]] = {}
-    for vector in found.constrained.system.vectors:
+    for vector in plan.constrained.system.vectors:
         own = slice(vector.start, vector.start + vector.size)
         if moves[own].any():
             name = vector.origin.node

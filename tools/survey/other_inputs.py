@@ -79,12 +79,12 @@ def checkpoint(plan: Plan, cob: ChangeOfBasis, others: list[Other], device: str,
 def outcome(network: nn.Module, other: Other, device: str, seed: int) -> str:
     """How a network does on an input: "exact", "differs", or "refused" and why."""
     try:
-        found = run(network, other.inputs, device, seed)
+        outcome = run(network, other.inputs, device, seed)
     except TeleportError as error:
         return f"refused: {plain(error)}"
     except Exception as error:  # sizes that the graph has built in
         return f"refused: {type(error).__name__}: {plain(error)}"
-    same = len(found) == len(other.expected) and all(map(equal, other.expected, found))
+    same = len(outcome) == len(other.expected) and all(map(equal, other.expected, outcome))
     return "exact" if same else "differs"
 
 

@@ -52,8 +52,8 @@ COLUMNS = (
 
 def by_library(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each library, and of all."""
-    found = _grouped(rows, lambda r: r.library)
-    return {**found, "all": list(rows)} if len(found) > 1 else found
+    groups = _grouped(rows, lambda r: r.library)
+    return {**groups, "all": list(rows)} if len(groups) > 1 else groups
 
 
 def by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -63,10 +63,10 @@ def by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        found[key(row)].append(row)
-    return found
+        groups[key(row)].append(row)
+    return groups
 
 
 def summary(rows: Sequence[Row]) -> Table:
