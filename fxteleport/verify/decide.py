@@ -62,7 +62,14 @@ def _emitted(
     made: Teleportation, network: nn.Module, model: nn.Module, inputs: tuple[object, ...], keywords: dict[str, object]
 ) -> nn.Module | None:
     """The network that a plan of the float64 model emits; None unless `network` is that one, rounded."""
-    wide_plan = plan(model, *inputs, mode=made.plan.mode, norm_stats=made.plan.norm_stats, **keywords)  # type: ignore[arg-type]
+    wide_plan = plan(
+        model,
+        *inputs,
+        mode=made.plan.mode,
+        norm_stats=made.plan.norm_stats,
+        data_guards=made.plan.data_guards,
+        **keywords,
+    )  # type: ignore[arg-type]
     if wide_plan.fingerprint != made.plan.fingerprint:
         return None
     wide = wide_plan.rewrite(made.cob)

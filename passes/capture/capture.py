@@ -117,8 +117,13 @@ class Captured:
         return list(dict.fromkeys(map(str, self.conditions)))
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, data_guards: bool = True
+) -> Captured:
     """Trace `model` on example inputs (tensors anywhere in nested lists, tuples and dicts).
+
+    Args:
+        data_guards: where the example's integers and booleans alone decide, the trace goes as they do, with a guard.
 
     Raises:
         ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
@@ -127,7 +132,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     try:
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
-            return _captured(model, args, kwargs or {})
+            return _captured(model, args, kwargs or {}, data_guards)
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
@@ -135,9 +140,9 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         ) from None
 
 
-def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], data_guards: bool) -> Captured:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"))
+    settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"), data_guards=data_guards)
 
     def run(started: Tracer) -> Traced:
         return trace_model(started, args, kwargs)

@@ -23,6 +23,7 @@ class TraceSettings:
             those with fractions are not known then. Otherwise they are constants.
         hashes: a size may be hashed; it is a number then, with a guard.
         training: the model is in train mode.
+        data_guards: what the example inputs alone decide goes as they do, with a guard.
         is_body: the graph is of the inside of a call that is recorded as one node.
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
@@ -32,6 +33,7 @@ class TraceSettings:
     makes_all: bool = False
     hashes: bool = False
     training: bool = False
+    data_guards: bool = True
     is_body: bool = False
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     stateful: frozenset[str] = frozenset()

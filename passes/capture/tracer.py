@@ -26,6 +26,7 @@ from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.aten_calls import OPERATOR
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.data_values import DataValues
 from fxteleport.passes.capture.function_calls import FunctionCalls
 from fxteleport.passes.capture.gradient_contexts import GradientContexts
 from fxteleport.passes.capture.gradient_requirements import GradientRequirements
@@ -85,7 +86,9 @@ class Tracer:
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
         guards = TraceGuards(self.builder.graph, self.stack)
-        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes)
+        data = DataValues(self.builder.graph, memo.values, memo.run, self._buffer, self.additions.held.get)
+        follows = settings.data_guards and not settings.is_body
+        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, data if follows else None)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
         self.lower = lowering.lower
@@ -122,6 +125,11 @@ class Tracer:
             self.settings.device, self.settings.makes_all, self.settings.hashes, training, is_body=True
         )
         return Tracer(module, settings, self.memo, {})
+
+    def _buffer(self, name: str) -> Tensor | None:
+        """A buffer of the model's own; None for another name."""
+        path, _, own = name.rpartition(".")
+        return self.parts[path]._buffers.get(own) if path in self.parts else None
 
     @property
     def graph(self) -> fx.Graph:

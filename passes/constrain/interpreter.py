@@ -28,7 +28,7 @@ from fxteleport.passes.domain.size import Extent, Size, product
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
-from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import changes_gradients, gradient_hooks, hooked, is_stateful
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
@@ -168,6 +168,9 @@ class Interpreter:
             if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
                 return structural_zeros(value.ndim)  # the first state of a recurrent network, say
             return IDENTITY if isinstance(value, Tensor) else None
+        if node.target in (expect, expect_data):
+            for operand in operands_in(self.convert(node.args)):
+                self.pin_operand(operand, Origin(node.name, "its value decides what the network computes"))
         if node.target in GUARDS or node.target is switch:
             return None
         maker = self.captured.modules.get(str(node.target)) if node.op == "call_module" else node.target

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxteleport.passes.errors import GuardError
+from fxteleport.passes.errors import DataGuardError, GuardError
 from fxteleport.passes.graph.fx_wrap import one_call
 from fxteleport.passes.graph.node_info import NodeInfo, describe
 
@@ -35,6 +35,16 @@ def expect(value: Any, expected: Any, name: str) -> None:
         agrees = value is expected or value == expected
     if not agrees:
         raise GuardError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+@one_call
+def expect_data(value: Any, expected: Any, name: str) -> None:
+    """Refuse data that decide otherwise than the example's did."""
+    if bool(value) is not expected if isinstance(expected, bool) else value != expected:
+        raise DataGuardError(
+            f"the data decide: this network was captured on inputs with {name}={expected!r}, got {value!r}: capture it"
+            " on inputs like these"
+        )
 
 
 @one_call
@@ -121,5 +131,5 @@ def insist(condition: Any, value: bool, where: str) -> None:
 
 
 GUARDS = frozenset(
-    {expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
+    {expect, expect_data, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
 )
