@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from fxteleport.passes.capture.meta_values import MetaValues, tree_map
+from fxteleport.passes.capture.meta_values import MetaValues, to_meta, tree_map
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.node_info import Trust, info
@@ -41,6 +41,7 @@ class DataValues:
         run: evaluates a call.
         buffer: a buffer of the model's by its name; None for a parameter.
         constant: a constant of the trace by its name.
+        inputs: values of the placeholders in place of the example's.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class DataValues:
         run: Run,
         buffer: Callable[[str], Tensor | None],
         constant: Callable[[str], Any],
+        inputs: Mapping[fx.Node, Any] | None = None,
     ) -> None:
+        self._inputs = inputs
         self._graph, self._values, self._run = graph, values, run
         self._buffer, self._constant = buffer, constant
         self._known: dict[fx.Node, Any] = {}
@@ -95,6 +98,8 @@ class DataValues:
 
     def _value(self, node: fx.Node) -> Any:
         known = info(node)
+        if node.op == "placeholder" and self._inputs is not None:
+            return tree_map(_without_fractions, self._inputs.get(node, known.value))
         if node.op == "placeholder":
             return tree_map(self._example, known.value)
         if node.op == "get_attr":
@@ -152,6 +157,40 @@ class DataValues:
         for known, value in list(self._known.items()) if touched else ():
             if any(not touched.isdisjoint(memory(t)) for t in _tensors(value)):
                 del self._known[known]
+
+
+def expression(node: fx.Node) -> Any:
+    """What a node computes, in a form that is equal for another node that computes the same.
+
+    Where a tensor is, does not matter; one that is written to is another one from then on.
+    """
+    if node.op not in ("call_function", "call_method") or info(node).has_effect:
+        return node
+    if node.target is getattr and node.args[1] == "device":
+        return "device"
+    if any(
+        info(user).has_effect and user.target not in GUARDS for source in node.all_input_nodes for user in source.users
+    ):
+        return node
+    return node.op, node.target, _expressions(node.args), _expressions(node.kwargs)
+
+
+def _expressions(x: Any) -> Any:
+    """The same of arguments, in a form that can be hashed."""
+    if isinstance(x, fx.Node):
+        return expression(x)
+    if isinstance(x, (tuple, list)):
+        return tuple(map(_expressions, x))
+    if isinstance(x, dict):
+        return tuple((k, _expressions(v)) for k, v in x.items())
+    if isinstance(x, slice):
+        return "slice", _expressions((x.start, x.stop, x.step))
+    return type(x), repr(x)
+
+
+def _without_fractions(x: Any) -> Any:
+    """A real tensor, of which nothing is known if it may carry a CoB."""
+    return to_meta(x.detach().cpu().clone()) if isinstance(x, Tensor) else x
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:

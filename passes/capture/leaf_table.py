@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.additions import Additions
 from fxteleport.passes.capture.meta_values import CPU, META, tree_map
@@ -100,6 +100,13 @@ class LeafTable:
         leaf = Helper(clone(real, withheld, owner, training=mode, beside=self.reach.of(real)), method)
         leaf.training = mode
         return leaf
+
+    def may_write(self, node: fx.Node) -> bool:
+        """True for a call of a leaf that has a state which it may change, or whose code is not known."""
+        if node.op != "call_module":
+            return False
+        parts = self.twin(str(node.target)).modules()
+        return node.target in self.opaque or any(part._buffers for part in parts)
 
     def run(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in the mode that is traced, where they are."""

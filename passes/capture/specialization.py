@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxteleport.passes.capture.assertions import must_be, own_check
 from fxteleport.passes.capture.control_flow import DataDependent, Unhashable
-from fxteleport.passes.capture.data_values import DataValues, Unknown
+from fxteleport.passes.capture.data_values import DataValues, Unknown, expression
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, value_of
 from fxteleport.passes.capture.size_texts import is_message
@@ -41,6 +41,9 @@ class Specialization:
     Args:
         hashes: a size may be hashed; it is a number then.
         data: what the example inputs alone decide; None where nothing may rest on that.
+
+    Attributes:
+        is_decided_by_data: something was decided by that.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Specialization:
     ) -> None:
         self._guards, self._conditions, self._inputs, self._hashes = guards, conditions, inputs, hashes
         self._data = data
+        self.is_decided_by_data = False
+        self._asked: dict[Any, fx.Node] = {}
 
     def known(self, handle: Proxy) -> Any:
         """The value of a proxy, for a decision of Python's.
@@ -160,7 +165,14 @@ class Specialization:
         value = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
         if type(value) not in PLAIN:
             raise Unknown
-        if not self._guards.is_fixed(node):
+        self.is_decided_by_data = True
+        if not (self._guards.is_fixed(node) or self._is_asked_again(node)):
             self._conditions.note("data", f"{node.name} is {value!r}, as the example's data decide"[:_LONGEST], node)
             self._guards.fix(expect_data, node, value)
         return value
+
+    def _is_asked_again(self, node: fx.Node) -> bool:
+        """True where the same was asked before: a node that computes the same has a guard."""
+        same = expression(node)
+        before = self._asked.setdefault(same, node)
+        return before is not node and self._guards.is_fixed(before)

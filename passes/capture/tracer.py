@@ -26,6 +26,7 @@ from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.aten_calls import OPERATOR
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.data_guards import hoist
 from fxteleport.passes.capture.data_values import DataValues
 from fxteleport.passes.capture.function_calls import FunctionCalls
 from fxteleport.passes.capture.gradient_contexts import GradientContexts
@@ -75,6 +76,7 @@ class Tracer:
     ) -> None:
         self.model, self.settings, self.memo = model, settings, memo
         self.finished = False
+        self.hoisted = False  # the data guards run first
         self.parts = modules_of(model)
         self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
         self.handles = Handles(lambda node, value: proxy.make(node, self, value))
@@ -86,7 +88,7 @@ class Tracer:
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
         guards = TraceGuards(self.builder.graph, self.stack)
-        data = DataValues(self.builder.graph, memo.values, memo.run, self._buffer, self.additions.held.get)
+        data = self.data_values()
         follows = settings.data_guards and not settings.is_body
         self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, data if follows else None)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
@@ -126,6 +128,11 @@ class Tracer:
         )
         return Tracer(module, settings, self.memo, {})
 
+    def data_values(self, inputs: Mapping[fx.Node, Any] | None = None) -> DataValues:
+        """What the example inputs (or others) alone decide."""
+        constant = self.additions.held.get
+        return DataValues(self.builder.graph, self.memo.values, self.memo.run, self._buffer, constant, inputs)
+
     def _buffer(self, name: str) -> Tensor | None:
         """A buffer of the model's own; None for another name."""
         path, _, own = name.rpartition(".")
@@ -153,6 +160,7 @@ class Tracer:
         mark_aliases(self.graph, mutations, self.model_tensors.metas)
         forget_stale(self.graph, mutations, self.memo.values.memory_of)
         remove_dead(self.graph, self.calls.draws)
+        self.hoisted = not self.values.is_decided_by_data or hoist(self.graph, self.leaves.may_write, self.calls.draws)
         return self.graph
 
     def end(self) -> None:

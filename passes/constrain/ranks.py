@@ -19,14 +19,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.capture import Captured, name_apart
+from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.replay import depending, other_ranks, other_sizes, runs
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect_ones, expect_tensor, guard
-from fxteleport.passes.graph.node_info import info, is_described
+from fxteleport.passes.graph.node_info import info, is_described, name_apart
 from fxteleport.passes.graph.ops import leaves_of, name_of
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.registry import lookup
@@ -54,13 +54,14 @@ _CUTTING = frozenset(
 def insist_on_ranks(captured: Captured) -> Captured:
     """The captured graphs with guards of the ranks that they rest on, and the conditions."""
     found: list[Condition] = []
-    named = set() if captured.training is None else set(captured.training.nodes)
+    named = {graph: set(graph.nodes) for graph in captured.graphs}
     for graph in captured.graphs:
         inputs = _inputs(graph)
         after = depending(graph, inputs)
         found += _of_inputs(captured, graph, inputs, after)
         found += _of_sizes(captured, graph, inputs, after)
-    name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
+    for i, graph in enumerate(captured.graphs[1:]):
+        name_apart([n for n in graph.nodes if n not in named[graph]], f"in_graph_{i}")
     return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
 
 
