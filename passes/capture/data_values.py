@@ -159,35 +159,6 @@ class DataValues:
                 del self._known[known]
 
 
-def expression(node: fx.Node) -> Any:
-    """What a node computes, in a form that is equal for another node that computes the same.
-
-    Where a tensor is, does not matter; one that is written to is another one from then on.
-    """
-    if node.op not in ("call_function", "call_method") or info(node).has_effect:
-        return node
-    if node.target is getattr and node.args[1] == "device":
-        return "device"
-    if any(
-        info(user).has_effect and user.target not in GUARDS for source in node.all_input_nodes for user in source.users
-    ):
-        return node
-    return node.op, node.target, _expressions(node.args), _expressions(node.kwargs)
-
-
-def _expressions(x: Any) -> Any:
-    """The same of arguments, in a form that can be hashed."""
-    if isinstance(x, fx.Node):
-        return expression(x)
-    if isinstance(x, (tuple, list)):
-        return tuple(map(_expressions, x))
-    if isinstance(x, dict):
-        return tuple((k, _expressions(v)) for k, v in x.items())
-    if isinstance(x, slice):
-        return "slice", _expressions((x.start, x.stop, x.step))
-    return type(x), repr(x)
-
-
 def _without_fractions(x: Any) -> Any:
     """A real tensor, of which nothing is known if it may carry a CoB."""
     return to_meta(x.detach().cpu().clone()) if isinstance(x, Tensor) else x

@@ -66,14 +66,23 @@ class MetaValues:
         self._examples[tensor] = example
 
     def made_up(self, fill: Callable[..., Tensor], x: Any) -> Any:
-        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
+        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or made up.
+
+        Integers are zeros, which are indices of anything. Of booleans two in three are true on the first run, so that
+        what they choose is neither nothing nor all.
+        """
         if not isinstance(x, Tensor):
             return x
         if not x.is_meta:
             return x.detach().clone()
         if not x.is_floating_point():
             example: Tensor | None = self._examples.get(x)
-            return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
+            if example is not None:
+                return example.clone()
+            made = torch.zeros(x.shape, dtype=x.dtype)
+            if x.dtype is torch.bool and fill is not torch.zeros:
+                made.view(-1)[:] = torch.arange(x.numel()) % 3 < 2
+            return made
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = fill(x.shape, dtype=torch.float32).to(x.dtype)

@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from fxteleport.passes.capture.assertions import must_be, own_check
 from fxteleport.passes.capture.control_flow import DataDependent, Unhashable
-from fxteleport.passes.capture.data_values import DataValues, Unknown, expression
+from fxteleport.passes.capture.data_values import DataValues, Unknown
+from fxteleport.passes.capture.expressions import Expressions
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, value_of
 from fxteleport.passes.capture.size_texts import is_message
@@ -57,7 +58,8 @@ class Specialization:
         self._guards, self._conditions, self._inputs, self._hashes = guards, conditions, inputs, hashes
         self._data = data
         self.is_decided_by_data = False
-        self._asked: dict[Any, fx.Node] = {}
+        self._expressions = Expressions()
+        self._asked: dict[int, fx.Node] = {}  # by the number of what was computed
 
     def known(self, handle: Proxy) -> Any:
         """The value of a proxy, for a decision of Python's.
@@ -173,6 +175,5 @@ class Specialization:
 
     def _is_asked_again(self, node: fx.Node) -> bool:
         """True where the same was asked before: a node that computes the same has a guard."""
-        same = expression(node)
-        before = self._asked.setdefault(same, node)
+        before = self._asked.setdefault(self._expressions.number(node), node)
         return before is not node and self._guards.is_fixed(before)

@@ -62,7 +62,11 @@ def insist_on_ranks(captured: Captured) -> Captured:
         found += _of_sizes(captured, graph, inputs, after)
     for i, graph in enumerate(captured.graphs[1:]):
         name_apart([n for n in graph.nodes if n not in named[graph]], f"in_graph_{i}")
-    return dataclasses.replace(captured, conditions=(*captured.conditions, *found)) if found else captured
+    if not found:
+        return captured
+    said = {(c.kind, c.path, c.value): c for c in (*captured.conditions, *found)[::-1]}  # the first of those alike
+    new = [c for c in found if said[c.kind, c.path, c.value] is c]
+    return dataclasses.replace(captured, conditions=(*captured.conditions, *new))
 
 
 def _of_inputs(
@@ -77,7 +81,8 @@ def _of_inputs(
         rank = info(node).value.ndim
         with graph.inserting_after(inputs[-1]):
             guard(graph, expect_tensor, node, rank, None, node.name)
-        yield Condition("form", node.name, "", "", f"'{node.name}' has {rank} axes")
+        name = node.target if node.op == "placeholder" else node.name
+        yield Condition("form", node.name, "", "", f"'{name}' has {rank} axes")
 
 
 def _of_sizes(
