@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from typing import Any
 
 
 class CannotRun(Exception):
-    """An operation fails on real data too: the model does not run on these inputs."""
+    """An operation fails on real data too: the model does not run on these inputs, or its code catches the error."""
+
+    __str__ = Exception.__str__  # whatever else it is (`cannot_run`)
+
+
+def cannot_run(text: str, error: BaseException | None) -> CannotRun:
+    """That an operation fails with an error, in a form which code that expects the error catches."""
+    kind = type(error)
+    if issubclass(kind, CannotRun) or not issubclass(kind, Exception):
+        return CannotRun(text)
+    try:
+        made: CannotRun = _kind_of(kind).__new__(_kind_of(kind), text)
+    except TypeError:  # an exception of another layout
+        return CannotRun(text)
+    return made
+
+
+@functools.cache
+def _kind_of(kind: type[BaseException]) -> type[Any]:
+    return type("CannotRun", (CannotRun, kind), {"__str__": Exception.__str__})
 
 
 class DataDependent(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,21 @@ def _require(holds: bool, kind: str, value: Any, name: str) -> None:
 
 
 @one_call
+def expect_error(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool, name: str) -> None:
+    """Refuse inputs on which a call succeeds that failed, and the model's code went on.
+
+    Args:
+        name: of the method of the first argument, or of the function with its module.
+    """
+    home, _, own = name.rpartition(".")
+    try:
+        getattr(args[0], name)(*args[1:], **kwargs) if is_method else getattr(sys.modules[home], own)(*args, **kwargs)
+    except Exception:
+        return
+    raise GuardError(f"this network was captured on inputs on which '{name}' fails: capture it again")
+
+
+@one_call
 def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
     """Refuse a parameter that was frozen, or is trained, since the network was captured."""
     if parameter.requires_grad is not trained:
@@ -131,5 +147,16 @@ def insist(condition: Any, value: bool, where: str) -> None:
 
 
 GUARDS = frozenset(
-    {expect, expect_data, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
+    {
+        expect,
+        expect_data,
+        expect_error,
+        expect_length,
+        expect_keys,
+        expect_tensor,
+        expect_ones,
+        expect_form,
+        expect_gradient,
+        insist,
+    }
 )
