@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from types import FunctionType
 from typing import Any
 
 
@@ -46,6 +47,18 @@ class HashedSize(Again):
     """Python looks a size up in a table: it must be a number."""
 
 
+class DecidesInFunction(Again):
+    """The data decide in plain functions, which may be kept whole if their calls are seen.
+
+    Args:
+        functions: those.
+    """
+
+    def __init__(self, functions: Iterable[FunctionType]) -> None:
+        super().__init__()
+        self.functions = frozenset(functions)
+
+
 class NextRunDiffers(Again):
     """Modules compute something else in the next run: they must be kept whole.
 
@@ -64,6 +77,10 @@ class Unhashable(TypeError):
 
 class Stores(Exception):
     """A call that is kept whole would store something where the trace does not see it."""
+
+
+# Errors of the whole model: another trace, or a way to run it, is needed, and to keep a part whole does not help.
+OF_THE_MODEL = (CannotRun, Again, RecursionError)
 
 
 def raise_if_hashed(error: BaseException) -> None:

@@ -60,6 +60,10 @@ class DataValues:
         self._state: set[int] = set()  # the memory of buffers
         self._last: fx.Node | None = None
 
+    def on(self, inputs: Mapping[fx.Node, Any]) -> DataValues:
+        """The values on other inputs, by their placeholders."""
+        return DataValues(self._graph, self._values, self._run, self._buffer, self._constant, inputs)
+
     @unrecorded
     def of(self, node: fx.Node) -> Any:
         """The value of a node on the example inputs; not to be written to.

@@ -99,7 +99,7 @@ def trace_variants(first: Traced, examples: Arguments, trace: Callable[[Argument
         examples: the inputs that it was traced on.
         trace: traces the model on others, in the same mode.
     """
-    if not first.tracer.values.is_decided_by_data or not first.tracer.hoisted:
+    if not first.tracer.decisions.any or not first.tracer.hoisted:
         return Variants()
     guards = data_guards(first.tracer.graph)
     traces = [first]
@@ -155,7 +155,7 @@ def _accepts(tracer: Tracer, examples: Arguments) -> bool:
     args, kwargs = examples
     places = [n for n in tracer.graph.nodes if n.op == "placeholder"]
     given = dict(zip(places, (*args, *kwargs.values()), strict=False))
-    values: DataValues = tracer.data_values(given)
+    values: DataValues = tracer.data.on(given)
     try:
         return all(_same(values.of(g.args[0]), g.args[1]) for g in data_guards(tracer.graph))  # type: ignore[arg-type]
     except Unknown:

@@ -70,6 +70,11 @@ class LeafTable:
         self._additions.add(path, leaf)
         self.twins[path] = leaf
 
+    def forget(self, path: str) -> None:
+        """A leaf of those is not called after all."""
+        self._additions.held.pop(path, None)
+        self.twins.pop(path, None)
+
     def add_like(self, wanted: str, leaf: nn.Module) -> str:
         """The same, under a free path like the one wanted."""
         path = self._additions.free_path(wanted)

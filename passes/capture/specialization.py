@@ -15,21 +15,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fxteleport.passes.capture.assertions import must_be, own_check
 from fxteleport.passes.capture.control_flow import DataDependent, Unhashable
-from fxteleport.passes.capture.data_values import DataValues, Unknown
-from fxteleport.passes.capture.expressions import Expressions
+from fxteleport.passes.capture.data_decisions import DataDecisions
+from fxteleport.passes.capture.data_values import Unknown
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, value_of
 from fxteleport.passes.capture.size_texts import is_message
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.capture.trace_guards import TraceGuards
-from fxteleport.passes.graph.guards import expect, expect_data
+from fxteleport.passes.graph.guards import expect
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.source_location import asking_frame, calling_line, written
-from fxteleport.passes.graph.structure import PLAIN
 
 T = TypeVar("T")
 _LONGEST = 200
@@ -41,25 +40,14 @@ class Specialization:
 
     Args:
         hashes: a size may be hashed; it is a number then.
-        data: what the example inputs alone decide; None where nothing may rest on that.
-
-    Attributes:
-        is_decided_by_data: something was decided by that.
+        data: follows what the example inputs alone decide.
     """
 
     def __init__(
-        self,
-        guards: TraceGuards,
-        conditions: TraceConditions,
-        inputs: InputFacts,
-        hashes: bool,
-        data: DataValues | None,
+        self, guards: TraceGuards, conditions: TraceConditions, inputs: InputFacts, hashes: bool, data: DataDecisions
     ) -> None:
         self._guards, self._conditions, self._inputs, self._hashes = guards, conditions, inputs, hashes
         self._data = data
-        self.is_decided_by_data = False
-        self._expressions = Expressions()
-        self._asked: dict[int, fx.Node] = {}  # by the number of what was computed
 
     def known(self, handle: Proxy) -> Any:
         """The value of a proxy, for a decision of Python's.
@@ -69,7 +57,7 @@ class Specialization:
         """
         if trust_of(handle) and not is_left(handle):
             with contextlib.suppress(Unknown):
-                return self._as_in_example(handle)
+                return self._data.as_in_example(handle)
             raise DataDependent(f"the value of '{node_of(handle).name}' depends on the data")
         return value_of(handle)
 
@@ -100,7 +88,7 @@ class Specialization:
         value = value_of(handle)
         if isinstance(value, Tensor) and value.is_meta:
             with contextlib.suppress(Unknown):
-                return kind(self._as_in_example(handle))
+                return kind(self._data.as_in_example(handle))
             what = f"{kind.__name__}({node_of(handle).name}) depends on the data"
             raise DataDependent(f"{what}: a graph holds what .item() gives, but no number of Python's own")
         return self.forced(handle, kind(value))
@@ -138,7 +126,7 @@ class Specialization:
             return value
         if verdict is None:
             with contextlib.suppress(Unknown):
-                return bool(self._as_in_example(handle))
+                return bool(self._data.as_in_example(handle))
             raise DataDependent(f"'{node.name}' decides a branch, and depends on the data")
         self._guards.insist(node, verdict, written(calling_line()))
         return verdict
@@ -155,25 +143,3 @@ class Specialization:
         if not isinstance(value, bool) or own_check(asking_frame()) is not value:
             self._conditions.note("branch", f"{node.name} is {value!r}"[:_LONGEST], node)
         self._guards.expect(node, value)
-
-    def _as_in_example(self, handle: Proxy) -> Any:
-        """What the example inputs alone give: a decision goes as it does there, and the emitted network insists on it.
-
-        Raises:
-            Unknown: weights or activations decide, too, or it is no single value.
-        """
-        node = node_of(handle)
-        found = Unknown if self._data is None else self._data.of(node)
-        value = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
-        if type(value) not in PLAIN:
-            raise Unknown
-        self.is_decided_by_data = True
-        if not (self._guards.is_fixed(node) or self._is_asked_again(node)):
-            self._conditions.note("data", f"{node.name} is {value!r}, as the example's data decide"[:_LONGEST], node)
-            self._guards.fix(expect_data, node, value)
-        return value
-
-    def _is_asked_again(self, node: fx.Node) -> bool:
-        """True where the same was asked before: a node that computes the same has a guard."""
-        before = self._asked.setdefault(self._expressions.number(node), node)
-        return before is not node and self._guards.is_fixed(before)

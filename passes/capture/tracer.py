@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -26,8 +26,10 @@ from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.aten_calls import OPERATOR
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.data_decisions import DataDecisions
 from fxteleport.passes.capture.data_guards import hoist
 from fxteleport.passes.capture.data_values import DataValues
+from fxteleport.passes.capture.deciding_calls import DecidingCalls
 from fxteleport.passes.capture.function_calls import FunctionCalls
 from fxteleport.passes.capture.gradient_contexts import GradientContexts
 from fxteleport.passes.capture.gradient_requirements import GradientRequirements
@@ -45,8 +47,8 @@ from fxteleport.passes.capture.model_tensors import ModelTensors
 from fxteleport.passes.capture.module_calls import ModuleCalls
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.capture.norm_modes import alike_in_both
-from fxteleport.passes.capture.patching import run_by
 from fxteleport.passes.capture.placeholders import Placeholders
+from fxteleport.passes.capture.plain_functions import run_watching
 from fxteleport.passes.capture.recorder import Recorder, record_left_over
 from fxteleport.passes.capture.side_effects import SideEffects
 from fxteleport.passes.capture.specialization import Specialization
@@ -88,9 +90,10 @@ class Tracer:
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
         guards = TraceGuards(self.builder.graph, self.stack)
-        data = self.data_values()
-        follows = settings.data_guards and not settings.is_body
-        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, data if follows else None)
+        held = self.model_tensors.buffer, self.additions.held.get
+        self.data = DataValues(self.builder.graph, memo.values, memo.run, *held)
+        self.decisions = DataDecisions(settings, guards, self.conditions, self.data)
+        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
         self.lower = lowering.lower
@@ -108,16 +111,17 @@ class Tracer:
             self.stack, self.model_tensors.names.keys(),
         )  # fmt: skip
         self.functions = FunctionCalls(
-            settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo
+            settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo, guards
         )
         self.hook_gradient = self.functions.hook_gradient
         self.effects = SideEffects(
             self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
         )
         self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
+        self.deciding = DecidingCalls(settings, self.decisions, self.leaves, self.functions, self.writes, self.history)
         modules = ModuleCalls(
-            settings, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes, self.effects,
-            self.writes, self.stack, self.history,
+            settings, self.deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
+            self.effects, self.writes, self.stack, self.history,
         )  # fmt: skip
         self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
 
@@ -127,16 +131,6 @@ class Tracer:
             self.settings.device, self.settings.makes_all, self.settings.hashes, training, is_body=True
         )
         return Tracer(module, settings, self.memo, {})
-
-    def data_values(self, inputs: Mapping[fx.Node, Any] | None = None) -> DataValues:
-        """What the example inputs (or others) alone decide."""
-        constant = self.additions.held.get
-        return DataValues(self.builder.graph, self.memo.values, self.memo.run, self._buffer, constant, inputs)
-
-    def _buffer(self, name: str) -> Tensor | None:
-        """A buffer of the model's own; None for another name."""
-        path, _, own = name.rpartition(".")
-        return self.parts[path]._buffers.get(own) if path in self.parts else None
 
     @property
     def graph(self) -> fx.Graph:
@@ -151,7 +145,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_by(self)
+        return run_watching(self, self.settings.functions)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
@@ -160,7 +154,7 @@ class Tracer:
         mark_aliases(self.graph, mutations, self.model_tensors.metas)
         forget_stale(self.graph, mutations, self.memo.values.memory_of)
         remove_dead(self.graph, self.calls.draws)
-        self.hoisted = not self.values.is_decided_by_data or hoist(self.graph, self.leaves.may_write, self.calls.draws)
+        self.hoisted = not self.decisions.any or hoist(self.graph, self.leaves.may_write, self.calls.draws)
         return self.graph
 
     def end(self) -> None:
@@ -210,6 +204,9 @@ class Tracer:
             return self.functions.custom(function, args)  # type: ignore[arg-type]
         with self.gradients.inside_function():
             return otherwise()
+
+    def plain_function(self, function: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
+        return own(*args, **kwargs) if self.settings.is_body else self.deciding.function(function, own, args, kwargs)
 
     def shadow_of(self, module: nn.Module) -> nn.Module | None:
         return self.shadows.of(module)
