@@ -28,6 +28,7 @@ class DataDecisions:
     """Answers from the example inputs what they alone decide, if anything may rest on that.
 
     Attributes:
+        values: what the example inputs alone decide.
         any: something was decided.
         fixed: how many decisions go one way only: numbers, and what other inputs than masks decide.
     """
@@ -38,7 +39,7 @@ class DataDecisions:
         self.any, self.fixed = False, 0
         self._is_on = settings.data_guards and not settings.is_body
         self._functions = settings.functions
-        self._guards, self._conditions, self._data = guards, conditions, data
+        self._guards, self._conditions, self.values = guards, conditions, data
         self._expressions = Expressions()
         self._asked: dict[int, fx.Node] = {}  # by the number of what was computed
 
@@ -52,7 +53,7 @@ class DataDecisions:
         if not self._is_on:
             raise Unknown
         node = node_of(handle)
-        found = self._data.of(node)
+        found = self.values.of(node)
         value = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
         if type(value) not in PLAIN:
             raise Unknown
@@ -72,7 +73,7 @@ class DataDecisions:
         handles = [h for h in handles_in(x) if isinstance(value_of(h), Tensor)]
         try:
             for handle in handles:
-                self._data.of(node_of(handle))
+                self.values.of(node_of(handle))
         except Unknown:
             return False
         return bool(handles)
@@ -80,7 +81,7 @@ class DataDecisions:
     def _is_of_masks(self, node: fx.Node) -> bool:
         """True where inputs of zeros and ones decide, for which there may be variants."""
         inputs = [n for n in (*deciding([node]), node) if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
-        values = [self._data.of(n) for n in inputs if not info(n).value.is_floating_point()]
+        values = [self.values.of(n) for n in inputs if not info(n).value.is_floating_point()]
         return bool(values) and all(bool(((v == 0) | (v == 1)).all()) for v in values)
 
     def _is_asked_again(self, node: fx.Node) -> bool:

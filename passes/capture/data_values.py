@@ -15,16 +15,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from fxteleport.passes.capture.meta_values import MetaValues, to_meta, tree_map
+from fxteleport.passes.capture.meta_cache import Memo
+from fxteleport.passes.capture.meta_values import to_meta, tree_map
 from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.graph.guards import GUARDS
-from fxteleport.passes.graph.node_info import Trust, info
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.storage import memory
 from fxteleport.passes.graph.structure import PLAIN
-
-Run = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], tuple[Any, Trust]]
-
 
 _READING = frozenset({operator.getitem, getattr})
 _FACTS = (*PLAIN, torch.Size)
@@ -38,7 +36,7 @@ class DataValues:
     """The values of one graph's nodes on the example inputs.
 
     Args:
-        run: evaluates a call.
+        memo: evaluates calls.
         buffer: a buffer of the model's by its name; None for a parameter.
         constant: a constant of the trace by its name.
         inputs: values of the placeholders in place of the example's.
@@ -47,14 +45,13 @@ class DataValues:
     def __init__(
         self,
         graph: fx.Graph,
-        values: MetaValues,
-        run: Run,
+        memo: Memo,
         buffer: Callable[[str], Tensor | None],
         constant: Callable[[str], Any],
         inputs: Mapping[fx.Node, Any] | None = None,
     ) -> None:
         self._inputs = inputs
-        self._graph, self._values, self._run = graph, values, run
+        self._graph, self._memo = graph, memo
         self._buffer, self._constant = buffer, constant
         self._known: dict[fx.Node, Any] = {}
         self._state: set[int] = set()  # the memory of buffers
@@ -62,7 +59,7 @@ class DataValues:
 
     def on(self, inputs: Mapping[fx.Node, Any]) -> DataValues:
         """The values on other inputs, by their placeholders."""
-        return DataValues(self._graph, self._values, self._run, self._buffer, self._constant, inputs)
+        return DataValues(self._graph, self._memo, self._buffer, self._constant, inputs)
 
     @unrecorded
     def of(self, node: fx.Node) -> Any:
@@ -114,7 +111,7 @@ class DataValues:
             args, kwargs = map_arg((node.args, node.kwargs), self._known.__getitem__)  # type: ignore[arg-type]
             if isinstance(args, tuple) and not self._has_holes((args, kwargs)):
                 with contextlib.suppress(Exception):
-                    value, trust = self._run(node.op, node.target, tuple(args), dict(kwargs))
+                    value, trust = self._memo.run(node.op, node.target, tuple(args), dict(kwargs))
                     if not (trust or self._has_holes(value)):
                         return value
                 raise Unknown
@@ -129,7 +126,7 @@ class DataValues:
         """The example of an input's tensor: itself on the meta device where there is none."""
         if not isinstance(x, Tensor) or not x.is_meta:
             return x
-        return self._values.made_up(torch.zeros, x) if self._values.has_example(x) else x
+        return self._memo.values.made_up(torch.zeros, x) if self._memo.values.has_example(x) else x
 
     def _attribute(self, name: str, value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_meta:

@@ -155,7 +155,7 @@ def _accepts(tracer: Tracer, examples: Arguments) -> bool:
     args, kwargs = examples
     places = [n for n in tracer.graph.nodes if n.op == "placeholder"]
     given = dict(zip(places, (*args, *kwargs.values()), strict=False))
-    values: DataValues = tracer.data.on(given)
+    values: DataValues = tracer.decisions.values.on(given)
     try:
         return all(_same(values.of(g.args[0]), g.args[1]) for g in data_guards(tracer.graph))  # type: ignore[arg-type]
     except Unknown:

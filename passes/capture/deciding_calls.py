@@ -60,6 +60,8 @@ class DecidingCalls:
 
     def function(self, fn: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
         """A plain function is called in which the data decide: the same."""
+        if self._settings.is_body:
+            return own(*args, **kwargs)
         run, keep = functools.partial(own, *args, **kwargs), functools.partial(self._functions.plain, fn, args, kwargs)
         return self._traced_or_whole(fn, run, keep, lambda _: can_be_held((args, kwargs)), (args, kwargs))
 

@@ -41,6 +41,10 @@ class TraceSettings:
     functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
 
+    def of_body(self, training: bool) -> TraceSettings:
+        """Those of the inside of a call."""
+        return TraceSettings(self.device, self.makes_all, self.hashes, training, is_body=True)
+
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
     """Trace with the settings that the model turns out to need."""

@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -77,8 +77,7 @@ class Tracer:
         self, model: nn.Module, settings: TraceSettings, memo: Memo, added: Mapping[str, nn.Module | Tensor]
     ) -> None:
         self.model, self.settings, self.memo = model, settings, memo
-        self.finished = False
-        self.hoisted = False  # the data guards run first
+        self.finished = self.hoisted = False  # hoisted: the data guards run first
         self.parts = modules_of(model)
         self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
         self.handles = Handles(lambda node, value: proxy.make(node, self, value))
@@ -90,9 +89,8 @@ class Tracer:
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
         guards = TraceGuards(self.builder.graph, self.stack)
-        held = self.model_tensors.buffer, self.additions.held.get
-        self.data = DataValues(self.builder.graph, memo.values, memo.run, *held)
-        self.decisions = DataDecisions(settings, guards, self.conditions, self.data)
+        data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
+        self.decisions = DataDecisions(settings, guards, self.conditions, data)
         self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
@@ -114,23 +112,20 @@ class Tracer:
             settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo, guards
         )
         self.hook_gradient = self.functions.hook_gradient
-        self.effects = SideEffects(
-            self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
-        )
+        metas = self.model_tensors.metas
+        self.effects = SideEffects(self.tensors, metas, self.writes, self.conditions, settings.stateful)
         self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
-        self.deciding = DecidingCalls(settings, self.decisions, self.leaves, self.functions, self.writes, self.history)
+        deciding = DecidingCalls(settings, self.decisions, self.leaves, self.functions, self.writes, self.history)
+        self.plain_function = deciding.function
         modules = ModuleCalls(
-            settings, self.deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
+            settings, deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
             self.effects, self.writes, self.stack, self.history,
         )  # fmt: skip
         self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
         """The trace of a module's forward in the course of this one, for the body of a call."""
-        settings = TraceSettings(
-            self.settings.device, self.settings.makes_all, self.settings.hashes, training, is_body=True
-        )
-        return Tracer(module, settings, self.memo, {})
+        return Tracer(module, self.settings.of_body(training), self.memo, {})
 
     @property
     def graph(self) -> fx.Graph:
@@ -204,9 +199,6 @@ class Tracer:
             return self.functions.custom(function, args)  # type: ignore[arg-type]
         with self.gradients.inside_function():
             return otherwise()
-
-    def plain_function(self, function: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
-        return own(*args, **kwargs) if self.settings.is_body else self.deciding.function(function, own, args, kwargs)
 
     def shadow_of(self, module: nn.Module) -> nn.Module | None:
         return self.shadows.of(module)
