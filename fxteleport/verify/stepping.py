@@ -90,7 +90,7 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
 
 def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
     plan = made.plan
-    reference = original(plan.captured)
+    reference: fx.GraphModule = original(plan.captured)
     reference.eval()
     symbols = tau(plan, made.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}

@@ -67,6 +67,7 @@ class Captured:
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        data: the example's integers and booleans, if they decided anything, by the id of their meta tensor.
         trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
@@ -93,6 +94,7 @@ class Captured:
     settings: frozenset[tuple[str, str]]
     state: frozenset[tuple[str, str]]
     trained: dict[str, bool]
+    data: dict[int, Tensor]
     training: fx.Graph | None = None
     choice: Choice | None = None
     variants: tuple[fx.Graph, ...] = ()
@@ -201,6 +203,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         settings=frozenset().union(*(t.shadows.reads.read() for t in tracers)),
         state=frozenset().union(*(t.shadows.reads.changed() for t in tracers)),
         trained=_merged(t.required.asked for t in tracers),
+        data=tracer.decisions.examples(),
         training=None if other is None else other.tracer.graph,
         choice=choice,
         variants=tuple(t.tracer.graph for t in variants.traces),

@@ -16,18 +16,19 @@ class CannotRun(Exception):
 
 def cannot_run(text: str, error: BaseException | None) -> CannotRun:
     """That an operation fails with an error, in a form which code that expects the error catches."""
-    kind = type(error)
+    kind: Any = type(error)
     if issubclass(kind, CannotRun) or not issubclass(kind, Exception):
         return CannotRun(text)
     try:
-        made: CannotRun = _kind_of(kind).__new__(_kind_of(kind), text)
+        as_both: Any = _kind_of(kind)
+        made: CannotRun = as_both.__new__(as_both, text)
     except TypeError:  # an exception of another layout
         return CannotRun(text)
     return made
 
 
 @functools.cache
-def _kind_of(kind: type[BaseException]) -> type[Any]:
+def _kind_of(kind: Any) -> type[Any]:
     return type("CannotRun", (CannotRun, kind), {"__str__": Exception.__str__})
 
 

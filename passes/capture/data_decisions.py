@@ -68,6 +68,10 @@ class DataDecisions:
             self._guards.fix(expect_data, node, value)
         return value
 
+    def examples(self) -> dict[int, Tensor]:
+        """The example's integers and booleans, by the id of their meta tensor; none if nothing rests on them."""
+        return self.values.examples() if self.any else {}
+
     def are_data(self, x: Any) -> bool:
         """True where the example inputs alone decide all tensors in an argument structure, and there are any."""
         handles = [h for h in handles_in(x) if isinstance(value_of(h), Tensor)]

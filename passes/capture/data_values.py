@@ -61,6 +61,11 @@ class DataValues:
         """The values on other inputs, by their placeholders."""
         return DataValues(self._graph, self._memo, self._buffer, self._constant, inputs)
 
+    def examples(self) -> dict[int, Tensor]:
+        """The example inputs that are known, by the id of the meta tensor in their place."""
+        inputs = (x for node in self._graph.nodes if node.op == "placeholder" for x in _tensors(info(node).value))
+        return {id(x): self._example(x) for x in inputs if self._memo.values.has_example(x)}
+
     @unrecorded
     def of(self, node: fx.Node) -> Any:
         """The value of a node on the example inputs; not to be written to.

@@ -172,7 +172,7 @@ def _path(tracer: Tracer) -> list[tuple[Condition | None, str, Any]]:
     by_node = {node: c for c, node in tracer.conditions.nodes.items() if node is not None and c.kind == "data"}
     found = []
     for guard in data_guards(tracer.graph):
-        condition = by_node.get(guard.args[0])  # type: ignore[call-overload]
+        condition = by_node.get(guard.args[0])  # type: ignore[arg-type]
         where = f"{info(guard).path} {condition.path} {condition.source}" if condition is not None else guard.name
         found.append((condition, where, guard.args[1]))
     return found

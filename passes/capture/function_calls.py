@@ -125,7 +125,7 @@ class FunctionCalls:
         if gives_constants(function):
             raise DataDependent(f"'{function.__name__}' gives a plain value on some data, and a tensor on others")
         path = self._additions.free_path(f"{self._stack.path}.function_{function.__name__}")
-        out = None
+        out: Any = None
         try:
             out = self._calls.call_added(path, PlainFunction(function), args, kwargs, decides=True)
         finally:

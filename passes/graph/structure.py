@@ -45,7 +45,7 @@ def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
 
     Its constructor is not called: it may ask for fields.
     """
-    kind = type(table)
+    kind: Any = type(table)
     if kind is dict:
         return {k: fn(v) for k, v in table.items()}
     try:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +188,12 @@ def test_experts_get_rows(route: str, assert_exact: Callable[..., ft.Plan]) -> N
 def _batches() -> Iterator[Tensor]:
     for size, scale in ((1, 1.0), (5, 0.0), (12, 10.0)):
         yield torch.randn(size, 8) * scale
+
+
+def test_a_saved_network_is_planned_again_on_the_masks_that_decided(tmp_path: Path) -> None:
+    model, x = ft.randomize(Pools(bias_of)).eval(), torch.randn(2, 4, 5)
+    network = ft.teleport(model, x, mask("left"), exact=True, seed=0)
+    ft.save(tmp_path / "network", network, "pools")
+    loaded = ft.load(tmp_path / "network", Pools(bias_of).eval())
+    for name in MASKS:
+        assert torch.equal(loaded(x, mask(name)), model(x, mask(name)))
