@@ -48,6 +48,8 @@ def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():  # a program is one graph, which asserts what its data must decide
+            return forward(self, *args, **kwargs)
         cuda = sorted({x.get_device() for x in leaves_of((args, kwargs)) if isinstance(x, Tensor) and x.is_cuda})
         drawn = torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)
         try:

@@ -197,3 +197,16 @@ def test_a_saved_network_is_planned_again_on_the_masks_that_decided(tmp_path: Pa
     loaded = ft.load(tmp_path / "network", Pools(bias_of).eval())
     for name in MASKS:
         assert torch.equal(loaded(x, mask(name)), model(x, mask(name)))
+
+
+def test_compiled_and_exported() -> None:
+    """Compiled, a network chooses as before; a program is the graph of the masks that it was exported on."""
+    model, x = ft.randomize(Pools(bias_of)).eval(), torch.randn(2, 4, 5)
+    network = ft.teleport(model, x, mask("right"), exact=True, seed=0)
+    with torch.no_grad():
+        compiled = torch.compile(network, backend="eager")
+        assert all(torch.equal(compiled(x, mask(name)), model(x, mask(name))) for name in MASKS)
+        program = torch.export.export(network, (x, mask("right"))).module()
+        assert torch.equal(program(x, mask("left")), model(x, mask("left")))
+        with pytest.raises(RuntimeError, match="the data decide"):
+            program(x, mask("ones"))
