@@ -72,7 +72,7 @@ class Lowering:
         if isinstance(x, Tensor):
             return node_of(self._tensors.constant(x))
         if is_record(x):
-            return self._built(x, **self._fields({f.name: getattr(x, f.name) for f in fields if f.init}))
+            return self._built(x, **self._fields({f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}))
         if isinstance(x, np.generic):
             return x.item()
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
@@ -93,7 +93,7 @@ class Lowering:
         """A node that builds a dictionary of another class."""
         fields: Any = dataclasses.fields(x) if dataclasses.is_dataclass(x) else None
         if fields is not None and all(vars(x).get(k) is v for k, v in x.items()):
-            given = {f.name for f in dataclasses.fields(x) if f.init}
+            given = {f.name for f in fields if f.init}
             others = {k: v for k, v in vars(x).items() if k not in x and v is not None}
             if not others and given.issuperset(x):
                 return self._built(x, **self._fields(dict(x)))
