@@ -45,6 +45,10 @@ class GuardError(TeleportError, ValueError):
     """An emitted network met what it was not captured for: another number, length, type, structure or branch."""
 
 
+class DataGuardError(GuardError):
+    """An emitted network met data (a mask, a length) that decide otherwise than those that it was captured with."""
+
+
 class Decline(Exception):
     """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
 

@@ -15,6 +15,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -159,6 +160,7 @@ def _description(
         fingerprint=made.fingerprint,
         settings=made.planned.hash_of_settings(),
         versions=installed_versions(),
+        data_guards=made.data_guards,
     )
 
 
@@ -199,10 +201,11 @@ def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _planned(model: nn.Module, saved: Description) -> Plan:
     inputs = inputs_from(saved.inputs)
+    settings: Any = {"mode": saved.mode, "norm_stats": saved.norm_stats, "data_guards": saved.data_guards}
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return plan(model, *inputs.values(), mode=saved.mode, norm_stats=saved.norm_stats)
-    return plan(model, **inputs, mode=saved.mode, norm_stats=saved.norm_stats)
+        return plan(model, *inputs.values(), **settings)
+    return plan(model, **inputs, **settings)
 
 
 def _has_saved_settings(made: Analysis, saved: Description) -> bool:

@@ -31,7 +31,7 @@ class Description:
         format: the version of the files' layout.
         id: a hash of the change of basis, which all three files hold.
         model: a timm name, "torchvision/NAME", or a text that says nothing to `load`.
-        mode, norm_stats, fingerprint: of the plan.
+        mode, norm_stats, data_guards, fingerprint: of the plan.
         input_size: (C, H, W) that the model was built for, where that is not its own.
         inputs: the example inputs without their values (see `example_inputs.py`).
         dtype: the number format of the parameters.
@@ -52,6 +52,7 @@ class Description:
     fingerprint: str
     settings: str | None
     versions: dict[str, str]
+    data_guards: bool
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -75,7 +76,8 @@ class Description:
             raise CheckpointError(f"'{path}' names a mode or norm statistics that do not exist: it is corrupt")
         if facts["input_size"] is not None:
             require_size(facts["input_size"])
-        return cls(settings=facts.get("settings"), **{name: facts[name] for name in _TYPES})
+        guards = facts.get("data_guards", True) is not False
+        return cls(settings=facts.get("settings"), data_guards=guards, **{name: facts[name] for name in _TYPES})
 
 
 @functools.cache

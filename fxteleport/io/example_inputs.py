@@ -1,11 +1,14 @@
 """The example inputs of a plan in JSON: structures, shapes and plain values, and zeros in place of the tensors' values.
 
+Of integers and booleans by which the plan was decided (a padding mask), the values are kept.
+
 A file may describe anything: what it asks for is checked before memory is taken for it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,29 +22,31 @@ _LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
 
 
 def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
-    """The example inputs of a plan, without the values of tensors.
+    """The example inputs of a plan, without the values of tensors that decided nothing.
 
     Raises:
         CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value.
     """
     nodes = [n for n in plan.captured.graph.nodes if n.op == "placeholder"]
-    return [{"name": str(n.target), "value": _described(info(n).value, str(n.target))} for n in nodes]
+    data = plan.captured.data
+    return [{"name": str(n.target), "value": _described(info(n).value, str(n.target), data)} for n in nodes]
 
 
-def _described(value: Any, name: str) -> Any:
+def _described(value: Any, name: str, data: Mapping[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        made = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return made | {"values": data[id(value)].flatten().tolist()} if id(value) in data else made
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_described(v, name) for v in value]}
+        return {type(value).__name__: [_described(v, name, data) for v in value]}
     if isinstance(value, dict):
-        return {"dict": {k: _described(v, name) for k, v in value.items()}}
+        return {"dict": {k: _described(v, name, data) for k, v in value.items()}}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"plain": value}
     raise CheckpointError(f"input '{name}' holds a {type(value).__name__}, which a checkpoint cannot describe")
 
 
 def inputs_from(described: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inputs of a description, by name; tensors are zero.
+    """The inputs of a description, by name; tensors without values in it are zero.
 
     Raises:
         CheckpointError: the description is corrupt, or asks for more memory than an input takes.
@@ -58,7 +63,10 @@ def inputs_from(described: list[dict[str, Any]]) -> dict[str, Any]:
 def _input(described: dict[str, Any]) -> Any:
     if "tensor" in described:
         require_size(described["tensor"])
-        return torch.zeros(described["tensor"], dtype=number_format(described["dtype"]))
+        dtype = number_format(described["dtype"])
+        if "values" in described:
+            return torch.tensor(described["values"], dtype=dtype).reshape(described["tensor"])
+        return torch.zeros(described["tensor"], dtype=dtype)
     kind, value = next(iter(described.items()))
     if kind == "plain":
         return value

@@ -55,6 +55,7 @@ class Analysis:
         mode, norm_stats: the arguments of `fxteleport.plan`.
         planned: what the model was like; the plan holds for no other.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
+        data_guards: the argument of `fxteleport.plan`.
         checks: what must be true of a graph is checked after each pass.
     """
 
@@ -66,6 +67,7 @@ class Analysis:
     planned: PlannedModel
     seconds: dict[str, float]
     checks: bool = False
+    data_guards: bool = True
     caches: Caches = field(default_factory=Caches)
 
     @property

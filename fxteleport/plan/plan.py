@@ -48,6 +48,7 @@ def plan(
     mode: str = "full",
     norm_stats: str = "fixed",
     checks: bool = False,
+    data_guards: bool = True,
     **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
@@ -61,6 +62,9 @@ def plan(
             exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
         checks: check what must be true of the graph after each pass, that of each later `rewrite` included
             (`passes/check_graph.py` states it): for rules and passes under development.
+        data_guards: where integers and booleans among the inputs (or the model's buffers) alone decide what forward
+            does, the plan goes as the example's do: a condition of kind "data", and a guard in emitted networks.
+            Otherwise what decides is kept whole, and right on all data.
 
     Raises:
         InputError: an unknown mode or norm_stats.
@@ -78,8 +82,8 @@ def plan(
     if is_program(model):
         from fxteleport.plan.programs import plan_program
 
-        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks)
-    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks)
+        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards)
+    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards)
 
 
 def made(
@@ -90,6 +94,7 @@ def made(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     checks: bool,
+    data_guards: bool,
 ) -> P:
     """Run the passes on a module, and make a plan of this kind of what they find."""
     seconds = {}
@@ -97,7 +102,7 @@ def made(
     with _without_garbage_collection():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
-            captured = insist_on_ranks(capture(model, args, kwargs))
+            captured = insist_on_ranks(capture(model, args, kwargs, data_guards))
         if checks:
             check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
@@ -110,7 +115,7 @@ def made(
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks)
+        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks, data_guards)
 
 
 @contextlib.contextmanager
@@ -140,6 +145,7 @@ def teleport(
     mode: str = "full",
     norm_stats: str = "fixed",
     strict: bool = False,
+    data_guards: bool = True,
     **keyword_inputs: Any,
 ) -> TeleportedModule:
     """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
@@ -147,7 +153,7 @@ def teleport(
     Raises:
         ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
     """
-    planned = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+    planned = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, data_guards=data_guards, **keyword_inputs)
     if strict:
         planned.require_none()
     return planned.rewrite(planned.sample(cob_range, landscape, exact, seed))

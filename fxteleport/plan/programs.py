@@ -53,13 +53,19 @@ class ProgramPlan(Plan):
 
 
 def plan_program(
-    program: ExportedProgram, mode: str, norm_stats: str, args: tuple[Any, ...], kwargs: dict[str, Any], checks: bool
+    program: ExportedProgram,
+    mode: str,
+    norm_stats: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    checks: bool,
+    data_guards: bool,
 ) -> ProgramPlan:
     """Plan a program, on its own inputs unless others are given."""
     if not (args or kwargs):
         args, kwargs = inputs_of(program)
     kind = functools.partial(ProgramPlan, program=program)
-    return made(kind, module_of(program), mode, norm_stats, args, kwargs, checks)
+    return made(kind, module_of(program), mode, norm_stats, args, kwargs, checks, data_guards)
 
 
 def module_of(program: ExportedProgram) -> nn.Module:

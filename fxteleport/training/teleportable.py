@@ -34,7 +34,7 @@ class Teleportable(nn.Module):
     A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) stays where it was made: teleport it along.
 
     Args:
-        model, example_inputs, mode, norm_stats, keyword_inputs: as of `fxteleport.plan`.
+        model, example_inputs, mode, norm_stats, data_guards, keyword_inputs: as of `fxteleport.plan`.
 
     Raises:
         InputError, ModelError, CaptureError: as of `plan`.
@@ -46,12 +46,15 @@ class Teleportable(nn.Module):
         *example_inputs: Any,
         mode: str = "full",
         norm_stats: str = "fixed",
+        data_guards: bool = True,
         **keyword_inputs: Any,
     ) -> None:
         super().__init__()
         require_module(model)
         require_weights(model)
-        self.plan = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, **keyword_inputs)
+        self.plan = plan(
+            model, *example_inputs, mode=mode, norm_stats=norm_stats, data_guards=data_guards, **keyword_inputs
+        )
         shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
         if shared is not None:
             raise ModelError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx, nn
 
 from fxteleport.passes.errors import TeleportError
@@ -62,7 +64,9 @@ def _emitted(
     made: Teleportation, network: nn.Module, model: nn.Module, inputs: tuple[object, ...], keywords: dict[str, object]
 ) -> nn.Module | None:
     """The network that a plan of the float64 model emits; None unless `network` is that one, rounded."""
-    wide_plan = plan(model, *inputs, mode=made.plan.mode, norm_stats=made.plan.norm_stats, **keywords)  # type: ignore[arg-type]
+    of = made.plan
+    settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards}
+    wide_plan = plan(model, *inputs, **settings, **keywords)  # type: ignore[arg-type]
     if wide_plan.fingerprint != made.plan.fingerprint:
         return None
     wide = wide_plan.rewrite(made.cob)

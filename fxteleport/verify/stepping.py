@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from fxteleport.passes.capture.data_guards import data_guards
 from fxteleport.passes.domain.cob_map import CobMap
-from fxteleport.passes.errors import InputError
+from fxteleport.passes.errors import DataGuardError, InputError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.rewrite import original
@@ -89,11 +90,12 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
 
 def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
     plan = made.plan
-    reference = original(plan.captured)
+    reference: fx.GraphModule = original(plan.captured)
     reference.eval()
     symbols = tau(plan, made.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
-    values = {node.name: info(node).value for node in plan.captured.graph.nodes}
+    values = {node.name: info(node).value for graph in plan.captured.graphs for node in graph.nodes}
+    reference, gm = _for_these(reference, gm, inputs, keyword_inputs)
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
@@ -129,6 +131,25 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
             expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
             op, path = _op_name(source, reference), info(source).path
             yield NodeValue(name, op, path, source, a, expected, b)
+
+
+def _for_these(
+    reference: fx.GraphModule, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The graphs of two networks of one plan that run on given data: their first ones, or variants of them."""
+    pairs = [(reference, gm), *zip(getattr(reference, "variants", ()), getattr(gm, "variants", ()), strict=True)]
+    for pair in pairs:
+        guards = data_guards(pair[1].graph)
+        stepper = _Stepper(pair[1], inputs, keyword_inputs) if guards else None
+        try:
+            for node in pair[1].graph.nodes if stepper is not None else ():
+                stepper.step(node)  # type: ignore[union-attr]
+                if node is guards[-1]:
+                    break
+        except DataGuardError:
+            continue
+        return pair
+    return pairs[0]
 
 
 def _fits(scale: Tensor, value: Tensor) -> bool:

@@ -7,6 +7,7 @@ An argument structure becomes one with nodes in place of proxies. A parameter, a
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,8 @@ class Lowering:
         kind = type(x)
         if kind in PLAIN:
             return x
+        if is_proxy(x) and (own := proxy.own_of(x)) is not None:
+            return self.lower(own)
         if is_proxy(x):
             if node_of(x)._erased:
                 raise RuntimeError("a value of a part that could not be traced is still in use")
@@ -55,8 +58,7 @@ class Lowering:
         if kind is slice:
             return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
         if isinstance(x, dict):
-            items = {k: self.lower(v) for k, v in x.items()}
-            return items if kind is dict else self._built(x, items)
+            return {k: self.lower(v) for k, v in x.items()} if kind is dict else self._table(x)
         if kind is PackedSequence:
             return self._built(proxy.plain(x), **self._fields(x._asdict()))
         if isinstance(x, tuple) and proxy.is_named_tuple(kind):
@@ -79,13 +81,25 @@ class Lowering:
 
     def _assembled(self, x: Any) -> fx.Node:
         """A node that makes an object anew around the network's values."""
-        if self._stack:
+        if self._stack and not isinstance(x, dict):
             raise RuntimeError(
                 f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not"
             )
         leaf, values = take_apart(x, is_proxy)
         path = self._add_leaf(f"_{type(x).__name__}", leaf)
         return self._builder.made("call_module", path, tuple(map(self.lower, values)), {}, x)
+
+    def _table(self, x: Any) -> fx.Node:
+        """A node that builds a dictionary of another class."""
+        fields: Any = dataclasses.fields(x) if dataclasses.is_dataclass(x) else None
+        if fields is not None and all(vars(x).get(k) is v for k, v in x.items()):
+            given = {f.name for f in fields if f.init}
+            others = {k: v for k, v in vars(x).items() if k not in x and v is not None}
+            if not others and given.issuperset(x):
+                return self._built(x, **self._fields(dict(x)))
+        elif type(x) is OrderedDict:
+            return self._built(x, {k: self.lower(v) for k, v in x.items()})
+        return self._assembled(x)
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The lowered fields of an object, but those that are None, which are so by default."""

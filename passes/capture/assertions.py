@@ -23,14 +23,14 @@ def must_be(frame: FrameType) -> bool | None:
 
 def own_check(frame: FrameType | None) -> bool | None:
     """The same where the model's own code insists on it, and nothing catches what it raises; None: it does not."""
-    if frame is None or _caught(frame):
+    if frame is None or is_caught(frame):
         return None
     return True if _is_asserted(frame, frame.f_lasti) else must_be(frame)
 
 
 def insists(frame: FrameType | None) -> bool:
     """True where a frame compares what it asks for with another value, and raises unless both are equal."""
-    if frame is None or frame.f_lasti < 0 or _caught(frame):
+    if frame is None or frame.f_lasti < 0 or is_caught(frame):
         return False
     at, equal = _compared(frame.f_code, frame.f_lasti)
     return at is not None and ((equal and _is_asserted(frame, at)) or _verdicts(frame.f_code).get(at) is equal)
@@ -40,10 +40,10 @@ def unpacks(frame: FrameType | None) -> bool:
     """True where a frame takes a sequence apart into so many names, and nothing catches what it raises otherwise."""
     if frame is None or frame.f_lasti < 0:
         return False
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "UNPACK_SEQUENCE" and not _caught(frame)
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "UNPACK_SEQUENCE" and not is_caught(frame)
 
 
-def _caught(frame: FrameType | None) -> bool:
+def is_caught(frame: FrameType | None) -> bool:
     """True where what a frame raises right now may be caught before it leaves the model."""
     while frame is not None and frame.f_code.co_filename != CAPTURE:
         own = not frame.f_code.co_filename.startswith(OWN)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.data_variants import variants_in_both
 from fxteleport.passes.capture.leaf_table import names_in
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.mode_choice import Choice
@@ -37,6 +38,7 @@ from fxteleport.passes.errors import CaptureError, ModelError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.module_clone import is_clone, modules_of, path_of
+from fxteleport.passes.graph.node_info import name_apart
 from fxteleport.passes.graph.reachable import Reached
 
 
@@ -65,9 +67,11 @@ class Captured:
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
+        data: the example's integers and booleans, if they decided anything, by the id of their meta tensor.
         trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
+        variants, training_variants: the graphs on data that decide otherwise than the example's, in each mode.
     """
 
     graph: fx.Graph
@@ -90,13 +94,17 @@ class Captured:
     settings: frozenset[tuple[str, str]]
     state: frozenset[tuple[str, str]]
     trained: dict[str, bool]
+    data: dict[int, Tensor]
     training: fx.Graph | None = None
     choice: Choice | None = None
+    variants: tuple[fx.Graph, ...] = ()
+    training_variants: tuple[fx.Graph, ...] = ()
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
-        """The graph, and that of train mode if it is another one."""
-        return (self.graph,) if self.training is None else (self.graph, self.training)
+        """The graph, and that of train mode if it is another one; with their variants."""
+        trained = () if self.training is None else (self.training, *self.training_variants)
+        return (self.graph, *self.variants, *trained)
 
     @property
     def followed(self) -> dict[str, str]:
@@ -117,8 +125,13 @@ class Captured:
         return list(dict.fromkeys(map(str, self.conditions)))
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, data_guards: bool = True
+) -> Captured:
     """Trace `model` on example inputs (tensors anywhere in nested lists, tuples and dicts).
+
+    Args:
+        data_guards: where the example's integers and booleans alone decide, the trace goes as they do, with a guard.
 
     Raises:
         ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
@@ -127,7 +140,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     try:
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
-            return _captured(model, args, kwargs or {})
+            return _captured(model, args, kwargs or {}, data_guards)
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
@@ -135,9 +148,9 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         ) from None
 
 
-def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], data_guards: bool) -> Captured:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"))
+    settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"), data_guards=data_guards)
 
     def run(started: Tracer) -> Traced:
         return trace_model(started, args, kwargs)
@@ -162,9 +175,12 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return Tracer(model, found, tracer.memo, tracer.additions.held)
 
     other, choice = trace_training(traced, start, run, repeats)
+    variants, trained = variants_in_both(traced, other, choice, (args, kwargs))
+    for i, variant in enumerate((*variants.traces, *trained.traces), start=1):
+        name_apart(variant.tracer.graph.nodes, f"variant_{i}")
     if other is not None:
-        name_apart(other.tracer.graph.nodes)
-    traces = [traced] if other is None else [traced, other]
+        name_apart(other.tracer.graph.nodes, "in_training")
+    traces = [traced, *variants.traces, *([] if other is None else [other, *trained.traces])]
     tracers = [t.tracer for t in traces]
     return Captured(
         graph=tracer.graph,
@@ -177,7 +193,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         added=tracers[-1].additions.held,
         opaque=tracer.leaves.opaque,
         branches=_merged(t.calls.bodies for t in tracers),
-        conditions=_conditions(tracers),
+        conditions=_conditions(tracers, variants.covered | trained.covered),
         assigned=_merged(t.assigned for t in traces),
         reached=_merged(t.leaves.reached for t in tracers),
         held=frozenset().union(*(t.tensors.held for t in tracers)),
@@ -187,8 +203,11 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         settings=frozenset().union(*(t.shadows.reads.read() for t in tracers)),
         state=frozenset().union(*(t.shadows.reads.changed() for t in tracers)),
         trained=_merged(t.required.asked for t in tracers),
+        data=tracer.decisions.examples(),
         training=None if other is None else other.tracer.graph,
         choice=choice,
+        variants=tuple(t.tracer.graph for t in variants.traces),
+        training_variants=tuple(t.tracer.graph for t in trained.traces),
     )
 
 
@@ -201,21 +220,19 @@ def _merged(tables: Iterable[Mapping[K, V]]) -> dict[K, V]:
     return {key: value for table in tables for key, value in table.items()}
 
 
-def _conditions(tracers: Sequence[Tracer]) -> tuple[Condition, ...]:
-    """The conditions of all traces; one of eval mode stands for its like in train mode, where names differ."""
-    first, *others = (t.conditions.nodes for t in tracers)
+def _conditions(tracers: Sequence[Tracer], covered: Container[Condition]) -> tuple[Condition, ...]:
+    """The conditions of all traces; one of the first stands for its like in others, where names differ.
+
+    Args:
+        covered: those of one trace that another answers.
+    """
+    first, *others = ({c: n for c, n in t.conditions.nodes.items() if c not in covered} for t in tracers)
     merged = dict(first)
     known = {dataclasses.replace(c, node="") for c in first}
     for condition, node in (item for other in others for item in other.items()):
         if dataclasses.replace(condition, node="") not in known:
             merged[dataclasses.replace(condition, node="" if node is None else node.name)] = node
     return tuple(merged)
-
-
-def name_apart(nodes: Iterable[fx.Node]) -> None:
-    """Give nodes of train mode names that no node of eval mode has."""
-    for node in nodes:
-        node._rename(f"{node.name}_in_training")
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from types import FunctionType
+from typing import Any
 
 
 class CannotRun(Exception):
-    """An operation fails on real data too: the model does not run on these inputs."""
+    """An operation fails on real data too: the model does not run on these inputs, or its code catches the error."""
+
+    __str__ = Exception.__str__  # whatever else it is (`cannot_run`)
+
+
+def cannot_run(text: str, error: BaseException | None) -> CannotRun:
+    """That an operation fails with an error, in a form which code that expects the error catches."""
+    kind: Any = type(error)
+    if issubclass(kind, CannotRun) or not issubclass(kind, Exception):
+        return CannotRun(text)
+    try:
+        as_both: Any = _kind_of(kind)
+        made: CannotRun = as_both.__new__(as_both, text)
+    except TypeError:  # an exception of another layout
+        return CannotRun(text)
+    return made
+
+
+@functools.cache
+def _kind_of(kind: Any) -> type[Any]:
+    return type("CannotRun", (CannotRun, kind), {"__str__": Exception.__str__})
 
 
 class DataDependent(Exception):
@@ -23,6 +46,18 @@ class WrittenConstant(Again):
 
 class HashedSize(Again):
     """Python looks a size up in a table: it must be a number."""
+
+
+class DecidesInFunction(Again):
+    """The data decide in plain functions, which may be kept whole if their calls are seen.
+
+    Args:
+        functions: those.
+    """
+
+    def __init__(self, functions: Iterable[FunctionType]) -> None:
+        super().__init__()
+        self.functions = frozenset(functions)
 
 
 class NextRunDiffers(Again):
@@ -43,6 +78,10 @@ class Unhashable(TypeError):
 
 class Stores(Exception):
     """A call that is kept whole would store something where the trace does not see it."""
+
+
+# Errors of the whole model: another trace, or a way to run it, is needed, and to keep a part whole does not help.
+OF_THE_MODEL = (CannotRun, Again, RecursionError)
 
 
 def raise_if_hashed(error: BaseException) -> None:

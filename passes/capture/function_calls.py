@@ -21,7 +21,9 @@ from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.opaque_leaves import Applied, GradientHook, Registered
 from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.capture.plain_functions import PlainFunction, gives_constants
 from fxteleport.passes.capture.recorder import Recorder
+from fxteleport.passes.capture.trace_guards import TraceGuards
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.errors import OpaqueModuleWarning
 from fxteleport.passes.graph.leaf_modules import DROPOUT
@@ -50,7 +52,9 @@ class FunctionCalls:
         additions: Additions,
         stack: CallStack,
         memo: Memo,
+        guards: TraceGuards,
     ) -> None:
+        self._guards = guards
         self.backwards: dict[fx.Node, fx.Graph | str] = {}
         self._settings, self._recorder, self._memo, self._stack = settings, recorder, memo, stack
         self._leaves, self._calls, self._bodies, self._additions = leaves, calls, bodies, additions
@@ -106,6 +110,32 @@ class FunctionCalls:
         out = self._calls.call_added(path, leaf, args, kwargs, decides=True)
         self._leaves.keep_method_whole(path, self._leaves.real(owner), method, why)
         warnings.warn(f"method '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
+        return out
+
+    @unrecorded
+    def plain(self, function: FunctionType, args: Any, kwargs: Any, why: str) -> Any:
+        """Record a call of a plain function as a leaf of its own.
+
+        Raises:
+            CannotRun, DataDependent: it does not run on its own, or what it gives decides, too.
+            RuntimeError: it can read tensors of the model.
+        """
+        if self._leaves.reach.of(function):
+            raise RuntimeError(OUTSIDE)
+        if gives_constants(function):
+            raise DataDependent(f"'{function.__name__}' gives a plain value on some data, and a tensor on others")
+        path = self._additions.free_path(f"{self._stack.path}.function_{function.__name__}")
+        out: Any = None
+        try:
+            out = self._calls.call_added(path, PlainFunction(function), args, kwargs, decides=True)
+        finally:
+            if not proxy.is_proxy(out) or proxy.trust_of(out) is Trust.RAGGED:
+                self._leaves.forget(path)
+        if path not in self._leaves.twins:
+            raise DataDependent(f"what '{function.__name__}' gives depends on the data, and decides")
+        self._guards.insist_on_form(proxy.node_of(out))
+        self._leaves.opaque[path] = why
+        warnings.warn(f"function '{path}' is kept whole: {why}", OpaqueModuleWarning, stacklevel=2)
         return out
 
     @unrecorded

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
+from fxteleport.passes.capture.plain_functions import PlainFunction
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.storage import equal
@@ -77,7 +78,7 @@ def _same_target(a: str, b: str, added: Added, more: Added, drops: bool) -> bool
         return False
     if isinstance(one, Applied) and isinstance(other, Applied):
         return one.function is other.function
-    if isinstance(one, (Helper, Given)):
+    if isinstance(one, (Helper, Given, PlainFunction)):
         return one.is_like(other)  # type: ignore[arg-type]
     if type(one) in _DROPOUTS:
         return one.inplace == other.inplace and (one.p == other.p or not drops)  # type: ignore[union-attr]

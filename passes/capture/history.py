@@ -15,6 +15,7 @@ from fxteleport.passes.capture.handles import Handles
 from fxteleport.passes.capture.meta_values import containers
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.graph.structure import refill
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,7 @@ class History:
         """Erase what was recorded since; lists and dictionaries hold again what they held."""
         self._stack.unwind(mark.depth)
         for container, held in mark.contents:
-            container.clear()
-            container.extend(held) if isinstance(held, list) else container.update(held)
+            refill(container, held)
         self._handles.undo(mark.moves)
         alive = self._builder.erase_after(mark.node)
         self._tensors.keep_only(alive)

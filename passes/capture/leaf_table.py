@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.additions import Additions
 from fxteleport.passes.capture.meta_values import CPU, META, tree_map
@@ -70,6 +70,11 @@ class LeafTable:
         self._additions.add(path, leaf)
         self.twins[path] = leaf
 
+    def forget(self, path: str) -> None:
+        """A leaf of those is not called after all."""
+        self._additions.held.pop(path, None)
+        self.twins.pop(path, None)
+
     def add_like(self, wanted: str, leaf: nn.Module) -> str:
         """The same, under a free path like the one wanted."""
         path = self._additions.free_path(wanted)
@@ -100,6 +105,13 @@ class LeafTable:
         leaf = Helper(clone(real, withheld, owner, training=mode, beside=self.reach.of(real)), method)
         leaf.training = mode
         return leaf
+
+    def may_write(self, node: fx.Node) -> bool:
+        """True for a call of a leaf that has a state which it may change, or whose code is not known."""
+        if node.op != "call_module":
+            return False
+        parts = self.twin(str(node.target)).modules()
+        return node.target in self.opaque or any(part._buffers for part in parts)
 
     def run(self, path: str, args: Any, kwargs: Any) -> Any:
         """Run a module with its own weights, in the mode that is traced, where they are."""

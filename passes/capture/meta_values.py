@@ -7,6 +7,7 @@ that of the example inputs or what was computed from them, since what it is used
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import is_record, remade
+from fxteleport.passes.graph.structure import contents, is_record, mapped_table, remade
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -66,16 +67,28 @@ class MetaValues:
         self._examples[tensor] = example
 
     def made_up(self, fill: Callable[..., Tensor], x: Any) -> Any:
-        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or zeros."""
+        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or made up.
+
+        Integers are zeros, which are indices of anything. Of booleans two in three are true on the first run, so that
+        what they choose is neither nothing nor all.
+        """
         if not isinstance(x, Tensor):
             return x
         if not x.is_meta:
             return x.detach().clone()
         if not x.is_floating_point():
             example: Tensor | None = self._examples.get(x)
-            return torch.zeros(x.shape, dtype=x.dtype) if example is None else example.clone()
+            if example is not None:
+                return example.clone()
+            if x.dtype is torch.bool and fill is not torch.zeros:
+                return (torch.arange(x.numel()) % 3 < 2).view(x.shape)
+            return torch.zeros(x.shape, dtype=x.dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            if x.layout is torch.strided and x.numel() and not x.is_contiguous() and 0 not in x.stride():
+                length = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+                flat = fill((length,), dtype=torch.float32).to(x.dtype)
+                return flat.as_strided(x.shape, x.stride())  # some views fail on it
             made = fill(x.shape, dtype=torch.float32).to(x.dtype)
         return made if x.layout is torch.strided else made.to_sparse(layout=x.layout)
 
@@ -88,6 +101,8 @@ def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
             return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
         if is_record(x):
             return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
+        if isinstance(x, dict):  # of a class that pytree does not know
+            return mapped_table(x, functools.partial(tree_map, fn))
         return fn(x)
 
     return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
@@ -99,7 +114,7 @@ def containers(x: Any) -> list[tuple[Any, Any]]:
     if kind is not tuple and kind is not list and not issubclass(kind, dict):
         return []
     inner = [c for item in (x.values() if issubclass(kind, dict) else x) for c in containers(item)]
-    return inner if kind is tuple else [(x, x.copy()), *inner]
+    return inner if kind is tuple else [(x, contents(x)), *inner]
 
 
 def changed(container: Any, held: Any) -> bool:

@@ -24,6 +24,7 @@ class ModelTensors:
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        self._parts = parts
         self.metas: dict[str, Tensor] = {}
         self.canonical: dict[str, str] = {}
         self.names: dict[int, str] = {}
@@ -36,6 +37,11 @@ class ModelTensors:
         self.trained = {name for name, tensor in tensors.items() if tensor.requires_grad}
         self._memories = by_memory(tensors)
         self.overlapping = overlapping(tensors, self._memories)
+
+    def buffer(self, name: str) -> Tensor | None:
+        """A buffer of the model's own; None for another name."""
+        path, _, own = name.rpartition(".")
+        return self._parts[path]._buffers.get(own) if path in self._parts else None
 
     def share_memory_with(self, tensor: Tensor) -> None:
         """A tensor that is none of the model's is in use beside them: those that lie in its memory overlap."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
-from fxteleport.passes.capture.control_flow import Again, CannotRun, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.control_flow import OF_THE_MODEL, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.deciding_calls import DecidingCalls
 from fxteleport.passes.capture.function_calls import OUTSIDE, FunctionCalls
 from fxteleport.passes.capture.history import History
 from fxteleport.passes.capture.layer_calls import LayerCalls
@@ -34,9 +34,6 @@ from fxteleport.passes.graph.leaf_modules import (
 )
 from fxteleport.passes.graph.module_clone import path_of
 
-# Errors of the whole model: another trace, or a way to run it, is needed, and to keep one module whole does not help.
-_OF_THE_MODEL = (CannotRun, Again, RecursionError)
-
 
 class ModuleCalls:
     """Decides on each call of a module, or of a method of one.
@@ -48,6 +45,7 @@ class ModuleCalls:
     def __init__(
         self,
         settings: TraceSettings,
+        deciding: DecidingCalls,
         leaves: LeafTable,
         calls: LeafCalls,
         layers: LayerCalls,
@@ -59,6 +57,7 @@ class ModuleCalls:
         stack: CallStack,
         history: History,
     ) -> None:
+        self._deciding = deciding
         self._settings, self._leaves, self._calls, self._layers = settings, leaves, calls, layers
         self._functions, self._bodies, self._modes = functions, bodies, modes
         self._effects, self._writes, self._stack, self._history = effects, writes, stack, history
@@ -93,10 +92,11 @@ class ModuleCalls:
                 out = forward(*args, **kwargs)
                 self._effects.reject_state(module)
                 return out
-            except _OF_THE_MODEL:
+            except OF_THE_MODEL:
                 raise
             except Exception as error:
                 raise_if_hashed(error)
+                self._deciding.watch(error)
                 if not may_fall_back or any(map(watched, real.modules())):  # a leaf is as it is in the model
                     raise
                 if self._writes.changed(module.modules(), mark.writes):  # and as it was at planning
@@ -142,21 +142,5 @@ class ModuleCalls:
         return out
 
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
-        """A method of a module, other than `forward`, is called: if it depends on the data, it is kept whole."""
-        mark = self._history.mark((args, kwargs))
-        try:
-            return fn(module, *args, **kwargs)
-        except _OF_THE_MODEL:
-            raise
-        except Exception as error:
-            raise_if_hashed(error)
-            if proxy.find_trace((args, kwargs)) is None or any(map(watched, module.modules())):
-                raise
-            parts, names = self._leaves.reach.parts_of_method(module, fn)
-            if self._writes.changed(parts, mark.writes, module, names):
-                raise
-            self._history.undo(mark)
-            try:
-                return self._functions.method(module, fn, args, kwargs, first_line(error))
-            except CannotRun:  # it needs the weights: then its module is kept whole
-                raise error from None
+        """A method of a module, other than `forward`, is called."""
+        return self._deciding.method(module, fn, args, kwargs)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.proxy import Proxy, is_proxy, value_of
-from fxteleport.passes.graph.structure import PLAIN
+from fxteleport.passes.graph.structure import PLAIN, mapped_table
 
 
 class Opened:
@@ -34,6 +34,8 @@ class Opened:
         kind = type(x)
         if kind in PLAIN:
             return x
+        if is_proxy(x) and (own := proxy.own_of(x)) is not None:
+            return self._open(own)
         if is_proxy(x):
             self.handles.append(x)
             return value_of(x)
@@ -45,7 +47,7 @@ class Opened:
             self.lent.append((x, items := [self._open(v) for v in x]))
             return items
         if issubclass(kind, dict):
-            self.lent.append((x, table := kind((k, self._open(v)) for k, v in x.items())))
+            self.lent.append((x, table := mapped_table(x, self._open)))
             return table
         if proxy.is_named_tuple(kind):
             return kind._make([self._open(v) for v in x])

@@ -84,6 +84,9 @@ class Trace(Protocol):
     ) -> Any:
         """An autograd function is applied (`args` is None where by keyword): record one call, or run `otherwise`."""
 
+    def plain_function(self, function: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
+        """A function that the trace watches is called; `own` does what it does."""
+
     def shadow_of(self, module: nn.Module) -> nn.Module | None:
         """The shadow of one of the user's own modules."""
 

@@ -8,6 +8,8 @@ methods on the class.
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import operator
 import sys
@@ -22,6 +24,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import same_items, setitem
+from fxteleport.passes.graph.structure import mapped_table, refill
 
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
@@ -305,22 +308,78 @@ class SequenceProxy(Overriding, Proxy):
         return self._trace.values.hashed(self)
 
 
-class DictProxy(Overriding, Proxy):
+class Held(Overriding, Proxy):
+    """What holds values under names or keys. Code may assign to it: from then on it is an object of the trace's own.
+
+    Attributes:
+        _own: an object like the value, of what was read out of that, once something was assigned to it.
+    """
+
+    __slots__ = ("_own",)
+
+    def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
+        self._own: Any = None
+        super().__init__(node, trace, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if self._own is None else getattr(self._own, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_PROXIES:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._made_own(), name, value)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._made_own()[key] = value
+
+    def _made_own(self) -> Any:
+        """The object that is assigned to."""
+        if self._own is None:
+            self._own = self._opened()
+        return self._own
+
+    def _opened(self) -> Any:
+        made, read = copy.copy(self._value), self._trace.record
+        for name in vars(self._value):
+            object.__setattr__(made, name, read("call_function", getattr, (self, name), {}))
+        return made
+
+
+_OF_PROXIES = frozenset({"_node", "_trace", "_value", "_own"})
+
+
+class DictProxy(Held):
     """A dictionary, such as an opaque module returns: its keys are plain values, its items are recorded."""
 
     __slots__ = ()
 
+    def _opened(self) -> Any:
+        items = {key: self[key] for key in self}
+        of = {id(x): items[key] for key, x in dict.items(self._value)}
+        read = functools.partial(self._trace.record, "call_function", getattr)
+        made = mapped_table(self._value, lambda x: x)
+        refill(made, items)
+        for name, x in getattr(self._value, "__dict__", {}).items():
+            made.__dict__[name] = of[id(x)] if id(x) in of else read((self, name), {})
+        return made
+
     def __getitem__(self, key: Any) -> Any:
+        if self._own is not None:
+            return self._own[key]
         return self._trace.record("call_function", operator.getitem, (self, key), {})
 
     def __len__(self) -> int:
-        return len(self._trace.lengths.unpacked(self))
+        return len(self._keys())
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._trace.lengths.unpacked(self))
+        return iter(self._keys())
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._trace.lengths.unpacked(self)
+        return item in self._keys()
+
+    def _keys(self) -> Any:
+        return self._trace.lengths.unpacked(self) if self._own is None else self._own
 
     def keys(self) -> list[Any]:
         return list(self)
@@ -338,7 +397,7 @@ class DictProxy(Overriding, Proxy):
         return id(self)
 
 
-class ObjectProxy(Overriding, Proxy):
+class ObjectProxy(Held):
     """Any other value, such as the data class that an opaque module returns."""
 
     __slots__ = ()
@@ -414,6 +473,11 @@ def rebind(handle: Proxy, node: fx.Node, value: Any) -> None:
     handle._node, handle._value = node, value
 
 
+def own_of(handle: Proxy) -> Any:
+    """The object of the trace's own that a proxy stands for since code has assigned to it; None for any other."""
+    return handle._own if issubclass(type(handle), Held) else None  # type: ignore[attr-defined]
+
+
 def is_proxy(x: object) -> bool:
     """True for a proxy of a trace under way; `isinstance` cannot tell, since a proxy claims the class of its value."""
     return issubclass(type(x), Proxy) and not x._trace.finished  # type: ignore[attr-defined]
@@ -432,14 +496,14 @@ def is_named_tuple(kind: type) -> bool:
 def plain(x: Any) -> Any:
     """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
     if issubclass(type(x), Proxy):
-        return x._value
+        return x._value if own_of(x) is None else plain(own_of(x))
     kind = type(x)
     if kind is tuple or kind is list or kind is torch.Size:
         return kind([plain(v) for v in x])
     if is_named_tuple(kind):
         return kind._make(map(plain, x))  # type: ignore[attr-defined]
     if issubclass(kind, dict):
-        return kind((k, plain(v)) for k, v in x.items())
+        return mapped_table(x, plain)
     if kind is slice:
         return slice(plain(x.start), plain(x.stop), plain(x.step))
     return x
@@ -482,7 +546,7 @@ def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def find_trace(x: Any) -> Trace | None:
     """The trace of the first proxy found in an argument structure, or None."""
-    if is_proxy(x):
+    if is_proxy(x):  # an object that was assigned to, too
         return x._trace  # type: ignore[no-any-return]
     kind = type(x)
     if kind is slice:

@@ -6,6 +6,7 @@ Each call is evaluated as it is recorded (`meta_eval.py`), and its node describe
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.arguments import Lowering
-from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant
+from fxteleport.passes.capture.assertions import is_caught
+from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant, cannot_run
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.lengths import Lengths
@@ -30,8 +32,11 @@ from fxteleport.passes.capture.proxy import Proxy, TensorProxy, trust_of, value_
 from fxteleport.passes.capture.specialization import Specialization
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.graph.guards import expect_error, guard
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of
+from fxteleport.passes.graph.source_location import asking_frame
+from fxteleport.passes.graph.structure import contents
 
 _BARE = (bool, str, type(None), enum.Enum)
 _FACTS = frozenset(
@@ -75,7 +80,13 @@ class Recorder:
                 value = value.replace("meta.", "" if device == "cpu" else f"{device}.")
             return to_meta(value) if self._settings.makes_all and target in MAKING else value, trust
 
-        seen = self.observe(run, f"'{getattr(target, '__name__', target)}'", args, kwargs)
+        try:
+            seen = self.observe(run, f"'{getattr(target, '__name__', target)}'", args, kwargs)
+        except CannotRun as error:
+            if isinstance(error, TypeError) or not is_caught(asking_frame()):
+                raise
+            self._expect_error(op, target, args, kwargs)
+            raise cannot_run(str(error), error.__cause__) from error.__cause__
         if target in _FACTS or (target is getattr and args[1] in _FACTS):
             seen = seen.worth(Trust.KNOWN)
         elif target in _SHAPELESS:
@@ -92,6 +103,19 @@ class Recorder:
         decides = any(map(self._lengths.is_unseen, handles)) or (isinstance(seen.value, bool) and sizes)
         return self.commit(op, target, args, kwargs, seen, decides)
 
+    def _expect_error(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model's code goes on where a call fails: the emitted network makes sure that it does.
+
+        Raises:
+            CannotRun: no graph can spell the call.
+        """
+        home = getattr(target, "__module__", None) or "torch"
+        name = target if op == "call_method" else f"{home}.{getattr(target, '__name__', '')}"
+        if op != "call_method" and getattr(sys.modules.get(home), getattr(target, "__name__", ""), None) is not target:
+            raise CannotRun(f"'{name}' fails, and the model's code goes on")
+        given = self._lowering.lower(args), self._lowering.lower(kwargs)
+        guard(self._builder.graph, expect_error, *given, op == "call_method", name)
+
     def observe(
         self, run: Callable[..., tuple[Any, Trust]], what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Observed:
@@ -104,7 +128,7 @@ class Recorder:
         opened = Opened(args, kwargs)
         tensors = [(h, x := value_of(h), x._version, _form(x)) for h in opened.handles if type(h) is TensorProxy]
         versions = [t._version for t in opened.constants]
-        before = [lent.copy() for _, lent in opened.lent]
+        before = [contents(lent) for _, lent in opened.lent]
         try:
             value, trust = run(opened.args, opened.kwargs)
             mutated: list[Proxy] = [h for h, x, version, _ in tensors if x._version != version]
@@ -113,7 +137,8 @@ class Recorder:
         except CannotRun as error:
             if any(map(trust_of, opened.handles)):  # the example inputs may give arguments that fit each other
                 raise DataDependent(f"{what}: it depends on the data: {error}") from error.__cause__
-            raise CannotRun(f"{what}: {error}") from error.__cause__
+            cause = error.__cause__  # of a TypeError, what is given decides, whatever its size
+            raise cannot_run(f"{what}: {error}", cause if isinstance(cause, TypeError) else None) from cause
         except WrittenConstant as error:
             if self._settings.makes_all:  # not one that a function made which can be recorded
                 raise DataDependent(f"{what}: {error}, which the graph does not make") from None

@@ -1,13 +1,15 @@
 """Specialisation: what Python wants to know of a value while a model is traced.
 
 What it decides from a size is part of the trace: it is recorded as specialised, and a guard makes the emitted network
-insist on it. From a guess (`Trust`, in `graph/node_info.py`) nothing may be decided.
+insist on it. From a guess (`Trust`, in `graph/node_info.py`) nothing may be decided. What the example inputs alone give
+(`data_values.py`) is none: the trace goes on as in the example, and a guard makes sure that the run's data do alike.
 
 Each is a `Condition` of the plan, but for what the model's own code insists on: `assert h == 8`, `b, t, c = x.shape`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from fxteleport.passes.capture.assertions import must_be, own_check
 from fxteleport.passes.capture.control_flow import DataDependent, Unhashable
+from fxteleport.passes.capture.data_decisions import DataDecisions
+from fxteleport.passes.capture.data_values import Unknown
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, value_of
 from fxteleport.passes.capture.size_texts import is_message
@@ -36,10 +40,14 @@ class Specialization:
 
     Args:
         hashes: a size may be hashed; it is a number then.
+        data: follows what the example inputs alone decide.
     """
 
-    def __init__(self, guards: TraceGuards, conditions: TraceConditions, inputs: InputFacts, hashes: bool) -> None:
+    def __init__(
+        self, guards: TraceGuards, conditions: TraceConditions, inputs: InputFacts, hashes: bool, data: DataDecisions
+    ) -> None:
         self._guards, self._conditions, self._inputs, self._hashes = guards, conditions, inputs, hashes
+        self._data = data
 
     def known(self, handle: Proxy) -> Any:
         """The value of a proxy, for a decision of Python's.
@@ -48,6 +56,8 @@ class Specialization:
             DataDependent: the value is a guess.
         """
         if trust_of(handle) and not is_left(handle):
+            with contextlib.suppress(Unknown):
+                return self._data.as_in_example(handle)
             raise DataDependent(f"the value of '{node_of(handle).name}' depends on the data")
         return value_of(handle)
 
@@ -77,6 +87,8 @@ class Specialization:
         """
         value = value_of(handle)
         if isinstance(value, Tensor) and value.is_meta:
+            with contextlib.suppress(Unknown):
+                return kind(self._data.as_in_example(handle))
             what = f"{kind.__name__}({node_of(handle).name}) depends on the data"
             raise DataDependent(f"{what}: a graph holds what .item() gives, but no number of Python's own")
         return self.forced(handle, kind(value))
@@ -113,6 +125,8 @@ class Specialization:
             self.decided(handle, value)
             return value
         if verdict is None:
+            with contextlib.suppress(Unknown):
+                return bool(self._data.as_in_example(handle))
             raise DataDependent(f"'{node.name}' decides a branch, and depends on the data")
         self._guards.insist(node, verdict, written(calling_line()))
         return verdict

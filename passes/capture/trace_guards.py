@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxteleport.passes.capture.call_stack import CallStack
-from fxteleport.passes.graph.guards import expect, expect_gradient, guard, insist
+from fxteleport.passes.graph.guards import expect, expect_form, expect_gradient, guard, insist
+from fxteleport.passes.graph.node_info import info
 
 
 class TraceGuards:
@@ -30,6 +31,12 @@ class TraceGuards:
         """The emitted network refuses a parameter that was frozen, or is trained, since."""
         guard(self._graph, expect_gradient, node, required, str(node.target))
 
+    def insist_on_form(self, node: fx.Node) -> None:
+        """The emitted network refuses anything but tensors where a call gave tensors, as many in the same structure."""
+        form = _form_of(info(node).value)
+        if form is not None:
+            guard(self._graph, expect_form, node, form, f"what {node.name} gives")
+
     def fix(self, check: Callable[..., None], node: fx.Node, fact: Any) -> None:
         """As `expect`, by any check; from here on the node's value is fixed."""
         self._fixed[node] = self._add(check, node, fact)
@@ -41,3 +48,16 @@ class TraceGuards:
 
     def _add(self, check: Callable[..., None], node: fx.Node, fact: Any) -> fx.Node:
         return guard(self._graph, check, node, fact, f"{node.name} in {self._stack.where}")
+
+
+def _form_of(value: Any) -> Any:
+    """What a value of tensors is like, as `expect_form` takes it; None where it holds anything else."""
+    if isinstance(value, Tensor):
+        return ...
+    if type(value) in (list, tuple):
+        parts = list(map(_form_of, value))
+        return None if None in parts else parts
+    if type(value) is dict:
+        items = tuple((k, _form_of(v)) for k, v in value.items())
+        return None if any(form is None for _, form in items) else items
+    return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 
-from fxteleport.passes.capture.control_flow import HashedSize, NextRunDiffers, WrittenConstant
+from fxteleport.passes.capture.control_flow import DecidesInFunction, HashedSize, NextRunDiffers, WrittenConstant
 
 T = TypeVar("T")
 
@@ -23,8 +24,10 @@ class TraceSettings:
             those with fractions are not known then. Otherwise they are constants.
         hashes: a size may be hashed; it is a number then, with a guard.
         training: the model is in train mode.
+        data_guards: what the example inputs alone decide goes as they do, with a guard.
         is_body: the graph is of the inside of a call that is recorded as one node.
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
+        functions: plain functions in which the data decide; their calls are seen.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
     """
 
@@ -32,9 +35,15 @@ class TraceSettings:
     makes_all: bool = False
     hashes: bool = False
     training: bool = False
+    data_guards: bool = True
     is_body: bool = False
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+    functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
+
+    def of_body(self, training: bool) -> TraceSettings:
+        """Those of the inside of a call."""
+        return TraceSettings(self.device, self.makes_all, self.hashes, training, is_body=True)
 
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
@@ -46,5 +55,7 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, makes_all=True)
         except HashedSize:
             settings = replace(settings, hashes=True)
+        except DecidesInFunction as found:
+            settings = replace(settings, functions=settings.functions | found.functions)
         except NextRunDiffers as found:
             settings = replace(settings, stateful=settings.stateful | found.paths)

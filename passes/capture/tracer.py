@@ -26,6 +26,10 @@ from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.aten_calls import OPERATOR
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.data_decisions import DataDecisions
+from fxteleport.passes.capture.data_guards import hoist
+from fxteleport.passes.capture.data_values import DataValues
+from fxteleport.passes.capture.deciding_calls import DecidingCalls
 from fxteleport.passes.capture.function_calls import FunctionCalls
 from fxteleport.passes.capture.gradient_contexts import GradientContexts
 from fxteleport.passes.capture.gradient_requirements import GradientRequirements
@@ -43,8 +47,8 @@ from fxteleport.passes.capture.model_tensors import ModelTensors
 from fxteleport.passes.capture.module_calls import ModuleCalls
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.capture.norm_modes import alike_in_both
-from fxteleport.passes.capture.patching import run_by
 from fxteleport.passes.capture.placeholders import Placeholders
+from fxteleport.passes.capture.plain_functions import run_watching
 from fxteleport.passes.capture.recorder import Recorder, record_left_over
 from fxteleport.passes.capture.side_effects import SideEffects
 from fxteleport.passes.capture.specialization import Specialization
@@ -73,7 +77,7 @@ class Tracer:
         self, model: nn.Module, settings: TraceSettings, memo: Memo, added: Mapping[str, nn.Module | Tensor]
     ) -> None:
         self.model, self.settings, self.memo = model, settings, memo
-        self.finished = False
+        self.finished = self.hoisted = False  # hoisted: the data guards run first
         self.parts = modules_of(model)
         self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
         self.handles = Handles(lambda node, value: proxy.make(node, self, value))
@@ -85,7 +89,9 @@ class Tracer:
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
         guards = TraceGuards(self.builder.graph, self.stack)
-        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes)
+        data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
+        self.decisions = DataDecisions(settings, guards, self.conditions, data)
+        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
         self.lower = lowering.lower
@@ -103,25 +109,23 @@ class Tracer:
             self.stack, self.model_tensors.names.keys(),
         )  # fmt: skip
         self.functions = FunctionCalls(
-            settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo
+            settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo, guards
         )
         self.hook_gradient = self.functions.hook_gradient
-        self.effects = SideEffects(
-            self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
-        )
+        metas = self.model_tensors.metas
+        self.effects = SideEffects(self.tensors, metas, self.writes, self.conditions, settings.stateful)
         self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
+        deciding = DecidingCalls(settings, self.decisions, self.leaves, self.functions, self.writes, self.history)
+        self.plain_function = deciding.function
         modules = ModuleCalls(
-            settings, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes, self.effects,
-            self.writes, self.stack, self.history,
+            settings, deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
+            self.effects, self.writes, self.stack, self.history,
         )  # fmt: skip
         self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
         """The trace of a module's forward in the course of this one, for the body of a call."""
-        settings = TraceSettings(
-            self.settings.device, self.settings.makes_all, self.settings.hashes, training, is_body=True
-        )
-        return Tracer(module, settings, self.memo, {})
+        return Tracer(module, self.settings.of_body(training), self.memo, {})
 
     @property
     def graph(self) -> fx.Graph:
@@ -136,7 +140,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_by(self)
+        return run_watching(self, self.settings.functions)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
@@ -145,6 +149,7 @@ class Tracer:
         mark_aliases(self.graph, mutations, self.model_tensors.metas)
         forget_stale(self.graph, mutations, self.memo.values.memory_of)
         remove_dead(self.graph, self.calls.draws)
+        self.hoisted = not self.decisions.any or hoist(self.graph, self.leaves.may_write, self.calls.draws)
         return self.graph
 
     def end(self) -> None:

@@ -39,10 +39,10 @@ def trace_training(
     evaluated = traced.tracer
     refused = "" if traced.is_whole else _ask_for_own_train(evaluated)
     if traced.is_whole or not evaluated.modes.asked:
-        _settle_dropouts(evaluated)
+        settle_dropouts(evaluated)
         return None, None
     if refused:
-        _settle_dropouts(evaluated)
+        settle_dropouts(evaluated)
         return None, _choice(evaluated, None, refused)
     attempts: list[Tracer] = []
 
@@ -66,10 +66,10 @@ def trace_training(
     if not refused and new:
         refused = f"'{new[0]}' could not be traced: {trained.leaves.opaque[new[0]]}"
     if not refused and alike(evaluated.graph, trained.graph, evaluated.additions.held, trained.additions.held):
-        _settle_dropouts(evaluated, _that_drop(evaluated.graph, trained.graph))
+        settle_dropouts(evaluated, _that_drop(evaluated.graph, trained.graph))
         return None, None
-    _settle_dropouts(evaluated)
-    _settle_dropouts(trained)
+    settle_dropouts(evaluated)
+    settle_dropouts(trained)
     choice = _choice(evaluated, trained, refused)
     return (None if refused else other), choice
 
@@ -114,7 +114,7 @@ def _that_drop(evaluated: fx.Graph, trained: fx.Graph) -> set[str]:
     return {str(a.target) for a, b in pairs if info(a).is_idle_dropout and b.op == "call_function"}
 
 
-def _settle_dropouts(tracer: Tracer, that_drop: Collection[str] = ()) -> None:
+def settle_dropouts(tracer: Tracer, that_drop: Collection[str] = ()) -> None:
     """A dropout that was asked not to drop never does, unless it was asked to in train mode."""
     added = tracer.additions.held
     for node in tracer.graph.nodes:

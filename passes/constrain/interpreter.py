@@ -26,7 +26,7 @@ from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline, RuleError
 from fxteleport.passes.graph.grad_mode import switch
-from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
@@ -94,6 +94,9 @@ class Interpreter:
             return None
         if node.op == "get_attr":
             return self.attribute(node, value)
+        if node.target in (expect, expect_data):
+            for operand in operands_in(self.maps.convert(node.args)):
+                self.context.parameters.pin(operand, Origin(node.name, "its value decides what the network computes"))
         if node.target in GUARDS or node.target is switch:
             return None
         module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None

@@ -19,14 +19,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.capture import Captured, name_apart
+from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.replay import depending, other_ranks, other_sizes, runs
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect_ones, expect_tensor, guard
-from fxteleport.passes.graph.node_info import info, is_described
+from fxteleport.passes.graph.node_info import info, is_described, name_apart
 from fxteleport.passes.graph.ops import leaves_of, name_of
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.rules.axes import Axes
@@ -41,15 +41,20 @@ _CUTTING = frozenset(
 
 def insist_on_ranks(captured: Captured) -> Captured:
     """The captured graphs with guards of the ranks that they rest on, and the conditions."""
-    conditions: list[Condition] = []
-    named = set() if captured.training is None else set(captured.training.nodes)
+    found: list[Condition] = []
+    named = {graph: set(graph.nodes) for graph in captured.graphs}
     for graph in captured.graphs:
         inputs = _inputs(graph)
         after = depending(graph, inputs)
-        conditions += _of_inputs(captured, graph, inputs, after)
-        conditions += _of_sizes(captured, graph, inputs, after)
-    name_apart([n for n in captured.training.nodes if n not in named] if captured.training is not None else ())
-    return dataclasses.replace(captured, conditions=(*captured.conditions, *conditions)) if conditions else captured
+        found += _of_inputs(captured, graph, inputs, after)
+        found += _of_sizes(captured, graph, inputs, after)
+    for i, graph in enumerate(captured.graphs[1:]):
+        name_apart([n for n in graph.nodes if n not in named[graph]], f"in_graph_{i}")
+    if not found:
+        return captured
+    said = {(c.kind, c.path, c.value): c for c in (*captured.conditions, *found)[::-1]}  # the first of those alike
+    new = [c for c in found if said[c.kind, c.path, c.value] is c]
+    return dataclasses.replace(captured, conditions=(*captured.conditions, *new))
 
 
 def _of_inputs(
@@ -64,7 +69,8 @@ def _of_inputs(
         rank = info(node).value.ndim
         with graph.inserting_after(inputs[-1]):
             guard(graph, expect_tensor, node, rank, None, node.name)
-        yield Condition("form", node.name, "", "", f"'{node.name}' has {rank} axes")
+        name = node.target if node.op == "placeholder" else node.name
+        yield Condition("form", node.name, "", "", f"'{name}' has {rank} axes")
 
 
 def _of_sizes(

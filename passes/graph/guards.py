@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxteleport.passes.errors import GuardError
+from fxteleport.passes.errors import DataGuardError, GuardError
 from fxteleport.passes.graph.fx_wrap import one_call
 from fxteleport.passes.graph.node_info import NodeInfo, describe
 
@@ -35,6 +36,20 @@ def expect(value: Any, expected: Any, name: str) -> None:
         agrees = value is expected or value == expected
     if not agrees:
         raise GuardError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
+
+
+@one_call
+def expect_data(value: Any, expected: Any, name: str) -> None:
+    """Refuse data that decide otherwise than the example's did; an exported program asserts it when it runs."""
+    if isinstance(value, Tensor) and torch.compiler.is_exporting():
+        agrees = value.bool() == expected if isinstance(expected, bool) else value == expected
+        torch.ops.aten._assert_async.msg(agrees, f"the data decide: exported on inputs with {name}={expected!r}")
+        return
+    if bool(value) is not expected if isinstance(expected, bool) else value != expected:
+        raise DataGuardError(
+            f"the data decide: this network was captured on inputs with {name}={expected!r}, got {value!r}: capture it"
+            " on inputs like these"
+        )
 
 
 @one_call
@@ -106,6 +121,21 @@ def _require(holds: bool, kind: str, value: Any, name: str) -> None:
 
 
 @one_call
+def expect_error(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool, name: str) -> None:
+    """Refuse inputs on which a call succeeds that failed, and the model's code went on.
+
+    Args:
+        name: of the method of the first argument, or of the function with its module.
+    """
+    home, _, own = name.rpartition(".")
+    try:
+        getattr(args[0], name)(*args[1:], **kwargs) if is_method else getattr(sys.modules[home], own)(*args, **kwargs)
+    except Exception:
+        return
+    raise GuardError(f"this network was captured on inputs on which '{name}' fails: capture it again")
+
+
+@one_call
 def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
     """Refuse a parameter that was frozen, or is trained, since the network was captured."""
     if parameter.requires_grad is not trained:
@@ -121,5 +151,16 @@ def insist(condition: Any, value: bool, where: str) -> None:
 
 
 GUARDS = frozenset(
-    {expect, expect_length, expect_keys, expect_tensor, expect_ones, expect_form, expect_gradient, insist}
+    {
+        expect,
+        expect_data,
+        expect_error,
+        expect_length,
+        expect_keys,
+        expect_tensor,
+        expect_ones,
+        expect_form,
+        expect_gradient,
+        insist,
+    }
 )

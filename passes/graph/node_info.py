@@ -8,6 +8,7 @@ of an emitted network records of their own, without values: those are of the exa
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +97,12 @@ def update(node: fx.Node, **facts: Any) -> None:
 def is_described(node: fx.Node) -> bool:
     """True for a node that a pass has described."""
     return _KEY in node.meta
+
+
+def name_apart(nodes: Iterable[fx.Node], kind: str) -> None:
+    """Give nodes of another graph names that no node of the first has."""
+    for node in nodes:
+        node._rename(f"{node.name}_{kind}")
 
 
 def describe_copy(node: fx.Node, name: str) -> None:

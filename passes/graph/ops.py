@@ -30,7 +30,7 @@ def leaves_of(x: Any) -> list[Any]:
     kind = type(x)
     if kind in _LEAVES:
         return [x]
-    if kind is dict:
+    if kind is dict or (issubclass(kind, dict) and kind not in pytree.SUPPORTED_NODES):
         x = x.values()
     elif kind is not tuple and kind is not list:
         return pytree.tree_leaves(x)

@@ -6,6 +6,7 @@ made anew each time the network runs. Nowhere else can a graph hold one: whoever
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import enum
@@ -39,6 +40,43 @@ def remade(record: Any, fields: dict[str, Any]) -> Any:
     return made
 
 
+def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
+    """A dictionary of the same class with other items, and other attributes: transformers' ModelOutput is one.
+
+    Its constructor is not called: it may ask for fields.
+    """
+    kind: Any = type(table)
+    if kind is dict:
+        return {k: fn(v) for k, v in table.items()}
+    try:
+        made = kind.__new__(kind)
+    except TypeError:  # it must be given something
+        made = copy.copy(table)
+    if isinstance(table, collections.defaultdict):
+        made.default_factory = table.default_factory
+    new = {id(v): fn(v) for v in dict.values(table)}  # an attribute that is an item stays it
+    refill(made, {k: new[id(v)] for k, v in dict.items(table)})
+    for name, x in getattr(table, "__dict__", {}).items():
+        made.__dict__[name] = new[id(x)] if id(x) in new else fn(x)
+    return made
+
+
+def refill(container: Any, held: list[Any] | dict[Any, Any]) -> None:
+    """Have a list or a dictionary hold other things, past what its class makes of that."""
+    if isinstance(container, list):
+        list.__setitem__(container, slice(None), held)
+        return
+    kind: Any = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
+    kind.clear(container)
+    for key, x in held.items():  # type: ignore[union-attr]
+        kind.__setitem__(container, key, x)
+
+
+def contents(container: Any) -> Any:
+    """What a list or a dictionary holds, in a plain one."""
+    return list(container) if isinstance(container, list) else dict(container)
+
+
 def is_spelt(x: Any) -> bool:
     """True for what generated code can spell."""
     if isinstance(x, (tuple, list, set, frozenset)):
@@ -63,6 +101,7 @@ class _Made:
 
     kind: type
     fields: dict[str, Any]
+    table: Any = None  # of a dictionary: a copy, with holes in it
 
 
 class Assemble(nn.Module):
@@ -99,6 +138,8 @@ def take_apart(x: Any, is_hole: Callable[[Any], bool]) -> tuple[Assemble, list[A
             return kind(map(visit, x))
         if kind is dict:
             return {k: visit(v) for k, v in x.items()}
+        if isinstance(x, dict):
+            return _Made(kind, {}, mapped_table(x, visit))
         if hasattr(x, "__dict__") and not isinstance(x, _SHARED):
             fields = {k: visit(v) for k, v in vars(x).items()}
             return _Made(kind, fields) if len(values) > before else x
@@ -111,6 +152,8 @@ def _filled(x: Any, values: tuple[Any, ...]) -> Any:
     kind = type(x)
     if kind is _Hole:
         return values[x.number]
+    if kind is _Made and x.table is not None:
+        return mapped_table(x.table, lambda v: _filled(v, values))
     if kind is _Made:
         made = object.__new__(x.kind)
         made.__dict__.update({k: _filled(v, values) for k, v in x.fields.items()})

@@ -27,6 +27,7 @@ from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
+from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
 from fxteleport.passes.rewrite.wraps import Sides, join, place_module
 from fxteleport.passes.scale.recipe import Recipe
 
@@ -42,6 +43,7 @@ class TeleportedModule(fx.GraphModule):
 
     choice: Choice | None = None  # where train mode has a graph of its own, or none
     in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
+    variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     def train(self, mode: bool = True) -> TeleportedModule:
@@ -60,6 +62,8 @@ class TeleportedModule(fx.GraphModule):
         cls = type(self)  # of this network alone
         if any(node.target is switch for node in self.graph.nodes):
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
+        if self.variants:
+            cls.forward = trying_variants(cls.forward)  # type: ignore[method-assign]
         if self.choice is not None:
             cls.forward = choosing(cls.forward)  # type: ignore[method-assign]
         if any(node.target == WHOLE for node in self.graph.nodes):
@@ -80,25 +84,31 @@ class TeleportedModule(fx.GraphModule):
                 for table in ("_parameters", "_buffers"):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
 
-    def choose(self, choice: Choice | None, training: fx.Graph | None) -> None:
-        """Have the modes of the network's modules choose between its graph and another one."""
-        if choice is None:
+    def choose(self, choice: Choice | None, others: OtherGraphs) -> None:
+        """Have the modes of the network's modules choose between its graph and another one, and data among variants."""
+        if choice is None and not others.variants:
             return
         self.__dict__["choice"] = choice
-        if training is not None:
-            other = TeleportedModule(nn.Module(), fx.Graph(), class_name=type(self).__name__)
-            _adopt(other, self.__dict__)
-            other.graph = training
-            self.__dict__["in_training"] = other
+        self.__dict__["variants"] = tuple(map(self._beside, others.variants))
+        if others.training is not None:
+            other = self.__dict__["in_training"] = self._beside(others.training)
+            other.__dict__["variants"] = tuple(map(self._beside, others.training_variants))
+            other.recompile()
         self.recompile()
+
+    def _beside(self, graph: fx.Graph) -> TeleportedModule:
+        """Another graph over the parameters and modules of this network."""
+        other = TeleportedModule(nn.Module(), fx.Graph(), class_name=type(self).__name__)
+        _adopt(other, self.__dict__)
+        other.graph = graph
+        return other
 
     def put_(self, cobs: Mapping[str, Tensor | None]) -> None:
         """Set the CoB at every place that is named (see `wraps.fill`)."""
         changed = [wraps.fill(self, graph, cobs) for graph in self.graphs]
         if any(changed):
-            self.recompile()
-            if self.in_training is not None:
-                self.in_training.recompile()
+            for network in self._networks():
+                network.recompile()
 
     def move_(self, cobs: Mapping[str, Tensor]) -> None:
         """Teleport each place on from where it is."""
@@ -129,8 +139,12 @@ class TeleportedModule(fx.GraphModule):
 
     @property
     def graphs(self) -> list[fx.Graph]:
-        """Its graph, and that of train mode if it is another one."""
-        return [self.graph] if self.in_training is None else [self.graph, self.in_training.graph]
+        """Its graph, its variants, and those of train mode if it has others."""
+        return [network.graph for network in self._networks()]
+
+    def _networks(self) -> list[TeleportedModule]:
+        trained = [] if self.in_training is None else [self.in_training, *self.in_training.variants]
+        return [self, *self.variants, *trained]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -172,16 +186,17 @@ class TeleportedModule(fx.GraphModule):
         other = super().__deepcopy__(memo)
         _adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in _ADOPTED}, memo))
         other.__dict__["excepted"] = self.excepted
-        other.choose(self.choice, self._training_graph())  # type: ignore[operator]
+        other.choose(self.choice, self._others())  # type: ignore[operator]
         return other  # type: ignore[return-value]
 
     def __reduce__(self) -> Any:
         """With its graph: a `GraphModule` is unpickled by tracing its code, in which functions would meet proxies."""
         state = {k: v for k, v in self.__dict__.items() if k in (*_ADOPTED, "training", "meta", "excepted")}
-        return _unpickled, (_copied_graph(self.graph), state, type(self).__name__, self.choice, self._training_graph())
+        return _unpickled, (_copied_graph(self.graph), state, type(self).__name__, self.choice, self._others())
 
-    def _training_graph(self) -> fx.Graph | None:
-        return None if self.in_training is None else _copied_graph(self.in_training.graph)
+    def _others(self) -> OtherGraphs:
+        """Copies of its other graphs."""
+        return OtherGraphs.of(list(map(_copied_graph, self.graphs[1:])), len(self.variants))
 
 
 def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,9 +213,9 @@ def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unpickled(
-    graph: fx.Graph, state: dict[str, Any], name: str, choice: Choice | None = None, training: fx.Graph | None = None
+    graph: fx.Graph, state: dict[str, Any], name: str, choice: Choice | None, others: OtherGraphs
 ) -> TeleportedModule:
-    for node in (*graph.nodes, *(training.nodes if training is not None else ())):
+    for node in (n for g in (graph, *others.all) for n in g.nodes):
         node.type = None  # none was noted; torch 2.9 pickles another thing in its place
     root = nn.Module()
     root.__dict__.update(state)
@@ -209,7 +224,7 @@ def _unpickled(
     module.training = state["training"]
     module.meta.update(state["meta"])
     module.__dict__["excepted"] = state.get("excepted")
-    module.choose(choice, training)
+    module.choose(choice, others)
     return module
 
 
@@ -292,7 +307,7 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
         graph.lint()
     module = TeleportedModule(root, graphs[0], class_name=type(model).__name__)
     _adopt(module, root.__dict__)
-    module.choose(captured.choice, graphs[1] if len(graphs) > 1 else None)
+    module.choose(captured.choice, OtherGraphs.of(graphs[1:], len(captured.variants)))
     module.__dict__["excepted"] = excepted(model, captured.followed, below=True)
     take_modes(module, model, captured.followed)
     module.link()

@@ -4,7 +4,8 @@
 sizes, finds inputs that it runs on, plans it in both modes and compares the emitted networks at every node under
 powers of two. A
 line a network is appended to the file, so that a run goes on where it was cut off; at the end it is summed up.
-Architectures that no shrinking fits (their sizes hang together) say so, and count as not built.
+Architectures that no shrinking fits (their sizes hang together) say so, and count as not built. With `--masks` they
+are language models with a head, called with a mask and labels (`masked_transformers.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ import torch
 from torch import nn
 
 import fxteleport as ft
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import masked_transformers
 
 LARGEST = 40_000_000  # parameters of a network that is tried
 # Settings by name, with a small value for each.
@@ -191,6 +196,24 @@ def tried(name: str, config: str, model: str) -> dict[str, Any]:
     return row | {"state": "equal"}
 
 
+def masked(name: str, config: str) -> dict[str, Any]:
+    """What became of one architecture with a head, called with a mask and labels."""
+    row: dict[str, Any] = {"model": name}
+    head = masked_transformers.head_of(name)
+    if head is None:
+        return row | {"state": "unfit", "why": "no language model"}
+    torch.manual_seed(0)
+    try:
+        with at_most(300):
+            network, _ = built(config, head)
+            row |= masked_transformers.tried_with_masks(network, inspect.signature(network.forward).parameters)
+    except (Unfit, TimeoutError) as error:
+        return row | {"state": "unfit", "why": str(error)}
+    except Exception as error:
+        return row | {"state": "error", "why": f"{type(error).__name__}: {str(error)[:600]}"}
+    return row | {"state": "equal" if all(w["exact"] for w in row.values() if isinstance(w, dict)) else "wrong"}
+
+
 def main() -> int:
     """Try what the file does not hold yet; 1 where a network differs or fails."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -199,6 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--only", help="names of models, comma separated")
+    parser.add_argument("--masks", action="store_true", help="language models, called with a mask and labels")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = [json.loads(line) for line in arguments.file.read_text().splitlines()] if arguments.file.exists() else []
@@ -207,11 +231,14 @@ def main() -> int:
     for name in sorted(MODEL_MAPPING_NAMES):
         if name in done or name not in CONFIG_MAPPING_NAMES or (wanted is not None and name not in wanted):
             continue
-        models = MODEL_MAPPING_NAMES[name]
-        rows.append(row := tried(name, CONFIG_MAPPING_NAMES[name], models if isinstance(models, str) else models[0]))
+        models, config = MODEL_MAPPING_NAMES[name], CONFIG_MAPPING_NAMES[name]
+        base = models if isinstance(models, str) else models[0]
+        rows.append(row := masked(name, config) if arguments.masks else tried(name, config, base))
         with arguments.file.open("a") as out:
             out.write(json.dumps(row) + "\n")
         print(row["model"], row["state"], row.get("why", "")[:200], flush=True)
+    if arguments.masks:
+        print(masked_transformers.table(rows))
     print(dict(collections.Counter(row["state"] for row in rows)))
     return int(any(row["state"] in ("wrong", "error") for row in rows))
 

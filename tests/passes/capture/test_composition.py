@@ -10,7 +10,7 @@ import pytest
 
 CAPTURE = Path(__file__).parents[3] / "passes" / "capture"
 FILES = sorted(CAPTURE.glob("*.py"))
-PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py"}  # those that know the tracer
+PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py", "data_variants.py"}  # those that know the tracer
 LONGEST = 150
 
 

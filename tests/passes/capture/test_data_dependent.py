@@ -342,7 +342,10 @@ class Readout(nn.Module):
 
 
 def test_a_size_that_the_data_give(assert_exact: Callable[..., ft.Plan]) -> None:
-    """A graph holds what `.item()` gives; `int()` asks for a number of Python's own, and the reason says so."""
+    """A graph holds what `.item()` gives; `int()` asks for a number of Python's own: that of the example, with a guard.
+
+    Without data guards, the reason says so.
+    """
     inputs, others = (torch.randn(4, 6), torch.tensor([0, 0, 1, 2])), (torch.randn(5, 6), torch.tensor([0, 1, 1, 2, 3]))
     model = Readout(lambda graph: graph.max().item() + 1).eval()
     plan = assert_exact(model, *inputs)
@@ -353,5 +356,10 @@ def test_a_size_that_the_data_give(assert_exact: Callable[..., ft.Plan]) -> None
         with pytest.warns(
             OpaqueModuleWarning, match=r"int\(\w+\) depends on the data: a graph holds what .item\(\) gives"
         ):
-            plan = ft.plan(model, *inputs)
+            plan = ft.plan(model, *inputs, data_guards=False)
         assert torch.equal(plan.rewrite(plan.sample(seed=0))(*others), model(*others))
+        plan = assert_exact(model, *inputs)
+        assert plan.num_free == 8
+        assert [c.kind for c in plan.conditions] == ["data"]
+        with pytest.raises(ft.GuardError, match="the data decide"):
+            plan.rewrite(plan.identity())(*others)

@@ -203,4 +203,6 @@ def test_a_mask_of_unknown_shape_says_nothing_about_attentions_shape(assert_exac
     keep[1, 3:] = False
     plan = assert_exact(Masked(), torch.randn(2, 5, 8), keep)
     assert plan.num_free == 8 + 8
+    plan = ft.plan(Masked().eval(), torch.randn(2, 5, 8), keep, data_guards=False)
+    assert plan.num_free == 8 + 8
     assert [o.node for o in plan.opaque] == ["mask"]

@@ -1,0 +1,174 @@
+"""Data values: what the nodes of a trace give on the example inputs, where these alone decide it.
+
+Integers and booleans among the inputs (a padding mask, the graph that a node belongs to) and the model's buffers are
+known at planning, and so is what is computed from them and from constants. Nothing is computed before it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from fxteleport.passes.capture.meta_cache import Memo
+from fxteleport.passes.capture.meta_values import to_meta, tree_map
+from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.storage import memory
+from fxteleport.passes.graph.structure import PLAIN
+
+_READING = frozenset({operator.getitem, getattr})
+_FACTS = (*PLAIN, torch.Size)
+
+
+class Unknown(Exception):
+    """The example inputs do not decide it: weights and activations do."""
+
+
+class DataValues:
+    """The values of one graph's nodes on the example inputs.
+
+    Args:
+        memo: evaluates calls.
+        buffer: a buffer of the model's by its name; None for a parameter.
+        constant: a constant of the trace by its name.
+        inputs: values of the placeholders in place of the example's.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        memo: Memo,
+        buffer: Callable[[str], Tensor | None],
+        constant: Callable[[str], Any],
+        inputs: Mapping[fx.Node, Any] | None = None,
+    ) -> None:
+        self._inputs = inputs
+        self._graph, self._memo = graph, memo
+        self._buffer, self._constant = buffer, constant
+        self._known: dict[fx.Node, Any] = {}
+        self._state: set[int] = set()  # the memory of buffers
+        self._last: fx.Node | None = None
+
+    def on(self, inputs: Mapping[fx.Node, Any]) -> DataValues:
+        """The values on other inputs, by their placeholders."""
+        return DataValues(self._graph, self._memo, self._buffer, self._constant, inputs)
+
+    def examples(self) -> dict[int, Tensor]:
+        """The example inputs that are known, by the id of the meta tensor in their place."""
+        inputs = (x for node in self._graph.nodes if node.op == "placeholder" for x in _tensors(info(node).value))
+        return {id(x): self._example(x) for x in inputs if self._memo.values.has_example(x)}
+
+    @unrecorded
+    def of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs; not to be written to.
+
+        Raises:
+            Unknown: weights or activations decide it, or it is drawn at random.
+        """
+        if self._last is not None and self._last._erased:  # what was undone may have written to tensors
+            self._last = None
+            self._known.clear()
+        for at in self._following():
+            self._visit(at)
+            self._last = at
+        if node not in self._known or self._has_holes(self._known[node]):
+            raise Unknown(f"weights or activations decide '{node.name}'")
+        return self._known[node]
+
+    def _following(self) -> Iterator[fx.Node]:
+        """The nodes after the last that was visited."""
+        if self._last is None:
+            yield from self._graph.nodes
+            return
+        node = self._last.next
+        while node.op != "root":
+            yield node
+            node = node.next
+
+    def _visit(self, node: fx.Node) -> None:
+        found = True
+        try:
+            self._known[node] = self._value(node)
+        except Unknown:
+            found = False
+        if info(node).has_effect and node.target not in GUARDS:
+            self._forget(node, only=self._state if found else None)
+
+    def _value(self, node: fx.Node) -> Any:
+        known = info(node)
+        if node.op == "placeholder" and self._inputs is not None:
+            return tree_map(_without_fractions, self._inputs.get(node, known.value))
+        if node.op == "placeholder":
+            return tree_map(self._example, known.value)
+        if node.op == "get_attr":
+            return self._attribute(str(node.target), known.value)
+        if node.target in GUARDS or node.op not in ("call_function", "call_method"):
+            raise Unknown
+        if all(source in self._known for source in node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), self._known.__getitem__)  # type: ignore[arg-type]
+            if isinstance(args, tuple) and not self._has_holes((args, kwargs)):
+                with contextlib.suppress(Exception):
+                    value, trust = self._memo.run(node.op, node.target, tuple(args), dict(kwargs))
+                    if not (trust or self._has_holes(value)):
+                        return value
+                raise Unknown
+            with contextlib.suppress(Exception):  # a part of an input of which other parts are not known
+                if node.target in _READING and not isinstance(args[0], Tensor):
+                    return node.target(*args)
+        if type(known.value) in _FACTS and not known.trust:  # a size
+            return known.value
+        raise Unknown
+
+    def _example(self, x: Any) -> Any:
+        """The example of an input's tensor: itself on the meta device where there is none."""
+        if not isinstance(x, Tensor) or not x.is_meta:
+            return x
+        return self._memo.values.made_up(torch.zeros, x) if self._memo.values.has_example(x) else x
+
+    def _attribute(self, name: str, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_meta:
+            held = self._buffer(name)
+            if held is None or held.is_meta:
+                raise Unknown
+            copied = held.detach().cpu().clone()
+            self._state |= memory(copied)
+            return copied
+        constant = self._constant(name)
+        held = constant if isinstance(constant, Tensor) else self._buffer(name)
+        if held is None or held.is_meta:
+            raise Unknown
+        return held.detach().clone()
+
+    @staticmethod
+    def _has_holes(x: Any) -> bool:
+        return any(t.is_meta for t in _tensors(x))
+
+    def _forget(self, node: fx.Node, only: set[int] | None) -> None:
+        """Forget what a call has written to, where it is not known what, or where the next run goes on from it.
+
+        Args:
+            only: only this memory is no longer known; None: all that the call may have written to.
+        """
+        given = [t for source in node.all_input_nodes for t in _tensors(self._known.get(source))]
+        touched = set().union(*map(memory, given))
+        touched = touched if only is None else touched & only
+        for known, value in list(self._known.items()) if touched else ():
+            if any(not touched.isdisjoint(memory(t)) for t in _tensors(value)):
+                del self._known[known]
+
+
+def _without_fractions(x: Any) -> Any:
+    """A real tensor, of which nothing is known if it may carry a CoB."""
+    return to_meta(x.detach().cpu().clone()) if isinstance(x, Tensor) else x
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    return (t for t in leaves_of(x) if isinstance(t, Tensor))

@@ -1,0 +1,48 @@
+"""Expressions: whether two nodes of a trace compute the same from the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.node_info import info
+
+
+class Expressions:
+    """Gives nodes numbers; those that compute the same have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[fx.Node, int] = {}
+        self._numbers: dict[Any, int] = {}
+
+    def number(self, node: fx.Node) -> int:
+        """The number of what a node computes. Where a tensor is does not matter; one that is written to is another."""
+        if node not in self._known:
+            self._known[node] = self._numbers.setdefault(self._form(node), len(self._numbers))
+        return self._known[node]
+
+    def _form(self, node: fx.Node) -> Any:
+        if node.op not in ("call_function", "call_method") or info(node).has_effect or _meets_writes(node):
+            return node
+        if node.target is getattr and node.args[1] == "device":
+            return "device"
+        return node.op, node.target, self._of(node.args), self._of(node.kwargs)
+
+    def _of(self, x: Any) -> Any:
+        if isinstance(x, fx.Node):
+            return self.number(x)
+        if isinstance(x, (tuple, list)):
+            return tuple(map(self._of, x))
+        if isinstance(x, dict):
+            return tuple((k, self._of(v)) for k, v in x.items())
+        if isinstance(x, slice):
+            return "slice", self._of(x.start), self._of(x.stop), self._of(x.step)
+        return type(x), repr(x)
+
+
+def _meets_writes(node: fx.Node) -> bool:
+    """True where a tensor that a node takes is written to."""
+    users = (user for source in node.all_input_nodes for user in source.users)
+    return any(info(user).has_effect and user.target not in GUARDS for user in users)

@@ -1,0 +1,160 @@
+"""Plain functions whose calls a trace is to see: those in which the data decide, so that they may be kept whole.
+
+Nothing tells Python code of a call of a plain function, whoever holds it. So for the time of a trace the function has
+other code, which hands the call to the trace of its thread; without one, it does what it always did.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import inspect
+import itertools
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxteleport.passes.capture.patching import run_by, running
+from fxteleport.passes.capture.protocols import Trace
+from fxteleport.passes.capture.proxy import is_proxy
+from fxteleport.passes.graph.source_location import OWN
+from fxteleport.passes.graph.structure import is_spelt
+
+_UNFIT = inspect.CO_NESTED | inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_lock = threading.RLock()
+_numbers = itertools.count()
+_watched: dict[int, tuple[FunctionType, FunctionType]] = {}  # the function, and one like it with its own code
+_uses: dict[FunctionType, list[int]] = {}  # number, and how many traces watch it
+
+
+class PlainFunction(nn.Module):
+    """A function as a leaf."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._function = function
+
+    def is_like(self, other: PlainFunction) -> bool:
+        """True for the same function."""
+        return self._function is other._function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
+@contextmanager
+def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
+    """While this lasts, calls of these functions are handed to the trace of the thread that makes them."""
+    with _lock:
+        for function in functions:
+            _watch(function)
+    try:
+        yield
+    finally:
+        with _lock:
+            for function in functions:
+                number, count = _uses[function]
+                _uses[function][1] = count - 1
+                if count == 1:
+                    function.__code__ = _watched[number][1].__code__
+                    del _uses[function]
+
+
+@contextmanager
+def run_watching(trace: Trace, functions: frozenset[FunctionType]) -> Iterator[None]:
+    """`run_by` for a trace that is to see the calls of some functions."""
+    with watching(functions), run_by(trace):
+        yield
+
+
+def _watch(function: FunctionType) -> None:
+    if function in _uses:
+        _uses[function][1] += 1
+        return
+    number, own = next(_numbers), types.FunctionType(function.__code__, function.__globals__, function.__name__)
+    own.__defaults__, own.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    _watched[number], _uses[function] = (function, own), [number, 1]  # a call under way may still look it up
+    space: dict[str, Any] = {}
+    exec(
+        f"def watched(*args, **kwargs):\n from {__name__} import called\n return called({number}, args, kwargs)", space
+    )
+    function.__code__ = space["watched"].__code__.replace(co_filename=__file__, co_name=function.__name__)
+
+
+def called(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A watched function is called."""
+    function, own = _watched[number]
+    trace = running.trace
+    return own(*args, **kwargs) if trace is None else trace.plain_function(function, own, args, kwargs)
+
+
+def deciding_functions(error: BaseException) -> list[FunctionType]:
+    """The plain functions that an error has passed through since the last call of a module, the innermost first."""
+    found: list[FrameType] = []
+    step: TracebackType | None = error.__traceback__
+    while step is not None:
+        found = [] if _is_of_module(step.tb_frame) else [*found, step.tb_frame]
+        step = step.tb_next
+    return [f for frame in reversed(found) if (f := _function_of(frame)) is not None]
+
+
+def functions_of_data(frame: FrameType | None, is_data: Callable[[Any], bool]) -> Iterator[FunctionType]:
+    """The plain functions that are running in a module's forward, and that are given data alone."""
+    while frame is not None and not _is_of_module(frame):
+        function = _function_of(frame)
+        if function is not None and not gives_constants(function):
+            given = [frame.f_locals.get(name) for name in _arguments(frame.f_code)]
+            if can_be_held(given) and is_data(given):
+                yield function
+        frame = frame.f_back
+
+
+def can_be_held(x: Any) -> bool:
+    """True for arguments that a graph can hold: tensors and plain values, in tuples, lists and dictionaries."""
+    if is_proxy(x) or isinstance(x, Tensor):
+        return True
+    if type(x) in (tuple, list):
+        return all(map(can_be_held, x))
+    if type(x) is dict:
+        return all(isinstance(k, str) and can_be_held(v) for k, v in x.items())
+    return is_spelt(x)
+
+
+def _is_of_module(frame: FrameType) -> bool:
+    """True for a method of a module, and for what is no code of the model's."""
+    names = _arguments(frame.f_code)
+    return bool(names) and isinstance(frame.f_locals.get(names[0]), nn.Module)
+
+
+def _function_of(frame: FrameType) -> FunctionType | None:
+    code = frame.f_code
+    if code.co_filename.startswith(OWN) or code.co_flags & _UNFIT or code.co_name.startswith("<m"):
+        return None
+    held = gc.get_referrers(code)
+    found = next((f for f in held if type(f) is FunctionType and f.__code__ is code and not f.__closure__), None)
+    watched = (function for function, own in _watched.values() if own is found)
+    return found if found is None else next(watched, found)
+
+
+def _arguments(code: CodeType) -> Sequence[str]:
+    count = code.co_argcount + code.co_kwonlyargcount
+    return code.co_varnames[
+        : count + bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    ]
+
+
+def gives_constants(function: FunctionType) -> bool:
+    """True where a function returns a plain value somewhere, which decides what its caller does."""
+    own = next((own for watched, own in _watched.values() if watched is function), function)
+    steps = [step for step in dis.get_instructions(own.__code__) if step.opname != "CACHE"]
+    ends = {step.offset for step in steps if step.opname == "RETURN_VALUE"}
+    for step, after in itertools.pairwise(steps):
+        ends_here = after.opname == "RETURN_VALUE" or ("JUMP_FORWARD" in after.opname and after.argval in ends)
+        if step.opname == "RETURN_CONST" or (step.opname == "LOAD_CONST" and ends_here):
+            return True
+    return steps[-1].opname == "RETURN_CONST"

@@ -1,0 +1,68 @@
+"""The other graphs of an emitted network: of train mode, and of data that decide otherwise than the example's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxteleport.passes.errors import DataGuardError
+from fxteleport.passes.graph.ops import leaves_of
+
+
+@dataclass(frozen=True)
+class OtherGraphs:
+    """All graphs of a network but the first.
+
+    Attributes:
+        variants: those for data that decide otherwise, in eval mode (or in both).
+        training: that of train mode, if it is another one.
+        training_variants: its variants.
+    """
+
+    variants: tuple[fx.Graph, ...]
+    training: fx.Graph | None
+    training_variants: tuple[fx.Graph, ...]
+
+    @classmethod
+    def of(cls, graphs: Sequence[fx.Graph], variants: int) -> OtherGraphs:
+        """From a list: so many variants, then the graph of train mode and its variants."""
+        trained = graphs[variants:]
+        return cls(tuple(graphs[:variants]), trained[0] if trained else None, tuple(trained[1:]))
+
+    @property
+    def all(self) -> tuple[fx.Graph, ...]:
+        """The graphs in that order."""
+        return (*self.variants, *(() if self.training is None else (self.training, *self.training_variants)))
+
+
+def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward of an emitted network that runs the graph whose data guards agree.
+
+    Nothing is written before they have run; what was drawn is drawn again.
+    """
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():  # a program is one graph, which asserts what its data must decide
+            return forward(self, *args, **kwargs)
+        cuda = sorted({x.get_device() for x in leaves_of((args, kwargs)) if isinstance(x, Tensor) and x.is_cuda})
+        drawn = torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)
+        try:
+            return forward(self, *args, **kwargs)
+        except DataGuardError as error:
+            for variant in self.variants:
+                torch.set_rng_state(drawn[0])
+                for device, state in zip(cuda, drawn[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+                try:
+                    return variant.forward(*args, **kwargs)
+                except DataGuardError:
+                    continue
+            raise error from None
+
+    return wrapper
