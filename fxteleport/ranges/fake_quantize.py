@@ -9,17 +9,18 @@ networks for efficient inference", Section 2). Biases are not rounded: they have
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.errors import InputError
+from fxteleport.ranges.calibrate import batches
+from fxteleport.ranges.choices import check_bits
 from fxteleport.ranges.layers import Layer, layers_of, module_finder
 from fxteleport.ranges.tensors import get_tensor, set_tensor
-
-LEAST_BITS, MOST_BITS = 2, 16
+from fxteleport.ranges.weight_reading import by_group
 
 
 class FakeQuantize(nn.Module):
@@ -50,32 +51,18 @@ class FakeQuantize(nn.Module):
             return x
         zero = round(-float(self.low) / scale)
         zero = min(max(zero, 0), steps)  # torch's own fake quantisation takes four times as long
-        return (x / scale).round_().clamp_(-zero, steps - zero).mul_(scale)
+        steps_of: Tensor = (x / scale).round_().clamp_(-zero, steps - zero)
+        return steps_of.mul_(scale)
 
 
-def check_bits(bits: int, what: str = "bits") -> None:
-    """Raise InputError for a width that no integer format has here."""
-    if not isinstance(bits, int) or isinstance(bits, bool) or not LEAST_BITS <= bits <= MOST_BITS:
-        raise InputError(f"{what} is a whole number from {LEAST_BITS} to {MOST_BITS}, got {bits!r}")
-
-
-def quantized_weight(weight: Tensor, bits: int, out_axis: int | None, groups: int = 1) -> Tensor:
-    """A weight rounded to a symmetric format: one scale, or one for each output channel along an axis."""
-    grid = weight.detach()
-    if out_axis == 1:  # transposed: [in, out / groups, ...]
-        grid = grid.reshape(groups, grid.shape[0] // groups, *grid.shape[1:]).transpose(1, 2)
-        rows = grid.flatten(2).abs().amax(2)[..., None]
-        flat = grid.flatten(2)
-    elif out_axis == 0:
-        flat = grid.flatten(1)
-        rows = flat.abs().amax(1, keepdim=True)
-    else:
-        flat, rows = grid, grid.abs().max()
-    scale = (rows / (2 ** (bits - 1) - 1)).clamp_min(torch.finfo(grid.dtype).tiny)
-    rounded = (flat / scale).round() * scale
-    if out_axis == 1:
-        return rounded.view(grid.shape).transpose(1, 2).reshape(weight.shape)
-    return rounded.view(weight.shape)
+def quantized_weight(weight: Tensor, bits: int, layer: Layer, per_channel: bool) -> Tensor:
+    """A layer's weight rounded to a symmetric format: one scale, or one for each output channel."""
+    grouped = by_group(weight.detach(), layer)
+    size = grouped.abs()
+    largest = size.amax((2, 3), keepdim=True) if per_channel else size.max()
+    scale = (largest / (2 ** (bits - 1) - 1)).clamp_min(torch.finfo(weight.dtype).tiny)
+    rounded: Tensor = (grouped / scale).round() * scale
+    return (rounded if layer.out_axis == 0 else rounded.transpose(1, 2)).reshape(weight.shape)
 
 
 def fake_quantize(
@@ -109,8 +96,7 @@ def fake_quantize(
         if layer.weight not in done:
             done.add(layer.weight)
             weight = get_tensor(quantized, layer.weight)
-            axis = layer.out_axis if per_channel else None
-            set_tensor(quantized, layer.weight, quantized_weight(weight, bits, axis, layer.groups))
+            set_tensor(quantized, layer.weight, quantized_weight(weight, bits, layer, per_channel))
     if activation_bits is not None:
         _observe(quantized, layers, activation_bits, data)
     return quantized
@@ -119,12 +105,12 @@ def fake_quantize(
 def _observe(network: fx.GraphModule, layers: list[Layer], bits: int, data: Iterable[Any] | None) -> None:
     """Put quantisers before the layers' inputs, and calibrate them."""
     quantizers: dict[fx.Node, fx.Node] = {}
-    added = []
+    added: list[FakeQuantize] = []
     for layer in layers:
         if layer.input not in quantizers:
             name = f"fake_quantize_{len(quantizers)}"
-            network.add_module(name, FakeQuantize(bits))
-            added.append(network.get_submodule(name))
+            added.append(FakeQuantize(bits))
+            network.add_module(name, added[-1])
             with network.graph.inserting_after(layer.input):
                 quantizers[layer.input] = network.graph.call_module(name, (layer.input,))
         layer.node.replace_input_with(layer.input, quantizers[layer.input])
@@ -133,15 +119,10 @@ def _observe(network: fx.GraphModule, layers: list[Layer], bits: int, data: Iter
     for quantizer in added:
         quantizer.observing = True
     with torch.no_grad():
-        for batch in _batches(data):
-            network(*batch)
+        for args, kwargs in batches(data or ()):
+            network(*args, **kwargs)
             seen = True
     if not seen:
         raise InputError("rounded activations need data to take their extremes from: pass a few batches")
     for quantizer in added:
         quantizer.observing = False
-
-
-def _batches(data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
-    for batch in data or ():
-        yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)

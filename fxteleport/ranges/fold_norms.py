@@ -22,6 +22,7 @@ from fxteleport.plan.plan import Plan, plan
 from fxteleport.ranges.layers import Layer, layer_of, module_finder
 from fxteleport.ranges.norm_layers import Norm, norm_of
 from fxteleport.ranges.tensors import get_tensor, remove_unused, set_tensor, uses_of
+from fxteleport.ranges.weight_reading import by_group
 
 FOLDED = "folded_norms"  # in the network's meta
 
@@ -34,9 +35,7 @@ class Folded:
     kept: dict[str, str] = field(default_factory=dict)
 
 
-def fold_norms(
-    model: nn.Module, *example_inputs: Any, strict: bool = False, **keyword_inputs: Any
-) -> TeleportedModule:
+def fold_norms(model: nn.Module, *example_inputs: Any, strict: bool = False, **keyword_inputs: Any) -> TeleportedModule:
     """A network in eval mode whose batch norms are folded into the layers beside them; the model is not touched.
 
     The pairs are found in the model's graph, by what it computes, not by names: linear layers and convolutions of any
@@ -44,7 +43,7 @@ def fold_norms(
     Parameters that are not folded keep their names and values; a layer without a bias gets one. The function is that of
     the model in eval mode, to the rounding of the weights' number format (1e-12 in float64).
 
-    Kept, each with its reason in `fold_norms.report(network).kept`: a norm that is fed, or read, by something else than
+    Kept, each with its reason in `folded_norms(network).kept`: a norm that is fed, or read, by something else than
     a layer (a sum, a concatenation, an activation on both sides); by a layer whose weight or output has other uses; a
     shift before a zero-padded or transposed convolution; norms that compute statistics from their input (layer, group
     and RMS norm, batch norm without running statistics); norms written out as arithmetic.
@@ -75,7 +74,7 @@ def fold_norms(
     return network
 
 
-def report(network: nn.Module) -> Folded:
+def folded_norms(network: nn.Module) -> Folded:
     """What `fold_norms` did to a network that it made."""
     found: Folded = getattr(network, "meta", {}).get(FOLDED, Folded())
     return found
@@ -122,9 +121,9 @@ class _Folding:
 
     def into_layer_before(self, norm: Norm) -> str:
         """Fold a norm into the layer that feeds it; or say why not, and change nothing."""
-        node, source = norm.node, norm.input
+        source = norm.input
         while len(source.users) == 1 and self._is_identity(source):
-            node, source = source, source.args[0]  # type: ignore[assignment]
+            source = source.args[0]  # type: ignore[assignment]
         layer = layer_of(source, self.module_at)
         if layer is None:
             return f"what it normalises, '{source.name}', is no output of a linear layer or a convolution"
@@ -224,22 +223,18 @@ def _border(work: _Folding, layer: Layer, shift: Tensor) -> str:
         return f"'{layer.node.name}' is transposed: at its border some inputs are missing, and with them the shift"
     module = work.module_at(str(layer.node.target)) if layer.node.op == "call_module" else None
     padding = layer.settings.get("padding", 0)
-    padded = padding != "valid" if isinstance(padding, str) else any(
-        padding if isinstance(padding, (tuple, list)) else [padding]
+    padded = (
+        padding != "valid"
+        if isinstance(padding, str)
+        else any(padding if isinstance(padding, (tuple, list)) else [padding])
     )
     if padded and getattr(module, "padding_mode", "zeros") == "zeros":
         return f"'{layer.node.name}' pads with zeros, where the norm's shift is not added"
     return ""
 
 
-def _by_group(weight: Tensor, layer: Layer) -> Tensor:
-    """A weight as [groups, outputs of a group, inputs of a group, positions]."""
-    grouped = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
-    return grouped if layer.out_axis == 0 else grouped.transpose(1, 2)
-
-
 def _scaled(weight: Tensor, scale: Tensor, layer: Layer, out: bool) -> Tensor:
-    grouped = _by_group(weight, layer)
+    grouped = by_group(weight, layer)
     factor = scale.view(layer.groups, -1, 1, 1) if out else scale.view(layer.groups, 1, -1, 1)
     found = grouped * factor.to(weight.device)
     return (found if layer.out_axis == 0 else found.transpose(1, 2)).reshape(weight.shape)
@@ -247,4 +242,4 @@ def _scaled(weight: Tensor, scale: Tensor, layer: Layer, out: bool) -> Tensor:
 
 def _of_shift(weight: Tensor, shift: Tensor, layer: Layer) -> Tensor:
     """What a constant input of `shift` gives, [outputs]."""
-    return torch.einsum("goip,gi->go", _by_group(weight, layer), shift.view(layer.groups, -1)).reshape(-1)
+    return torch.einsum("goip,gi->go", by_group(weight, layer), shift.view(layer.groups, -1)).reshape(-1)

@@ -51,9 +51,7 @@ def norm_of(
     why = _kept(rule, given, parts, module, node)
     if why:
         return Norm(node, given["input"], name, None, None, why)
-    mean, var, weight, bias = (
-        tensor(p.name).detach().double() if isinstance(p, NamedTensor) else None for p in parts
-    )
+    mean, var, weight, bias = (tensor(p.name).detach().double() if isinstance(p, NamedTensor) else None for p in parts)
     assert mean is not None and var is not None
     scale = torch.rsqrt(var + _eps(node, module))
     scale = scale if weight is None else scale * weight

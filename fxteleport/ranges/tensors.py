@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 
@@ -57,8 +56,8 @@ def remove_unused(network: fx.GraphModule) -> None:
     for name in before - {str(n.target) for n in network.graph.nodes if n.op == "get_attr"}:
         path, _, key = name.rpartition(".")
         owner = network.get_submodule(path)
-        for table in (owner._parameters, owner._buffers):
-            table.pop(key, None)  # type: ignore[attr-defined]
+        owner._parameters.pop(key, None)
+        owner._buffers.pop(key, None)
     used = {str(n.target) for n in network.graph.nodes if n.op == "call_module"}
     for path, module in list(network.named_modules(remove_duplicate=False)):
         if not path or path in used or not isinstance(module, nn.modules.batchnorm._NormBase):
@@ -71,13 +70,3 @@ def remove_unused(network: fx.GraphModule) -> None:
             holder.training = module.training
         else:
             table.pop(key, None)
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest magnitude; 0 of an empty tensor."""
-    return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
-
-
-def is_integer(tensor: Tensor) -> bool:
-    """True for weights that are no floating-point numbers: quantised already."""
-    return not (tensor.is_floating_point() or tensor.dtype in (torch.complex64, torch.complex128))
