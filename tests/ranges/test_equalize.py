@@ -87,13 +87,18 @@ def test_never_worse_and_the_same_function(method: str, name: str, mode: str) ->
 @pytest.mark.parametrize("method", ["range", "l2"])
 def test_two_layers_have_the_known_minimum(method: str) -> None:
     """Nagel et al., eq. 11: t = sqrt(column / row), up to a factor for all channels."""
-    model, x = spread(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 5, bias=False))), torch.ones(2, 6)
+    model, x = (
+        spread(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 5, bias=False))),
+        torch.ones(2, 6),
+    )
     plan = ft.plan(model, x)
     values = ft.equalize(plan, method).values
     weights = model[0].weight.detach().double(), model[2].weight.detach().double()
     factors = plan.scales(plan.cob(values))
     first, second = weights[0] * factors["0.weight"], weights[1] * factors["2.weight"]
-    rows, columns = (first.abs().amax(1), second.abs().amax(0)) if method == "range" else (first.norm(dim=1), second.norm(dim=0))
+    rows, columns = (
+        (first.abs().amax(1), second.abs().amax(0)) if method == "range" else (first.norm(dim=1), second.norm(dim=0))
+    )
     ratio = (rows / columns).log()
     assert float(ratio.std()) < 0.02
 
