@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fxteleport.passes.errors import CheckpointError
-from fxteleport.tools.console import console, count, progress, write_json
+from fxteleport.tools.console import console, progress, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.equalize import Equalizing
 
@@ -66,7 +66,7 @@ def equalize(
     facts |= {"output_error": errors, "files": []}
     if output is not None and report.passed:
         facts["files"] = [str(path) for path in written(output, done, facts)]
-    show(out, done, how, report, facts, count)
+    show(out, done, how, report, facts)
     write_json(json, facts)
     if not report.passed:
         raise typer.Exit(1)

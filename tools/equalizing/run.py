@@ -73,7 +73,7 @@ def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None]) -
         folded, loaded = folded_norms(model), replace(loaded, model=model)
     found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode)
     start = time.perf_counter()
-    data = None if how.images is None else [x for x in loaded.args[0].split(8)]
+    data = None if how.images is None else list(loaded.args[0].split(8))
     if not found.num_free:
         raise NothingFree(_why(found))
     try:
