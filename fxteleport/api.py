@@ -29,6 +29,9 @@ from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, Tel
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, plan, teleport
 from fxteleport.plan.teleported_point import Point
+from fxteleport.ranges.equalize import Equalized, equalize, equalized
+from fxteleport.ranges.fake_quantize import fake_quantize
+from fxteleport.ranges.fold_norms import Folded, fold_norms, folded_norms
 from fxteleport.training.callback import Teleport, lightning_callback
 from fxteleport.training.optimizer_state import transport
 from fxteleport.training.teleportable import Teleportable
@@ -38,9 +41,10 @@ Plan.align, Plan.optimize = align, optimize  # as methods, too
 
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
-    "ConditionWarning", "Difference", "EquivalenceReport", "GraphError", "GuardError", "InputError", "ModelError",
-    "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale", "RuleError", "Teleport",
-    "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature", "landscapes",
-    "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport",
-    "transport", "verify", "without_weights",
+    "ConditionWarning", "Difference", "Equalized", "EquivalenceReport", "Folded", "GraphError", "GuardError",
+    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
+    "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature",
+    "equalize", "equalized", "fake_quantize", "fold_norms", "folded_norms", "landscapes", "lightning_callback", "load",
+    "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport", "transport", "verify",
+    "without_weights",
 ]  # fmt: skip

@@ -1,0 +1,205 @@
+"""Equalise: choose the change of basis of any plan so that its numbers lose least in a number format.
+
+    plan + weights (+ data) -> statistics -> an objective made small over the free values -> ChangeOfBasis
+
+The function stays: this is a change of basis like any other. `objective.py` has the formulas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxteleport.passes.errors import InputError
+from fxteleport.plan.analysis import Analysis
+from fxteleport.plan.cob import ChangeOfBasis
+from fxteleport.plan.free_values import check
+from fxteleport.plan.model_snapshot import ModelSnapshot
+from fxteleport.plan.weights import matching_tensors, require_planned
+from fxteleport.ranges.balance import balanced
+from fxteleport.ranges.box import Box, box_of
+from fxteleport.ranges.calibrate import Channels, calibrate
+from fxteleport.ranges.choices import check_choices
+from fxteleport.ranges.descent import descend
+from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
+from fxteleport.ranges.statistics import Statistics, gather, watched_axes
+
+_READINGS = 3  # of the weights: the elements that are the largest at the start are not those of the end
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Equalized:
+    """What equalising found.
+
+    Attributes:
+        cob: the change of basis.
+        before, after: the method's objective without it, and with it.
+        noise_before, noise_after: the modelled noise-to-signal ratio of a layer (geometric mean), whatever the method.
+    """
+
+    cob: ChangeOfBasis
+    before: float
+    after: float
+    noise_before: float
+    noise_after: float
+
+
+def equalize(
+    plan: Analysis, method: str = "range", data: Iterable[Any] | None = None, **settings: Any
+) -> ChangeOfBasis:
+    """A change of basis after which the weights lose least in an integer format; the function is the same.
+
+    Args:
+        plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
+        method: "range" makes the largest elements of rows and columns alike, "l2" their norms, both in closed form;
+            "noise" makes the noise-to-signal ratio of rounding small, from "range" on; "smoothquant" balances columns
+            against activations; "awq" scales columns by a power of the activations, the best of 21.
+        data: batches to measure the activations on, each as the model's forward takes it: a tensor, a tuple, or a
+            mapping. "smoothquant", "awq" and `activation_bits` need them; "noise" takes its mean squares from them.
+        settings: those of `equalized`, which also says how far it got.
+
+    Raises:
+        As `equalized`.
+    """
+    return equalized(plan, method, data, **settings).cob
+
+
+def equalized(
+    plan: Analysis,
+    method: str = "range",
+    data: Iterable[Any] | None = None,
+    bits: int = 8,
+    exact: bool = False,
+    bound: float = 1024.0,
+    bias_bound: float = 64.0,
+    per_channel: bool = False,
+    activation_bits: int | None = None,
+    alpha: float = 0.5,
+    progress: Told = lambda _: None,
+) -> Equalized:
+    """As `equalize`, with the objective before and after.
+
+    Args:
+        bits: of the weights, 2 to 16.
+        exact: powers of two only: the network equals the original to the last bit.
+        bound: the largest factor (and the inverse of the smallest) that a free value may be.
+        bias_bound: how many times its layer's largest bias any bias may become.
+        per_channel: the weights get a scale for each output channel, so that only columns matter.
+        activation_bits: the layers' inputs are rounded, too, with one scale for each tensor.
+        alpha: 0 to 1: how much activations count against weights (SmoothQuant's).
+        progress: is told what comes next.
+
+    Raises:
+        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit; nothing in the
+            plan is free.
+        ModelError: the model is on the meta device, is not what was planned, or has weights that are quantised or NaN.
+    """
+    check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None)
+    require_planned(plan)
+    if not plan.num_free:
+        raise InputError("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
+    weights = matching_tensors(plan.captured, ModelSnapshot(plan.captured.model).tensors)
+    seen = None if data is None else calibrate(plan, data, watched_axes(plan), progress)
+    search = Search(plan, weights, seen, Format(bits, per_channel, activation_bits), alpha, progress)
+    return search.run(method, bound, bias_bound, exact)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """The search for one change of basis.
+
+    Attributes:
+        plan: whose free values are looked for.
+        weights: the model's tensors, by name.
+        seen: what was calibrated, or None.
+        form: the number format.
+        alpha: how much activations count.
+        progress: is told what comes next.
+    """
+
+    plan: Analysis
+    weights: Mapping[str, Tensor]
+    seen: Mapping[str, Channels] | None
+    form: Format
+    alpha: float
+    progress: Told
+
+    def run(self, method: str, bound: float, bias_bound: float, exact: bool) -> Equalized:
+        """Search by a method."""
+        identity = torch.zeros(self.plan.num_free, dtype=torch.float64)
+        found = self.read(identity)
+        box = box_of(found, self.plan.solution, bound, bias_bound)
+        if box.is_a_point:
+            raise InputError(
+                "no free value of this plan has a magnitude that scales the rows and columns of a weight, so there is"
+                " nothing to equalise: `plan.groups` says what is pinned, and why"
+            )
+        logs, found = self.searched(method, found, identity, box)
+        if exact:
+            logs = box_in_doublings(box).put((logs / math.log(2)).round()) * math.log(2)
+        last = self.read(logs)
+        before, after = (self.value(method, last, u) for u in (identity, logs))
+        if after > before:  # rounding to powers of two, or elements that were not kept, made it worse
+            logs, after = identity, before
+        sizes = (logs / math.log(2)).round().exp2() if exact else logs.exp()
+        cob = ChangeOfBasis(sizes, self.plan.fingerprint)
+        check(self.plan, cob)
+        noises = (math.exp(float(noise(last, u, self.form))) for u in (identity, logs))
+        return Equalized(cob, before, after, *noises)
+
+    def read(self, logs: Tensor) -> Statistics:
+        """Read the weights once, for changes of basis near to this one."""
+        return gather(self.plan, self.weights, self.seen, logs)
+
+    def searched(self, method: str, found: Statistics, logs: Tensor, box: Box) -> tuple[Tensor, Statistics]:
+        """The best logarithms by a method, and the statistics that they are the best for."""
+        if method == "awq":
+            return self.powers(found, box), found
+        rounds = _READINGS if method != "l2" else 4 * _READINGS
+        for i in range(rounds):
+            self.progress(f"reading {i + 1}/{rounds}")
+            if method == "l2":  # a norm is exact at the basis where it was read: one step, then it is read again
+                logs = balanced(found, logs, box, self.weighing(method), "l2", steps=1)
+            elif method == "noise":
+                logs = descend(found, logs, box, self.form)
+            else:
+                logs = balanced(found, logs, box, self.weighing(method), "max")
+            if i + 1 < rounds:
+                found = self.read(logs)
+        return logs, found
+
+    def weighing(self, method: str) -> Weighing:
+        """What counts in a balance."""
+        inputs = self.alpha if self.seen is not None and (method == "smoothquant" or self.form.activation_bits) else 0.0
+        rows = 0.0 if self.form.per_channel else 1 - inputs
+        return Weighing(rows, 1 - inputs, inputs)
+
+    def value(self, method: str, found: Statistics, logs: Tensor) -> float:
+        """The method's own objective."""
+        if method in ("noise", "awq"):
+            return float(noise(found, logs, self.form))
+        norm = "l2" if method == "l2" else "max"
+        return balance(found, ranges(found, logs, norm), self.weighing(method))
+
+    def powers(self, found: Statistics, box: Box) -> Tensor:
+        """AWQ's search: columns times a power of their input's size, of which 0, 1/20... 1 are tried."""
+        assert self.seen is not None
+        size = 0.5 * found.signal_in.clamp_min(1e-300).log()
+        whole = balanced(
+            dataclasses.replace(found, largest_in=size.exp()), torch.zeros(self.plan.num_free, dtype=torch.float64),
+            box, Weighing(0.0, 0.0, 1.0), "max",
+        )  # fmt: skip
+        tried = [box.put(whole * k / 20) for k in range(21)]
+        return min(tried, key=lambda logs: float(noise(found, logs, self.form)))
+
+
+def box_in_doublings(box: Box) -> Box:
+    """The whole powers of two in a box."""
+    return Box((box.low / math.log(2)).ceil(), (box.high / math.log(2)).floor())

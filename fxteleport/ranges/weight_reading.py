@@ -1,0 +1,168 @@
+"""Reading a weight: what equalising has to know of one layer, in O(neurons) memory.
+
+For a weight [outputs, inputs, positions] the rows are its output channels, the columns its input channels. Kept are,
+for each row and for each column, its largest elements (`PEAKS` of them): whatever a change of basis does, the range of
+a row is the largest of its scaled elements, and as long as that is one of the kept ones it is known without the weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.node_info import info
+from fxteleport.plan.analysis import Analysis
+from fxteleport.ranges.calibrate import Channels
+from fxteleport.ranges.layers import Layer
+from fxteleport.ranges.log_basis import LogBasis, Slots
+
+PEAKS = 8  # elements kept of each row and of each column
+DEAD = 2.0**-16  # a row with no element above this share of its layer's largest counts as zero
+Pair = tuple[Tensor, Tensor]  # of the rows, of the columns: float64
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One layer as it was read (see `Statistics` for what each means).
+
+    Attributes:
+        weight: its name.
+        rows, columns: the slots of its outputs and of its inputs.
+        groups, positions: blocks of rows and columns, and how many elements each pair has.
+        squares, norms, alive: of the rows, and of the columns.
+        bias: magnitudes, of the rows.
+        peaks: the logarithms of the largest elements, their rows, their columns.
+        signals: mean squares of the outputs, and of the inputs.
+        seen: what was calibrated of the inputs.
+    """
+
+    weight: str
+    rows: Slots
+    columns: Slots
+    groups: int
+    positions: int
+    squares: Pair
+    norms: Pair
+    alive: Pair
+    bias: Tensor
+    peaks: tuple[Tensor, Tensor, Tensor]
+    signals: Pair
+    seen: Channels | None
+
+
+class Reader:
+    """Reads the layers of a plan, in the order of its graph.
+
+    Args:
+        plan: whose layers are read.
+        weights: the model's tensors by name.
+        seen: of `calibrate`, by node name. Without it the mean squares are those that white inputs would have, if no
+            activation changed them.
+        logs: the logarithms of a change of basis: the largest elements, and the norms, are those after it.
+    """
+
+    def __init__(
+        self, plan: Analysis, weights: Mapping[str, Tensor], seen: Mapping[str, Channels] | None, logs: Tensor
+    ) -> None:
+        self.plan, self.weights, self.seen, self.logs = plan, weights, seen, logs
+        self.basis = LogBasis(plan.solution)
+        self.flow = torch.zeros(plan.num_free, dtype=torch.float64)  # mean squares without data, by free value
+
+    def read(self, layer: Layer) -> Reading:
+        """Read a layer.
+
+        Raises:
+            ModelError: its weight is no floating-point tensor, or holds what is no number.
+        """
+        canonical, maps = self.plan.captured.canonical, self.plan.constrained.maps
+        name = canonical[layer.weight]
+        weight = self.weights[name].detach()
+        _require_numbers(name, weight)
+        grouped = by_group(weight, layer)
+        grouped = grouped.to(torch.float64 if grouped.dtype is torch.float64 else torch.float32)
+        groups, outputs, inputs, positions = grouped.shape
+        rows, columns = (
+            self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
+            for node, count in ((layer.node, outputs), (layer.input, inputs))
+        )
+        up = rows.of(self.logs).view(groups, -1, 1).to(grouped)
+        down = columns.of(self.logs).view(groups, 1, -1).to(grouped)
+        square, size = grouped.square().sum(3), grouped.abs().amax(3).log()
+        norms = (square * (-2 * down).exp()).sum(2).log() / 2, (square * (2 * up).exp()).sum(1).log() / 2
+        bias = None if layer.bias is None else self.weights[canonical[layer.bias]]
+        magnitude = torch.zeros(rows.count) if bias is None else bias.detach().abs()
+        return Reading(
+            weight=name,
+            rows=rows,
+            columns=columns,
+            groups=groups,
+            positions=positions,
+            squares=(_plain(square.sum(2)), _plain(square.sum(1))),
+            norms=(_plain(norms[0]), _plain(norms[1])),
+            alive=_alive(size),
+            bias=_plain(magnitude),
+            peaks=_largest(size, size + up - down),
+            signals=self._signals(layer, square.double().cpu(), rows, columns, _plain(magnitude)),
+            seen=None if self.seen is None else self.seen.get(layer.input.name),
+        )
+
+    def _signals(self, layer: Layer, square: Tensor, rows: Slots, columns: Slots, bias: Tensor) -> Pair:
+        """The mean squares of the outputs and of the inputs: measured, or what earlier layers would give."""
+        if self.seen is not None and {layer.node.name, layer.input.name} <= self.seen.keys():
+            return self.seen[layer.node.name].square, self.seen[layer.input.name].square
+        given = torch.zeros(columns.count, dtype=torch.float64).index_add(0, columns.at, self.flow[columns.free])
+        given = torch.where(given > 0, given, 1.0)
+        made = torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1) + bias.square()
+        self.flow += rows.back(made / (float(made.mean()) or 1.0), len(self.flow), squared=True)
+        return made, given
+
+
+def by_group(weight: Tensor, layer: Layer) -> Tensor:
+    """A weight as [groups, outputs of a group, inputs of a group, positions]."""
+    grouped = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
+    return grouped if layer.out_axis == 0 else grouped.transpose(1, 2)
+
+
+def channel_axis(layer: Layer, node: fx.Node, weight_rank: int) -> int:
+    """The axis of the channels in a layer's input or output."""
+    rank: int = info(node).value.ndim
+    return rank - 1 if layer.kind == "linear" else rank - weight_rank + 1
+
+
+def _require_numbers(name: str, weight: Tensor) -> None:
+    if not weight.is_floating_point() or weight.itemsize < 2:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise ModelError(f"'{name}' holds {kind} numbers, which are quantised already: equalise the float model")
+    if not bool(torch.isfinite(weight).all()):
+        raise ModelError(f"'{name}' holds NaN or infinity, which have no range: mend the weights first")
+
+
+def _plain(values: Tensor) -> Tensor:
+    return values.reshape(-1).double().cpu()
+
+
+def _alive(size: Tensor) -> Pair:
+    least = size.max() + math.log(DEAD)
+    return (size.amax(2) > least).reshape(-1).cpu(), (size.amax(1) > least).reshape(-1).cpu()
+
+
+def _largest(size: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The elements of [groups, rows, columns] that are among the largest of their row or column once moved."""
+    groups, rows, columns = size.shape
+    if size.numel() <= PEAKS * (rows + columns) * groups:
+        at = torch.arange(size.numel(), device=size.device)
+    else:
+        flat = torch.arange(size.numel(), device=size.device).view(size.shape)
+        of_rows = flat.gather(2, moved.topk(min(PEAKS, columns), 2).indices)
+        of_columns = flat.gather(1, moved.topk(min(PEAKS, rows), 1).indices)
+        at = torch.cat([of_rows.reshape(-1), of_columns.reshape(-1)]).unique()
+    values = size.reshape(-1)[at]
+    there = values.isfinite()  # the logarithm of a zero is not
+    at, values = at[there].cpu(), _plain(values[there])
+    group, rest = at // (rows * columns), at % (rows * columns)
+    return values, group * rows + rest // columns, group * columns + rest % columns

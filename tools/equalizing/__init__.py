@@ -1,0 +1,1 @@
+"""What `equalize` does and prints: a network folded, planned, equalised and measured."""

@@ -1,0 +1,110 @@
+"""One network equalised: folded, planned, and rewritten with the change of basis that was chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.errors import InputError
+from fxteleport.plan.plan import Plan, plan
+from fxteleport.ranges.equalize import Equalized, equalized
+from fxteleport.ranges.fake_quantize import fake_quantize
+from fxteleport.ranges.fold_norms import Folded, fold_norms, folded_norms
+from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.options.equalize import Equalizing
+
+
+class NothingFree(Exception):
+    """The plan has nothing to equalise with."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An equalised network.
+
+    Attributes:
+        loaded: what was planned: the network with its norms folded.
+        plan, found, network: its plan, what was chosen, and the network in that basis.
+        folded: what was folded.
+        seconds: of equalising.
+    """
+
+    loaded: Loaded
+    plan: Plan
+    found: Equalized
+    network: fx.GraphModule
+    folded: Folded
+    seconds: float
+
+    def facts(self, how: Equalizing, mode: str) -> dict[str, Any]:
+        """What is known of it, for JSON."""
+        found = self.found
+        return {
+            "model": self.loaded.spec,
+            "mode": mode,
+            **how.settings(),
+            "num_free": self.plan.num_free,
+            "folded": len(self.folded.folded),
+            "kept_norms": self.folded.kept,
+            "objective": {"before": found.before, "after": found.after},
+            "noise": {"before": found.noise_before, "after": found.noise_after},
+            "cob": {"smallest": float(found.cob.values.min()), "largest": float(found.cob.values.max())},
+            "seconds": self.seconds,
+            "conditions": [asdict(c) for c in self.plan.conditions],
+        }
+
+
+def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None]) -> Done:
+    """Fold, plan, equalise and rewrite.
+
+    Raises:
+        NothingFree: nothing can be chosen.
+        TeleportError: the network or the settings are wrong.
+    """
+    folded = Folded()
+    if how.fold:
+        model = fold_norms(loaded.model, *loaded.args, **loaded.kwargs)
+        folded, loaded = folded_norms(model), replace(loaded, model=model)
+    found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode)
+    start = time.perf_counter()
+    data = None if how.images is None else list(loaded.args[0].split(8))
+    if not found.num_free:
+        raise NothingFree(_why(found))
+    try:
+        chosen = equalized(found, data=data, progress=lambda what: step(what), **how.settings())
+    except InputError as error:
+        if "nothing to equalise" in str(error):
+            raise NothingFree(str(error)) from None
+        raise
+    return Done(loaded, found, chosen, found.rewrite(chosen.cob), folded, time.perf_counter() - start)
+
+
+def _why(found: Plan) -> str:
+    reasons = list(dict.fromkeys(g.why for g in found.groups if g.kind == "pinned"))
+    return "no neuron of this network is free (" + "; ".join(reasons[:3]) + ")"
+
+
+@torch.no_grad()
+def measured(done: Done, how: Equalizing) -> dict[str, float]:
+    """The error of the outputs with rounded weights, relative to the outputs: without and with the change of basis."""
+    loaded = done.loaded
+    args, kwargs = loaded.args, loaded.kwargs
+    expected = _tensors(loaded.model(*args, **kwargs))
+    data = None if how.activation_bits is None else [args]
+    found = {}
+    for name, cob in (("before", done.plan.identity()), ("after", done.found.cob)):
+        rounded = fake_quantize(done.plan.rewrite(cob), how.bits, how.per_channel, how.activation_bits, data)
+        actual = _tensors(rounded(*args, **kwargs))
+        wrong = sum(float((a - b).double().square().sum()) for a, b in zip(actual, expected, strict=True))
+        found[name] = (wrong / max(sum(float(b.double().square().sum()) for b in expected), 1e-300)) ** 0.5
+    return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
