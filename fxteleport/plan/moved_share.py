@@ -39,12 +39,15 @@ def moved_elements(plan: Analysis, name: str) -> int:
 def _zero_sums(keys: list[Array]) -> tuple[int, int]:
     """How many elements of the broadcast sum of some integer arrays are 0, and how many elements it has.
 
-    The sum of a column and a row, which has the size of a weight, is not computed: equal values are counted.
+    The sum with the largest, which has the size of a weight, is not computed where that has axes of its own (a row beside
+    a column, and a number for each expert): equal values are counted.
     """
     shape = np.broadcast_shapes(*(k.shape for k in keys))
-    if len(keys) == 2 and all(1 in pair for pair in zip(keys[0].shape, keys[1].shape, strict=True)):
-        values, times = np.unique(keys[0], return_counts=True)
-        others, other_times = np.unique(-keys[1], return_counts=True)
+    *rest, largest = sorted(keys, key=lambda k: k.size)
+    small = functools.reduce(np.add, rest) if rest else None
+    if small is not None and all(1 in pair for pair in zip(small.shape, largest.shape, strict=True)):
+        values, times = np.unique(small, return_counts=True)
+        others, other_times = np.unique(-largest, return_counts=True)
         _, at, other_at = np.intersect1d(values, others, assume_unique=True, return_indices=True)
         return int((times[at] * other_times[other_at]).sum()), math.prod(shape)
     return int((functools.reduce(np.add, keys) == 0).sum()), math.prod(shape)

@@ -159,6 +159,8 @@ class System:
         factors = a.factors
         if not factors:
             return
+        if a.zeros and any(bool((s == ANY).all()) for s, _ in factors):
+            return  # zero everywhere
         symbols, exponents = [s for s, _ in factors], [e for _, e in factors]
         grids = {support(s) for s in symbols}
         if len(grids) == 1 or a.zeros:
