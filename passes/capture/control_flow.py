@@ -25,6 +25,10 @@ class HashedSize(Again):
     """Python looks a size up in a table: it must be a number."""
 
 
+class Draws(Again):
+    """Forward draws random numbers of Python's or numpy's: the modules that do must be kept whole."""
+
+
 class NextRunDiffers(Again):
     """Modules compute something else in the next run: they must be kept whole.
 

@@ -85,7 +85,8 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
     except Exception as error:
         raise_if_hashed(error)
         is_whole = True
-        out = _kept_whole(tracer, error, entry, examples, arguments)
+        with tracer.effects.whole_call():
+            out = _kept_whole(tracer, error, entry, examples, arguments)
         lowered = tracer.lower(out)
     names = {name for shadow in shadows for name in reassigned(shadow)}
     assigned = {name: tensor for name, tensor in named_tensors(tracer.parts) if name in names} if names else {}
@@ -116,7 +117,7 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
 def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments) -> tuple[Any, Attributes]:
     """What the model's forward gives, and the plain attributes that it leaves; no more that a graph does not hold."""
     args, kwargs = arguments
-    with tracer.running(), tracer.effects.without_drawing():
+    with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
     for shadow in shadows:
         tracer.effects.reject_state(shadow)

@@ -13,7 +13,7 @@ from torch import nn
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
-from fxteleport.passes.capture.control_flow import Again, CannotRun, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.control_flow import Again, CannotRun, DataDependent, Stores, first_line, raise_if_hashed
 from fxteleport.passes.capture.function_calls import OUTSIDE, FunctionCalls
 from fxteleport.passes.capture.history import History
 from fxteleport.passes.capture.layer_calls import LayerCalls
@@ -90,7 +90,8 @@ class ModuleCalls:
         with self._stack.inside(module):
             mark = self._history.mark((args, kwargs))
             try:
-                out = forward(*args, **kwargs)
+                with self._effects.call():
+                    out = forward(*args, **kwargs)
                 self._effects.reject_state(module)
                 return out
             except _OF_THE_MODEL:
@@ -118,7 +119,8 @@ class ModuleCalls:
         warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=3)
         if depends(self._leaves.real(path)):
             self._modes.asked[path] = self._modes.at_start(path)
-        return self._calls.call(path, args, kwargs)
+        with self._effects.whole_call():
+            return self._calls.call(path, args, kwargs)
 
     def _mode_dependent(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A module without tensors that asks for its mode is called: one node, with a graph of its body in each mode.
@@ -136,7 +138,11 @@ class ModuleCalls:
             return self._calls.call(path, args, kwargs)
         if not planned:
             return self._layers.as_it_is(module, args, kwargs)
-        graphs = self._bodies.known(path, real, args, kwargs, (False, True))
+        try:
+            with self._effects.call():
+                graphs = self._bodies.known(path, real, args, kwargs, (False, True))
+        except DataDependent as error:
+            return self._kept_whole(path, first_line(error), args, kwargs)
         out = self._calls.call(path, args, kwargs)
         self._calls.note_bodies(out, graphs)
         return out
@@ -145,7 +151,8 @@ class ModuleCalls:
         """A method of a module, other than `forward`, is called: if it depends on the data, it is kept whole."""
         mark = self._history.mark((args, kwargs))
         try:
-            return fn(module, *args, **kwargs)
+            with self._effects.call():
+                return fn(module, *args, **kwargs)
         except _OF_THE_MODEL:
             raise
         except Exception as error:
@@ -157,6 +164,7 @@ class ModuleCalls:
                 raise
             self._history.undo(mark)
             try:
-                return self._functions.method(module, fn, args, kwargs, first_line(error))
+                with self._effects.whole_call():
+                    return self._functions.method(module, fn, args, kwargs, first_line(error))
             except CannotRun:  # it needs the weights: then its module is kept whole
                 raise error from None

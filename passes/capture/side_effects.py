@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import fx, nn
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.attribute_journal import Writes
-from fxteleport.passes.capture.control_flow import DataDependent
+from fxteleport.passes.capture.control_flow import DataDependent, Draws
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
-from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import reassigned
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
 from fxteleport.passes.graph.structure import PLAIN
@@ -29,7 +29,7 @@ class SideEffects:
     Args:
         names: of the model's own tensors.
         writes: the assignments of forward.
-        stateful: paths of modules that compute something else in the next run.
+        settings: which modules compute something else in the next run, and whether any draws (see `TraceSettings`).
     """
 
     def __init__(
@@ -37,26 +37,43 @@ class SideEffects:
         tensors: TensorTable,
         names: Container[Any],
         writes: Writes,
-        conditions: TraceConditions,
-        stateful: frozenset[str],
+        settings: TraceSettings,
     ) -> None:
         self._tensors, self._names, self._writes = tensors, names, writes
-        self._conditions, self._stateful = conditions, stateful
+        self._stateful, self._draws = settings.stateful, settings.draws
 
     @contextmanager
-    def without_drawing(self) -> Iterator[None]:
-        """Random numbers of Python's and numpy's that a trace draws are in the graph; who draws next gets the same."""
-        python = random.getstate()
-        numpy: Any = np.random.get_state()
-        try:
+    def run(self) -> Iterator[None]:
+        """A run of the whole forward; who draws random numbers of Python's or numpy's next gets what it would have.
+
+        Raises:
+            Draws: forward has drawn such numbers, which a graph would have as constants.
+        """
+        with _numbers_of_python() as have_changed:
             yield
-        finally:
-            now: Any = np.random.get_state()
-            if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
-                said = "random numbers of Python's or numpy's are those that the trace drew"
-                self._conditions.note("data", said, path="")
-                random.setstate(python)
-                np.random.set_state(numpy)
+            if have_changed() and not self._draws:
+                raise Draws
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call of code that is traced.
+
+        Raises:
+            DataDependent: it has drawn random numbers of Python's or numpy's.
+        """
+        if not self._draws:
+            yield
+            return
+        with _numbers_of_python() as have_changed:
+            yield
+            if have_changed():
+                raise DataDependent("it draws random numbers of Python's or numpy's")
+
+    @contextmanager
+    def whole_call(self) -> Iterator[None]:
+        """A call of code that is kept whole: what it draws while it is evaluated is not the trace's."""
+        with _numbers_of_python() if self._draws else nullcontext():
+            yield
 
     def reject_changed_layers(self) -> None:
         """Raise DataDependent where forward leaves a layer with other settings or tensors than it finds."""
@@ -119,3 +136,21 @@ def _asks_for_size(node: fx.Node) -> bool:
     """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
     asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
     return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
+
+
+@contextmanager
+def _numbers_of_python() -> Iterator[Callable[[], bool]]:
+    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from."""
+    python = random.getstate()
+    numpy: Any = np.random.get_state()
+
+    def have_changed() -> bool:
+        now: Any = np.random.get_state()
+        return python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1])
+
+    try:
+        yield have_changed
+    finally:
+        if have_changed():
+            random.setstate(python)
+            np.random.set_state(numpy)

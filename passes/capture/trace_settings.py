@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fxteleport.passes.capture.control_flow import HashedSize, NextRunDiffers, WrittenConstant
+from fxteleport.passes.capture.control_flow import Draws, HashedSize, NextRunDiffers, WrittenConstant
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ class TraceSettings:
         is_body: the graph is of the inside of a call that is recorded as one node.
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
+        draws: forward draws random numbers of Python's or numpy's; the modules that do are kept whole.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class TraceSettings:
     is_body: bool = False
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     stateful: frozenset[str] = frozenset()
+    draws: bool = False
 
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
@@ -46,5 +48,7 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, makes_all=True)
         except HashedSize:
             settings = replace(settings, hashes=True)
+        except Draws:
+            settings = replace(settings, draws=True)
         except NextRunDiffers as found:
             settings = replace(settings, stateful=settings.stateful | found.paths)

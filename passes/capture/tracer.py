@@ -106,9 +106,7 @@ class Tracer:
             settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo
         )
         self.hook_gradient = self.functions.hook_gradient
-        self.effects = SideEffects(
-            self.tensors, self.model_tensors.metas, self.writes, self.conditions, settings.stateful
-        )
+        self.effects = SideEffects(self.tensors, self.model_tensors.metas, self.writes, settings)
         self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
         modules = ModuleCalls(
             settings, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes, self.effects,

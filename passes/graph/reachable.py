@@ -122,7 +122,7 @@ class Reach:
         """A module's parts and attributes, and what the code of its class refers to."""
         for key, value in vars(module).items():
             kind = type(value)
-            if kind not in PLAIN and (value or kind not in _BUILTIN) and key not in ("_parameters", "_buffers"):
+            if kind not in PLAIN and (kind not in _BUILTIN or value) and key not in ("_parameters", "_buffers"):
                 yield value
         cls = type(module)
         if cls not in self._code:
