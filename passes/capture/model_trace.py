@@ -38,7 +38,7 @@ class Traced:
     Attributes:
         is_whole: it is one opaque leaf.
         assigned: the tensors of the model in whose place its forward puts others.
-        left: plain attributes that forward may have read, and leaves with other values.
+        left: attributes that forward may have read, and leaves with other values.
     """
 
     tracer: Tracer
@@ -119,9 +119,11 @@ def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], argument
     args, kwargs = arguments
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
+    whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
     for shadow in shadows:
-        tracer.effects.reject_state(shadow)
-    left = dict(tracer.effects.plain_state(shadows, tracer.shadows.reads.read()))
+        if not f"{path_of(shadow)}.".startswith(whole):
+            tracer.effects.reject_state(shadow)
+    left = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
     tracer.effects.reject_changed_layers()
     tracer.modes.reject_late()
     return out, left

@@ -126,9 +126,11 @@ class ModuleCalls:
         """A module without tensors that asks for its mode is called: one node, with a graph of its body in each mode.
 
         Raises:
-            Stores: its forward writes to its attributes.
+            Stores: its forward writes to its attributes, or has done so in the run before.
         """
         path = path_of(module)
+        if any(path == where for where, _ in self._settings.found):
+            raise Stores(f"'{path}' stores what the next run may read")
         real = self._leaves.real(path)
         planned = self._layers.is_as_planned(module)
         if self._leaves.reach.of(real):

@@ -8,16 +8,20 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import reassigned
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
+from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.settings import Reads
 from fxteleport.passes.graph.structure import PLAIN
 
 NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else in the next run"
@@ -98,25 +102,37 @@ class SideEffects:
             if not (all(map(_asks_for_size, node.users)) and self._is_made_of_sizes(now, node)):
                 raise DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
 
-    def plain_state(
-        self, shadows: Iterable[nn.Module], read: Container[tuple[str, str]]
-    ) -> Iterator[tuple[tuple[str, str], Any]]:
-        """Plain attributes that forward may have read, and leaves with another value: (module's path, name), and that.
+    def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> Iterator[tuple[tuple[str, str], Any]]:
+        """Attributes that forward may have read, and leaves with another value: (module's path, name), and that.
+
+        For tensors that depend on inputs or weights, others of their form; those that are made of sizes, each run would
+        make the same.
 
         Args:
-            read: the attributes that were read.
+            reads: the attributes that were read, and those among them that the run has found.
         """
-        ends = list(self._writes.ends())
+        ends, filled, read = list(self._writes.ends()), reads.filled(), reads.read()
         paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
         for table, name, before, now in ends:
             path = paths.get(id(table))
-            if path is None or name in BOOKKEEPING or type(now) not in PLAIN:
+            if path is None or name in BOOKKEEPING:
                 continue
-            changed = type(now) is not type(before) or now != before
-            if changed and ((path, name) in read or type(before) not in PLAIN):
-                yield (path, name), now
+            filled.pop((path, name), None)
+            if type(now) in PLAIN:
+                changed = type(now) is not type(before) or now != before
+                if changed and ((path, name) in read or type(before) not in PLAIN):
+                    yield (path, name), now
+            elif (path, name) in reads.found and self._depends(now):
+                yield (path, name), _stand_in(now)
+        for place, container in filled.items():
+            if place in reads.found and self._depends(container):
+                yield place, _stand_in(container)
 
-    def _is_made_of_sizes(self, now: Any, before: fx.Node) -> bool:
+    def _depends(self, x: Any) -> bool:
+        """True where something in a value depends on an input or a weight, not on sizes alone."""
+        return any(proxy.is_proxy(leaf) and not self._is_made_of_sizes(leaf, None) for leaf in leaves_of(x))
+
+    def _is_made_of_sizes(self, now: Any, before: fx.Node | None) -> bool:
         """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
@@ -130,6 +146,16 @@ class SideEffects:
                 seen.add(node)
                 waiting += node.all_input_nodes
         return True
+
+
+def _stand_in(x: Any) -> Any:
+    """A value with tensors of its own in the place of proxies."""
+
+    def plain(leaf: Any) -> Any:
+        value = proxy.plain(leaf)
+        return torch.zeros(value.shape, dtype=value.dtype) if value is not leaf and isinstance(value, Tensor) else value
+
+    return tree_map(plain, x)
 
 
 def _asks_for_size(node: fx.Node) -> bool:
