@@ -105,8 +105,8 @@ class SideEffects:
     def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> Iterator[tuple[tuple[str, str], Any]]:
         """Attributes that forward may have read, and leaves with another value: (module's path, name), and that.
 
-        For tensors that depend on inputs or weights, others of their form; those that are made of sizes, each run would
-        make the same.
+        For tensors that depend on inputs, or of which there was another before, others of their form. What is made of
+        sizes, or made once of weights (a table that eval mode keeps), each run would make the same.
 
         Args:
             reads: the attributes that were read, and those among them that the run has found.
@@ -122,17 +122,18 @@ class SideEffects:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     yield (path, name), now
-            elif (path, name) in reads.found and self._depends(now):
+            elif (path, name) in reads.found and self._depends(now, made_once=before is None):
                 yield (path, name), _stand_in(now)
         for place, container in filled.items():
-            if place in reads.found and self._depends(container):
+            if place in reads.found and self._depends(container, made_once=True):
                 yield place, _stand_in(container)
 
-    def _depends(self, x: Any) -> bool:
-        """True where something in a value depends on an input or a weight, not on sizes alone."""
-        return any(proxy.is_proxy(leaf) and not self._is_made_of_sizes(leaf, None) for leaf in leaves_of(x))
+    def _depends(self, x: Any, made_once: bool) -> bool:
+        """True where something in a value depends on an input, or, unless it is made once, on a weight."""
+        leaves = [leaf for leaf in leaves_of(x) if proxy.is_proxy(leaf)]
+        return not all(self._is_made_of_sizes(leaf, None, or_weights=made_once) for leaf in leaves)
 
-    def _is_made_of_sizes(self, now: Any, before: fx.Node | None) -> bool:
+    def _is_made_of_sizes(self, now: Any, before: fx.Node | None, or_weights: bool = False) -> bool:
         """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
@@ -140,7 +141,7 @@ class SideEffects:
             if _asks_for_size(node):
                 if before in node.all_input_nodes:
                     return False
-            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self._names):
+            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self._names and not or_weights):
                 return False
             elif node not in seen:
                 seen.add(node)
