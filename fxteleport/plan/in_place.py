@@ -16,6 +16,7 @@ from fxteleport.passes.scale import row_column_scaling
 from fxteleport.passes.scale.recipe import Prepared
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis, require_cob
+from fxteleport.plan.copies import require_own_tensors
 from fxteleport.plan.free_values import check
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.number_formats import has_room, require_range
@@ -36,8 +37,9 @@ def apply_(plan: Analysis, cob: ChangeOfBasis, model: nn.Module | None = None, s
         ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
         CobError: the CoB is not valid for this plan, or would push weights out of their number format; then nothing
             was changed.
-        ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), or
-            parameters are sharded as partial sums; nothing was changed.
+        ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), is a
+            copy whose code reads the planned model's tensors, or has parameters sharded as partial sums; nothing was
+            changed.
     """
     if plan.mode != "weights":
         raise InputError("apply_ changes parameters only, which keeps the function in mode='weights': plan again")
@@ -58,6 +60,7 @@ def _scale_copy_(plan: Analysis, cob: ChangeOfBasis, model: nn.Module) -> None:
     snapshot = ModelSnapshot(model)
     prepared = _prepare(plan, snapshot)
     plan.planned.require(model, itself=False)
+    require_own_tensors(plan.captured, plan.planned.moving, model)
     _require_room(plan, cob, snapshot, prepared)
     prepared.scale_(numbers)
 

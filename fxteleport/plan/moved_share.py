@@ -39,8 +39,8 @@ def moved_elements(plan: Analysis, name: str) -> int:
 def _zero_sums(keys: list[Array]) -> tuple[int, int]:
     """How many elements of the broadcast sum of some integer arrays are 0, and how many elements it has.
 
-    The sum with the largest, which has the size of a weight, is not computed where that has axes of its own (a row beside
-    a column, and a number for each expert): equal values are counted.
+    The sum with the largest, which has the size of a weight, is not computed where that has axes of its own (a row
+    beside a column, and a number for each expert): equal values are counted.
     """
     shape = np.broadcast_shapes(*(k.shape for k in keys))
     *rest, largest = sorted(keys, key=lambda k: k.size)

@@ -40,7 +40,12 @@ class Draws:
     def same(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """Both results; the second draws what the first has drawn."""
         before = self._state()
+        python, numpy = random.getstate(), np.random.get_state()
         one = first()
+        if python != random.getstate() or not _equal(numpy, np.random.get_state()):
+            self.drawn = True
+            random.setstate(python)
+            np.random.set_state(numpy)
         if not all(map(torch.equal, before, self._state())):
             self.drawn = True
             torch.set_rng_state(before[0])
@@ -50,3 +55,8 @@ class Draws:
 
     def _state(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self.devices)]
+
+
+def _equal(numpy: Any, now: Any) -> bool:
+    """True for the same state of numpy's generator; its place in the table is compared first."""
+    return bool(numpy[2] == now[2]) and np.array_equal(numpy[1], now[1])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.capture.opaque_leaves import Withheld
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.graph.node_info import info
@@ -26,14 +27,15 @@ Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
 def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[Saved]:
     """Undo what happens inside to networks; yields the tensors that are saved, by id, each with its copy.
 
-    Undone is what a forward changes of its modules: parameters, buffers and other tensors that they hold, attributes
+    Undone is what a forward changes of its modules (those among them that others hold as attributes, or in lists, as an
+    emitted network holds what is kept whole): parameters, buffers and other tensors that they hold, attributes
     and what lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not
     undone is what it does to objects that are not modules.
 
     Args:
         weights: parameters may be written to, and are copied (see `may_write_weights`).
     """
-    modules = list({id(m): m for network in networks for m in network.modules()}.values())
+    modules = _modules(networks)
     parameters = [p for network in networks for p in network.parameters()]
     with _gradients(parameters), _tensors(modules, weights) as saved, _containers(modules), _attributes(modules):
         yield saved
@@ -77,6 +79,21 @@ def is_same(a: Tensor, b: Tensor) -> bool:
         return False
 
 
+def _modules(networks: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules of networks, and those that they hold otherwise: as attributes, and in lists and tuples."""
+    found: dict[int, nn.Module] = {}
+    waiting = list(networks)
+    while waiting:
+        for module in waiting.pop().modules():
+            if id(module) in found:
+                continue
+            found[id(module)] = module
+            for value in _own(module):
+                held = value if isinstance(value, (list, tuple)) else (value,)
+                waiting += [x for x in held if isinstance(x, nn.Module)]
+    return list(found.values())
+
+
 @contextlib.contextmanager
 def _attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Modules have the attributes that they had: only those that differ are set, for other threads may run them."""
@@ -113,7 +130,8 @@ def _tensors(modules: Sequence[nn.Module], weights: bool) -> Iterator[Saved]:
     attributes = (x for m in modules for x in _own(m) if type(x) is Tensor)
     buffers = (b for m in modules for b in m._buffers.values() if b is not None)
     parameters = (p for m in modules for p in m._parameters.values() if p is not None and weights)
-    saved = {id(x): (x, x.detach().clone()) for x in (*attributes, *buffers, *parameters)}
+    own = (x for x in (*attributes, *buffers, *parameters) if type(x) is not Withheld)
+    saved = {id(x): (x, x.detach().clone()) for x in own}
     memories = [(x, x.data) for x, _ in saved.values()]
     try:
         yield saved

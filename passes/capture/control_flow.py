@@ -60,6 +60,10 @@ class DecidesInFunction(Again):
         self.functions = frozenset(functions)
 
 
+class Draws(Again):
+    """Forward draws random numbers of Python's or numpy's: the modules that do must be kept whole."""
+
+
 class NextRunDiffers(Again):
     """Modules compute something else in the next run: they must be kept whole.
 

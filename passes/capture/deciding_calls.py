@@ -24,6 +24,7 @@ from fxteleport.passes.capture.function_calls import FunctionCalls
 from fxteleport.passes.capture.history import History, Mark
 from fxteleport.passes.capture.leaf_table import LeafTable
 from fxteleport.passes.capture.plain_functions import can_be_held, deciding_functions
+from fxteleport.passes.capture.side_effects import SideEffects
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.graph.leaf_modules import watched
 from fxteleport.passes.graph.ops import leaves_of
@@ -38,11 +39,12 @@ class DecidingCalls:
         data: DataDecisions,
         leaves: LeafTable,
         functions: FunctionCalls,
+        effects: SideEffects,
         writes: Writes,
         history: History,
     ) -> None:
         self._settings, self._data, self._leaves = settings, data, leaves
-        self._functions, self._writes, self._history = functions, writes, history
+        self._functions, self._effects, self._writes, self._history = functions, effects, writes, history
         self._cannot_be_whole: set[FunctionType] = set()
 
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
@@ -84,7 +86,8 @@ class DecidingCalls:
         mark = self._history.mark(arguments)
         fixed, error = self._data.fixed, None
         try:
-            out = run()
+            with self._effects.call():
+                out = run()
             if self._data.fixed == fixed or fn in self._cannot_be_whole or not self._data.are_data(arguments):
                 return out
             why = "what it does is decided by the data that it is given"
@@ -100,7 +103,8 @@ class DecidingCalls:
             raise error
         self._history.undo(mark)
         try:
-            whole = keep(why)
+            with self._effects.whole_call():
+                whole = keep(why)
             if error is not None or _holds_tensors_alone(whole):
                 return whole
             self._leaves.forget(str(proxy.node_of(whole).target))  # numbers of the data may decide what follows

@@ -38,7 +38,7 @@ class Traced:
     Attributes:
         is_whole: it is one opaque leaf.
         assigned: the tensors of the model in whose place its forward puts others.
-        left: plain attributes that forward may have read, and leaves with other values.
+        left: attributes that forward may have read, and leaves with other values.
     """
 
     tracer: Tracer
@@ -85,7 +85,8 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
     except Exception as error:
         raise_if_hashed(error)
         is_whole = True
-        out = _kept_whole(tracer, error, entry, examples, arguments)
+        with tracer.effects.whole_call():
+            out = _kept_whole(tracer, error, entry, examples, arguments)
         lowered = tracer.lower(out)
     names = {name for shadow in shadows for name in reassigned(shadow)}
     assigned = {name: tensor for name, tensor in named_tensors(tracer.parts) if name in names} if names else {}
@@ -116,11 +117,13 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
 def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments) -> tuple[Any, Attributes]:
     """What the model's forward gives, and the plain attributes that it leaves; no more that a graph does not hold."""
     args, kwargs = arguments
-    with tracer.running(), tracer.effects.without_drawing():
+    with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
+    whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
     for shadow in shadows:
-        tracer.effects.reject_state(shadow)
-    left = dict(tracer.effects.plain_state(shadows, tracer.shadows.reads.read()))
+        if not f"{path_of(shadow)}.".startswith(whole):
+            tracer.effects.reject_state(shadow)
+    left = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
     tracer.effects.reject_changed_layers()
     tracer.modes.reject_late()
     return out, left

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
-from fxteleport.passes.capture.control_flow import OF_THE_MODEL, Stores, first_line, raise_if_hashed
+from fxteleport.passes.capture.control_flow import OF_THE_MODEL, DataDependent, Stores, first_line, raise_if_hashed
 from fxteleport.passes.capture.deciding_calls import DecidingCalls
 from fxteleport.passes.capture.function_calls import OUTSIDE, FunctionCalls
 from fxteleport.passes.capture.history import History
@@ -89,7 +89,8 @@ class ModuleCalls:
         with self._stack.inside(module):
             mark = self._history.mark((args, kwargs))
             try:
-                out = forward(*args, **kwargs)
+                with self._effects.call():
+                    out = forward(*args, **kwargs)
                 self._effects.reject_state(module)
                 return out
             except OF_THE_MODEL:
@@ -118,15 +119,18 @@ class ModuleCalls:
         warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=3)
         if depends(self._leaves.real(path)):
             self._modes.asked[path] = self._modes.at_start(path)
-        return self._calls.call(path, args, kwargs)
+        with self._effects.whole_call():
+            return self._calls.call(path, args, kwargs)
 
     def _mode_dependent(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A module without tensors that asks for its mode is called: one node, with a graph of its body in each mode.
 
         Raises:
-            Stores: its forward writes to its attributes.
+            Stores: its forward writes to its attributes, or has done so in the run before.
         """
         path = path_of(module)
+        if any(path == where for where, _ in self._settings.found):
+            raise Stores(f"'{path}' stores what the next run may read")
         real = self._leaves.real(path)
         planned = self._layers.is_as_planned(module)
         if self._leaves.reach.of(real):
@@ -136,7 +140,11 @@ class ModuleCalls:
             return self._calls.call(path, args, kwargs)
         if not planned:
             return self._layers.as_it_is(module, args, kwargs)
-        graphs = self._bodies.known(path, real, args, kwargs, (False, True))
+        try:
+            with self._effects.call():
+                graphs = self._bodies.known(path, real, args, kwargs, (False, True))
+        except DataDependent as error:
+            return self._kept_whole(path, first_line(error), args, kwargs)
         out = self._calls.call(path, args, kwargs)
         self._calls.note_bodies(out, graphs)
         return out

@@ -1,4 +1,4 @@
-"""The next run: whether it does what the traced one does, where forward leaves plain attributes with other values."""
+"""The next run: whether it does what the traced one does, where forward leaves attributes with other values."""
 
 from __future__ import annotations
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.attribute_journal import Writes
-from fxteleport.passes.capture.control_flow import DataDependent
+from fxteleport.passes.capture.control_flow import DataDependent, Draws
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
-from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import reassigned
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
+from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.settings import Reads
 from fxteleport.passes.graph.structure import PLAIN
 
 NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else in the next run"
@@ -29,7 +33,7 @@ class SideEffects:
     Args:
         names: of the model's own tensors.
         writes: the assignments of forward.
-        stateful: paths of modules that compute something else in the next run.
+        settings: which modules compute something else in the next run, and whether any draws (see `TraceSettings`).
     """
 
     def __init__(
@@ -37,26 +41,43 @@ class SideEffects:
         tensors: TensorTable,
         names: Container[Any],
         writes: Writes,
-        conditions: TraceConditions,
-        stateful: frozenset[str],
+        settings: TraceSettings,
     ) -> None:
         self._tensors, self._names, self._writes = tensors, names, writes
-        self._conditions, self._stateful = conditions, stateful
+        self._stateful, self._draws = settings.stateful, settings.draws
 
     @contextmanager
-    def without_drawing(self) -> Iterator[None]:
-        """Random numbers of Python's and numpy's that a trace draws are in the graph; who draws next gets the same."""
-        python = random.getstate()
-        numpy: Any = np.random.get_state()
-        try:
+    def run(self) -> Iterator[None]:
+        """A run of the whole forward; who draws random numbers of Python's or numpy's next gets what it would have.
+
+        Raises:
+            Draws: forward has drawn such numbers, which a graph would have as constants.
+        """
+        with _numbers_of_python() as have_changed:
             yield
-        finally:
-            now: Any = np.random.get_state()
-            if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
-                said = "random numbers of Python's or numpy's are those that the trace drew"
-                self._conditions.note("data", said, path="")
-                random.setstate(python)
-                np.random.set_state(numpy)
+            if have_changed() and not self._draws:
+                raise Draws
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call of code that is traced.
+
+        Raises:
+            DataDependent: it has drawn random numbers of Python's or numpy's.
+        """
+        if not self._draws:
+            yield
+            return
+        with _numbers_of_python() as have_changed:
+            yield
+            if have_changed():
+                raise DataDependent("it draws random numbers of Python's or numpy's")
+
+    @contextmanager
+    def whole_call(self) -> Iterator[None]:
+        """A call of code that is kept whole: what it draws while it is evaluated is not the trace's."""
+        with _numbers_of_python() if self._draws else nullcontext():
+            yield
 
     def reject_changed_layers(self) -> None:
         """Raise DataDependent where forward leaves a layer with other settings or tensors than it finds."""
@@ -81,25 +102,38 @@ class SideEffects:
             if not (all(map(_asks_for_size, node.users)) and self._is_made_of_sizes(now, node)):
                 raise DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
 
-    def plain_state(
-        self, shadows: Iterable[nn.Module], read: Container[tuple[str, str]]
-    ) -> Iterator[tuple[tuple[str, str], Any]]:
-        """Plain attributes that forward may have read, and leaves with another value: (module's path, name), and that.
+    def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> Iterator[tuple[tuple[str, str], Any]]:
+        """Attributes that forward may have read, and leaves with another value: (module's path, name), and that.
+
+        For tensors that depend on inputs, or of which there was another before, others of their form. What is made of
+        sizes, or made once of weights (a table that eval mode keeps), each run would make the same.
 
         Args:
-            read: the attributes that were read.
+            reads: the attributes that were read, and those among them that the run has found.
         """
-        ends = list(self._writes.ends())
+        ends, filled, read = list(self._writes.ends()), reads.filled(), reads.read()
         paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
         for table, name, before, now in ends:
             path = paths.get(id(table))
-            if path is None or name in BOOKKEEPING or type(now) not in PLAIN:
+            if path is None or name in BOOKKEEPING:
                 continue
-            changed = type(now) is not type(before) or now != before
-            if changed and ((path, name) in read or type(before) not in PLAIN):
-                yield (path, name), now
+            filled.pop((path, name), None)
+            if type(now) in PLAIN:
+                changed = type(now) is not type(before) or now != before
+                if changed and ((path, name) in read or type(before) not in PLAIN):
+                    yield (path, name), now
+            elif (path, name) in reads.found and self._depends(now, made_once=before is None):
+                yield (path, name), _stand_in(now)
+        for place, container in filled.items():
+            if place in reads.found and self._depends(container, made_once=True):
+                yield place, _stand_in(container)
 
-    def _is_made_of_sizes(self, now: Any, before: fx.Node) -> bool:
+    def _depends(self, x: Any, made_once: bool) -> bool:
+        """True where something in a value depends on an input, or, unless it is made once, on a weight."""
+        leaves = [leaf for leaf in leaves_of(x) if proxy.is_proxy(leaf)]
+        return not all(self._is_made_of_sizes(leaf, None, or_weights=made_once) for leaf in leaves)
+
+    def _is_made_of_sizes(self, now: Any, before: fx.Node | None, or_weights: bool = False) -> bool:
         """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
@@ -107,7 +141,7 @@ class SideEffects:
             if _asks_for_size(node):
                 if before in node.all_input_nodes:
                     return False
-            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self._names):
+            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self._names and not or_weights):
                 return False
             elif node not in seen:
                 seen.add(node)
@@ -115,7 +149,35 @@ class SideEffects:
         return True
 
 
+def _stand_in(x: Any) -> Any:
+    """A value with tensors of its own in the place of proxies."""
+
+    def plain(leaf: Any) -> Any:
+        value = proxy.plain(leaf)
+        return torch.zeros(value.shape, dtype=value.dtype) if value is not leaf and isinstance(value, Tensor) else value
+
+    return tree_map(plain, x)
+
+
 def _asks_for_size(node: fx.Node) -> bool:
     """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
     asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
     return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
+
+
+@contextmanager
+def _numbers_of_python() -> Iterator[Callable[[], bool]]:
+    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from."""
+    python = random.getstate()
+    numpy: Any = np.random.get_state()
+
+    def have_changed() -> bool:
+        now: Any = np.random.get_state()
+        return python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1])
+
+    try:
+        yield have_changed
+    finally:
+        if have_changed():
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from fxteleport.passes.capture.control_flow import DecidesInFunction, HashedSize, NextRunDiffers, WrittenConstant
+from fxteleport.passes.capture.control_flow import (
+    DecidesInFunction,
+    Draws,
+    HashedSize,
+    NextRunDiffers,
+    WrittenConstant,
+)
 
 T = TypeVar("T")
 
@@ -29,6 +35,7 @@ class TraceSettings:
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
         functions: plain functions in which the data decide; their calls are seen.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
+        draws: forward draws random numbers of Python's or numpy's; the modules that do are kept whole.
     """
 
     device: torch.device
@@ -40,6 +47,7 @@ class TraceSettings:
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
+    draws: bool = False
 
     def of_body(self, training: bool) -> TraceSettings:
         """Those of the inside of a call."""
@@ -57,5 +65,7 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, hashes=True)
         except DecidesInFunction as found:
             settings = replace(settings, functions=settings.functions | found.functions)
+        except Draws:
+            settings = replace(settings, draws=True)
         except NextRunDiffers as found:
             settings = replace(settings, stateful=settings.stateful | found.paths)

@@ -112,10 +112,11 @@ class Tracer:
             settings, self.recorder, self.leaves, self.calls, bodies, self.additions, self.stack, memo, guards
         )
         self.hook_gradient = self.functions.hook_gradient
-        metas = self.model_tensors.metas
-        self.effects = SideEffects(self.tensors, metas, self.writes, self.conditions, settings.stateful)
+        self.effects = SideEffects(self.tensors, self.model_tensors.metas, self.writes, settings)
         self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
-        deciding = DecidingCalls(settings, self.decisions, self.leaves, self.functions, self.writes, self.history)
+        deciding = DecidingCalls(
+            settings, self.decisions, self.leaves, self.functions, self.effects, self.writes, self.history
+        )
         self.plain_function = deciding.function
         modules = ModuleCalls(
             settings, deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,

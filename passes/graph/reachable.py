@@ -121,7 +121,8 @@ class Reach:
     def _held_by(self, module: nn.Module) -> Iterator[Any]:
         """A module's parts and attributes, and what the code of its class refers to."""
         for key, value in vars(module).items():
-            if type(value) not in PLAIN and key not in ("_parameters", "_buffers"):
+            kind = type(value)
+            if kind not in PLAIN and (kind not in _BUILTIN or value) and key not in ("_parameters", "_buffers"):
                 yield value
         cls = type(module)
         if cls not in self._code:
@@ -130,6 +131,7 @@ class Reach:
 
 
 _LIBRARIES = frozenset({"torch", "numpy", "fxteleport", *sys.stdlib_module_names}) - {"__main__"}
+_BUILTIN = frozenset({dict, list, tuple, set, collections.OrderedDict})  # of these, a module has a dozen empty ones
 _ITEMS = (list, tuple, set, frozenset, collections.deque, weakref.WeakSet)
 _TABLES = (dict, types.MappingProxyType, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)
 # Attributes by which code gets at others that it does not name.
@@ -229,12 +231,19 @@ def _may_hold(x: Any) -> bool:
 def _read(code: types.CodeType, table: Mapping[str, Any], names: list[str]) -> Iterator[Any]:
     """The globals that code loads; of a module, the attributes that it loads of it."""
     at: Any = None
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in names:
-            at = table[instruction.argval]
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(at, types.ModuleType):
-            at = vars(at).get(instruction.argval)
+    for loads_attribute, name in _loads(code):
+        if not loads_attribute and name in names:
+            at = table[name]
+        elif loads_attribute and isinstance(at, types.ModuleType):
+            at = vars(at).get(name)
         else:
             continue
         if not isinstance(at, types.ModuleType) and _may_hold(at):
             yield at
+
+
+@functools.lru_cache(maxsize=4096)
+def _loads(code: types.CodeType) -> list[tuple[bool, str]]:
+    """The globals and attributes that code loads in turn: whether it is an attribute, and the name."""
+    kinds = {"LOAD_ATTR": True, "LOAD_METHOD": True, "LOAD_GLOBAL": False, "LOAD_NAME": False}
+    return [(kinds[step.opname], step.argval) for step in dis.get_instructions(code) if step.opname in kinds]

@@ -6,6 +6,7 @@ writes is state, and what it never reads (a trainer, a log) may be anything.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -70,16 +71,23 @@ def _rules_over_instances(cls: type, name: str) -> bool:
 
 
 class Reads:
-    """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written."""
+    """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written.
+
+    Attributes:
+        found: those that were read before any was written: as the run before has left them.
+    """
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, str], tuple[Any, list[Any]] | None] = {}
         self.written: set[tuple[str, str]] = set()
+        self.found: set[tuple[str, str]] = set()
 
     def note(self, path: str, name: str, value: Any) -> None:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
         if (path, name) not in self._read:
-            self._read[path, name] = (value, _items(value)) if type(value) in (list, dict, set) else None
+            self._read[path, name] = (value, _items(value)) if type(value) in _FILLED else None
+            if (path, name) not in self.written:
+                self.found.add((path, name))
 
     def read(self) -> frozenset[tuple[str, str]]:
         """Those that were read."""
@@ -87,12 +95,18 @@ class Reads:
 
     def changed(self) -> frozenset[tuple[str, str]]:
         """Those that were written, or hold other things than when they were read."""
-        filled = {
-            where
+        return frozenset(self.written | self.filled().keys())
+
+    def filled(self) -> dict[tuple[str, str], Any]:
+        """The containers that hold other things than when they were read."""
+        return {
+            where: held[0]
             for where, held in self._read.items()
             if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
         }
-        return frozenset(self.written | filled)
+
+
+_FILLED = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 
 
 def _items(held: Any) -> list[Any]:

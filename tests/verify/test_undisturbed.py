@@ -100,6 +100,30 @@ def test_verify_leaves_both_as_they_were_where_nodes_are_compared() -> None:
     assert torch.equal(before[1]["runs"], network.get_buffer("runs"))
 
 
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_verify_leaves_what_is_kept_whole_as_it_was() -> None:
+    """Held beside the network's modules, it counts its runs."""
+
+    class Warmup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.step = nn.Linear(5, 6), nn.Linear(6, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.step += 1
+            return self.b(torch.relu(self.a(x)) * min(1.0, self.step / 10))
+
+    for model in (Warmup(), nn.Sequential(nn.Linear(5, 5), Warmup())):
+        model(X)
+        plan = ft.plan(model, X)
+        assert plan.opaque
+        network = plan.rewrite(plan.sample(exact=True, seed=0))
+        for _ in range(2):
+            assert ft.verify(model, network, X).bitwise_equal
+        assert torch.equal(network(X), model(X))
+        assert torch.equal(network(X), model(X))
+
+
 def in_place(m: Any) -> None:
     m.b.weight.mul_(0.5)
 

@@ -1,7 +1,7 @@
 """Published: what planning costs at the sizes that models are published in, without their weights.
 
-The configurations are written here, as transformers' classes take them: nothing is downloaded, and all weights are on the
-meta device. Each model is planned in a fresh process, whose peak of memory is counted from before the plan.
+The configurations are written here, as transformers' classes take them: nothing is downloaded, and all weights are on
+the meta device. Each model is planned in a fresh process, whose peak of memory is counted from before the plan.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mamba-130m": ("MambaForCausalLM", "MambaConfig", {"hidden_size": 768, "num_hidden_layers": 24}),
     "mamba2-2.7b": (
         "Mamba2ForCausalLM", "Mamba2Config",
-        {"hidden_size": 2560, "num_hidden_layers": 64, "num_heads": 80, "head_dim": 64, "n_groups": 1, "vocab_size": 50288},
+        {"hidden_size": 2560, "num_hidden_layers": 64, "num_heads": 80, "head_dim": 64, "n_groups": 1,
+         "vocab_size": 50288},
     ),
     "llama-3-70b": (
         "LlamaForCausalLM", "LlamaConfig",
@@ -58,7 +59,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt-oss-120b": ("GptOssForCausalLM", "GptOssConfig", {}),
     "sam-vit-h": (
         "SamVisionModel", "SamVisionConfig",
-        {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "global_attn_indexes": [7, 15, 23, 31]},
+        {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
+         "global_attn_indexes": [7, 15, 23, 31]},
     ),
     "mask2former-swin-t": ("Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", {}),
 }  # fmt: skip
@@ -76,9 +78,9 @@ def measure(name: str) -> Published:
     model, inputs = build(*MODELS[name])
     plan, peak = peak_bytes(lambda: ft.plan(model, **inputs))
     parameters = sum(p.numel() for p in model.parameters())
-    seconds = [plan.seconds[each] for each in ("capture", "constrain", "solve")]
     nodes = len(plan.captured.graph.nodes)
-    return Published(name, parameters, nodes, plan.num_free, plan.moved, *seconds, peak >> 20)
+    capture, constrain, solve = (plan.seconds[each] for each in ("capture", "constrain", "solve"))
+    return Published(name, parameters, nodes, plan.num_free, plan.moved, capture, constrain, solve, peak >> 20)
 
 
 def build(architecture: str, configuration: str, settings: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

@@ -6,6 +6,7 @@
 | apply | `apply_` in float32 and bfloat16 | one in-place multiplication: the memory bandwidth |
 | run, compiled | emitted networks, forward and backward | the original |
 | peers | plan | torch.fx, Brevitas, Torch-Pruning |
+| published | plan of language and vision models at the sizes they are published in, without weights | seconds |
 | growth | plan of synthetic networks, up to 10,000 layers and 10 million neurons | itself: the exponent |
 
 Every figure is the median of alternating repetitions, with its quartiles.
@@ -22,8 +23,8 @@ from fxteleport.passes.errors import InputError
 from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 
-GROWTH = "growth"
-MEASURES = ("costs", "apply", "run", "compiled", "peers", GROWTH)
+GROWTH, PUBLISHED = "growth", "published"
+MEASURES = ("costs", "apply", "run", "compiled", "peers", PUBLISHED, GROWTH)
 
 
 def bench(
@@ -43,24 +44,32 @@ def bench(
     common.one_of("--measure", measure, MEASURES)
     if measure == GROWTH and model:
         raise InputError("--measure growth makes its own networks: name none")
-    if measure != GROWTH and not model:
+    if measure not in (GROWTH, PUBLISHED) and not model:
         raise InputError("name a network to measure, for example: fxteleport bench resnet18")
 
     from fxteleport.tools.benchmarks.growth import FAMILIES, growth
     from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
+    from fxteleport.tools.benchmarks.published import MODELS, published
     from fxteleport.tools.models.load import check_spec
 
     wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
-    specs = list(FAMILIES) if measure == GROWTH else model or []
-    if measure != GROWTH:
+    specs = model or list({GROWTH: FAMILIES, PUBLISHED: MODELS}[measure])
+    if measure == PUBLISHED:
+        for spec in specs:
+            common.one_of("MODEL", spec, tuple(MODELS))
+    elif measure != GROWTH:
         for spec in specs:
             check_spec(spec, wanted)
     records: list[Any] = []
     with out.progress(len(specs)) as step:
         for spec in specs:
             step(spec)
-            measured = growth(spec, repeats) if measure == GROWTH else [OF_A_MODEL[measure](spec, wanted, repeats)]
-            records += measured
+            if measure == GROWTH:
+                records += growth(spec, repeats)
+            elif measure == PUBLISHED:
+                records.append(published(spec))
+            else:
+                records.append(OF_A_MODEL[measure](spec, wanted, repeats))
             step(spec, 1)
     if json != "-":
         out.write(table(records) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -290,28 +289,6 @@ def test_a_method_that_reads_weights_keeps_its_module_whole(reads: bool) -> None
     assert plan.num_free == (5 if reads else 11)
     network = plan.rewrite(plan.sample(exact=True, seed=0))
     assert torch.equal(network(x), model(x))
-
-
-@pytest.mark.parametrize("draw", [random.random, lambda: float(np.random.rand())])
-def test_random_numbers_of_python(draw: Callable[[], float]) -> None:
-    """They are those of the trace, which says so, and which leaves them to the next who draws."""
-
-    class Noisy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.b(self.a(x) * draw())
-
-    random.seed(0)
-    np.random.seed(0)
-    expected = draw()
-    random.seed(0)
-    np.random.seed(0)
-    plan = ft.plan(Noisy().eval(), torch.randn(3, 6))
-    assert any("random numbers" in s for s in plan.specialized)
-    assert draw() == expected
 
 
 def test_an_index_of_numpys(assert_exact: Callable[..., ft.Plan]) -> None:

@@ -25,7 +25,7 @@ class Net(nn.Module):
         self.counts: Any = collections.defaultdict(int)
         self.seen: set[Any] = set()
         self.list: list[Any] = []
-        self.queue: Any = collections.deque(maxlen=2)
+        self.queue: Any = collections.deque(maxlen=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.program(self, self.first(x)))

@@ -1,0 +1,182 @@
+"""State: what a forward leaves in attributes for its next run, and what it only stores, or makes of sizes."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxteleport as ft
+
+pytestmark = pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+G = torch.Generator().manual_seed(0)
+RUNS = [torch.randn(n, 6, generator=G) for n in (4, 4, 4, 3)]
+
+
+class Net(nn.Module):
+    held: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.u = nn.Linear(6, 8), nn.Linear(8, 2), nn.Linear(8, 8)
+        self.held = copy.copy(type(self).held)
+
+
+class Recurrent(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held is None or self.held.shape[0] != x.shape[0]:
+            self.held = torch.zeros(x.shape[0], 8)
+        self.held = torch.tanh(self.a(x) + self.u(self.held))
+        return self.b(self.held)
+
+
+class Before(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        before = torch.zeros_like(h) if self.held is None else self.held
+        self.held = h.detach()
+        return self.b(h + before.mean(0))
+
+
+class Listed(Net):
+    held: Any = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held.append(torch.relu(self.a(x)).mean(0))
+        return self.b(torch.relu(self.a(x)) + torch.stack(list(self.held)).mean(0))
+
+
+class Queue(Listed):
+    held: Any = collections.deque(maxlen=2)
+
+
+class Table(Net):
+    held: Any = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, before = torch.relu(self.a(x)), self.held.get("last", 0.0)
+        self.held["last"] = h.mean(0)
+        return self.b(h + before)
+
+
+class Sum(Net):
+    held: Any = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held = self.held + torch.relu(self.a(x)).mean()
+        return self.b(torch.relu(self.a(x)) * self.held)
+
+
+class Stored(Net):
+    """Set before it is read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held = torch.relu(self.a(x))
+        return self.read()
+
+    def read(self) -> Tensor:
+        return self.b(self.held)
+
+
+class Logged(Net):
+    held: Any = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held.append(torch.relu(self.a(x)))
+        return self.b(self.held[-1])
+
+
+class Cleared(Logged):
+    def forward(self, x: Tensor) -> Tensor:
+        self.held.clear()
+        return super().forward(x)
+
+
+class OfSizes(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held is None or self.held.shape[0] != x.shape[0]:
+            self.held = torch.arange(x.shape[0]).float()[:, None]
+        return self.b(F.relu(self.a(x)) * self.held)
+
+
+class OfWeights(Net):
+    """A table by device that eval mode keeps, as LeViT has."""
+
+    held: Any = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "cpu" not in self.held:
+            self.held["cpu"] = self.u.weight[:, torch.arange(8)]
+        return self.b(F.relu(self.a(x)) @ self.held["cpu"])
+
+
+class Looked(Net):
+    """It is asked for, and nothing comes of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held is not None:
+            assert self.held.shape[1] == 8
+        self.held = torch.relu(self.a(x))
+        return self.b(self.held)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("kind", [Recurrent, Before, Listed, Queue, Table, Sum])
+def test_what_the_next_run_reads_keeps_the_module_whole(kind: type[Net], warm: bool) -> None:
+    model = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 6), kind()).eval()
+    with torch.no_grad():
+        if warm:
+            model(RUNS[0])
+        plan = ft.plan(model, RUNS[0])
+        assert plan.num_free == 7
+        assert [o.node for o in plan.opaque] == ["_3"]
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for x in RUNS[:3]:
+            assert torch.equal(network(x), model(x))
+
+
+@pytest.mark.parametrize("kind", [Stored, Cleared, OfSizes, OfWeights, Looked])
+def test_what_it_only_stores_costs_nothing(kind: type[Net]) -> None:
+    model = kind().eval()
+    with torch.no_grad():
+        plan = ft.plan(model, RUNS[0])
+        assert plan.num_free == (16 if kind is OfWeights else 8)
+        assert not plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for x in RUNS:
+            assert torch.equal(network(x), model(x))
+
+
+def test_a_log_of_which_the_last_entry_is_read_is_exact() -> None:
+    model = Logged().eval()
+    with torch.no_grad():
+        plan = ft.plan(model, RUNS[0])
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for x in RUNS:
+            assert torch.equal(network(x), model(x))
+    assert plan.num_free == 8
+
+
+def test_state_of_train_mode_refuses_train_mode() -> None:
+    class Centred(Net):
+        held: Any = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            if self.training:
+                self.held = 0.9 * self.held + 0.1 * h.detach().mean(0)
+                h = h - self.held
+            return self.b(h)
+
+    model = Centred().eval()
+    plan = ft.plan(model, RUNS[0])
+    assert plan.num_free == 8
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert torch.equal(network(RUNS[1]), model(RUNS[1]))
+    with pytest.raises(ft.InputError, match="computes something else in the next run"):
+        network.train()(RUNS[0])
