@@ -53,7 +53,7 @@ def bench(
     from fxteleport.tools.models.load import check_spec
 
     wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
-    specs = model or list({GROWTH: FAMILIES, PUBLISHED: MODELS}[measure])
+    specs = model or list(FAMILIES if measure == GROWTH else MODELS)
     if measure == PUBLISHED:
         for spec in specs:
             common.one_of("MODEL", spec, tuple(MODELS))

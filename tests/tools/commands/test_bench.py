@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from fxteleport.tools.benchmarks import costs, growth, peers, timing
+from fxteleport.tools.benchmarks import costs, growth, peers, published, timing
 from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
 from fxteleport.tools.benchmarks.timing import Figure, alternate, figure, ratio
 from fxteleport.tools.cli import app
@@ -147,6 +147,7 @@ def test_an_exponent() -> None:
         ([], "name a network"),
         (["resnet18", "--measure", "speed"], "--measure is one of"),
         (["resnet18", "--measure", "growth"], "makes its own networks"),
+        (["resnet18", "--measure", "published"], "MODEL is one of mamba-130m"),
         (["no_such_net"], "there is no model"),
     ],
 )
@@ -178,3 +179,18 @@ def test_planning_grows_no_faster_than_the_network() -> None:
 
 def test_every_measure_has_its_command() -> None:
     assert {*OF_A_MODEL, "growth"} == set(MEASURES)
+
+
+def test_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_key_value_heads": 2, "vocab_size": 50}  # fmt: skip
+    monkeypatch.setitem(published.MODELS, "llama-3-70b", ("LlamaForCausalLM", "LlamaConfig", small))
+    record = published.measure("llama-3-70b")
+    assert record.error is None
+    assert record.num_free and record.moved and record.parameters and record.capture_s
+
+
+def test_a_published_model_without_its_library_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(published.MODELS, "none", ("NoSuchModel", "NoSuchConfig", {}))
+    assert "No" in str(published.published("none").error)
