@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fxteleport.atomic_files import write_text
 from fxteleport.tensor_files import write_tensors
 from fxteleport.tools.checking.records import verdict
-from fxteleport.tools.console import count
+from fxteleport.tools.console import Output, count
 from fxteleport.tools.equalizing.run import Done
 from fxteleport.tools.options.equalize import Equalizing
 from fxteleport.verify import EquivalenceReport
@@ -28,7 +27,7 @@ def written(output: Path, done: Done, facts: dict[str, Any]) -> list[Path]:
     return [weights, cob, about]
 
 
-def show(out: Console, done: Done, how: Equalizing, report: EquivalenceReport, facts: dict[str, Any]) -> None:
+def show(out: Output, done: Done, how: Equalizing, report: EquivalenceReport, facts: dict[str, Any]) -> None:
     """Print the summary, with what changed as a table."""
     kept = done.folded.kept
     rows = [
