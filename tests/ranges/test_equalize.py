@@ -84,6 +84,29 @@ def test_never_worse_and_the_same_function(method: str, name: str, mode: str) ->
     assert report.bitwise_equal
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_never_above_the_error_of_the_network_as_it_is(method: str, per_channel: bool) -> None:
+    """Also of one that was equalised already, and where activations are rounded, too."""
+    model, x = case("convolutions")
+    plan = ft.plan(model, x, mode="weights")
+    plan.apply_(ft.equalize(plan, "range", [x], bits=4, per_channel=per_channel))
+    plan = ft.plan(model, x)
+    found = ft.equalized(plan, method, iter([x]), bits=4, per_channel=per_channel, activation_bits=6)
+    assert found.error_before is not None and found.error_after is not None
+    assert found.error_after <= found.error_before
+    assert (found.share == 0) == bool((found.cob.values == 1).all())
+    expected = model(x).detach()
+
+    def error(cob: ft.ChangeOfBasis) -> float:
+        with torch.no_grad():
+            actual = ft.fake_quantize(plan.rewrite(cob), 4, per_channel, 6, [x])(x)
+        return float((actual - expected).double().square().sum() / expected.double().square().sum())
+
+    assert error(found.cob) == pytest.approx(found.error_after, rel=1e-3)
+    assert error(plan.identity()) == pytest.approx(found.error_before, rel=1e-3)
+
+
 @pytest.mark.parametrize("method", ["range", "l2"])
 def test_two_layers_have_the_known_minimum(method: str) -> None:
     """Nagel et al., eq. 11: t = sqrt(column / row), up to a factor for all channels."""
@@ -111,7 +134,7 @@ def test_smoothquant_is_its_formula() -> None:
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     plan = ft.plan(model.eval(), x)
     assert plan.num_free == 8
-    values = ft.equalize(plan, "smoothquant", [x], alpha=0.7).values
+    values = ft.equalize(plan, "smoothquant", [x], bits=16, activation_bits=4, alpha=0.7).values
     inputs, columns = model[0](x).detach().abs().amax(0).double(), model[1].weight.detach().abs().amax(0).double()
     expected = columns**0.3 / inputs**0.7
     index = plan.tau(plan.cob(values))[plan.map_of("_0").factors[0][0].reshape(-1)]

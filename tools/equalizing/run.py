@@ -53,6 +53,7 @@ class Done:
             "folded": len(self.folded.folded),
             "kept_norms": self.folded.kept,
             "objective": {"before": found.before, "after": found.after},
+            "share": found.share,
             "noise": {"before": found.noise_before, "after": found.noise_after},
             "cob": {"smallest": float(found.cob.values.min()), "largest": float(found.cob.values.max())},
             "seconds": self.seconds,
