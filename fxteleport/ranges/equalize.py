@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxteleport.passes.errors import InputError
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.free_values import check
@@ -25,7 +24,7 @@ from fxteleport.plan.weights import matching_tensors, require_planned
 from fxteleport.ranges.balance import balanced
 from fxteleport.ranges.box import Box, box_of
 from fxteleport.ranges.calibrate import Channels, calibrate
-from fxteleport.ranges.choices import check_choices
+from fxteleport.ranges.choices import NothingFree, check_choices
 from fxteleport.ranges.descent import descend
 from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
 from fxteleport.ranges.output_error import output_errors
@@ -116,7 +115,7 @@ def equalized(
     check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None)
     require_planned(plan)
     if not plan.num_free:
-        raise InputError("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
+        raise NothingFree("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
     weights = matching_tensors(plan.captured, ModelSnapshot(plan.captured.model).tensors)
     kept = None if data is None else list(data)
     seen = None if kept is None else calibrate(plan, kept, watched_axes(plan), progress)
@@ -152,7 +151,7 @@ class Search:
         found = self.read(identity)
         box = box_of(found, self.plan.solution, bound, bias_bound)
         if box.is_a_point:
-            raise InputError(
+            raise NothingFree(
                 "no free value of this plan has a magnitude that scales the rows and columns of a weight, so there is"
                 " nothing to equalise: `plan.groups` says what is pinned, and why"
             )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxteleport.passes.errors import InputError
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
+from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.layers import Layer, layers_of
 from fxteleport.ranges.log_basis import Slots, joined
 from fxteleport.ranges.segments import segment_max, segment_sum
@@ -129,7 +129,7 @@ def gather(
         progress(layer.weight)
         read.append(reader.read(layer))
     if not read:
-        raise InputError("no linear layer or convolution has a parameter for its weight: there is nothing to equalise")
+        raise NothingFree("no linear layer or convolution has a parameter for its weight: there is nothing to equalise")
     return _side_by_side(read, plan.num_free)
 
 

@@ -187,6 +187,7 @@ def test_what_is_wrong_is_said_and_nothing_is_changed() -> None:
         ({"method": "noise", "data": []}, "no batch"),
         ({"method": "noise", "data": [torch.ones(2, 4)]}, "does not run on the data's batch 0"),
         ({"method": "noise", "data": [x * float("nan")]}, "not finite"),
+        ({"method": "range", "data": [x, x * float("inf")], "activation_bits": 8}, "not finite"),
     ]
     for given, said in wrong:
         with pytest.raises(ft.InputError, match=said):
@@ -201,6 +202,19 @@ def test_weights_without_a_range() -> None:
         model.point.weight[0, 0] = float("nan")
     with pytest.raises(ft.ModelError, match=r"point\.weight.*NaN"):
         ft.equalize(plan)
+
+
+def test_integer_weights() -> None:
+    """Whole numbers as a format of their own are left alone; small floats are said to be quantised already."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = (10 * parameter.data).round().long()
+    x = torch.ones(2, 4, dtype=torch.int64)
+    plan = ft.plan(model, x)
+    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+        ft.equalize(plan)
+    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+        ft.fit_range(plan, [x])
 
 
 def test_nothing_free() -> None:
