@@ -31,7 +31,9 @@ from fxteleport.plan.plan import Plan, plan, teleport
 from fxteleport.plan.teleported_point import Point
 from fxteleport.ranges.equalize import Equalized, equalize, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
+from fxteleport.ranges.fit_range import fit_range
 from fxteleport.ranges.fold_norms import Folded, fold_norms, folded_norms
+from fxteleport.ranges.range_report import Range, RangeRow, range_report
 from fxteleport.training.callback import Teleport, lightning_callback
 from fxteleport.training.optimizer_state import transport
 from fxteleport.training.teleportable import Teleportable
@@ -42,9 +44,9 @@ Plan.align, Plan.optimize = align, optimize  # as methods, too
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
     "ConditionWarning", "Difference", "Equalized", "EquivalenceReport", "Folded", "GraphError", "GuardError",
-    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Rescale",
-    "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls", "curvature",
-    "equalize", "equalized", "fake_quantize", "fold_norms", "folded_norms", "landscapes", "lightning_callback", "load",
-    "objectives", "optimize", "plan", "randomize", "save", "stream", "teleport", "transport", "verify",
-    "without_weights",
+    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Range", "RangeRow",
+    "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls",
+    "curvature", "equalize", "equalized", "fake_quantize", "fit_range", "fold_norms", "folded_norms", "landscapes",
+    "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "range_report", "save", "stream",
+    "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip

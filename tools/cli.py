@@ -26,6 +26,7 @@ from fxteleport.tools.commands.bench import bench
 from fxteleport.tools.commands.check import check
 from fxteleport.tools.commands.coverage import coverage
 from fxteleport.tools.commands.equalize import equalize
+from fxteleport.tools.commands.fit_range import fit_range
 from fxteleport.tools.commands.inspect import inspect
 from fxteleport.tools.commands.paper import paper
 from fxteleport.tools.commands.teleport import teleport
@@ -116,7 +117,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (teleport, check, inspect, equalize, coverage, paper, bench):
+for command in (teleport, check, inspect, equalize, fit_range, coverage, paper, bench):
     register(app, command)
 
 

@@ -55,14 +55,16 @@ def top1(network: nn.Module, images: Tensor, classes: Tensor) -> float:
     return 100 * right / len(classes)
 
 
-def rows(folded: fx.GraphModule, images: Tensor, classes: Tensor, methods: list[str]) -> Iterator[tuple[Any, ...]]:
+def rows(
+    folded: fx.GraphModule, images: Tensor, classes: Tensor, asked: argparse.Namespace
+) -> Iterator[tuple[Any, ...]]:
     """(weights' bits, granularity, activations' bits, method, top-1, seconds of equalising)."""
     data = list(images[:CALIBRATED].split(16))
     plan = ft.plan(folded, images[:2])
     for per_channel in (False, True):
-        for activation_bits in (None, 8):
-            for bits in (8, 7, 6):
-                for method in ["none", *methods]:
+        for activation_bits in (b or None for b in asked.inputs):
+            for bits in asked.bits:
+                for method in ["none", *asked.methods]:
                     start = time.perf_counter()
                     cob = plan.identity()
                     if method != "none":
@@ -86,6 +88,8 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--methods", nargs="*", default=["noise"])
+    parser.add_argument("--bits", nargs="*", type=int, default=[8, 7, 6])
+    parser.add_argument("--inputs", nargs="*", type=int, default=[0, 8], help="bits of the layers' inputs; 0: float")
     asked = parser.parse_args()
     images, classes = pictures(asked.pictures)
     folded = ft.fold_norms(published(asked.weights), images[:2])
@@ -93,7 +97,7 @@ def main() -> None:
         f"float: {top1(folded.to(memory_format=torch.channels_last), images, classes):.1f} of {len(classes)} pictures"
     )
     print(f"{'bits':>4} {'scale':8} {'inputs':>6} {'method':10} {'top-1':>6} {'seconds':>8}")
-    for bits, scale, inputs, method, found, seconds in rows(folded, images, classes, asked.methods):
+    for bits, scale, inputs, method, found, seconds in rows(folded, images, classes, asked):
         print(f"{bits:4d} {scale:8} {inputs!s:>6} {method:10} {found:6.1f} {seconds:8.1f}", flush=True)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxteleport.passes.errors import InputError
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.free_values import check
@@ -25,11 +24,13 @@ from fxteleport.plan.weights import matching_tensors, require_planned
 from fxteleport.ranges.balance import balanced
 from fxteleport.ranges.box import Box, box_of
 from fxteleport.ranges.calibrate import Channels, calibrate
-from fxteleport.ranges.choices import check_choices
+from fxteleport.ranges.choices import NothingFree, check_choices
 from fxteleport.ranges.descent import descend
 from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
+from fxteleport.ranges.output_error import output_errors
 from fxteleport.ranges.statistics import Statistics, gather, watched_axes
 
+_SHARES = (0.0, 1.0, 0.5)  # of the logarithms: the identity, what was found, and half of it
 _READINGS = 3  # of the weights: the elements that are the largest at the start are not those of the end
 Told = Callable[[str], None]
 
@@ -42,6 +43,8 @@ class Equalized:
         cob: the change of basis.
         before, after: the method's objective without it, and with it.
         noise_before, noise_after: the modelled noise-to-signal ratio of a layer (geometric mean), whatever the method.
+        error_before, error_after: that of the outputs, measured on the data; None without data.
+        share: how much of what was found is in `cob`: 1, 0.5 (in logarithms), or 0 where it did not help.
     """
 
     cob: ChangeOfBasis
@@ -49,12 +52,19 @@ class Equalized:
     after: float
     noise_before: float
     noise_after: float
+    error_before: float | None
+    error_after: float | None
+    share: float
 
 
 def equalize(
     plan: Analysis, method: str = "range", data: Iterable[Any] | None = None, **settings: Any
 ) -> ChangeOfBasis:
     """A change of basis after which the weights lose least in an integer format; the function is the same.
+
+    It is never worse than the identity by what is known: what was found is taken whole, by half, or not at all,
+    whichever has the least error at the outputs, rounded as the format rounds, on the data. Without data the modelled
+    noise of the weights decides.
 
     Args:
         plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
@@ -63,6 +73,7 @@ def equalize(
             against activations; "awq" scales columns by a power of the activations, the best of 21.
         data: batches to measure the activations on, each as the model's forward takes it: a tensor, a tuple, or a
             mapping. "smoothquant", "awq" and `activation_bits` need them; "noise" takes its mean squares from them.
+            They are read several times, so all batches are held in memory; labels are not needed.
         settings: those of `equalized`, which also says how far it got.
 
     Raises:
@@ -104,10 +115,11 @@ def equalized(
     check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None)
     require_planned(plan)
     if not plan.num_free:
-        raise InputError("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
+        raise NothingFree("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
     weights = matching_tensors(plan.captured, ModelSnapshot(plan.captured.model).tensors)
-    seen = None if data is None else calibrate(plan, data, watched_axes(plan), progress)
-    search = Search(plan, weights, seen, Format(bits, per_channel, activation_bits), alpha, progress)
+    kept = None if data is None else list(data)
+    seen = None if kept is None else calibrate(plan, kept, watched_axes(plan), progress)
+    search = Search(plan, weights, kept, seen, Format(bits, per_channel, activation_bits), alpha, progress)
     return search.run(method, bound, bias_bound, exact)
 
 
@@ -118,7 +130,8 @@ class Search:
     Attributes:
         plan: whose free values are looked for.
         weights: the model's tensors, by name.
-        seen: what was calibrated, or None.
+        data: batches, or None.
+        seen: what was calibrated on them, or None.
         form: the number format.
         alpha: how much activations count.
         progress: is told what comes next.
@@ -126,6 +139,7 @@ class Search:
 
     plan: Analysis
     weights: Mapping[str, Tensor]
+    data: list[Any] | None
     seen: Mapping[str, Channels] | None
     form: Format
     alpha: float
@@ -137,22 +151,38 @@ class Search:
         found = self.read(identity)
         box = box_of(found, self.plan.solution, bound, bias_bound)
         if box.is_a_point:
-            raise InputError(
+            raise NothingFree(
                 "no free value of this plan has a magnitude that scales the rows and columns of a weight, so there is"
                 " nothing to equalise: `plan.groups` says what is pinned, and why"
             )
         logs, found = self.searched(method, found, identity, box)
-        if exact:
-            logs = box_in_doublings(box).put((logs / math.log(2)).round()) * math.log(2)
-        last = self.read(logs)
-        before, after = (self.value(method, last, u) for u in (identity, logs))
-        if after > before:  # rounding to powers of two, or elements that were not kept, made it worse
-            logs, after = identity, before
-        sizes = (logs / math.log(2)).round().exp2() if exact else logs.exp()
-        cob = ChangeOfBasis(sizes, self.plan.fingerprint)
+        self.progress("measuring")
+        tried = [_whole(share * logs, box) if exact else share * logs for share in _SHARES]
+        read = [self.read(u) for u in tried]
+        noises = [math.exp(float(noise(near, u, self.form))) for near, u in zip(read, tried, strict=True)]
+        cobs = [self.cob(u, exact) for u in tried]
+        errors = self.errors(cobs)
+        measure = noises if errors is None else errors
+        values = [self.value(method, near, u) for near, u in zip(read, tried, strict=True)]
+        kept = [i for i, value in enumerate(values) if value <= values[0]]
+        best = min(kept, key=lambda i: measure[i])
+        error_before, error_after = (None, None) if errors is None else (errors[0], errors[best])
+        return Equalized(
+            cobs[best], values[0], values[best], noises[0], noises[best], error_before, error_after, _SHARES[best]
+        )
+
+    def cob(self, logs: Tensor, exact: bool) -> ChangeOfBasis:
+        """The change of basis of some logarithms."""
+        cob = ChangeOfBasis((logs / math.log(2)).round().exp2() if exact else logs.exp(), self.plan.fingerprint)
         check(self.plan, cob)
-        noises = (math.exp(float(noise(last, u, self.form))) for u in (identity, logs))
-        return Equalized(cob, before, after, *noises)
+        return cob
+
+    def errors(self, cobs: list[ChangeOfBasis]) -> list[float] | None:
+        """What was measured at the outputs; None without data, or where no output has fractions."""
+        if self.data is None:
+            return None
+        found = output_errors(self.plan, cobs, self.form, self.data)
+        return None if math.isnan(found[0]) else found
 
     def read(self, logs: Tensor) -> Statistics:
         """Read the weights once, for changes of basis near to this one."""
@@ -196,10 +226,12 @@ class Search:
             dataclasses.replace(found, largest_in=size.exp()), torch.zeros(self.plan.num_free, dtype=torch.float64),
             box, Weighing(0.0, 0.0, 1.0), "max",
         )  # fmt: skip
+        self.progress("measuring")
         tried = [box.put(whole * k / 20) for k in range(21)]
         return min(tried, key=lambda logs: float(noise(found, logs, self.form)))
 
 
-def box_in_doublings(box: Box) -> Box:
-    """The whole powers of two in a box."""
-    return Box((box.low / math.log(2)).ceil(), (box.high / math.log(2)).floor())
+def _whole(logs: Tensor, box: Box) -> Tensor:
+    """The nearest logarithms of whole powers of two in a box."""
+    doublings = Box((box.low / math.log(2)).ceil(), (box.high / math.log(2)).floor())
+    return doublings.put((logs / math.log(2)).round()) * math.log(2)

@@ -69,10 +69,11 @@ class LogBasis:
             along = symbols.shape[place] if symbols.ndim > place else 1
             if along != symbols.numel() or not along:
                 continue
-            found = _added(found, self._slots(symbols.reshape(-1).expand(count), exponent))
+            found = _added(found, self.symbols(symbols.reshape(-1).expand(count), exponent))
         return found
 
-    def _slots(self, symbols: Tensor, exponent: int) -> Slots:
+    def symbols(self, symbols: Tensor, exponent: int) -> Slots:
+        """The slots of some symbols [n], to a power."""
         own = symbols.numpy()
         many = self._many[own]
         at, free, power = _plain(self.solution, own, many)

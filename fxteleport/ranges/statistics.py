@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxteleport.passes.errors import InputError
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
+from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.layers import Layer, layers_of
 from fxteleport.ranges.log_basis import Slots, joined
 from fxteleport.ranges.segments import segment_max, segment_sum
@@ -43,8 +43,8 @@ class Statistics:
         peak, peak_row, peak_column: the logarithms of the kept elements' magnitudes, and where they are.
         positions: for each layer, how many elements a row and a column share (those of a convolution's kernel).
         signal_in: the mean square of each input channel.
-        largest_in, signed_in: the largest magnitude of each input channel, None without data; whether a layer's inputs
-            take both signs.
+        largest_in, high_in, low_in: of each input channel the largest magnitude, the largest value and minus the
+            smallest one, 0 at least; None without data.
         use: for each row, what a unit of squared noise at that output costs, over all that reads it.
         column_cost: for each column, what a unit of squared noise at that input costs: the column's squares, at the
             mean use of the block's rows.
@@ -69,7 +69,8 @@ class Statistics:
     positions: Tensor
     signal_in: Tensor
     largest_in: Tensor | None
-    signed_in: Tensor
+    high_in: Tensor | None
+    low_in: Tensor | None
     use: Tensor
     column_cost: Tensor
 
@@ -128,7 +129,7 @@ def gather(
         progress(layer.weight)
         read.append(reader.read(layer))
     if not read:
-        raise InputError("no linear layer or convolution has a parameter for its weight: there is nothing to equalise")
+        raise NothingFree("no linear layer or convolution has a parameter for its weight: there is nothing to equalise")
     return _side_by_side(read, plan.num_free)
 
 
@@ -164,7 +165,8 @@ def _side_by_side(read: Sequence[Reading], num_free: int) -> Statistics:
         positions=torch.tensor([r.positions for r in read], dtype=torch.float64),
         signal_in=torch.cat([r.signals[1] for r in read]),
         largest_in=None if None in seen else torch.cat([s.largest for s in seen if s is not None]),
-        signed_in=torch.tensor([s is not None and bool((s.low < 0).any()) for s in seen]),
+        high_in=None if None in seen else torch.cat([s.high.clamp_min(0) for s in seen if s is not None]),
+        low_in=None if None in seen else torch.cat([(-s.low).clamp_min(0) for s in seen if s is not None]),
         use=use,
         column_cost=column_square * of_block[column_block],
     )

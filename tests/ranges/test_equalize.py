@@ -84,6 +84,29 @@ def test_never_worse_and_the_same_function(method: str, name: str, mode: str) ->
     assert report.bitwise_equal
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_never_above_the_error_of_the_network_as_it_is(method: str, per_channel: bool) -> None:
+    """Also of one that was equalised already, and where activations are rounded, too."""
+    model, x = case("convolutions")
+    plan = ft.plan(model, x, mode="weights")
+    plan.apply_(ft.equalize(plan, "range", [x], bits=4, per_channel=per_channel))
+    plan = ft.plan(model, x)
+    found = ft.equalized(plan, method, iter([x]), bits=4, per_channel=per_channel, activation_bits=6)
+    assert found.error_before is not None and found.error_after is not None
+    assert found.error_after <= found.error_before
+    assert (found.share == 0) == bool((found.cob.values == 1).all())
+    expected = model(x).detach()
+
+    def error(cob: ft.ChangeOfBasis) -> float:
+        with torch.no_grad():
+            actual = ft.fake_quantize(plan.rewrite(cob), 4, per_channel, 6, [x])(x)
+        return float((actual - expected).double().square().sum() / expected.double().square().sum())
+
+    assert error(found.cob) == pytest.approx(found.error_after, rel=1e-3)
+    assert error(plan.identity()) == pytest.approx(found.error_before, rel=1e-3)
+
+
 @pytest.mark.parametrize("method", ["range", "l2"])
 def test_two_layers_have_the_known_minimum(method: str) -> None:
     """Nagel et al., eq. 11: t = sqrt(column / row), up to a factor for all channels."""
@@ -111,7 +134,7 @@ def test_smoothquant_is_its_formula() -> None:
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     plan = ft.plan(model.eval(), x)
     assert plan.num_free == 8
-    values = ft.equalize(plan, "smoothquant", [x], alpha=0.7).values
+    values = ft.equalize(plan, "smoothquant", [x], bits=16, activation_bits=4, alpha=0.7).values
     inputs, columns = model[0](x).detach().abs().amax(0).double(), model[1].weight.detach().abs().amax(0).double()
     expected = columns**0.3 / inputs**0.7
     index = plan.tau(plan.cob(values))[plan.map_of("_0").factors[0][0].reshape(-1)]
@@ -164,6 +187,7 @@ def test_what_is_wrong_is_said_and_nothing_is_changed() -> None:
         ({"method": "noise", "data": []}, "no batch"),
         ({"method": "noise", "data": [torch.ones(2, 4)]}, "does not run on the data's batch 0"),
         ({"method": "noise", "data": [x * float("nan")]}, "not finite"),
+        ({"method": "range", "data": [x, x * float("inf")], "activation_bits": 8}, "not finite"),
     ]
     for given, said in wrong:
         with pytest.raises(ft.InputError, match=said):
@@ -178,6 +202,19 @@ def test_weights_without_a_range() -> None:
         model.point.weight[0, 0] = float("nan")
     with pytest.raises(ft.ModelError, match=r"point\.weight.*NaN"):
         ft.equalize(plan)
+
+
+def test_integer_weights() -> None:
+    """Whole numbers as a format of their own are left alone; small floats are said to be quantised already."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = (10 * parameter.data).round().long()
+    x = torch.ones(2, 4, dtype=torch.int64)
+    plan = ft.plan(model, x)
+    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+        ft.equalize(plan)
+    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+        ft.fit_range(plan, [x])
 
 
 def test_nothing_free() -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fxteleport.passes.errors import CheckpointError
-from fxteleport.tools.console import console, progress, write_json
+from fxteleport.plan.choices import MODES
+from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.equalize import Equalizing
 
@@ -39,16 +40,17 @@ def equalize(
     Example: fxteleport equalize mobilenetv2_100 --pretrained --bits 6 --method noise --images pictures --output equal
     """
     out = console(json)
-    common.one_of("--mode", mode, common.MODES)
+    common.one_of("--mode", mode, MODES)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
+    from fxteleport.ranges.choices import NothingFree
     from fxteleport.tools.checking.session import compare
-    from fxteleport.tools.equalizing.run import NothingFree, measured, run
+    from fxteleport.tools.equalizing.run import measured, run
     from fxteleport.tools.equalizing.summary import show, written
     from fxteleport.tools.models.load import load
 
     wanted = replace(source.request(seed), images=how.images, batch=how.count if how.images else None)
-    with progress(total=4) as step:
+    with out.progress(4, estimate=False) as step:
         step("building")
         loaded = load(model, wanted)
         step("equalising", 1)

@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.errors import InputError
 from fxteleport.plan.plan import Plan, plan
+from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.equalize import Equalized, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
 from fxteleport.ranges.fold_norms import Folded, fold_norms, folded_norms
 from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.equalize import Equalizing
-
-
-class NothingFree(Exception):
-    """The plan has nothing to equalise with."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class Done:
             "folded": len(self.folded.folded),
             "kept_norms": self.folded.kept,
             "objective": {"before": found.before, "after": found.after},
+            "share": found.share,
             "noise": {"before": found.noise_before, "after": found.noise_after},
             "cob": {"smallest": float(found.cob.values.min()), "largest": float(found.cob.values.max())},
             "seconds": self.seconds,
@@ -76,12 +73,7 @@ def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None]) -
     data = None if how.images is None else list(loaded.args[0].split(8))
     if not found.num_free:
         raise NothingFree(_why(found))
-    try:
-        chosen = equalized(found, data=data, progress=lambda what: step(what), **how.settings())
-    except InputError as error:
-        if "nothing to equalise" in str(error):
-            raise NothingFree(str(error)) from None
-        raise
+    chosen = equalized(found, data=data, progress=lambda what: step(what), **how.settings())
     return Done(loaded, found, chosen, found.rewrite(chosen.cob), folded, time.perf_counter() - start)
 
 

@@ -6,17 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fxteleport.atomic_files import write_text
 from fxteleport.tensor_files import write_tensors
 from fxteleport.tools.checking.records import verdict
-from fxteleport.tools.console import count
+from fxteleport.tools.console import Output, count
 from fxteleport.tools.equalizing.run import Done
 from fxteleport.tools.options.equalize import Equalizing
 from fxteleport.verify import EquivalenceReport
+
+_TAKEN = {
+    1.0: "",
+    0.5: "; half of it is taken (in logarithms), which errs less than the whole",
+    0.0: "; nothing is taken: what it found errs no less than the network as it is",
+}
 
 
 def written(output: Path, done: Done, facts: dict[str, Any]) -> list[Path]:
@@ -28,7 +33,7 @@ def written(output: Path, done: Done, facts: dict[str, Any]) -> list[Path]:
     return [weights, cob, about]
 
 
-def show(out: Console, done: Done, how: Equalizing, report: EquivalenceReport, facts: dict[str, Any]) -> None:
+def show(out: Output, done: Done, how: Equalizing, report: EquivalenceReport, facts: dict[str, Any]) -> None:
     """Print the summary, with what changed as a table."""
     kept = done.folded.kept
     rows = [
@@ -39,7 +44,7 @@ def show(out: Console, done: Done, how: Equalizing, report: EquivalenceReport, f
                     f" {facts['cob']['largest']:.4g} now"),
         ("format", f"{how.bits} bits, a scale for each {'channel' if how.per_channel else 'tensor'}"
                    + ("" if how.activation_bits is None else f"; inputs {how.activation_bits} bits")),
-        ("method", f"{how.method}, in {facts['seconds']:.1f} s"),
+        ("method", f"{how.method}, in {facts['seconds']:.1f} s{_TAKEN[done.found.share]}"),
         ("same function" if report.passed else "FAILED", verdict(report)),
     ]  # fmt: skip
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
