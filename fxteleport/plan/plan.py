@@ -54,13 +54,14 @@ def plan(
 
     Args:
         model: any `nn.Module`, or an exported program (`torch.export`): then `plan.rewrite` gives a program again.
-        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta. A program has its own.
+        *example_inputs: what its forward takes; tensors may be on meta. A program has its own.
         mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
             exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
         checks: check what must be true of the graph after each pass, that of each later `rewrite` included
             (`passes/check_graph.py` states it): for rules and passes under development.
+        **keyword_inputs: what its forward takes by name.
 
     Raises:
         InputError: an unknown mode or norm_stats.
