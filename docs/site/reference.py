@@ -21,13 +21,21 @@ API = {
 }
 
 
+_ERRORS = """# Errors
+
+::: fxteleport.passes.errors
+    options:
+      show_root_heading: false
+"""
+
+
 def pages() -> dict[str, str]:
     """Path on the site -> text of each generated page."""
     return {
         "reference/python.md": python(),
         "reference/command-line.md": command_line(),
         "reference/rules.md": rules(),
-        "reference/errors.md": "# Errors\n\n::: fxteleport.passes.errors\n    options:\n      show_root_heading: false\n",
+        "reference/errors.md": _ERRORS,
     }
 
 
