@@ -1,7 +1,7 @@
 """The files of the repository that pages link to, as pages of the site: so a link is right there and on GitHub.
 
-A page in `docs/` says `../passes/rules/folds.py`, and `README.md` says `docs/method.md`. Links within `docs/` stay; what
-lies outside of it is shown by a page of its own, below `source/`.
+A page in `docs/` says `../passes/rules/folds.py`, and `README.md` says `docs/method.md`. Links within `docs/` stay;
+what lies outside of it is shown by a page of its own, below `source/`.
 """
 
 from __future__ import annotations
