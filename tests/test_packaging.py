@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 checkout = pytest.mark.skipif(not (ROOT / "passes").exists(), reason="needs a checkout")
 BUILT_FROM = (
     "fxteleport", "passes", "tools", "tests", "docs", "pyproject.toml", "setup.cfg", "MANIFEST.in", "README.md",
-    "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
+    "LICENSE", "mkdocs.yml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
 )  # fmt: skip
 # What setuptools says of an environment that writes no byte code.
 HARMLESS = re.compile(r"warning: \w+: byte-compiling is disabled, skipping\.")

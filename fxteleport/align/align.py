@@ -65,7 +65,8 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
 
     Args:
         plan: of a model with these parameters; its mode says which values may be negative.
-        a, b: networks or state dicts.
+        a: a network or state dict, the weights that are mapped.
+        b: the weights that they are mapped onto.
 
     Raises:
         InputError: this is no plan, or no network or weights, or a parameter is missing or has another shape.

@@ -55,7 +55,7 @@ def plan(
 
     Args:
         model: any `nn.Module`, or an exported program (`torch.export`): then `plan.rewrite` gives a program again.
-        example_inputs, keyword_inputs: what its forward takes; tensors may be on meta. A program has its own.
+        *example_inputs: what its forward takes; tensors may be on meta. A program has its own.
         mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
@@ -65,6 +65,7 @@ def plan(
         data_guards: where integers and booleans among the inputs (or the model's buffers) alone decide what forward
             does, the plan goes as the example's do: a condition of kind "data", and a guard in emitted networks.
             Otherwise what decides is kept whole, and right on all data.
+        **keyword_inputs: what its forward takes by name.
 
     Raises:
         InputError: an unknown mode or norm_stats.

@@ -36,7 +36,8 @@ class Teleport:
         candidates: how many changes of basis to draw.
         metric: chooses the candidate where it is smallest (see `fxteleport.objectives`); needed for more than one.
             A metric holds its data: a closure over a batch that you replace keeps it fresh.
-        cob_range, landscape: the law.
+        cob_range: the range of the law.
+        landscape: the law.
         state: "transport", "reset" or "keep" the optimiser's state.
         seed: of the draws and of the chance; the same seed and count draw the same.
 

@@ -34,7 +34,12 @@ class Teleportable(nn.Module):
     A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) stays where it was made: teleport it along.
 
     Args:
-        model, example_inputs, mode, norm_stats, data_guards, keyword_inputs: as of `fxteleport.plan`.
+        model: as of `fxteleport.plan`, and so are the others.
+        *example_inputs: what its forward takes.
+        mode: "full" or "weights".
+        norm_stats: "fixed", "rescaled" or "wrapped".
+        data_guards: as of `plan`.
+        **keyword_inputs: what its forward takes by name.
 
     Raises:
         InputError, ModelError, CaptureError: as of `plan`.

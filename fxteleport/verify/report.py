@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fxteleport.summaries import Summarized
@@ -87,6 +88,8 @@ class EquivalenceReport(Summarized):
         exercised: the share of the original's parameter elements with a non-zero gradient on these inputs, of a sum of
             all outputs with random weights: a change of the others does not show in the outputs, to first order. None
             where there is no such gradient (outputs of integers, operations without a derivative).
+        node_errors: by node, the largest difference from `original * tau` relative to the node's largest value; empty
+            where no nodes were compared, or one differed. No part of `as_dict`.
     """
 
     passed: bool
@@ -107,6 +110,7 @@ class EquivalenceReport(Summarized):
     parameters: int = 0
     wrong_parameter: TensorDifference | None = None
     exercised: float | None = None
+    node_errors: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def cannot_tell(self) -> bool:
@@ -128,4 +132,4 @@ class EquivalenceReport(Summarized):
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "node_errors"}

@@ -67,7 +67,7 @@ def _report(pair: Pair, start: float) -> EquivalenceReport:
     outputs, written = pair.compared()
     bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
     tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
-    compared, first, parameters, wrong = _inside(pair, written, tolerance.value)
+    errors, compared, first, parameters, wrong = _inside(pair, written, tolerance.value)
     verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
     applied = tolerance.value
     wide = verdict_in_float64(pair, outputs) if verdict is None else None
@@ -94,6 +94,7 @@ def _report(pair: Pair, start: float) -> EquivalenceReport:
         parameters=parameters,
         wrong_parameter=wrong,
         exercised=exercised(pair.model, pair.inputs, pair.keyword_inputs),
+        node_errors=errors,
     )
 
 
@@ -105,10 +106,10 @@ def _must_be_bitwise(pair: Pair) -> bool:
 
 def _inside(
     pair: Pair, written: frozenset[str], tolerance: float
-) -> tuple[int, Difference | None, int, TensorDifference | None]:
-    """How many nodes of an emitted network were compared and the first that differs; then the same of parameters."""
+) -> tuple[dict[str, float], int, Difference | None, int, TensorDifference | None]:
+    """The nodes' errors of an emitted network, how many there are, the first that differs; the same of parameters."""
     if pair.made is None:
-        return 0, None, 0, None
+        return {}, 0, None, 0, None
     network = pair.teleported
     parameters = compare_parameters(pair.made, pair.model, network, written)
     if not isinstance(network, TeleportedModule):  # a program, which was exported from one

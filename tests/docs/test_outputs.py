@@ -14,7 +14,7 @@ import pytest
 from fxteleport.passes.rules.registry import RULES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "tutorials")]
 # Whose commands take minutes, or files that the page describes: their blocks are written by hand.
 BY_HAND = {"docs/cli.md"}
 

@@ -162,7 +162,7 @@ def _trajectory(axis: Any, path: list[Row]) -> None:
     """The weights after every epoch."""
     x, y = column(path, "x"), column(path, "y")
     axis.plot(x, y, "-o", color="black", markersize=2.5, linewidth=1, label="its training, epoch by epoch")
-    axis.plot(x[0], y[0], "s", color="C1", label="start")
+    axis.plot(x[0], y[0], "s", color="white", markeredgecolor="black", label="start")
     axis.plot(x[-1], y[-1], "r+", label="the network")
     axis.set_xlabel(f"main direction 1 (distance; {path[0]['first_share']:.0%} of the variance)", size=8)
     axis.set_ylabel(f"main direction 2 (distance; {path[0]['second_share']:.0%})", size=8)

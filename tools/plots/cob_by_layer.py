@@ -25,13 +25,14 @@ def cob(done: Run, layers: Sequence[str] = ()) -> Figure:
     shown = chosen(held, layers, _ROWS)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 1.3 + 0.19 * len(shown)))
+    figure = Figure(figsize=(7.0, max(2.8, 1.3 + 0.19 * len(shown))))
     axis = figure.add_subplot()
     random = np.random.default_rng(2012)  # not a seed that a CoB is likely to be drawn with
     for row, name in enumerate(shown):
         tau = held[name]
         dots = tau[:: max(1, len(tau) // 400)]
-        axis.scatter(dots, row + random.uniform(-0.32, 0.32, len(dots)), s=2.5, color=BEFORE, alpha=0.5, linewidths=0)
+        size = min(12.0, max(2.5, 120 / len(dots)))  # few are drawn larger
+        axis.scatter(dots, row + random.uniform(-0.32, 0.32, len(dots)), s=size, color=BEFORE, alpha=0.5, linewidths=0)
         for part in (tau[tau < 0], tau[tau > 0]):
             if len(part):
                 low, middle, high = np.quantile(part, (0.25, 0.5, 0.75), method="nearest")
@@ -41,7 +42,7 @@ def cob(done: Run, layers: Sequence[str] = ()) -> Figure:
     axis.set_yticks(range(len(shown)), [f"{short(n, 44)}  ({len(held[n])})" for n in shown], fontsize=7)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
-    axis.set_ylabel("layer (neurons), first to last")
+    axis.set_ylabel("layer (neurons)")
     figure.suptitle(title(done, "CoB by layer", len(shown), len(held), "layers"))
     return figure
 

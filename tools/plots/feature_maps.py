@@ -16,7 +16,7 @@ from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots.panels import plain, spaced
+from fxteleport.tools.plots.panels import plain, spaced, wrapped
 from fxteleport.verify import NodeValue, in_step
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def features(done: Run, image: Path | None = None, layers: Sequence[str] = ()) -
                     axis.set_xlabel(f"#{number}: CoB {cob:.2f}", fontsize=6.5, labelpad=1)
     same = "equal to the last bit" if done.report.bitwise_equal else f"within {done.report.max_rel:.1g} of the largest"
     what = "most active channels before and after (orange < 0 < purple)"
-    figure.suptitle(f"{plain(done.loaded.spec)}: {what}; outputs {same}", fontsize=9)
+    figure.suptitle(wrapped(f"{plain(done.loaded.spec)}: {what}; outputs {same}"), fontsize=9)
     return figure
 
 
@@ -98,7 +98,7 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
         if value.node in wanted:
             cob = done.plan.constrained.maps.get(names[value.node])
             scale = cob.scale(tau) if isinstance(cob, CobMap) else None
-            found[value.node] = _of(value, wanted[value.node], scale)
+            found[value.node] = _of(value, wanted[value.node], scale, channel_axis(value.original, cob))
     return [found[n] for n in wanted if n in found]
 
 
@@ -141,11 +141,11 @@ def _inside(node: Any, layer: str) -> bool:
 
 
 def _is_image(value: Any) -> bool:
-    """[batch, channels, height, width], or [batch, tokens, channels] with a square number of patches."""
+    """A feature map, its channels first or last, or [batch, tokens, channels] with a square number of patches."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return False
     if value.ndim == 4:
-        return min(value.shape[2:]) > 1
+        return min(value.shape[2:]) > 1 or min(value.shape[1:3]) > 1
     return value.ndim == 3 and _side(value.shape[1]) > 2 and value.shape[2] > 1
 
 
@@ -155,18 +155,32 @@ def _side(tokens: int) -> int:
     return side if tokens - side * side in (0, 1, 2, 4, 5) else 0
 
 
-def _of(value: NodeValue, layer: str, scale: Tensor | None) -> Maps:
+def channel_axis(value: Tensor, cob: object) -> int:
+    """The axis of a value's channels.
+
+    It is the one along which its CoB varies. Where none does it follows from the shape: height and width are next to
+    each other, and equal for most inputs.
+    """
+    if value.ndim == 3:
+        return 2
+    varies = [any(s.shape[axis] > 1 for s, _ in cob.factors) if isinstance(cob, CobMap) else False for axis in (1, 3)]
+    if varies[0] != varies[1]:
+        return 1 if varies[0] else 3
+    return 3 if value.shape[1] == value.shape[2] != value.shape[3] else 1
+
+
+def _of(value: NodeValue, layer: str, scale: Tensor | None, axis: int) -> Maps:
     full = torch.ones(()) if scale is None else scale
     parts = [value.original, value.actual, full.to(value.original.device).expand(value.original.shape)]
     # Copies: the networks may write into their values later.
-    before, after, cob = (_channels_first(t[0]).detach().to("cpu", torch.float32, copy=True) for t in parts)
+    before, after, cob = (_channels_first(t[0], axis - 1).detach().to("cpu", torch.float32, copy=True) for t in parts)
     active = before.flatten(1).std(1).nan_to_num().topk(min(_CHANNELS, len(before))).indices.sort().values
     return Maps(layer, active.tolist(), before[active], after[active], cob[active].flatten(1)[:, 0].tolist())
 
 
-def _channels_first(x: Tensor) -> Tensor:
+def _channels_first(x: Tensor, axis: int) -> Tensor:
     if x.ndim == 3:
-        return x
+        return x.movedim(axis, 0)
     side = _side(len(x))
     return x[len(x) - side * side :].T.reshape(-1, side, side)
 

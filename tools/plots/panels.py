@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,12 @@ def title(done: Run, what: str, shown: int, total: int, unit: str) -> str:
     s = done.settings
     law = f"{s.landscape}, range {s.cob_range:g}{', powers of two' if s.exact else ''}, mode {s.mode}"
     part = f"; {shown} of {total} {unit}" if shown < total else ""
-    return f"{plain(done.loaded.spec)}: {what} ({law}{part})"
+    return wrapped(f"{plain(done.loaded.spec)}: {what} ({law}{part})")
+
+
+def wrapped(text: str) -> str:
+    """A figure's title in lines that its width holds."""
+    return textwrap.fill(text, 90)
 
 
 def short(name: str, width: int = 26) -> str:

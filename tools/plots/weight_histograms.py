@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 121
+_BINS, _FEWEST = 121, 11  # both odd: a bin lies about 0
 _SAMPLE = 1 << 20  # elements that stand for all of a large tensor where its limits are looked for
+_COUNTED = 1 << 22  # weights of a panel: of more, every k-th is counted
 
 
 def weights(done: Run, layers: Sequence[str] = ()) -> Figure:
@@ -50,14 +51,23 @@ def weights(done: Run, layers: Sequence[str] = ()) -> Figure:
 
 def _histogram(axis: Axes, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     limit = max(_limit(t) for pair in pairs for t in pair) or 1.0
-    edges = np.linspace(-limit, limit, _BINS + 1)
+    elements = sum(a.numel() for a, _ in pairs)
+    stride = max(1, elements // _COUNTED)
+    pairs = [(a.reshape(-1)[::stride], b.reshape(-1)[::stride]) for a, b in pairs]
+    bins = bins_for(elements)
+    edges = np.linspace(-limit, limit, bins + 1)
     for side, (label, colour) in enumerate((("before", BEFORE), ("after", AFTER))):
-        counts = sum(torch.histc(pair[side], _BINS, -limit, limit).double().numpy() for pair in pairs)
+        counts = sum(torch.histc(pair[side], bins, -limit, limit).double().numpy() for pair in pairs)
         density = counts / (sum(pair[side].numel() for pair in pairs) * (edges[1] - edges[0]))
         filled: dict[str, Any] = {"fill": True, "alpha": 0.35} if side == 0 else {"fill": False, "linewidth": 1.1}
         axis.stairs(np.maximum(density, 0), edges, color=colour, label=label, **filled)
     axis.set_yscale("log", subs=[])  # minor ticks take most of the time to draw
     axis.set_xlim(-limit, limit)
+
+
+def bins_for(elements: int) -> int:
+    """An odd number of bins that so many values fill (Rice's rule: twice the cube root)."""
+    return int(min(_BINS, max(_FEWEST, round(2 * elements ** (1 / 3))))) | 1
 
 
 def _limit(x: Tensor) -> float:

@@ -193,4 +193,4 @@ def test_published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_published_model_without_its_library_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(published.MODELS, "none", ("NoSuchModel", "NoSuchConfig", {}))
-    assert "No" in str(published.published("none").error)
+    assert published.published("none").error

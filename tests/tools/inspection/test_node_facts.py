@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxteleport as ft
-from fxteleport.tools.checking.session import Run, run
+from fxteleport.tools.checking.session import Run, compare, run
 from fxteleport.tools.inspection.node_facts import ADDED, WRAPPED, NodeFacts, node_facts
 from fxteleport.tools.models.load import Loaded
 from fxteleport.tools.options.common import Settings
@@ -65,7 +65,8 @@ def test_an_error_is_told_at_its_node(make_run: Callable[..., Run], done: Run) -
     network = copy.deepcopy(exact.network)
     with torch.no_grad():
         network.get_parameter("stem.weight")[0] *= 2
-    errors = {f.name: f.error for f in node_facts(replace(exact, network=network))}
+    report, _ = compare(exact.loaded, network)
+    errors = {f.name: f.error for f in node_facts(replace(exact, network=network, report=report))}
     assert errors["x"] == 0 and errors["stem"] > 0.01 and errors["relu"] > 0.01  # type: ignore[operator]
 
 

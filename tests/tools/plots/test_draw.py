@@ -126,6 +126,53 @@ def test_features_of_tokens(make_run: Callable[..., Run]) -> None:
     assert feature_maps._side(130) == 0
 
 
+def test_features_with_channels_last(make_run: Callable[..., Run]) -> None:
+    """Swin's layout: the channels are where the CoB varies, or (pinned) what is no side of a square."""
+
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.head = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.mix(self.embed(x).permute(0, 2, 3, 1)))
+            return self.head(x).mean((1, 2))
+
+    done = make_run(ChannelsLast(), torch.randn(2, 3, 16, 20))
+    for layer, shape in (("embed", (6, 4, 5)), ("mix", (7, 4, 5))):
+        (maps,) = feature_maps._maps(done, done.loaded.args[0], [layer])
+        assert maps.before.shape == shape
+        cob = torch.tensor(maps.cob)[:, None, None]
+        torch.testing.assert_close(maps.after, maps.before * cob, rtol=1e-4, atol=1e-5)
+    assert feature_maps.channel_axis(torch.zeros(1, 8, 8, 3), None) == 3
+    assert feature_maps.channel_axis(torch.zeros(1, 3, 8, 8), None) == 1
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_titles_and_labels_are_within_the_figure(kind: str, make_run: Callable[..., Run]) -> None:
+    import matplotlib
+
+    from fxteleport.tools.plots.draw import _STYLE, _figure
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(720, 2))
+    done = make_run(
+        model, torch.randn(2, 3, 16, 16), spec="a/rather/long/path/to/a/file_with_a_long_name.py:its_factory"
+    )
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(kind, done, None, ())
+        figure.draw_without_rendering()
+    wide, high = figure.bbox.width, figure.bbox.height
+    labels = [figure._suptitle, *(text for axis in figure.axes for text in (axis.xaxis.label, axis.yaxis.label))]
+    for text in labels:
+        box = text.get_window_extent()
+        assert not text.get_text() or (box.x0 > -1 and box.y0 > -1 and box.x1 < wide + 1 and box.y1 < high + 1), text
+
+
+def test_a_bin_has_values() -> None:
+    assert weight_histograms.bins_for(144) == 11 and weight_histograms.bins_for(10**7) == 121
+    assert all(weight_histograms.bins_for(n) % 2 for n in range(1, 10_000, 37))
+
+
 def test_the_cob_is_that_of_the_layers(done: Run) -> None:
     held = cob_by_layer._cob_of_layers(done)
     free = done.plan.num_free
