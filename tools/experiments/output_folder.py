@@ -85,11 +85,12 @@ def require_matplotlib() -> None:
 def write_figure(folder: Path, experiment: Experiment, rows: list[Row]) -> None:
     """The experiment's figure as PNG and PDF, in the colours of all our pictures."""
     import matplotlib
+    from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    with matplotlib.rc_context({"axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+    with matplotlib.rc_context({"axes.prop_cycle": cycler(color=COLOURS)}):
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         FigureCanvasAgg(figure)
         experiment.draw(rows, figure)

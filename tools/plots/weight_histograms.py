@@ -67,7 +67,7 @@ def _histogram(axis: Axes, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def bins_for(elements: int) -> int:
     """An odd number of bins that so many values fill (Rice's rule: twice the cube root)."""
-    return min(_BINS, max(_FEWEST, round(2 * elements ** (1 / 3)))) | 1
+    return min(_BINS, max(_FEWEST, int(2 * float(np.cbrt(elements))))) | 1
 
 
 def _limit(x: Tensor) -> float:
