@@ -14,7 +14,6 @@ PICTURES = {
     "teleport": "teleport resnet18 --landscape inter --cob-range 0.9",
     "inspect": "inspect resnet18 --depth 1",
     "pinned": "inspect vit_tiny_patch16_224 --pinned",
-    "check": "check resnet18 vit_tiny_patch16_224 convnext_atto --exact --mode all",
 }
 
 

@@ -158,7 +158,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
                     axis.set_xticks([]), axis.set_yticks([])
                     if found:
                         side = max(r["y"] for r in found) + 1
-                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="coolwarm", **_range(found))
+                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="PuOr", **_range(found))
             row[0].set_ylabel(f"layer {depths[layer]} of {max(depths.values())}", size=8)
 
 

@@ -20,6 +20,7 @@ from fxteleport.atomic_files import write_bytes, write_text
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict
 from fxteleport.tools.experiments.sweep import Sweep
+from fxteleport.tools.plots.palette import COLOURS
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "matplotlib")
 
@@ -82,15 +83,18 @@ def require_matplotlib() -> None:
 
 
 def write_figure(folder: Path, experiment: Experiment, rows: list[Row]) -> None:
-    """The experiment's figure as PNG and PDF."""
+    """The experiment's figure as PNG and PDF, in the colours of all our pictures."""
+    import matplotlib
+    from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    experiment.draw(rows, figure)
     undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    for kind, marks in undated.items():
-        held = io.BytesIO()
-        figure.savefig(held, format=kind, dpi=140, metadata=marks)
-        write_bytes(folder / f"figure.{kind}", held.getvalue())
+    with matplotlib.rc_context({"axes.prop_cycle": cycler(color=COLOURS)}):
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        experiment.draw(rows, figure)
+        for kind, marks in undated.items():
+            held = io.BytesIO()
+            figure.savefig(held, format=kind, dpi=140, metadata=marks)
+            write_bytes(folder / f"figure.{kind}", held.getvalue())

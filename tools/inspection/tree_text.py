@@ -18,6 +18,7 @@ from fxteleport.tools.inspection.phrasing import by_run, full_words, scaling_wor
 
 STYLES = {"free": "green", "dependent": "cyan", "pinned": "yellow"}
 _SHOWN = 3
+_PERIOD = 4  # siblings that repeat as a whole: attention in windows and in shifted windows, say
 
 
 class Hanging:
@@ -56,13 +57,15 @@ class TreeView:
         return root
 
     def _grow(self, branch: Tree, row: Row, level: int) -> None:
-        for like, run in _runs(row.parts, self.groups, self.every):
-            if like is None:
+        for likes, run in _runs(row.parts, self.groups, self.every):
+            if not likes:
                 self._add(branch, run[0], level)
                 continue
             self.folded = True
             names = ", ".join(r.name for r in run) if len(run) < 4 else f"{run[0].name} to {run[-1].name}"
-            text = _head(names, run[0].kind).append(f": {'like' if len(run) == 1 else 'each like'} {like.name}")
+            how = "in turn like" if len(likes) > 1 else "like" if len(run) == 1 else "each like"
+            kinds = " or ".join(dict.fromkeys(r.kind for r in run[: len(likes)]))
+            text = _head(names, kinds).append(f": {how} {', '.join(r.name for r in likes)}")
             branch.add(Hanging(text.append(f"; {count(sum(r.values for r in run), 'free value')}")))
 
     def _add(self, branch: Tree, row: Row, level: int) -> None:
@@ -141,18 +144,23 @@ def percent(part: int, whole: int) -> str:
     return f"{'>99.99' if text == '100' and part < whole else '<0.01' if text == '0' and part else text}%"
 
 
-def _runs(rows: Sequence[Row], groups: Sequence[Group], every: bool) -> list[tuple[Row | None, list[Row]]]:
-    """Siblings in order; (first, rows) for a run of rows that look like the one before them."""
-    found: list[tuple[Row | None, list[Row]]] = []
-    model: Row | None = None
-    for row in rows:
-        if not every and model is not None and row.parts and look(row, groups) == look(model, groups):
-            if found[-1][0] is None:
-                found.append((model, []))
-            found[-1][1].append(row)
+def _runs(rows: Sequence[Row], groups: Sequence[Group], every: bool) -> list[tuple[Sequence[Row], Sequence[Row]]]:
+    """Siblings in order: ((), [row]), or rows that are told by naming those before that they repeat, in turn."""
+    looks = [None if every or not row.parts else look(row, groups) for row in rows]
+    found: list[tuple[Sequence[Row], Sequence[Row]]] = []
+    at = told = 0  # rows[told:at] are those since the last that was not told in full
+    while at < len(rows):
+        for period in range(1, min(_PERIOD, at - told) + 1):
+            end = at
+            while end < len(rows) and looks[end] is not None and looks[end] == looks[end - period]:
+                end += 1
+            if end - at >= period:
+                found.append((rows[at - period : at], rows[at:end]))
+                at = told = end
+                break
         else:
-            found.append((None, [row]))
-            model = row
+            found.append(((), rows[at : at + 1]))
+            at += 1
     return found
 
 

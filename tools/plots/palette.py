@@ -5,7 +5,7 @@ from __future__ import annotations
 BEFORE, AFTER = "#0072B2", "#D55E00"
 PINNED, MIXED = "#BBBBBB", "#666666"
 # They repeat, so numbers stand beside them.
-_GROUPS = (
+COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933", "#882255", "#44AA99",
     "#AA4499", "#117733",
 )  # fmt: skip
@@ -16,8 +16,8 @@ def group_colour(number: int, kind: str = "free") -> str:
 
     The second round is shifted against the first: blocks of a network are often 12 groups apart.
     """
-    n = len(_GROUPS)
-    return PINNED if kind == "pinned" else _GROUPS[(7 * number + number // n) % n]
+    n = len(COLOURS)
+    return PINNED if kind == "pinned" else COLOURS[(7 * number + number // n) % n]
 
 
 def dark_text(colour: str) -> bool:

@@ -28,7 +28,12 @@ def weight_pairs(done: Run) -> dict[str, tuple[Tensor, Tensor]]:
         for name, p in done.loaded.model.named_parameters()
         if p.ndim > 1 and len(p) > 1 and p.numel() and p.is_floating_point() and name in after
     }
-    return {name: pair for name, pair in held.items() if all(bool(t.isfinite().all()) for t in pair)}
+    return {name: pair for name, pair in held.items() if all(map(_finite, pair))}
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all of a tensor is; its extremes tell, as a NaN is both."""
+    return all(bool(end.isfinite()) for end in x.aminmax())
 
 
 def _plain(x: Tensor) -> Tensor:

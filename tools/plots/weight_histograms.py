@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS, _FEWEST = 121, 11  # both odd: a bin lies about 0
-_SAMPLE = 1 << 20  # elements that stand for all of a large tensor where its limits are looked for
+_SAMPLE = 1 << 17  # elements that stand for all of a large tensor where its limits are looked for
 _COUNTED = 1 << 22  # weights of a panel: of more, every k-th is counted
 
 
@@ -67,7 +67,7 @@ def _histogram(axis: Axes, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def bins_for(elements: int) -> int:
     """An odd number of bins that so many values fill (Rice's rule: twice the cube root)."""
-    return int(min(_BINS, max(_FEWEST, round(2 * elements ** (1 / 3))))) | 1
+    return min(_BINS, max(_FEWEST, int(2 * float(np.cbrt(elements))))) | 1
 
 
 def _limit(x: Tensor) -> float:

@@ -181,3 +181,55 @@ def test_a_large_network_opens_quickly(visit: Callable[[str], Any]) -> None:
     assert min(seconds) < 3
     tab.click("#open")
     assert tab.locator("#list .row").count() >= 555
+
+
+def test_a_found_node_is_seen_while_a_group_is_shown(visit: Callable[[str], Any], text: str, data: Any) -> None:
+    opened = visit(text)
+    opened.locator("#table .chip").first.click()
+    opened.locator("#open").click()
+    faded = opened.locator("#list .row.dim:not(.module)").first
+    name = faded.locator("span[title]").get_attribute("title")
+    opened.locator("#find").fill(name)
+    seen = opened.locator("#list .row.chosen")
+    assert float(seen.evaluate("row => getComputedStyle(row).opacity")) == 1
+
+
+def test_the_keyboard_goes_through_rows_as_through_a_tree(visit: Callable[[str], Any], text: str) -> None:
+    opened = visit(text)
+    for part in ("#list", "#table"):
+        assert opened.locator(f"{part} [tabindex='0']").count() == 1
+        assert opened.locator(f"{part} button:not([tabindex='-1'])").count() == 0  # one stop of the Tab key
+    focus = "document.activeElement.dataset.at"
+    opened.locator("#list [tabindex='0']").focus()
+    opened.keyboard.press("End")
+    last = int(opened.evaluate(focus))
+    opened.keyboard.press("ArrowUp")
+    assert int(opened.evaluate(focus)) == last - 1
+    opened.keyboard.press("Home")
+    opened.keyboard.press("Enter")  # the first is an input: its facts are shown, and the focus stays
+    assert opened.evaluate(focus) == "0" and opened.locator("#facts h3").count() == 1
+    opened.keyboard.press("Escape")
+    assert opened.evaluate(focus) == "0" and opened.locator("#facts h3").count() == 0
+    opened.locator("#table [tabindex='0']").focus()
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("ArrowDown")
+    assert opened.locator("#table tr.members").count() == 1
+    assert opened.evaluate("document.activeElement.matches('tr.group')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_page_in_both_schemes(scheme: str, visit: Callable[[str], Any], text: str) -> None:
+    opened = visit(text)
+    opened.emulate_media(color_scheme=scheme)
+    opened.set_viewport_size({"width": 390, "height": 844})
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390
+    back = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[scheme]
+    for link in opened.locator("nav a").all():
+        box = link.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    opened.locator("#list .row:not(.module)").first.click()
+    box = opened.locator("#facts").bounding_box()
+    assert box["y"] > 0 and box["y"] + box["height"] <= 845  # in sight
+    opened.locator("#leave").click()
+    assert not opened.locator("#facts").is_visible()

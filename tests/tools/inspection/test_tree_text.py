@@ -119,3 +119,30 @@ def test_hanging_lines_keep_every_word(words: list[str], indent: int, hang: int)
 )
 def test_only_all_is_100_percent(part: int, whole: int, said: str) -> None:
     assert percent(part, whole) == said
+
+
+class Slope(nn.Module):
+    """A block with an activation of its kind."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.one, self.act, self.two = nn.Linear(4, 4), act, nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.act(self.one(x)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("abababa", "3 to 7 Slope: in turn like 1, 2"),
+        ("abcabc", "4, 5, 6 Slope: in turn like 1, 2, 3"),
+        ("caaaab", "3, 4, 5 Slope: each like 2"),
+    ],
+)
+def test_what_alternates_is_told_once(pattern: str, told: str) -> None:
+    kinds = {"a": nn.ReLU, "b": nn.Tanh, "c": nn.GELU}
+    blocks = (Slope(kinds[c]()) for c in pattern)
+    reading = Reading(ft.plan(nn.Sequential(nn.Linear(4, 4), *blocks, nn.Linear(4, 4)), torch.zeros(2, 4)))
+    text = shown(TreeView(reading.groups).tree(module_rows(reading), Text("model")), 200)
+    assert told in text and text.count(" Slope") == len(set(pattern)) + 1

@@ -1,15 +1,17 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const ROW = 22, LEFT = 12, GUTTER = 170, MEMBERS = 200, GROUPS = 1000, FEW = 120;
+const NARROW = matchMedia("(max-width: 600px)");
+const LEFT = 12, MEMBERS = 200, GROUPS = 1000, FEW = 120;
 const $ = id => document.getElementById(id);
 const esc = text => String(text).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
 const number = x => x === null ? "" : Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : String(+x.toPrecision(4));
 const byId = new Map(data.groups.map(g => [g.id, g]));
+const rowHeight = () => NARROW.matches ? 26 : 22, gutterWidth = () => NARROW.matches ? 60 : 170;
 let chosenGroup = null, chosenNode = null, found = "";
 
-const chip = id => {
+const chip = (id, stop = true) => {
   const g = byId.get(id);
-  return `<button class="chip" data-group="${id}" title="group ${id}: ${g.kind}, ${g.size}" style="background:${g.colour};color:${g.dark ? "#000" : "#fff"}">#${id}</button>`;
+  return `<button class="chip"${stop ? "" : ' tabindex="-1"'} data-group="${id}" title="group ${id}: ${g.kind}, ${g.size}" style="background:${g.colour};color:${g.dark ? "#000" : "#fff"}">#${id}</button>`;
 };
 
 // ---- groups ----------------------------------------------------------------------------------------------
@@ -20,10 +22,11 @@ for (const g of data.groups) g.text = `#${g.id} ${g.kind} ${g.why} ${g.members.m
 function showGroups() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const hits = data.groups.filter(g => words.every(w => w.startsWith("#") ? `#${g.id}` === w : g.text.includes(w)));
-  $("table").tBodies[0].innerHTML = hits.slice(0, GROUPS).map(g => `<tr class="group" data-row="${g.id}" tabindex="0" aria-expanded="false">
-    <td><span class="toggle">▸</span>${chip(g.id)}</td><td>${g.kind}${g.allows === "any" ? "" : ` (${g.allows})`}</td>
+  $("table").tBodies[0].innerHTML = hits.slice(0, GROUPS).map(g => `<tr class="group" data-row="${g.id}" tabindex="-1" aria-expanded="false">
+    <td><span class="toggle">▸</span>${chip(g.id, false)}</td><td>${g.kind}${g.allows === "any" ? "" : ` (${g.allows})`}</td>
     <td class="n">${g.size}</td><td class="n">${g.members.length}</td>
     <td>${esc(g.members.length ? memberText(g.members[0]) : "")}${g.why ? `; ${esc(g.why)}` : ""}</td></tr>`).join("");
+  stopAt($("table").querySelector("tr.group"));
   const left = hits.length - GROUPS;
   $("found").textContent = `${hits.length} of ${data.groups.length} groups` + (left > 0 ? `; the last ${left} are not shown` : "");
 }
@@ -131,14 +134,14 @@ function showGraph() {
   const rows = visible();
   const contents = rows.map(item => item.node < 0 && item.open ? [] : nodesIn(item));
   const { lane, last, consumers, width } = lanes(rows, contents);
-  const step = Math.max(4, Math.min(10, GUTTER / Math.max(1, width)));
+  const ROW = rowHeight(), step = Math.max(NARROW.matches ? 1.5 : 4, Math.min(10, gutterWidth() / Math.max(1, width)));
   const x = k => LEFT + k * step, y = r => (r + 1) * ROW + ROW / 2, gutter = LEFT + width * step + 8;
   const drawn = [], dots = [];
   rows.forEach((item, r) => {
     if (lane[r] < 0) return;
     const node = data.nodes[contents[r][contents[r].length - 1]], colour = colourOf(node);
-    const dim = contents[r].some(n => holds(data.nodes[n])) ? "" : ' class="dim"', faint = holds(node) ? "" : ' class="dim"';
-    dots.push(`<circle cx="${x(lane[r])}" cy="${y(r)}" r="4" fill="${colour}" stroke="#fff"${dim}/>`);
+    const dim = contents[r].some(n => holds(data.nodes[n]) || n === chosenNode) ? "" : ' class="dim"', faint = holds(node) ? "" : ' class="dim"';
+    dots.push(`<circle cx="${x(lane[r])}" cy="${y(r)}" r="4" fill="${colour}"${dim}/>`);
     if (last[r] <= r) return;
     const a = x(lane[r]);
     let path = "", end = y(r);
@@ -155,22 +158,32 @@ function showGraph() {
   svg.setAttribute("height", (rows.length + 1) * ROW);
   svg.innerHTML = drawn.join("") + dots.join("");
   $("head").style.paddingLeft = `${gutter}px`;
+  const focused = $("list").contains(document.activeElement), kept = shown[at];
   $("list").innerHTML = rows.map((item, r) => rowHtml(item, r, contents[r].length ? contents[r] : nodesIn(item), gutter)).join("");
   $("rows").textContent = `${rows.length} rows, ${data.nodes.length} nodes`;
   $("clear").hidden = chosenGroup === null;
   if (chosenGroup !== null) $("clear").textContent = `Show all groups (now #${chosenGroup})`;
   shown = rows;
+  at = Math.max(0, rows.indexOf(kept));
+  stopAt($("list").children[at]);
+  if (focused) $("list").children[at]?.focus({ preventScroll: true });
 }
-let shown = [];
+let shown = [], at = 0;  // the rows, and which of them the Tab key stops at
+
+function stopAt(row) {
+  if (!row) return;
+  for (const other of row.parentElement.querySelectorAll(":scope > [tabindex='0']")) other.tabIndex = -1;
+  row.tabIndex = 0;
+}
 
 function rowHtml(item, r, nodes, gutter) {
   const last = data.nodes[nodes[nodes.length - 1]], module = item.node < 0;
   const hit = found && (module ? item.path : `${last.name} ${last.path} ${last.op}`).toLowerCase().includes(found) ? " hit" : "";
   const dim = nodes.some(n => holds(data.nodes[n])) ? "" : " dim", chosen = !module && item.node === chosenNode ? " chosen" : "";
   const name = module ? `<span class="toggle">${item.open ? "▾" : "▸"}</span>${esc(item.name)}` : `<span class="toggle"></span>${esc(last.label)}${{ added: " <b>+</b>", wrapped: " <b>*</b>" }[last.change] || ""}`;
-  const chips = module && item.open ? "" : last.groups.slice(0, 4).map(chip).join("") + (last.groups.length > 4 ? ` +${last.groups.length - 4}` : "") || (last.kind === "pinned" ? '<span class="t">1</span>' : "");
+  const chips = module && item.open ? "" : last.groups.slice(0, 4).map(id => chip(id, false)).join("") + (last.groups.length > 4 ? ` +${last.groups.length - 4}` : "") || (last.kind === "pinned" ? '<span class="t">1</span>' : "");
   const tau = module && item.open || !last.cob || last.kind === "pinned" ? "" : `${number(last.cob[0])} to ${number(last.cob[1])}`;
-  return `<div class="row${module ? " module" : ""}${hit}${dim}${chosen}" data-at="${r}" tabindex="0" style="padding-left:${gutter}px">
+  return `<div class="row${module ? " module" : ""}${hit}${dim}${chosen}" data-at="${r}" role="treeitem" aria-level="${item.depth + 1}"${module ? ` aria-expanded="${item.open}"` : ""} tabindex="-1" style="padding-left:${gutter}px">
     <span style="padding-left:${item.depth * 12}px" title="${esc(module ? item.path : last.name)}">${name}</span>
     <span class="t">${module ? `${item.size} node${item.size === 1 ? "" : "s"}` : esc(last.op)}</span><span>${chips}</span>
     <span class="s">${module && item.open ? "" : esc(last.shape)}</span><span class="t">${tau}</span></div>`;
@@ -183,14 +196,15 @@ function showFacts(i) {
   const rows = [
     ["operation", esc(node.op) + ({ added: ", added by teleportation", wrapped: ", wrapped: tau * f(x / tau)" }[node.change] || "")],
     ["module", esc(node.path || "the model itself")], ["value", esc(node.shape)],
-    ["groups", node.groups.map(chip).join(" ") || node.kind],
+    ["groups", node.groups.map(id => chip(id)).join(" ") || node.kind],
     ["CoB", node.cob ? `|tau| from ${number(node.cob[0])} to ${number(node.cob[1])}, mean |log2 tau| ${number(node.cob[2])}, ${number(100 * node.cob[3])} % negative` : ""],
     ["parameters", node.parameters ? `${node.parameters.toLocaleString("en")}, ${number(100 * node.moved)} % moved` : ""],
     ["error", node.error === null ? "" : node.error === 0 ? "0: equal to the last bit" : `${number(node.error)} of the largest value`],
     ["reads", links],
   ];
   const why = node.groups.map(id => byId.get(id)).filter(g => g.why).slice(0, 5).map(g => `<p>#${g.id}: ${esc(g.why)}</p>`).join("");
-  $("facts").innerHTML = `<h3>${esc(node.name)}</h3><table>${rows.filter(r => r[1]).map(([k, v]) => `<tr><th>${k}</th><td>${v}</td></tr>`).join("")}</table>${why}`;
+  $("facts").classList.remove("empty");
+  $("facts").innerHTML = `<button id="leave">Close</button><h3>${esc(node.name)}</h3><table>${rows.filter(r => r[1]).map(([k, v]) => `<tr><th>${k}</th><td>${v}</td></tr>`).join("")}</table>${why}`;
 }
 
 function goTo(i) {
@@ -204,12 +218,16 @@ function goTo(i) {
   showFacts(i);
   showGraph();
   const r = shown.findIndex(item => item.node === i);
-  if (r >= 0) $("list").children[r].scrollIntoView({ block: "center" });
+  if (r < 0) return;
+  at = r;
+  stopAt($("list").children[r]);
+  $("list").children[r].scrollIntoView({ block: "center" });
 }
 
 // ---- what the reader does ----------------------------------------------------------------------------------
 
 document.addEventListener("click", event => {
+  if (event.target.id === "leave") return leave();
   const target = event.target.closest("[data-group],[data-node],[data-at],tr.group");
   if (!target) return;
   if (target.dataset.group !== undefined) {
@@ -221,14 +239,44 @@ document.addEventListener("click", event => {
     event.preventDefault();
     goTo(Number(target.dataset.node));
   } else if (target.dataset.at !== undefined) {
-    const item = shown[Number(target.dataset.at)];
+    at = Number(target.dataset.at);
+    const item = shown[at];
     if (item.node < 0) item.open = !item.open; else showFacts(item.node);
     showGraph();
   } else toggleGroup(target);
 });
+function leave() {
+  chosenNode = null;
+  $("facts").className = "empty";
+  $("facts").innerHTML = '<p class="hint">Select a node.</p>';
+  showGraph();
+  $("list").children[at]?.focus({ preventScroll: true });
+}
+
+// Rows are one stop of the Tab key; arrows go from row to row, as in a tree.
+const siblingRow = (row, step) => {
+  do row = step < 0 ? row.previousElementSibling : row.nextElementSibling; while (row && !row.matches(".row, tr.group"));
+  return row;
+};
 document.addEventListener("keydown", event => {
-  if (event.key === "Enter" && event.target.matches(".row, tr.group")) event.target.click();
+  if (event.key === "Escape" && chosenNode !== null && !event.target.matches("input")) return leave();
+  const row = event.target;
+  if (!row.matches(".row[data-at], tr.group")) return;
+  const open = row.getAttribute("aria-expanded");
+  const rows = row.parentElement.querySelectorAll(":scope > .row, :scope > tr.group");
+  const next = { ArrowDown: () => siblingRow(row, 1), ArrowUp: () => siblingRow(row, -1), Home: () => rows[0], End: () => rows[rows.length - 1] }[event.key];
+  if (next) {
+    const to = next();
+    if (to) { stopAt(to); to.focus(); if (to.dataset.at) at = Number(to.dataset.at); }
+  } else if (event.key === "Enter" || (event.key === "ArrowRight" && open === "false") || (event.key === "ArrowLeft" && open === "true")) row.click();
+  else if (event.key === "ArrowLeft" && row.dataset.at) {
+    const parent = shown.indexOf(shown[Number(row.dataset.at)].parent);
+    if (parent >= 0) { at = parent; stopAt($("list").children[at]); $("list").children[at].focus(); }
+  } else if (event.key === " ") row.querySelector(".chip")?.click();
+  else return;
+  event.preventDefault();
 });
+NARROW.addEventListener("change", () => showGraph());
 $("search").addEventListener("input", showGroups);
 $("open").addEventListener("click", () => { for (const item of items) item.open = true; showGraph(); });
 $("close").addEventListener("click", () => { for (const item of items) item.open = false; showGraph(); });
