@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import is_proxy, node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.graph.structure import PLAIN, is_record, is_spelt, take_apart
@@ -37,8 +38,10 @@ class Lowering:
         tensors: TensorTable,
         stack: CallStack,
         add_leaf: Callable[[str, nn.Module], str],
+        objects: ObjectInputs,
     ) -> None:
         self._builder, self._tensors, self._stack, self._add_leaf = builder, tensors, stack, add_leaf
+        self._objects = objects
 
     def lower(self, x: Any) -> Any:
         """An argument structure with nodes in place of proxies, and constants as attributes."""
@@ -53,6 +56,8 @@ class Lowering:
             return node_of(x)
         if proxy.is_left(x):
             return self.lower(value_of(x))
+        if (given := self._objects.node_of(x)) is not None:
+            return given if not self._stack else self._refused(x)
         if kind is tuple or kind is list:
             return kind(map(self.lower, x))
         if kind is slice:
@@ -82,12 +87,14 @@ class Lowering:
     def _assembled(self, x: Any) -> fx.Node:
         """A node that makes an object anew around the network's values."""
         if self._stack and not isinstance(x, dict):
-            raise RuntimeError(
-                f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not"
-            )
+            self._refused(x)
         leaf, values = take_apart(x, is_proxy)
         path = self._add_leaf(f"_{type(x).__name__}", leaf)
         return self._builder.made("call_module", path, tuple(map(self.lower, values)), {}, x)
+
+    @staticmethod
+    def _refused(x: Any) -> NoReturn:
+        raise RuntimeError(f"a {type(x).__name__} reaches it, which may change there: tensors and plain values do not")
 
     def _table(self, x: Any) -> fx.Node:
         """A node that builds a dictionary of another class."""

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import contents, is_record, mapped_table, remade
+from fxteleport.passes.graph.structure import contents, is_object, is_record, mapped_table, remade, with_fields
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ class MetaValues:
 
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
-    """`pytree.tree_map`, into data classes too, and packed sequences, whose constructor asks where their sizes are."""
+    """`pytree.tree_map`, into data classes and other objects too, and packed sequences (not by their constructor)."""
 
     def mapped(x: Any) -> Any:
         if isinstance(x, PackedSequence):
@@ -103,9 +103,19 @@ def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
             return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
         if isinstance(x, dict):  # of a class that pytree does not know
             return mapped_table(x, functools.partial(tree_map, fn))
+        if not isinstance(x, Tensor) and is_object(x):
+            return with_fields(x, {name: tree_map(fn, value) for name, value in vars(x).items()})
         return fn(x)
 
-    return pytree.tree_map(mapped, x, is_leaf=lambda x: isinstance(x, PackedSequence))
+    return pytree.tree_map(mapped, x, is_leaf=_is_leaf)
+
+
+def _is_leaf(x: Any) -> bool:
+    """What pytree is not to take apart by what is registered for its class: that may leave something out."""
+    return isinstance(x, PackedSequence) or (type(x) not in _BUILT_IN and is_object(x))
+
+
+_BUILT_IN = frozenset({tuple, list, dict, Tensor, nn.Parameter})
 
 
 def containers(x: Any) -> list[tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture.control_flow import Again, CannotRun, first_line, raise_if_hashed
+from fxteleport.passes.capture.control_flow import Again, CannotRun, DataDependent, first_line, raise_if_hashed
 from fxteleport.passes.capture.history import Mark
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.meta_values import to_meta, tree_map
@@ -79,6 +79,7 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
             tracer.inputs.insist(
                 tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
             )
+        tracer.objects.put_back(tracer.lower)
         lowered = tracer.lower(out)
     except (Again, RecursionError):
         raise
@@ -149,9 +150,12 @@ def _kept_whole(
     tracer.history.undo(Mark(entry))
     reason = f"{type(error).__name__}: {first_line(error)}"
     tracer.leaves.keep_whole(WHOLE, reason)
-    args, kwargs = arguments
+    tracer.objects.reset()
+    args, kwargs = tracer.objects.given(arguments)
     try:
         out = tracer.calls.call(WHOLE, args, kwargs)
+    except DataDependent as failure:
+        raise CaptureError(f"no graph can hold the model on these inputs ({said(*examples)}): {failure}") from cause
     except CannotRun:
         try:
             with torch.random.fork_rng(devices=[]), unaware():

@@ -1,8 +1,8 @@
 """The placeholders of a capture: one for each argument given, whatever its structure.
 
-Tensors inside lists, tuples, dicts and data classes are read out of their structure by nodes, and `forward` gets the
-like of what it was given. All else in it decides what is traced: the emitted network refuses another length, other keys
-and other plain values.
+Tensors inside lists, tuples, dicts, data classes and other objects are read out of their structure by nodes, and
+`forward` gets the like of what it was given (`object_inputs.py`). All else in it decides what is traced: the emitted
+network refuses another length, other keys and other plain values.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.meta_values import MetaValues, tree_map
+from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph.guards import expect_form, guard
-from fxteleport.passes.graph.structure import is_record, is_spelt, remade
+from fxteleport.passes.graph.structure import is_object, is_record, is_spelt, remade, with_fields
 
 _SAID = 4
 _LONGEST = 200
@@ -38,6 +39,7 @@ class Placeholders:
 
     Args:
         record: records the reading of a part.
+        objects: keeps the objects among the inputs.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Placeholders:
         conditions: TraceConditions,
         values: MetaValues,
         record: Callable[..., Any],
+        objects: ObjectInputs,
     ) -> None:
         self._builder, self._conditions, self._values, self._record = builder, conditions, values, record
+        self._objects = objects
 
     def of_call(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -70,39 +74,54 @@ class Placeholders:
         return positional, {name: self._placeholder(name, value) for name, value in kwargs.items()}
 
     def _placeholder(self, name: str, value: Any) -> Any:
-        handle = self._builder.placeholder(name, tree_map(self._values.stand_in, value))
         if isinstance(value, Tensor):
-            return handle
-        form = _form(value, name)
+            return self._builder.placeholder(name, self._values.stand_in(value))
+        try:
+            form = _form(value, name)
+        except RecursionError:
+            raise CaptureError(f"the input '{name}' holds itself, which no graph can read") from None
+        handle = self._builder.placeholder(name, tree_map(self._values.stand_in, value))
         tensors = any(x is ... for x in pytree.tree_leaves(form))
         what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
         self._conditions.note("form", f"input '{name}' is {what}"[:_LONGEST], node_of(handle), path="")
         guard(self._builder.graph, expect_form, node_of(handle), form, name)
         return self._opened(handle)
 
-    def _opened(self, handle: Proxy) -> Any:
+    def _opened(self, handle: Proxy, in_object: bool = False) -> Any:
         """The like of a placeholder's value, with tensors that are read out of it."""
         value = value_of(handle)
         if isinstance(value, Tensor):
             return handle
+        if is_object(value):
+            fields = {name: self._item(handle, getattr, name, x, True) for name, x in vars(value).items()}
+            return self._objects.hold(with_fields(value, fields), handle)
+        opened = self._container(handle, value, in_object)
+        return self._objects.hold(opened, handle) if in_object and type(value) in (list, dict) else opened
+
+    def _container(self, handle: Proxy, value: Any, in_object: bool) -> Any:
         if isinstance(value, dict):
             table = copy.copy(value)
             for key, x in value.items():
-                table[key] = self._item(handle, operator.getitem, key, x)
+                table[key] = self._item(handle, operator.getitem, key, x, in_object)
             return table
         if is_record(value):
             names = [f.name for f in dataclasses.fields(value)]
             return remade(value, {name: self._item(handle, getattr, name, getattr(value, name)) for name in names})
         if isinstance(value, (list, tuple)):
-            items = [self._item(handle, operator.getitem, i, x) for i, x in enumerate(value)]
+            items = [self._item(handle, operator.getitem, i, x, in_object) for i, x in enumerate(value)]
             kind: Any = type(value)
             return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
         return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
 
-    def _item(self, handle: Proxy, read: Any, key: Any, value: Any) -> Any:
-        if not any(isinstance(x, Tensor) or is_record(x) for x in pytree.tree_leaves(value)):
+    def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
+        changes = in_object and type(value) in (list, dict)  # and what is changed there has a node
+        if not (changes or any(_has_parts(x) for x in pytree.tree_leaves(value, is_leaf=is_object))):
             return value
-        return self._opened(self._record("call_function", read, (handle, key), {}))
+        return self._opened(self._record("call_function", read, (handle, key), {}), in_object)
+
+
+def _has_parts(x: Any) -> bool:
+    return isinstance(x, Tensor) or is_record(x) or is_object(x)
 
 
 def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -124,6 +143,13 @@ def _form(value: Any, name: str) -> Any:
         return tuple((f.name, _form(getattr(value, f.name), f"{name}.{f.name}")) for f in dataclasses.fields(value))
     if isinstance(value, np.generic):
         return value.item()
+    if value is ...:
+        return (("__class__", _form(type(value), name)),)
+    if isinstance(value, type):
+        return (("__module__", value.__module__), ("__qualname__", value.__qualname__))
+    if is_object(value):
+        fields = tuple((k, _form(v, f"{name}.{k}")) for k, v in vars(value).items())
+        return (("__class__", _form(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
         return value
     raise CaptureError(

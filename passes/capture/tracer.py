@@ -47,6 +47,7 @@ from fxteleport.passes.capture.model_tensors import ModelTensors
 from fxteleport.passes.capture.module_calls import ModuleCalls
 from fxteleport.passes.capture.mutation import forget_stale, mark_aliases, remove_dead
 from fxteleport.passes.capture.norm_modes import alike_in_both
+from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.placeholders import Placeholders
 from fxteleport.passes.capture.plain_functions import run_watching
 from fxteleport.passes.capture.recorder import Recorder, record_left_over
@@ -92,12 +93,13 @@ class Tracer:
         self.decisions = DataDecisions(settings, guards, self.conditions, data)
         self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
-        lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like)
+        self.objects = ObjectInputs(self.builder)
+        lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like, self.objects)
         self.lower = lowering.lower
         self.recorder = Recorder(
             settings, memo, self.builder, lowering, self.tensors, self.values, self.lengths, self.inputs
         )
-        self.placeholders = Placeholders(self.builder, self.conditions, memo.values, self.recorder.record)
+        self.placeholders = Placeholders(self.builder, self.conditions, memo.values, self.recorder.record, self.objects)
         self.calls = LeafCalls(self.recorder, self.leaves, memo)
         bodies = LeafBodies(self._body, memo.values, self.conditions, self.inputs, self.leaves.opaque)
         self.required = GradientRequirements(self.model_tensors, guards)

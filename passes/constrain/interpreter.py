@@ -30,7 +30,7 @@ from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.graph.structure import Assemble
+from fxteleport.passes.graph.structure import LEAVING, Assemble
 from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import Call, Operand, Wrap, carries, is_dense
 from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, part_of
@@ -98,6 +98,10 @@ class Interpreter:
             for operand in operands_in(self.maps.convert(node.args)):
                 self.context.parameters.pin(operand, Origin(node.name, "its value decides what the network computes"))
         if node.target in GUARDS or node.target is switch:
+            return None
+        if node.target in LEAVING:
+            for operand in operands_in(self.maps.convert(node.args)):
+                self.context.parameters.pin(operand, Origin(node.name, "it is left in an input of the network"))
             return None
         module = self.captured.modules.get(str(node.target)) if node.op == "call_module" else None
         maker = node.target if module is None else module

@@ -33,7 +33,8 @@ def expect(value: Any, expected: Any, name: str) -> None:
     if isinstance(expected, bool) and isinstance(value, (bool, torch.SymBool, Tensor)):
         agrees = expected if value else not expected  # of a symbolic one, torch's tracers know nothing but to branch
     else:
-        agrees = value is expected or value == expected
+        both = isinstance(value, float) and isinstance(expected, float)
+        agrees = value is expected or value == expected or (both and value != value and expected != expected)  # NaN
     if not agrees:
         raise GuardError(f"this network was captured with {name}={expected!r}, got {value!r}: capture it again")
 

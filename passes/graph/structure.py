@@ -25,6 +25,7 @@ _SPELT = (
 # What arguments and settings mostly are: they hold nothing else, and one object is as good as its equal.
 PLAIN = frozenset({bool, int, float, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format})
 _SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
+_DESCRIPTORS = (property, types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def is_record(x: Any) -> bool:
@@ -38,6 +39,56 @@ def remade(record: Any, fields: dict[str, Any]) -> Any:
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
+
+
+def is_object(x: Any) -> bool:
+    """True for an object of an ordinary class which, all the way down, holds tensors, plain values, containers, classes
+    and such objects alone, none of these twice: what its attributes are says all of it.
+
+    Data classes are told by `is_record`; modules, functions and what is written in C hold more.
+    """
+    return _is_ordinary(x) and _is_closed(x, set())
+
+
+def _is_ordinary(x: Any) -> bool:
+    kind = type(x)
+    if kind in PLAIN or isinstance(x, (Tensor, *_SHARED, *_SPELT)) or is_record(x) or not hasattr(x, "__dict__"):
+        return False
+    if any(isinstance(getattr(kind, name, None), _DESCRIPTORS) for name in vars(x)):
+        return False
+    if any(vars(base).get("__slots__") for base in kind.__mro__):  # attributes that are elsewhere
+        return False
+    try:
+        _new(kind)
+    except TypeError:  # a partial, a lock, an exception
+        return False
+    return True
+
+
+def _is_closed(x: Any, seen: set[int]) -> bool:
+    if isinstance(x, (Tensor, type)) or type(x) in PLAIN:
+        return True
+    if isinstance(x, (list, dict)) or _is_ordinary(x):
+        if id(x) in seen:
+            return False
+        seen.add(id(x))
+    if type(x) in (list, tuple):
+        return all(_is_closed(item, seen) for item in x)
+    if type(x) is dict:
+        return all(is_spelt(key) and _is_closed(item, seen) for key, item in x.items())
+    return all(_is_closed(item, seen) for item in vars(x).values()) if _is_ordinary(x) else is_spelt(x)
+
+
+def with_fields(x: Any, fields: dict[str, Any]) -> Any:
+    """An object of the same class with other attributes; its constructor is not called."""
+    made = _new(type(x))
+    vars(made).update(fields)
+    return made
+
+
+def _new(kind: type) -> Any:
+    """An object without attributes."""
+    return (types.SimpleNamespace if issubclass(kind, types.SimpleNamespace) else object).__new__(kind)
 
 
 def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
@@ -70,6 +121,9 @@ def refill(container: Any, held: list[Any] | dict[Any, Any]) -> None:
     kind.clear(container)
     for key, x in held.items():  # type: ignore[union-attr]
         kind.__setitem__(container, key, x)
+
+
+LEAVING = frozenset({setattr, refill})  # by these, a graph leaves something in an object that it is given
 
 
 def contents(container: Any) -> Any:

@@ -120,14 +120,24 @@ def test_structured_inputs(name: str, x: Tensor) -> None:
 
 class Hidden:
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x, self.names = x, iter("ab")
 
 
 @pytest.mark.parametrize("wrap", [Hidden, lambda x: [Hidden(x), x], lambda x: {"a": {"b": Hidden(x)}, "c": x}])
-def test_objects_are_no_inputs(wrap: Callable[[Tensor], Any], x: Tensor) -> None:
+def test_what_more_is_in_than_attributes_say_is_no_input(wrap: Callable[[Tensor], Any], x: Tensor) -> None:
     """A tensor that an object hides would be a constant of the network."""
     with pytest.raises(ft.CaptureError, match="is a Hidden, which no graph can hold"):
         ft.plan(Reads(lambda f, d: f(x)), wrap(x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), ...])
+def test_a_plain_value_is_like_itself(value: Any, x: Tensor) -> None:
+    model = Reads(lambda f, d: f(d[0]))
+    plan = ft.plan(model, [x, value])
+    network = plan.rewrite(plan.sample(exact=True, seed=0))
+    assert ft.verify(model, network, [x, value]).bitwise_equal
+    with pytest.raises(ft.GuardError, match="capture"):
+        network([x, 1.5])
 
 
 RANKS: dict[str, Callable[[Any, Tensor], Tensor]] = {

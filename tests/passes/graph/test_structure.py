@@ -124,6 +124,9 @@ def test_a_base_class_is_not_told_of_what_capture_makes(assert_exact: Callable[.
 class Settings:
     scale = 2.0
 
+    def __init__(self, steps: Any = ()) -> None:
+        self.steps = steps
+
 
 class Configured(nn.Module):
     def __init__(self) -> None:
@@ -136,7 +139,11 @@ class Configured(nn.Module):
 
 def test_an_input_that_a_graph_cannot_spell() -> None:
     with pytest.raises(ft.CaptureError, match=r"'settings' is a Settings"):
-        ft.plan(Configured(), torch.randn(2, 6), Settings())
+        ft.plan(Configured(), torch.randn(2, 6), Settings(iter("ab")))
+
+
+def test_an_object_of_plain_values(assert_exact: Callable[..., ft.Plan]) -> None:
+    assert assert_exact(Configured(), torch.randn(2, 6), Settings([2])).num_free == 5
 
 
 class Chosen(nn.Module):
