@@ -10,6 +10,7 @@ import dis
 import gc
 import inspect
 import itertools
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,8 @@ def _function_of(frame: FrameType) -> FunctionType | None:
         return None
     held = gc.get_referrers(code)
     found = next((f for f in held if type(f) is FunctionType and f.__code__ is code and not f.__closure__), None)
+    if found is not None and found.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return None  # a trace uses Python's own, too
     watched = (function for function, own in _watched.values() if own is found)
     return found if found is None else next(watched, found)
 

@@ -134,8 +134,6 @@ class Tracer:
         """The graph so far."""
         return self.builder.graph
 
-    # -- the run ---------------------------------------------------------------------------------------
-
     def shadow(self) -> nn.Module:
         """The clone of the model whose forward records."""
         return self.shadows.make(self.model, self.settings.training)
