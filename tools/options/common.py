@@ -39,6 +39,15 @@ NormStats = Annotated[
         "|".join(NORM_STATS),
     ),
 ]
+DataGuards = Annotated[
+    bool,
+    option(
+        "--data-guards/--no-data-guards",
+        COB,
+        "Where integers or booleans among the inputs decide what runs (a mask): go as they do, and refuse others when"
+        " the network runs. Without, what they decide is kept whole.",
+    ),
+]
 Json = Annotated[str | None, option("--json", RUN, JSON, "PATH")]
 Seed = Annotated[int, option("--seed", RUN, "Of the CoB, the random weights and the inputs.", "N")]
 Device = Annotated[str, option("--device", RUN, "cpu, cuda, cuda:1, mps.", "NAME")]
@@ -109,6 +118,7 @@ class Law:
     cob_range: CobRange = 0.5
     exact: Annotated[bool, option("--exact", COB, "Powers of two: equal to the last bit, at every node.")] = False
     seed: Seed = 0
+    data_guards: DataGuards = True
 
     def __post_init__(self) -> None:
         one_of("--landscape", self.landscape, LANDSCAPES)
@@ -126,7 +136,7 @@ class Law:
 
     def settings(self, mode: str, norm_stats: str) -> Settings:
         """This law for one kind of plan."""
-        return Settings(self.landscape, self.cob_range, self.exact, self.seed, mode, norm_stats)
+        return Settings(self.landscape, self.cob_range, self.exact, self.seed, self.data_guards, mode, norm_stats)
 
     def variants(self, mode: str, norm_stats: str) -> list[Settings]:
         """This law for every valid kind of plan; each of the two may be "all".
@@ -161,7 +171,8 @@ class Settings(Law):
         """
         from fxteleport.plan.plan import plan
 
-        return plan(loaded.model, *loaded.args, **loaded.kwargs, mode=self.mode, norm_stats=self.norm_stats)
+        kind = {"mode": self.mode, "norm_stats": self.norm_stats, "data_guards": self.data_guards}
+        return plan(loaded.model, *loaded.args, **loaded.kwargs, **kind)
 
 
 def valid(mode: str, norm_stats: str) -> bool:
