@@ -15,10 +15,11 @@ t = C^(1 - alpha) / X^alpha: SmoothQuant (Xiao et al., eq. 4).
 l, in units of what those who read them have for a signal, that is
 
     N_l = d_l^2 / 12 * sum_c a_c t_c^2 * sum_r b_r / t_r^2        (weights; d_l is the format's step: max|W'| / levels)
-        + e_l^2 / 12 * sum_c k_c / t_c^2                          (inputs; e_l: (max t_c h_c + max -t_c l_c) / levels)
+        + e_l^2 / 12 * sum_c k_c / t_c^2                          (inputs; e_l: max t_c x_c / levels)
 
-with a the mean squares of the input channels, h and l their extremes (0 is between them), b what squared noise at an
-output costs (the squared columns of the layers that read it, over the power of their outputs), k = sum_r b_r w_rc^2.
+with a the mean squares of the input channels, x their largest magnitudes (twice those where a layer's inputs take both
+signs: a bound of their range that holds on other data, too), b what squared noise at an output costs (the squared
+columns of the layers that read it, over the power of their outputs), k = sum_r b_r w_rc^2.
 The objective is the mean of log N_l: it is convex in u (maxima and log-sum-exps of linear functions), so no start is
 worse than another. It takes no account of how much each layer's noise is in the outputs: `output_error.py` measures.
 """
@@ -73,13 +74,10 @@ def noise(found: Statistics, logs: Tensor, form: Format) -> Tensor:
 
 def _of_inputs(found: Statistics, rows: Tensor, columns: Tensor, bits: int) -> Tensor:
     """The noise that rounded inputs make, by layer."""
-    assert found.high_in is not None and found.low_in is not None
-    high, low = (
-        segment_max(columns + x.clamp_min(_TINY).log(), found.column_layer, found.layers)
-        for x in (found.high_in, found.low_in)
-    )
+    assert found.largest_in is not None
+    peak = segment_max(columns + found.largest_in.clamp_min(_TINY).log(), found.column_layer, found.layers)
     cost = (found.column_cost.clamp_min(_TINY)).log() - 2 * columns
-    width = torch.logaddexp(high, low)
+    width = peak + torch.where(found.signed_in, math.log(2.0), 0.0)
     return 2 * width + segment_logsumexp(cost, found.column_layer, found.layers) + _step(bits)
 
 

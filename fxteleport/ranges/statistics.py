@@ -43,8 +43,8 @@ class Statistics:
         peak, peak_row, peak_column: the logarithms of the kept elements' magnitudes, and where they are.
         positions: for each layer, how many elements a row and a column share (those of a convolution's kernel).
         signal_in: the mean square of each input channel.
-        largest_in, high_in, low_in: of each input channel the largest magnitude, the largest value and minus the
-            smallest one, 0 at least; None without data.
+        largest_in, signed_in: the largest magnitude of each input channel, None without data; whether a layer's inputs
+            take both signs.
         use: for each row, what a unit of squared noise at that output costs, over all that reads it.
         column_cost: for each column, what a unit of squared noise at that input costs: the column's squares, at the
             mean use of the block's rows.
@@ -69,8 +69,7 @@ class Statistics:
     positions: Tensor
     signal_in: Tensor
     largest_in: Tensor | None
-    high_in: Tensor | None
-    low_in: Tensor | None
+    signed_in: Tensor
     use: Tensor
     column_cost: Tensor
 
@@ -165,8 +164,7 @@ def _side_by_side(read: Sequence[Reading], num_free: int) -> Statistics:
         positions=torch.tensor([r.positions for r in read], dtype=torch.float64),
         signal_in=torch.cat([r.signals[1] for r in read]),
         largest_in=None if None in seen else torch.cat([s.largest for s in seen if s is not None]),
-        high_in=None if None in seen else torch.cat([s.high.clamp_min(0) for s in seen if s is not None]),
-        low_in=None if None in seen else torch.cat([(-s.low).clamp_min(0) for s in seen if s is not None]),
+        signed_in=torch.tensor([s is not None and bool((s.low < 0).any()) for s in seen]),
         use=use,
         column_cost=column_square * of_block[column_block],
     )
