@@ -16,9 +16,13 @@ API = {
     "Optimise and align": ("optimize", "Optimized", "objectives", "align", "Alignment"),
     "Train": ("Teleportable", "Teleport", "transport", "lightning_callback"),
     "Landscapes": ("landscapes", "curvature", "controls"),
+    "Fit into a format": (
+        "equalize", "equalized", "Equalized", "fold_norms", "folded_norms", "Folded", "fake_quantize", "fit_range",
+        "range_report", "Range", "RangeRow",
+    ),
     "Files": ("save", "load", "stream"),
     "Modules": ("TeleportedActivation", "Rescale", "Operation"),
-}
+}  # fmt: skip
 
 
 _ERRORS = """# Errors

@@ -171,8 +171,14 @@ class Settings(Law):
         """
         from fxteleport.plan.plan import plan
 
-        kind = {"mode": self.mode, "norm_stats": self.norm_stats, "data_guards": self.data_guards}
-        return plan(loaded.model, *loaded.args, **loaded.kwargs, **kind)
+        return plan(
+            loaded.model,
+            *loaded.args,
+            mode=self.mode,
+            norm_stats=self.norm_stats,
+            data_guards=self.data_guards,
+            **loaded.kwargs,
+        )
 
 
 def valid(mode: str, norm_stats: str) -> bool:
