@@ -776,7 +776,7 @@ OPERATIONS: dict[str, Operation] = {
     "cummax": Operation(reduced(lambda x, axis: x.cummax(axis)[0]), floats, plain=False),
     "amax": Operation(reduced(lambda x, axis: x.amax(axis, keepdim=True)), floats),
     "maximum": binary(torch.maximum),
-    "hypot": binary(torch.hypot),
+    "hypot": binary(torch.hypot, gives_up="a sign of each operand alone: it is even in both"),
     # joining
     "add": binary(lambda x, y: x + y, broadcast),
     "sub": binary(lambda x, y: x - y, broadcast),

@@ -178,7 +178,7 @@ def test_planning_grows_no_faster_than_the_network() -> None:
 
 
 def test_every_measure_has_its_command() -> None:
-    assert {*OF_A_MODEL, "growth"} == set(MEASURES)
+    assert {*OF_A_MODEL, "growth", "published"} == set(MEASURES)
 
 
 def test_published(monkeypatch: pytest.MonkeyPatch) -> None:
