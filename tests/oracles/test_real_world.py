@@ -85,7 +85,6 @@ CASES: dict[str, Case] = {
         transformer("BertForMaskedLM", SMALL),
         {"input_ids": TOKENS, "attention_mask": MASK},
         0.95,
-        ("_create_attention_masks",),
     ),
     "ViT": Case("transformers", transformer("ViTForImageClassification", PATCHES), (IMAGES,), 0.99),
     "GPT-2": Case("transformers", transformer("GPT2LMHeadModel", GPT2 | NO_CACHE), (TOKENS,), 0.95),
@@ -126,7 +125,7 @@ CASES: dict[str, Case] = {
         lambda _: detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5),
         ([noise(3, 64, 64), noise(3, 48, 80)],),
         0.99,
-        ("postprocess_detections", "transform.postprocess"),
+        ("function_batched_nms", "picked by a mask that is not known"),
     ),
     "Faster R-CNN": Case(
         "torchvision",
@@ -135,7 +134,7 @@ CASES: dict[str, Case] = {
         ),
         ([noise(3, 64, 64), noise(3, 48, 80)],),
         0.99,
-        ("filter_proposals", "box_roi_pool", "postprocess_detections"),
+        ("function_batched_nms", "box_roi_pool", "postprocess_detections"),
     ),
     "Conv-TasNet": Case(
         "torchaudio",
@@ -255,9 +254,10 @@ def test_exact(name: str) -> None:
     assert report.passed, report
     assert report.bitwise_equal
     assert plan.moved >= case.moved
-    assert len(plan.opaque) == len(case.opaque), plan.opaque
     for words in case.opaque:
         assert any(words in o.why for o in plan.opaque), plan.opaque
+    for opaque in plan.opaque:
+        assert any(words in opaque.why for words in case.opaque), opaque
 
 
 def main() -> None:
