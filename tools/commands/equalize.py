@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -14,20 +13,10 @@ from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.equalize import Equalizing
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="PATH",
-        help="Write PATH.safetensors (the weights), PATH.cob.safetensors and PATH.json.",
-    ),
-]
-
 
 def equalize(
     model: common.Model,
-    output: Output = None,
+    output: common.WeightsOutput = None,
     *,
     how: Equalizing,
     source: common.Source,

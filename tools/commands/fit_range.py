@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -14,20 +12,10 @@ from fxteleport.tools.console import console, write_json
 from fxteleport.tools.options import common
 from fxteleport.tools.options.fit_range import Fitting
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="PATH",
-        help="Write PATH.safetensors (the weights), PATH.cob.safetensors and PATH.json.",
-    ),
-]
-
 
 def fit_range(
     model: common.Model,
-    output: Output = None,
+    output: common.WeightsOutput = None,
     *,
     how: Fitting,
     source: common.Source,

@@ -39,6 +39,15 @@ NormStats = Annotated[
         "|".join(NORM_STATS),
     ),
 ]
+WeightsOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="Write PATH.safetensors (the weights), PATH.cob.safetensors and PATH.json.",
+    ),
+]
 DataGuards = Annotated[
     bool,
     option(
