@@ -8,6 +8,7 @@ Open `registry.py` first, then `homogeneous.py`, the shortest family that shows 
 from fxteleport.passes.rules import (
     aten,
     bilinear,
+    concatenation,
     equivariant,
     fourier,
     homogeneous,
@@ -23,10 +24,12 @@ from fxteleport.passes.rules import (
     scattering,
     vision,
     weighted,
+    writing,
 )
 from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
-    "aten", "bilinear", "equivariant", "fourier", "homogeneous", "joining", "movement", "named", "norm", "odd",
-    "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision", "weighted",
+    "aten", "bilinear", "concatenation", "equivariant", "fourier", "homogeneous", "joining", "movement", "named",
+    "norm", "odd", "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision",
+    "weighted", "writing",
 ]  # fmt: skip

@@ -81,7 +81,7 @@ def rule(
     """Register a rule for functions, module classes and method names (strings).
 
     Args:
-        shape: the shape function of these operations (`shape_functions.py`); without one they are run on other sizes.
+        shape: the shape function of these operations (`shape_functions/`); without one they are run on other sizes.
         along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
         form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
         axes: how they count axes (`axes.py`), which tells whether the graph holds for inputs of other ranks.

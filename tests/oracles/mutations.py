@@ -350,7 +350,7 @@ def own_tests(file: str) -> Path:
 def target(name: str) -> tuple[list[str], list[str]]:
     """The files of a target, and the tests beside their own; patterns that match nothing are left out."""
     table: dict[str, dict[str, list[str]]] = json.loads(TARGETS.read_text())
-    files = [str(p) for pattern in table[name]["files"] for p in sorted(ROOT.glob(pattern))]
+    files = [str(p) for pattern in table[name]["files"] for p in sorted(ROOT.glob(pattern)) if p.name != "__init__.py"]
     tests = [
         str(p) + "".join(f"::{test}" for test in [pattern.partition("::")[2]] if test)
         for pattern in table[name]["tests"]

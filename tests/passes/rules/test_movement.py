@@ -88,97 +88,9 @@ def test_channels_that_are_put_into_the_batch_keep_their_cobs(check_operation: C
     check_operation(lambda x: x.reshape(-1, 2, 4), full=8, weights=8)
 
 
-def test_padding_with_another_constant_pins(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x: F.pad(x, (1, 1), value=0.5), full=0, weights=0)
-    check_operation(nn.ConstantPad2d(1, -2.0), full=0, weights=0)
-    check_operation(nn.ConstantPad2d(1, 0.0), full=8, weights=8)
-
-
-def test_writing_another_constant_pins(check_operation: Callable[..., None]) -> None:
-    def write(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[:, 1] = 2.0
-        return x
-
-    check_operation(write, full=None, weights=None)
-
-
-def test_zeros_are_written_into_positions_of_one_cob(check_operation: Callable[..., None]) -> None:
-    """What is written to fits any CoB then: channel 1 of x is not held to channel 0, as all others are."""
-    check_operation(lambda x: setitem(x[:, :1].repeat(1, 8, 1, 1), (slice(None), 1), 0.0) + x, full=2, weights=2)
-
-
-def test_joining_two_streams_keeps_both(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: torch.cat([y, x], 1), full=16, weights=16, streams=2)
-    check_operation(lambda x, y: torch.stack([x, y], 2).flatten(1, 2), full=16, weights=16, streams=2)
-
-    def write(x: Tensor, y: Tensor) -> Tensor:
-        out = x.new_zeros(x.shape[0], 16, *x.shape[2:])
-        out[:, ::2], out[:, 1::2] = x, y
-        return out
-
-    check_operation(write, full=16, weights=16, streams=2)
-
-
 def test_movement_of_a_product(check_operation: Callable[..., None]) -> None:
     """A map of two factors moves factor by factor."""
     check_operation(lambda x, y: (x * y).flip(1).reshape(x.shape[0], 4, -1)[:, 1:].transpose(1, 2), full=16, streams=2)
-
-
-# name -> what padded channels go through, and how many values stay free of 8
-KEEPS_ZERO: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
-    "mean": (lambda x: x.mean(1), 1),
-    "sum": (lambda x: x.sum(1), 1),
-    "cumsum": (lambda x: x.cumsum(1), 1),
-    "var": (lambda x: x.var(1), 1),
-    "norm": (lambda x: x.norm(dim=1), 1),
-    "amax": (lambda x: x.amax(1), 1),
-    "max": (lambda x: x.max(1)[0], 1),
-    "avg_pool": (lambda x: F.avg_pool1d(x.flatten(2).mT, 2), 1),
-    "max_pool": (lambda x: F.max_pool1d(x.flatten(2).mT, 2), 1),
-    "maximum": (lambda x: torch.maximum(x, x.flip(0)), 8),
-    "relu": (F.relu, 8),
-    "tanh": (torch.tanh, 8),
-    "hardtanh": (F.hardtanh, 8),
-    "glu": (lambda x: F.glu(x, 2), 8),
-    "layer_norm": (lambda x: F.layer_norm(x, x.shape[1:]), 8),
-}
-
-
-@pytest.mark.parametrize("name", KEEPS_ZERO)
-def test_what_keeps_zero_asks_nothing_of_padding(name: str, check_operation: Callable[..., None]) -> None:
-    """Padded channels fit every CoB, also behind a function that is 0 at 0, or along an axis that shares one."""
-    operation, free = KEEPS_ZERO[name]
-    check_operation(lambda x: operation(F.pad(x, (0, 0, 0, 0, 2, 3))), full=free)
-
-
-# name -> what is picked from x by y's values, and how many values stay free: of x (8, or 1 for all that may be picked)
-# and of y (8; channels that are put in order share one)
-PICKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
-    "channels": (lambda x, y: x[:, y[0, 0, 0].argsort()], 1 + 8),
-    "channels behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort(), :, :], 1 + 8),
-    "positions behind an ellipsis": (lambda x, y: x[..., y[0, 0, 0].argsort()], 8 + 8),
-    "behind an ellipsis and a new axis": (lambda x, y: x.permute(0, 2, 3, 1)[..., None, y[0, 0, 0].argsort()], 1 + 8),
-    "with a new axis": (lambda x, y: x[:, None, :, y[0, 0, 0].argsort()], 8 + 8),
-    "two indices": (lambda x, y: x[:, y[0, 0, 0].argsort(), :, y[0, 1, 0].argsort()], 1 + 8),
-    "gather": (lambda x, y: x.gather(1, y[:, :3].argsort(1)), 1 + 6),
-    "gather positions": (lambda x, y: x.gather(3, y[:, :3].argsort(3)), 8 + 8),
-    "index_select": (lambda x, y: x.index_select(-1, y[0, 0, 0].argsort()), 8 + 8),
-    "index_select channels from behind": (lambda x, y: x.index_select(-3, y[0, 0, 0].argsort()), 1 + 8),
-    "index_select channels": (lambda x, y: x.index_select(dim=1, index=y[0, 0, 0].argsort()), 1 + 8),
-    "take_along_dim": (lambda x, y: torch.take_along_dim(x, y[:, :1].argsort(3), 3), 8 + 8),
-    "take_along_dim of all": (lambda x, y: torch.take_along_dim(x, y[:, 0].flatten().argsort()).view(2, -1), 1 + 8),
-}
-
-
-@pytest.mark.parametrize("name", PICKED)
-def test_what_the_run_picks_shares_a_cob(name: str, check_operation: Callable[..., None]) -> None:
-    operation, free = PICKED[name]
-    check_operation(operation, full=free, weights=free, streams=2)
-
-
-def test_what_a_mask_picks_is_pinned(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: x[y > 0].sum().expand(2), full=8, weights=8, streams=2, known=False)  # those of y
 
 
 def test_what_has_no_cob_moves(assert_exact: Callable[..., ft.Plan]) -> None:
@@ -199,17 +111,6 @@ def test_what_has_no_cob_moves(assert_exact: Callable[..., ft.Plan]) -> None:
 
     plan = assert_exact(Inputs(), torch.randn(2, 6))
     assert plan.num_free == 16 and not plan.opaque
-
-
-def test_padding_in_a_part(check_operation: Callable[..., None]) -> None:
-    """Zeros in one of several parts."""
-    check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 4, 0)).split(4, 1)], full=8)
-    check_operation(lambda x: [torch.tanh(p) for p in F.pad(x, (0, 0, 0, 0, 0, 4)).split(4, 1)], full=8)
-
-    def first(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cos(F.pad(x, (0, 0, 0, 0, 4, 0)).split(6, 1)[0]) + y[:, :6]
-
-    check_operation(first, full=8 + 8 - 4 - 2, streams=2)  # 1 is added to four of y's channels, x to two
 
 
 def test_what_moves_beside_constants(check_operation: Callable[..., None]) -> None:
@@ -236,10 +137,6 @@ def test_an_attribute_that_is_not_known_pins(
     ]
 
 
-def test_copies_into_integers_pin(check_operation: Callable[..., None]) -> None:
-    check_operation(lambda x, y: y.long().copy_(8 * x).to(x.dtype), full=0, weights=0, streams=2)
-
-
 def test_a_buffer_that_nothing_scales_is_taken_apart(assert_exact_everywhere: Callable[..., None]) -> None:
     class Taken(nn.Module):
         def __init__(self) -> None:
@@ -257,60 +154,9 @@ def test_a_buffer_that_nothing_scales_is_taken_apart(assert_exact_everywhere: Ca
     assert_exact_everywhere(Taken, lambda dtype: torch.randn(2, 3, dtype=dtype))
 
 
-def test_parts_are_replaced(check_operation: Callable[..., None]) -> None:
-    at = torch.tensor([1, 5])
-    check_operation(lambda x, y: x.index_copy(1, at, y[:, :2]), full=16, streams=2)
-    check_operation(lambda x, y: torch.slice_scatter(x, y[:, :3], 1, 2, 5), full=16, streams=2)
-    check_operation(lambda x, y: torch.select_scatter(x, y[:, 0], 1, 2), full=16, streams=2)
-    check_operation(lambda x: x.data * 2, full=8, known=False)
-
-
-def test_writing_leaves_the_maps_of_others(check_operation: Callable[..., None]) -> None:
-    """Copies share one map until something is written into one of them, in one place or in all of them."""
-
-    def in_one_place(x: Tensor, y: Tensor) -> Tensor:
-        changed = x.clone()
-        changed[0, :, 0, 0] = y[0, :, 0, 0]
-        return torch.cat([changed, x], 1)
-
-    check_operation(in_one_place, full=8, weights=8, streams=2)
-
-    def of_full_size(x: Tensor, y: Tensor) -> Tensor:
-        vector, other = x.mean((0, 2, 3)), y.mean((0, 2, 3))
-        changed = vector.clone()
-        changed[:4] = other[4:]
-        return x * torch.cat([vector, changed])[4:12, None, None]
-
-    check_operation(of_full_size, full=16, weights=16, streams=2)
-
-
 def test_broadcast_tensors(check_operation: Callable[..., None]) -> None:
     check_operation(lambda x: torch.mul(*torch.broadcast_tensors(x, x.mean((2, 3), keepdim=True))), 8, 8)
     check_operation(lambda x: torch.cat(torch.broadcast_tensors(x, x[:1], x[:, :, :1]), 1), 8, 8)
-
-
-class Found(nn.Module):
-    """A table of values read by a mask that is known, and by an index that the run finds, along the axis behind it."""
-
-    def __init__(self, dots: bool) -> None:
-        super().__init__()
-        self.stem, self.head, self.dots = nn.Linear(5, 2 * 2 * 4), nn.Linear(2, 3), dots
-        self.register_buffer("mask", torch.tensor([[True, False], [False, True]]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        table, at = self.stem(x).view(2, 2, 4), x[:2].argsort()
-        return self.head(table[..., at][self.mask, 0] if self.dots else table[self.mask, at])
-
-
-@pytest.mark.parametrize("dots", [False, True])
-def test_a_mask_stands_for_as_many_axes_as_it_has(dots: bool, assert_exact: Callable[..., ft.Plan]) -> None:
-    model = ft.randomize(Found(dots).eval())
-    for mode in ("full", "weights"):
-        plan = ft.plan(model, torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]), mode=mode)
-        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
-        for values in ([1.0, 2.0, 0.5, 0.0, 1.0], [2.0, 1.0, -1.0, 1.0, 0.0]):
-            x = torch.tensor(values)
-            assert torch.equal(model(x), network(x))
 
 
 @pytest.mark.parametrize(
