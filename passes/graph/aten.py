@@ -3,7 +3,7 @@
 `torch.ops.aten.relu.default` is what `torch.relu` calls: the graphs of `torch.export` and `make_fx` consist of such
 overloads. Most of torch's functions and methods bear the name of their operator and take its arguments in its order
 (both are generated from one schema), so their twin is derived from the name. Where torch's function has another name,
-or other arguments, the twin is written out in `aten_twins.py`, in terms of torch's functions.
+or other arguments, the twin is written out in `aten_twins/`, in terms of torch's functions.
 """
 
 from __future__ import annotations
