@@ -1,6 +1,6 @@
 """Capture: `nn.Module` + example inputs -> a graph whose nodes know their values.
 
-The model's own `forward` runs once, on proxies (`proxy.py`), in a structural clone of the model (`module_clone.py`,
+The model's own `forward` runs once, on proxies (`proxy/`), in a structural clone of the model (`module_clone.py`,
 `traced_modules.py`), so neither its weights nor its state are touched. `tracer.py` puts a trace together of its parts:
 `module_calls.py` decides what is traced, `recorder.py` evaluates each call, `graph_builder.py` appends its node.
 

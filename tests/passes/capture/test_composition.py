@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 CAPTURE = Path(__file__).parents[3] / "passes" / "capture"
-FILES = sorted(CAPTURE.glob("*.py"))
+FILES = sorted(CAPTURE.rglob("*.py"))
+PACKAGE = "fxteleport.passes.capture"
 PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py", "data_variants.py"}  # those that know the tracer
 LONGEST = 150
 
@@ -45,8 +46,8 @@ def test_no_part_knows_the_tracer(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_is_private_is_read_by_its_own_class(path: Path) -> None:
-    """The node and the value behind a proxy have accessors (`proxy.py`)."""
-    if path.name == "proxy.py":
+    """The node and the value behind a proxy have accessors (`proxy/`)."""
+    if path.parent.name == "proxy":
         return
     for x in ast.walk(parsed(path)):
         if isinstance(x, ast.Attribute) and x.attr in ("_node", "_value", "_trace", "_example", "_path"):
@@ -54,16 +55,24 @@ def test_what_is_private_is_read_by_its_own_class(path: Path) -> None:
             assert x.value.id == "self", f"line {x.lineno}"
 
 
+def named(path: Path) -> str:
+    """A file as a module."""
+    return ".".join((PACKAGE, *path.relative_to(CAPTURE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of capture that a file imports."""
+    modules = set(map(named, FILES))
+    needed = set[str]()
+    for x in ast.walk(parsed(path)):
+        if isinstance(x, ast.ImportFrom) and (x.module or "").startswith(PACKAGE):
+            names = {f"{x.module}.{name.name}" for name in x.names}
+            needed |= names & modules if names & modules else {x.module or ""}
+    return needed
+
+
 def test_parts_import_each_other_in_one_direction() -> None:
-    imports = {
-        path.stem: {
-            (x.module or "").rpartition(".")[2] if not (x.module or "").endswith("capture") else name.name
-            for x in ast.walk(parsed(path))
-            if isinstance(x, ast.ImportFrom) and (x.module or "").startswith("fxteleport.passes.capture")
-            for name in x.names
-        }
-        for path in FILES
-    }
+    imports = {named(path): imported(path) for path in FILES}
     while True:
         leaves = {name for name, needed in imports.items() if not needed & imports.keys()}
         if not leaves:

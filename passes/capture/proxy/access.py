@@ -1,0 +1,88 @@
+"""What a proxy stands for: its node, its value, its trace; and arguments with proxies in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxteleport.passes.capture.protocols import Trace
+from fxteleport.passes.capture.proxy.base import Proxy
+from fxteleport.passes.graph.node_info import Trust, info
+from fxteleport.passes.graph.structure import mapped_table
+
+
+def node_of(handle: Proxy) -> fx.Node:
+    """The node that a proxy stands for: after its tensor was written to in place, the node that wrote."""
+    return handle._node
+
+
+def value_of(handle: Proxy) -> Any:
+    """The value behind a proxy. (No attribute of its own: those are its value's.)"""
+    return handle._value
+
+
+def trace_of(handle: Proxy) -> Trace:
+    """The trace that a proxy belongs to."""
+    return handle._trace
+
+
+def trust_of(handle: Proxy) -> Trust:
+    """What may rest on the value behind a proxy."""
+    return info(handle._node).trust
+
+
+def rebind(handle: Proxy, node: fx.Node, value: Any) -> None:
+    """Have a proxy stand for another node."""
+    handle._node, handle._value = node, value
+
+
+def own_of(handle: Proxy) -> Any:
+    """The object of the trace's own that a proxy stands for since code has assigned to it; None for any other."""
+    return handle._own
+
+
+def is_proxy(x: object) -> bool:
+    """True for a proxy of a trace under way; `isinstance` cannot tell, since a proxy claims the class of its value."""
+    return issubclass(type(x), Proxy) and not x._trace.finished  # type: ignore[attr-defined]
+
+
+def is_left(x: object) -> bool:
+    """True for a proxy that has outlived its trace, in a global table, say: it is its value."""
+    return issubclass(type(x), Proxy) and x._trace.finished  # type: ignore[attr-defined,no-any-return]
+
+
+def is_named_tuple(kind: type) -> bool:
+    """True for a class of named tuples, such as packed sequences (made by `_make`: their constructor asks more)."""
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
+def plain(x: Any) -> Any:
+    """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
+    if issubclass(type(x), Proxy):
+        return x._value if own_of(x) is None else plain(own_of(x))
+    kind = type(x)
+    if kind is tuple or kind is list or kind is torch.Size:
+        return kind([plain(v) for v in x])
+    if is_named_tuple(kind):
+        return kind._make(map(plain, x))  # type: ignore[attr-defined]
+    if issubclass(kind, dict):
+        return mapped_table(x, plain)
+    if kind is slice:
+        return slice(plain(x.start), plain(x.stop), plain(x.step))
+    return x
+
+
+def find_trace(x: Any) -> Trace | None:
+    """The trace of the first proxy found in an argument structure, or None."""
+    if is_proxy(x):  # an object that was assigned to, too
+        return x._trace  # type: ignore[no-any-return]
+    kind = type(x)
+    if kind is slice:
+        x = (x.start, x.stop, x.step)
+    elif issubclass(kind, dict):
+        x = x.values()
+    elif kind is not tuple and kind is not list and kind is not torch.Size and not is_named_tuple(kind):
+        return None
+    return next((t for t in map(find_trace, x) if t is not None), None)

@@ -1,0 +1,63 @@
+"""The proxy of a tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxteleport.passes.capture.proxy.access import is_proxy
+from fxteleport.passes.capture.proxy.base import NumericProxy
+from fxteleport.passes.capture.proxy.overriding import Overriding
+from fxteleport.passes.graph.ops import setitem
+
+
+class TensorProxy(Overriding, NumericProxy):
+    """A tensor. Code may put attributes of its own on it, as on any tensor."""
+
+    __slots__ = ("__dict__", "__weakref__")  # torch's recurrent layers refer to their weights weakly
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(torch.Tensor, name):
+            raise AttributeError(f"'{name}' of a tensor is assigned to")
+        object.__setattr__(self, name, value)
+
+    def __bool__(self) -> bool:
+        if self._value.is_meta:
+            return self._trace.values.checked(self)
+        return bool(self._trace.record("call_function", operator.truth, (self,), {}))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._trace.record("call_function", operator.getitem, (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._trace.record("call_function", setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        return int(self._trace.record("call_method", "size", (self, 0), {}))
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._trace.lengths.takes_apart():
+            len(self)
+        return iter(self._trace.record("call_method", "unbind", (self, 0), {}))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends."""
+        if self._value.is_meta:
+            raise RuntimeError(f"an array is made of '{self._node.name}', whose values depend on the data")
+        numbers = self._trace.record("call_method", "tolist", (self,), {})
+        plain = pytree.tree_map(lambda x: x.__array__() if is_proxy(x) else x, numbers)
+        return np.asarray(plain, dtype=dtype or self._value.numpy().dtype)
+
+    def register_hook(self, hook: Callable[..., Any]) -> Any:
+        return self._trace.hook_gradient(self, hook)
+
+    def retain_grad(self) -> None:
+        """Nothing that a run computes depends on it."""
+
+    def __hash__(self) -> int:
+        return id(self)
