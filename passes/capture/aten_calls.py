@@ -8,8 +8,8 @@ from typing import Any
 from torch._ops import OpOverload, OpOverloadPacket
 
 from fxteleport.passes.capture.control_flow import CannotRun
-from fxteleport.passes.capture.patching import run_by
 from fxteleport.passes.capture.protocols import Trace
+from fxteleport.passes.capture.recording_mode import run_by
 from fxteleport.passes.graph.aten import is_aten, positional, twin_of
 from fxteleport.passes.graph.aten_twins import Beside
 

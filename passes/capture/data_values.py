@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.meta_values import to_meta, tree_map
-from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of

@@ -20,9 +20,9 @@ from fxteleport.passes.capture.leaf_table import LeafTable
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.opaque_leaves import Applied, GradientHook, Registered
-from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.plain_functions import PlainFunction, gives_constants
 from fxteleport.passes.capture.recorder import Recorder
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.capture.trace_guards import TraceGuards
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.errors import OpaqueModuleWarning

@@ -14,8 +14,8 @@ from fxteleport.passes.capture.leaf_bodies import LeafBodies
 from fxteleport.passes.capture.leaf_calls import LeafCalls
 from fxteleport.passes.capture.leaf_table import LeafTable
 from fxteleport.passes.capture.opaque_leaves import Given, with_settings
-from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import NumberProxy, Proxy, node_of, value_of
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.capture.specialization import Specialization
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import holds_its_own

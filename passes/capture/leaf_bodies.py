@@ -20,8 +20,8 @@ from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.meta_values import MetaValues, changed, containers, tree_map
 from fxteleport.passes.capture.opaque_leaves import Applied
-from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import trust_of, value_of
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.capture.traced_modules import Table, reassigned
 from fxteleport.passes.graph.guards import GUARDS, insist

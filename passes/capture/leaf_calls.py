@@ -13,9 +13,9 @@ from torch import fx, nn
 
 from fxteleport.passes.capture.leaf_table import WHOLE, LeafTable
 from fxteleport.passes.capture.meta_cache import Memo
-from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import is_proxy, node_of
 from fxteleport.passes.capture.recorder import Recorder
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph.leaf_modules import DRAWING, DROPOUT
 from fxteleport.passes.graph.node_info import Trust
 

@@ -13,7 +13,7 @@ from torch import nn
 from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.leaf_bodies import LeafBodies
 from fxteleport.passes.capture.leaf_table import LeafTable
-from fxteleport.passes.capture.patching import unrecorded
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph.module_clone import PATH, modules_of, path_of
 
 

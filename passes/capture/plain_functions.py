@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxteleport.passes.capture.patching import run_by, running
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy import is_proxy
+from fxteleport.passes.capture.recording_mode import run_by, running
 from fxteleport.passes.graph.source_location import OWN
 from fxteleport.passes.graph.structure import is_spelt
 

@@ -27,8 +27,8 @@ from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.meta_values import changed, to_meta
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.opened import Opened, handles_in
-from fxteleport.passes.capture.patching import MAKING, unrecorded
 from fxteleport.passes.capture.proxy import Proxy, TensorProxy, trust_of, value_of
+from fxteleport.passes.capture.recording_mode import MAKING, unrecorded
 from fxteleport.passes.capture.specialization import Specialization
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings

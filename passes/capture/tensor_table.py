@@ -12,8 +12,8 @@ from fxteleport.passes.capture.additions import Additions
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.meta_values import MetaValues
 from fxteleport.passes.capture.model_tensors import ModelTensors
-from fxteleport.passes.capture.patching import unrecorded
 from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
+from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph.node_info import NodeInfo
 from fxteleport.passes.graph.source_location import calling_line
 from fxteleport.passes.graph.storage import equal, memory

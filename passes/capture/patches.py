@@ -1,0 +1,190 @@
+"""The functions that stand in for Python's and torch's own while a capture runs, one maker each."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture.recording_mode import running
+
+
+def isinstance_of_values(plain: Any) -> Any:
+    """`isinstance` that sees the value behind a proxy."""
+
+    def isinstance(x: Any, kind: Any, /) -> bool:
+        if type(x) not in _PROXIES:
+            return plain(x, kind)  # type: ignore[no-any-return]
+        if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
+            return issubclass(type(proxy.value_of(x)), kind) or issubclass(proxy.NumberProxy, kind)
+        value = nn.Parameter if proxy.trace_of(x).tensors.is_parameter(x) else type(proxy.value_of(x))
+        return plain(x, kind) or issubclass(value, kind)
+
+    return isinstance
+
+
+PLAIN_ISINSTANCE = builtins.isinstance
+_NUMBER_KINDS = frozenset({proxy.IntProxy, proxy.FloatProxy, proxy.SettledProxy})
+_PROXIES = _NUMBER_KINDS | {proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy}
+
+
+def recording(fn: Any) -> Any:
+    """A function of numbers, recorded where one of them is a proxy."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy):
+                return proxy.trace_of(x).record("call_function", fn, args, {})
+        return fn(*args)
+
+    return wrapper
+
+
+def seeding(fn: Any) -> Any:
+    """A seed that forward sets, as no graph does: what does so is kept whole."""
+
+    @functools.wraps(fn)
+    def wrapper(seed: Any) -> Any:
+        if running.trace is not None:
+            raise RuntimeError("its forward seeds the random numbers")
+        return fn(seed)
+
+    return wrapper
+
+
+def known(fn: Any) -> Any:
+    """`torch.finfo` of a proxy's dtype: the facts of the dtype at hand."""
+
+    @functools.wraps(fn, updated=())
+    def wrapper(*args: Any) -> Any:
+        for x in args:
+            if proxy.is_proxy(x):
+                proxy.trace_of(x).values.known(x)
+        return fn(*map(proxy.plain, args))
+
+    return wrapper
+
+
+def entering(enter: Any) -> Any:
+    """A context's beginning that tells the trace whether gradients are recorded in it."""
+
+    @functools.wraps(enter)
+    def wrapper(context: Any) -> None:
+        trace = running.trace
+        if trace is None:
+            enter(context)
+        elif isinstance(context, torch.inference_mode):  # its tensors could not be traced
+            trace.enter_gradients(False if context.mode else None)
+        else:
+            enter(context)
+            trace.enter_gradients(isinstance(context, torch.enable_grad))
+
+    return wrapper
+
+
+def asking(plain: Any) -> Any:
+    """Whether gradients are recorded: a model's own code is told what the trace takes for it."""
+
+    @functools.wraps(plain)
+    def is_grad_enabled() -> bool:
+        trace, frame = running.trace, sys._getframe(1)
+        if trace is None or frame.f_globals.get("__name__", "").startswith("torch."):
+            return plain()  # type: ignore[no-any-return]
+        return trace.is_grad_enabled(frame)
+
+    return is_grad_enabled
+
+
+def leaving(leave: Any) -> Any:
+    """A context's end, of which the trace is told."""
+
+    @functools.wraps(leave)
+    def wrapper(context: Any, *error: Any) -> None:
+        trace = running.trace
+        if trace is not None:
+            trace.leave_gradients()
+        if trace is None or not isinstance(context, torch.inference_mode):
+            leave(context, *error)
+
+    return wrapper
+
+
+def calling(call: Any) -> Any:
+    """A call of one of the user's own modules, which an object or a weak reference holds, is one of its shadow."""
+
+    @functools.wraps(call)
+    def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        trace = running.trace
+        shadow = None if trace is None else trace.shadow_of(module)
+        return call(module, *args, **kwargs) if shadow is None else shadow(*args, **kwargs)
+
+    return wrapper
+
+
+def scripted(call: Any) -> Any:
+    """A call of a scripted function with proxies is one of the Python function that it was made of."""
+
+    def wrapper(function: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(function, "_torchdynamo_inline", None)
+        if source is None or _is_traced(function) or running.trace is None or proxy.find_trace((args, kwargs)) is None:
+            return call(function, *args, **kwargs)
+        return source(*args, **kwargs)
+
+    return wrapper
+
+
+def _is_traced(function: Any) -> bool:
+    """True for a function that `torch.jit.trace` made, which need not do what its source does on other inputs."""
+    kinds = (x.type() for x in function.graph.inputs())
+    return any(kind.kind() == "TensorType" and kind.sizes() is not None for kind in kinds)
+
+
+def applying(apply: Any) -> Any:
+    """`Function.apply`, a call of which the trace may keep whole."""
+
+    def wrapper(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        trace = running.trace
+        plain = functools.partial(apply.__get__(None, cls), *args, **kwargs)
+        return plain() if trace is None else trace.apply(cls, None if kwargs else args, plain)
+
+    return classmethod(wrapper)
+
+
+def users(cls: type) -> Iterator[type[torch.autograd.Function]]:
+    """The autograd functions that are not torch's own, with a forward of their own."""
+    function: Any
+    for function in type.__subclasses__(cls):
+        if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
+            yield function
+        yield from users(function)
+
+
+def forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
+    """The forward of an autograd function whose `apply` may have been looked up before the capture: `f = F.apply`."""
+
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        trace = running.trace
+        if trace is None or trace.in_function or kwargs:
+            return forward(*args, **kwargs)
+        alone = function.setup_context is torch.autograd.Function.setup_context  # it takes the context, too
+        given = args[1:] if alone else args
+        return trace.apply(function, given, functools.partial(forward, *args))
+
+    return wrapper
+
+
+def passing_on(unwrap: Any) -> Any:
+    """What looks for the wrappers of transforms that are over among a function's arguments: a trace has none."""
+
+    def wrapper(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return unwrap(args) if running.trace is None else args  # type: ignore[no-any-return]
+
+    return wrapper
