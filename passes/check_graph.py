@@ -21,7 +21,7 @@ from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.errors import GraphError
 from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rules.call import carries, fits
 from fxteleport.passes.rules.operands import pairs_of
 

@@ -27,7 +27,7 @@ from fxteleport.io.example_inputs import described_inputs, inputs_from, number_f
 from fxteleport.io.state_tensors import extra_state, parted, unshared
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
 from fxteleport.passes.graph.exported import evaluate
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis

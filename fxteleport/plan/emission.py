@@ -9,7 +9,7 @@ from torch import nn
 
 from fxteleport.passes.check_graph import check_graph
 from fxteleport.passes.rewrite import rewrite as rewrite_pass
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rewrite.wraps import cobs, slots_of
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis

@@ -29,7 +29,7 @@ from fxteleport.passes.constrain.ranks import insist_on_ranks
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.exported import is_program
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
 from fxteleport.plan.analysis import Analysis

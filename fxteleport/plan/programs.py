@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.node_info import exported_value
-from fxteleport.passes.rewrite.rewrite import TELEPORTATION
+from fxteleport.passes.rewrite.teleported_network import TELEPORTATION
 from fxteleport.plan import emission, in_place
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, made

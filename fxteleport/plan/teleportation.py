@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fxteleport.passes.rewrite.rewrite import TELEPORTATION, TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TELEPORTATION, TeleportedModule
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 

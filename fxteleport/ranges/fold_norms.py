@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.ranges.layers import Layer, layer_of, module_finder
 from fxteleport.ranges.norm_layers import Norm, norm_of

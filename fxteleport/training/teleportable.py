@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from fxteleport.arguments import require_module
 from fxteleport.passes.errors import CobError, InputError, ModelError
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis, require_cob
 from fxteleport.plan.emission import live, move_
 from fxteleport.plan.number_formats import require_range

@@ -17,7 +17,7 @@ from torch import nn
 from fxteleport.arguments import require_module
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.exported import is_program
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.emission import rewrite
 from fxteleport.plan.programs import inputs_of, module_of
 from fxteleport.verify.decide import verdict_in_float64, verdict_on

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.tensor_files import read_tensors, write_tensors
 
 

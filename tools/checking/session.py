@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxteleport.passes.errors import ModelError
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.alternate_backends import Executed, execute

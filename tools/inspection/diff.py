@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import compress
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
 from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation, described
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.console import count

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.passes.rewrite.extra_state import same
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

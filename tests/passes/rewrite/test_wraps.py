@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.rewrite.rewrite import TeleportedModule
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(1)).double()
 
