@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.containers import kind_of, parts, spelled
 from fxteleport.passes.rules.call import carries
 
 _CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # what they hold is no output
@@ -62,12 +62,8 @@ def _parts(x: Any) -> dict[str, Any] | None:
     """What a container holds, by how it is spelt; None for what is none."""
     if isinstance(x, Mapping):
         return {f"[{k!r}]": v for k, v in x.items()}
-    if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return {f".{name}": getattr(x, name) for name in x._fields}
-    if isinstance(x, (list, tuple, collections.deque)):
-        return {f"[{i}]": v for i, v in enumerate(x)}
-    if dataclasses.is_dataclass(x):
-        return {f".{f.name}": getattr(x, f.name, None) for f in dataclasses.fields(x)}
+    if kind_of(type(x)) is not None and type(x) is not slice:
+        return {spelled(x, key): value for key, value in parts(x)}
     if isinstance(x, BaseException):
         return None
     slots = [name for c in type(x).__mro__ for name in _names(vars(c).get("__slots__", ()))]

@@ -15,6 +15,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from fxteleport.passes.capture.data_guards import data_guards
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import DataGuardError, InputError
+from fxteleport.passes.graph.containers import held, parts
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.rewrite import original
@@ -210,12 +211,14 @@ def _leaves(a: Any, b: Any, cob: Any) -> list[tuple[Tensor, Tensor, CobMap | Non
     if isinstance(a, Tensor):
         cob = cob if isinstance(cob, CobMap) else None
         return [(dense(a), dense(b), cob)] if isinstance(b, Tensor) and carries(a) else []
-    if isinstance(a, (list, tuple)):
-        maps = cob if isinstance(cob, (list, tuple)) else [None] * len(a)
-        return [leaf for x, y, m in zip(a, b, maps, strict=False) for leaf in _leaves(x, y, m)]
-    if isinstance(a, dict):
-        return [leaf for k in a for leaf in _leaves(a[k], b[k], None if cob is None else cob.get(k))]
-    return []
+    pairs = zip(parts(a), held(b), strict=False)
+    return [leaf for (key, x), y in pairs for leaf in _leaves(x, y, _part(cob, key))]
+
+
+def _part(cob: Any, key: Any) -> Any:
+    """The map of a part of a structure, where there is one."""
+    known = key in cob if isinstance(cob, dict) else isinstance(cob, (list, tuple)) and key in range(len(cob))
+    return cob[key] if known else None
 
 
 def _number(x: Tensor, at: int) -> float:

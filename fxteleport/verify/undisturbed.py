@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.opaque_leaves import Withheld
+from fxteleport.passes.graph.contents import FILLED, Contents
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.graph.node_info import info
@@ -19,7 +18,6 @@ from fxteleport.plan.teleportation import teleportation_of
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {*_TABLES, "training"}
-_CONTAINERS = (dict, list, set, collections.deque)
 Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
 
 
@@ -112,16 +110,12 @@ def _attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
 @contextlib.contextmanager
 def _containers(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Lists, sets and dictionaries that are attributes of modules hold what they held."""
-    containers = [x for m in modules for x in _own(m) if isinstance(x, _CONTAINERS)]
-    held = [(x, dict(x) if isinstance(x, dict) else list(x)) for x in containers]
+    watched = [Contents(x) for m in modules for x in _own(m) if isinstance(x, FILLED)]
     try:
         yield
     finally:
-        for container, before in held:
-            now, then = _flat(container), _flat(before)
-            if len(now) != len(then) or not all(map(operator.is_, now, then)):
-                container.clear()
-                (container.extend if isinstance(container, (list, collections.deque)) else container.update)(before)
+        for contents in watched:
+            contents.restore()
 
 
 @contextlib.contextmanager
@@ -162,7 +156,3 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _own(module: nn.Module) -> Iterator[Any]:
     """The attributes of a module that are not torch's."""
     return (value for name, value in vars(module).items() if name not in _BOOKKEEPING)
-
-
-def _flat(container: Any) -> list[Any]:
-    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)

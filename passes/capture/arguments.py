@@ -22,7 +22,9 @@ from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import is_proxy, node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
-from fxteleport.passes.graph.structure import PLAIN, is_record, is_spelt, take_apart
+from fxteleport.passes.graph.assembly import take_apart
+from fxteleport.passes.graph.containers import is_named_tuple, is_record
+from fxteleport.passes.graph.structure import PLAIN, is_spelt
 
 
 class Lowering:
@@ -66,7 +68,7 @@ class Lowering:
             return {k: self.lower(v) for k, v in x.items()} if kind is dict else self._table(x)
         if kind is PackedSequence:
             return self._built(proxy.plain(x), **self._fields(x._asdict()))
-        if isinstance(x, tuple) and proxy.is_named_tuple(kind):
+        if isinstance(x, tuple) and is_named_tuple(kind):
             fields = list(map(self.lower, x))
             # What forward returns, fx of torch 2.11 and before writes by its repr, in which the class has no address.
             return kind(*fields) if self._stack else self._built(x, *fields)

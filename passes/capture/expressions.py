@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx
 
+from fxteleport.passes.graph.containers import kind_of, parts
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.node_info import info
 
@@ -33,12 +34,8 @@ class Expressions:
     def _of(self, x: Any) -> Any:
         if isinstance(x, fx.Node):
             return self.number(x)
-        if isinstance(x, (tuple, list)):
-            return tuple(map(self._of, x))
-        if isinstance(x, dict):
-            return tuple((k, self._of(v)) for k, v in x.items())
-        if isinstance(x, slice):
-            return "slice", self._of(x.start), self._of(x.stop), self._of(x.step)
+        if (kind := kind_of(type(x))) is not None:
+            return kind, tuple((key, self._of(value)) for key, value in parts(x))
         return type(x), repr(x)
 
 

@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.capture.plain_functions import PlainFunction
+from fxteleport.passes.graph.containers import kind_of, parts
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.storage import equal
@@ -91,10 +92,7 @@ _DROPOUTS = frozenset(DROPOUT.values())
 def _equal(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(v, b[k]) for k, v in a.items())
-    if isinstance(a, slice):
-        return _equal((a.start, a.stop, a.step), (b.start, b.stop, b.step))
-    return a is b or bool(a == b)
+    if kind_of(type(a)) is None:
+        return a is b or bool(a == b)
+    one, other = dict(parts(a)), dict(parts(b))
+    return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())

@@ -12,10 +12,9 @@ from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.handles import Handles
-from fxteleport.passes.capture.meta_values import containers
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_conditions import TraceConditions
-from fxteleport.passes.graph.structure import refill
+from fxteleport.passes.graph.contents import Contents, contents_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Mark:
     moves: int = 0
     writes: int = 0
     depth: int = 0
-    contents: Sequence[tuple[Any, Any]] = ()
+    contents: Sequence[Contents] = ()
 
 
 class History:
@@ -54,14 +53,13 @@ class History:
 
     def mark(self, arguments: Any) -> Mark:
         """The moment before a call with these arguments."""
-        contents = containers(arguments)
-        return Mark(self._builder.last, len(self._handles), len(self._writes), len(self._stack), contents)
+        return Mark(self._builder.last, len(self._handles), len(self._writes), len(self._stack), contents_in(arguments))
 
     def undo(self, mark: Mark) -> None:
         """Erase what was recorded since; lists and dictionaries hold again what they held."""
         self._stack.unwind(mark.depth)
-        for container, held in mark.contents:
-            refill(container, held)
+        for held in mark.contents:
+            held.restore()
         self._handles.undo(mark.moves)
         alive = self._builder.erase_after(mark.node)
         self._tensors.keep_only(alive)

@@ -18,12 +18,13 @@ from fxteleport.passes.capture.autograd_context import AutogradContext
 from fxteleport.passes.capture.control_flow import Again, Stores, first_line, raise_if_hashed
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.input_facts import InputFacts
-from fxteleport.passes.capture.meta_values import MetaValues, changed, containers, tree_map
+from fxteleport.passes.capture.meta_values import MetaValues, tree_map
 from fxteleport.passes.capture.opaque_leaves import Applied
 from fxteleport.passes.capture.proxy import trust_of, value_of
 from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.capture.traced_modules import Table, reassigned
+from fxteleport.passes.graph.contents import contents_in
 from fxteleport.passes.graph.guards import GUARDS, insist
 from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import leaves_of
@@ -95,10 +96,10 @@ class LeafBodies:
         shadow = inside.shadow()
         if isinstance(shadow, nn.modules.batchnorm._BatchNorm):
             shadow._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
-        held = [pair for pair in containers((shadow.__dict__,)) if type(pair[0]) is not Table]
+        held = [x for x in contents_in(shadow.__dict__) if type(x.container) is not Table]
         with inside.running():
             out = shadow(*inputs[0], **inputs[1])
-        if reassigned(shadow) or any(changed(*pair) for pair in held):
+        if reassigned(shadow) or any(x.changed() for x in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         graph = inside.finish(inside.lower(out), out)
         inside.end()

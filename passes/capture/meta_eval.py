@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture import meta_fast_paths
 from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant
-from fxteleport.passes.capture.meta_values import CPU, META, MetaValues, changed, containers, to_meta, tree_map
+from fxteleport.passes.capture.meta_values import CPU, META, MetaValues, to_meta, tree_map
+from fxteleport.passes.graph.contents import contents_in
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of, leaves_of
 
@@ -121,11 +122,11 @@ class Evaluator:
         for fill in (torch.randn, torch.zeros):
             with contextlib.suppress(Exception):
                 args, kwargs = tree_map(functools.partial(self.values.made_up, fill), arguments)
-                before = containers((args, kwargs))
+                before = contents_in((args, kwargs))
                 results.append(fn(*args, **kwargs))
-                for (given, _), now in zip(containers(arguments), before, strict=True):
-                    if changed(*now):
-                        given.clear()
+                for given, now in zip(contents_in(arguments), before, strict=True):
+                    if now.changed():
+                        given.container.clear()
                 leaves = zip(leaves_of(arguments), leaves_of((args, kwargs)), strict=False)
                 written |= {id(x): x for x, made in leaves if isinstance(x, Tensor) and made._version}
         for tensor in written.values():

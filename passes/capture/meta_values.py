@@ -6,20 +6,18 @@ that of the example inputs or what was computed from them, since what it is used
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fxteleport.passes.graph.containers import kind_of, mapped
 from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import contents, is_object, is_record, mapped_table, remade, with_fields
+from fxteleport.passes.graph.structure import is_object, with_fields
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -94,43 +92,14 @@ class MetaValues:
 
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
-    """`pytree.tree_map`, into data classes and other objects too, and packed sequences (not by their constructor)."""
-
-    def mapped(x: Any) -> Any:
-        if isinstance(x, PackedSequence):
-            return x._make(map(mapped, x))  # type: ignore[call-arg,arg-type]
-        if is_record(x):
-            return remade(x, {f.name: tree_map(fn, getattr(x, f.name)) for f in dataclasses.fields(x)})
-        if isinstance(x, dict):  # of a class that pytree does not know
-            return mapped_table(x, functools.partial(tree_map, fn))
-        if not isinstance(x, Tensor) and is_object(x):
-            return with_fields(x, {name: tree_map(fn, value) for name, value in vars(x).items()})
-        return fn(x)
-
-    return pytree.tree_map(mapped, x, is_leaf=_is_leaf)
-
-
-def _is_leaf(x: Any) -> bool:
-    """What pytree is not to take apart by what is registered for its class: that may leave something out."""
-    return isinstance(x, PackedSequence) or (type(x) not in _BUILT_IN and is_object(x))
-
-
-_BUILT_IN = frozenset({tuple, list, dict, Tensor, nn.Parameter})
-
-
-def containers(x: Any) -> list[tuple[Any, Any]]:
-    """The lists and dictionaries in an argument structure, each with a copy of what it holds."""
-    kind = type(x)
-    if kind is not tuple and kind is not list and not issubclass(kind, dict):
-        return []
-    inner = [c for item in (x.values() if issubclass(kind, dict) else x) for c in containers(item)]
-    return inner if kind is tuple else [(x, contents(x)), *inner]
-
-
-def changed(container: Any, held: Any) -> bool:
-    """True if a list or a dictionary no longer holds the objects that it held."""
-    pairs = (container, held) if isinstance(held, list) else (container.values(), held.values())
-    return len(container) != len(held) or any(map(operator.is_not, *pairs))
+    """`fn` of the leaves of a structure: of containers, objects, and classes that are registered with pytree."""
+    inner = functools.partial(tree_map, fn)
+    if kind_of(type(x)) is not None:
+        return mapped(x, inner)
+    if not isinstance(x, Tensor) and is_object(x):  # what is registered for its class may leave something out
+        return with_fields(x, {name: inner(value) for name, value in vars(x).items()})
+    registered = type(x) in pytree.SUPPORTED_NODES
+    return pytree.tree_map(inner, x, is_leaf=lambda part: part is not x) if registered else fn(x)
 
 
 def to_meta(x: Any) -> Any:

@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.control_flow import DataDependent
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.proxy import Proxy, node_of
+from fxteleport.passes.graph.containers import refill
+from fxteleport.passes.graph.contents import FILLED, Contents, contents
 from fxteleport.passes.graph.node_info import NodeInfo, describe
-from fxteleport.passes.graph.structure import contents, refill
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,12 @@ class _Opened:
 
     Attributes:
         handle: the one that is given.
-        fields: what it held at first: attributes by name, or items.
+        fields: what it held at first: its attributes by name, or its items.
     """
 
     opened: Any
     handle: Proxy
-    fields: Any
+    fields: Contents
 
 
 class ObjectInputs:
@@ -43,7 +44,7 @@ class ObjectInputs:
 
     def hold(self, opened: Any, handle: Proxy) -> Any:
         """Have an object, a list or a dictionary of the trace's stand for an input, or for a part of one."""
-        self._held[id(opened)] = _Opened(opened, handle, _fields(opened))
+        self._held[id(opened)] = _Opened(opened, handle, Contents(_filled(opened)))
         return opened
 
     def node_of(self, x: Any) -> fx.Node | None:
@@ -62,11 +63,7 @@ class ObjectInputs:
     def reset(self) -> None:
         """Undo what code has done to them."""
         for held in self._held.values():
-            if isinstance(held.opened, (list, dict)):
-                refill(held.opened, held.fields)
-            else:
-                vars(held.opened).clear()
-                vars(held.opened).update(held.fields)
+            held.fields.restore()
 
     def put_back(self, lower: Callable[[Any], Any]) -> None:
         """Append nodes that leave in the inputs what forward has left in what stands for them.
@@ -75,9 +72,9 @@ class ObjectInputs:
             DataDependent: it has deleted an attribute.
         """
         for held in list(self._held.values()):
-            now, before = _fields(held.opened), held.fields
-            if isinstance(held.opened, (list, dict)):
-                if not _is_same(now, before):
+            now, before = contents(_filled(held.opened)), held.fields.before
+            if isinstance(held.opened, FILLED):
+                if held.fields.changed():
                     self._append(refill, held.handle, lower(now))
                 continue
             for name in before:
@@ -92,11 +89,6 @@ class ObjectInputs:
         describe(node, NodeInfo(has_effect=True))
 
 
-def _fields(x: Any) -> Any:
-    return contents(x) if isinstance(x, (list, dict)) else dict(vars(x))
-
-
-def _is_same(now: Any, before: Any) -> bool:
-    if isinstance(now, dict):
-        return list(now) == list(before) and all(now[key] is before[key] for key in now)
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+def _filled(x: Any) -> Any:
+    """What can be filled: a container itself, of an object its attributes."""
+    return x if isinstance(x, FILLED) else vars(x)

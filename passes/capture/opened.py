@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.proxy import Proxy, is_proxy, value_of
-from fxteleport.passes.graph.structure import PLAIN, mapped_table
+from fxteleport.passes.graph.containers import is_named_tuple, mapped_table
+from fxteleport.passes.graph.structure import PLAIN
 
 
 class Opened:
@@ -49,7 +50,7 @@ class Opened:
         if issubclass(kind, dict):
             self.lent.append((x, table := mapped_table(x, self._open)))
             return table
-        if proxy.is_named_tuple(kind):
+        if is_named_tuple(kind):
             return kind._make([self._open(v) for v in x])
         if kind is slice:
             return slice(*[self._open(v) for v in (x.start, x.stop, x.step)])

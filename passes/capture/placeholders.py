@@ -7,11 +7,7 @@ network refuses another length, other keys and other plain values.
 
 from __future__ import annotations
 
-import collections
-import copy
-import dataclasses
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +15,15 @@ import numpy as np
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.meta_values import MetaValues, tree_map
 from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
+from fxteleport.passes.graph.containers import SEQUENCES, is_record, kind_of, parts, spelled
 from fxteleport.passes.graph.guards import expect_form, guard
-from fxteleport.passes.graph.structure import is_object, is_record, is_spelt, remade, with_fields
+from fxteleport.passes.graph.structure import is_object, is_spelt, with_fields
 
 _SAID = 4
 _LONGEST = 200
@@ -99,19 +95,11 @@ class Placeholders:
         return self._objects.hold(opened, handle) if in_object and type(value) in (list, dict) else opened
 
     def _container(self, handle: Proxy, value: Any, in_object: bool) -> Any:
-        if isinstance(value, dict):
-            table = copy.copy(value)
-            for key, x in value.items():
-                table[key] = self._item(handle, operator.getitem, key, x, in_object)
-            return table
-        if is_record(value):
-            names = [f.name for f in dataclasses.fields(value)]
-            return remade(value, {name: self._item(handle, getattr, name, getattr(value, name)) for name in names})
-        if isinstance(value, (list, tuple)):
-            items = [self._item(handle, operator.getitem, i, x, in_object) for i, x in enumerate(value)]
-            kind: Any = type(value)
-            return kind._make(items) if proxy.is_named_tuple(kind) else kind(items)
-        return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
+        kind = kind_of(type(value))
+        if kind is None:
+            return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
+        items = [self._item(handle, kind.read, key, x, in_object) for key, x in parts(value)]
+        return kind.like(value, items)
 
     def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
         changes = in_object and type(value) in (list, dict)  # and what is changed there has a node
@@ -135,12 +123,9 @@ def _form(value: Any, name: str) -> Any:
     """What an input is like, as `guards.expect_form` takes it."""
     if isinstance(value, Tensor):
         return ...
-    if isinstance(value, dict):
-        return tuple((k, _form(v, f"{name}[{k!r}]")) for k, v in value.items())
-    if isinstance(value, (list, tuple, collections.deque)):
-        return [_form(v, f"{name}[{i}]") for i, v in enumerate(value)]
-    if is_record(value):
-        return tuple((f.name, _form(getattr(value, f.name), f"{name}.{f.name}")) for f in dataclasses.fields(value))
+    if (kind := kind_of(type(value))) is not None:
+        forms = [(key, _form(x, name + spelled(value, key))) for key, x in parts(value)]
+        return [form for _, form in forms] if kind in SEQUENCES else tuple(forms)
     if isinstance(value, np.generic):
         return value.item()
     if value is ...:

@@ -24,7 +24,7 @@ from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.lengths import Lengths
 from fxteleport.passes.capture.meta_cache import Memo
-from fxteleport.passes.capture.meta_values import changed, to_meta
+from fxteleport.passes.capture.meta_values import to_meta
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.opened import Opened, handles_in
 from fxteleport.passes.capture.proxy import Proxy, TensorProxy, trust_of, value_of
@@ -32,11 +32,11 @@ from fxteleport.passes.capture.recording_mode import MAKING, unrecorded
 from fxteleport.passes.capture.specialization import Specialization
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.graph.contents import Contents
 from fxteleport.passes.graph.guards import expect_error, guard
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of
 from fxteleport.passes.graph.source_location import asking_frame
-from fxteleport.passes.graph.structure import contents
 
 _BARE = (bool, str, type(None), enum.Enum)
 _FACTS = frozenset(
@@ -128,7 +128,7 @@ class Recorder:
         opened = Opened(args, kwargs)
         tensors = [(h, x := value_of(h), x._version, _form(x)) for h in opened.handles if type(h) is TensorProxy]
         versions = [t._version for t in opened.constants]
-        before = [contents(lent) for _, lent in opened.lent]
+        before = [Contents(lent) for _, lent in opened.lent]
         try:
             value, trust = run(opened.args, opened.kwargs)
             mutated: list[Proxy] = [h for h, x, version, _ in tensors if x._version != version]
@@ -146,7 +146,7 @@ class Recorder:
         for _, x, _, form in tensors if mutated else ():
             if _form(x) != form:
                 self._builder.reshape_in_place(x, form)
-        written = [mine for (mine, lent), held in zip(opened.lent, before, strict=True) if changed(lent, held)]
+        written = [mine for (mine, _), held in zip(opened.lent, before, strict=True) if held.changed()]
         trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in opened.handles)])
         return Observed(value, trust, mutated, written)
 

@@ -25,12 +25,13 @@ from fxteleport.passes.constrain.rule_context import RuleContext
 from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline, RuleError
+from fxteleport.passes.graph.assembly import Assemble
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.graph.structure import LEAVING, Assemble
+from fxteleport.passes.graph.structure import LEAVING
 from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import Call, Operand, Wrap, carries, is_dense
 from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, part_of

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.graph.containers import is_record
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
-from fxteleport.passes.graph.structure import is_record
 
 _DEEP = 6
 _AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, torch.dtype, torch.layout)

@@ -10,7 +10,6 @@ from fxteleport.passes.capture.proxy import operators
 from fxteleport.passes.capture.proxy.access import (
     find_trace,
     is_left,
-    is_named_tuple,
     is_proxy,
     node_of,
     own_of,
@@ -41,7 +40,6 @@ __all__ = [
     "TensorProxy",
     "find_trace",
     "is_left",
-    "is_named_tuple",
     "is_proxy",
     "make",
     "node_of",

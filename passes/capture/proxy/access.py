@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy.base import Proxy
+from fxteleport.passes.graph.containers import held, is_record, mapped
 from fxteleport.passes.graph.node_info import Trust, info
-from fxteleport.passes.graph.structure import mapped_table
+from fxteleport.passes.graph.structure import PLAIN
 
 
 def node_of(handle: Proxy) -> fx.Node:
@@ -53,36 +53,22 @@ def is_left(x: object) -> bool:
     return issubclass(type(x), Proxy) and x._trace.finished  # type: ignore[attr-defined,no-any-return]
 
 
-def is_named_tuple(kind: type) -> bool:
-    """True for a class of named tuples, such as packed sequences (made by `_make`: their constructor asks more)."""
-    return issubclass(kind, tuple) and hasattr(kind, "_fields")
-
-
 def plain(x: Any) -> Any:
-    """The value behind a proxy (also inside tuples, lists, dictionaries and slices)."""
+    """The value behind a proxy (also inside containers)."""
     if issubclass(type(x), Proxy):
         return x._value if own_of(x) is None else plain(own_of(x))
-    kind = type(x)
-    if kind is tuple or kind is list or kind is torch.Size:
-        return kind([plain(v) for v in x])
-    if is_named_tuple(kind):
-        return kind._make(map(plain, x))  # type: ignore[attr-defined]
-    if issubclass(kind, dict):
-        return mapped_table(x, plain)
-    if kind is slice:
-        return slice(plain(x.start), plain(x.stop), plain(x.step))
-    return x
+    if type(x) in PLAIN or (is_record(x) and find_trace(x) is None):
+        return x
+    return mapped(x, plain)
 
 
 def find_trace(x: Any) -> Trace | None:
     """The trace of the first proxy found in an argument structure, or None."""
     if is_proxy(x):  # an object that was assigned to, too
         return x._trace  # type: ignore[no-any-return]
-    kind = type(x)
-    if kind is slice:
-        x = (x.start, x.stop, x.step)
-    elif issubclass(kind, dict):
-        x = x.values()
-    elif kind is not tuple and kind is not list and kind is not torch.Size and not is_named_tuple(kind):
+    if type(x) in PLAIN:
         return None
-    return next((t for t in map(find_trace, x) if t is not None), None)
+    for value in held(x):
+        if (trace := find_trace(value)) is not None:
+            return trace
+    return None

@@ -16,8 +16,8 @@ from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy.access import plain
 from fxteleport.passes.capture.proxy.base import Proxy
 from fxteleport.passes.capture.proxy.overriding import Overriding
+from fxteleport.passes.graph.containers import mapped_table, refill
 from fxteleport.passes.graph.ops import same_items
-from fxteleport.passes.graph.structure import mapped_table, refill
 
 
 class SequenceProxy(Overriding, Proxy):
