@@ -117,6 +117,7 @@ SLICE = Kind(
     lambda x: (x.start, x.stop, x.step),
     lambda x, values: slice(*values),
     getattr,
+    lambda x, name: str(name),
 )
 NAMED_TUPLE = Kind(
     is_named_tuple, _numbers, _as_it_is, lambda x, values: x._make(values), operator.getitem, lambda x, i: x._fields[i]
