@@ -21,6 +21,7 @@ from fxteleport.passes.rules import (
     parameter,
     pinning,
     pointwise,
+    recurrent,
     scattering,
     vision,
     weighted,
@@ -30,6 +31,6 @@ from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
     "aten", "bilinear", "concatenation", "equivariant", "fourier", "homogeneous", "joining", "movement", "named",
-    "norm", "odd", "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "rule", "scattering", "vision",
-    "weighted", "writing",
+    "norm", "odd", "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "recurrent", "rule",
+    "scattering", "vision", "weighted", "writing",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Weighted: linear, convolution, embedding, bilinear, attention's projections, and what enters a recurrent layer.
+"""Weighted: linear, convolution, embedding, bilinear, attention's projections.
 
 The CoB of the inputs must not vary over positions that share a weight. Outputs are free, one CoB a channel.
 Rewritten: weight * out / in, bias * out (paper, eq. 1).
@@ -7,18 +7,16 @@ Rewritten: weight * out / in, bias * out (paper, eq. 1).
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.call import Call, Operand
 from fxteleport.passes.rules.registry import named, rule
 
 SHARED = "these positions share one weight"
@@ -272,46 +270,3 @@ def stacked(vectors: list[CobMap], n: int) -> CobMap:
             row = torch.cat([symbols.expand(n) if j == i else ones for j in range(len(vectors))])
             result = result * single(row) ** exponent
     return result
-
-
-@rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-def recurrent_function(call: Call, *given: Any, **settings: Any) -> Any:
-    """As the layer, whose forward calls it: (data, states, weights, ...), or (data, sizes, states, weights, ...).
-
-    The weights of the first layer come first, for each direction; those that meet the input take its CoB.
-    """
-    packed = isinstance(given[1], Operand) and not carries(given[1].value)
-    data, states, weights, has_biases, layers, *others = (given[0], *given[2:]) if packed else given
-    if settings or not isinstance(weights, list) or type(layers) is not int or isinstance(has_biases, Operand):
-        call.decline("its weights are given another way")
-    into = channel(call, data, -1)
-    for state in pytree.tree_leaves(states):
-        if isinstance(state, Operand):
-            call.pin(state.map, "a recurrent layer's gates are not looked into")
-    directions = 2 if others[2] else 1  # behind dropout and the mode
-    each = len(weights) // (layers * directions)
-    first = [each * direction for direction in range(directions)]
-    for i, weight in enumerate(weights):
-        cob = on_axis(into, 1, 2) ** -1 if i in first else IDENTITY
-        call.require(weight, cob, "weight / in, in the first layer alone")
-    return [IDENTITY for _ in call.value]
-
-
-_FIRST = re.compile(r"weight_ih(_l0)?(_reverse)?")
-
-
-@rule(nn.RNNBase, shape=shape_functions.recurrent)
-@rule(nn.RNNCellBase)
-def recurrent(call: Call, input: Any, *states: Any, **named: Any) -> Any:
-    """The weights that meet the input take its CoB; the gates are not looked into, and what they give is pinned."""
-    assert call.module is not None
-    data, *_ = input if isinstance(input, list) else [input]  # of a packed sequence, beside its sizes
-    into = channel(call, data, -1)
-    for state in pytree.tree_leaves((states, named)):
-        if isinstance(state, Operand):
-            call.pin(state.map, "a recurrent layer's gates are not looked into")
-    for name in call.module._parameters:
-        cob = on_axis(into, 1, 2) ** -1 if _FIRST.fullmatch(name) else IDENTITY
-        weight = call.state.parameters.operand(f"{call.node.target}.{name}")
-        call.require(weight, cob, "weight / in, in the first layer alone")
-    return IDENTITY

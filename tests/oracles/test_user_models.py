@@ -216,7 +216,7 @@ class Encoder(nn.Module):
 CASES["EncoderPostNorm"] = Case(lambda: Encoder(False), tokens(), 8 + 8 + 8 + 8 + 8 + 16 + 8)
 
 
-@case(tokens(), free=8 + 8)  # what enters the recurrent layer is free, what leaves it is not; then the hidden layer
+@case(tokens(), free=8 + 6 + 8)  # what enters the recurrent layer, the signs of its units, the hidden layer
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -13,12 +13,21 @@ from fxteleport.passes.rules.shape_functions.sized import At, Shape, Sized
 
 
 def recurrent(at: At, input: Any, *states: Any, **settings: Any) -> Any:
-    """The steps [steps, batch, features] or [batch, steps, features] stay, and the features are the layer's."""
-    steps, example = (input, at.value[0]) if isinstance(at.value, (tuple, list)) else (None, at.value)
-    if type(steps) is not Sized:
-        return None
-    last = [[at.sizes.fresh(n) for n in t.shape] for t in _tensors(at.value[1])]
-    return [[*steps.sizes[:-1], example.shape[-1]], last[0] if isinstance(at.value[1], Tensor) else last]
+    """The steps [steps, batch, features] or [batch, steps, features] stay, and the features are the layer's.
+
+    The last states are [layers and directions, batch, features], without a batch where the steps have none.
+    """
+    output, states = at.value
+    packed = isinstance(input, list)  # the data, and how many sequences each step has, with their order
+    steps, *rest = input if packed else [input]
+    if packed:
+        batch = [at.sizes.fresh(_tensors(states)[0].shape[1])]
+        shape = [[steps.sizes[0], output[0].shape[-1]], *(x.sizes if type(x) is Sized else None for x in rest)]
+    else:
+        batch = [steps.sizes[0 if at.target.batch_first else 1]] if len(steps.sizes) == 3 else []
+        shape = [*steps.sizes[:-1], output.shape[-1]]
+    last = [[t.shape[0], *batch, t.shape[-1]] for t in _tensors(states)]
+    return [shape, last[0] if isinstance(states, Tensor) else last]
 
 
 def _tensors(x: Any) -> list[Tensor]:

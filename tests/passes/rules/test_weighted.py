@@ -358,54 +358,6 @@ def test_weights_of_zeros_are_not_counted(check_operation: Callable[..., None]) 
     check_operation(Padded(), full=16, weights=16)
 
 
-class Recurrent(nn.Module):
-    """Two layers around a recurrent one, with what it takes beside its input."""
-
-    def __init__(self, layer: nn.Module, width: int, read: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.a, self.state, self.rnn, self.read = nn.Linear(3, 5), nn.Linear(3, 6), layer, read
-        self.b, self.c = nn.Linear(width, 7), nn.Linear(7, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c(torch.relu(self.b(self.read(self.rnn, self.a(x), self.state(x)))))
-
-
-def output(rnn: nn.Module, x: Tensor, h: Tensor) -> Tensor:
-    return rnn(x)[0] + 0 * h.sum()
-
-
-def stepwise(rnn: nn.Module, x: Tensor, h: Tensor) -> Tensor:
-    for step in x.unbind(1):
-        h = rnn(step, h[:, 0] if h.ndim == 3 else h)
-    return h
-
-
-RECURRENT: dict[str, Callable[[], Recurrent]] = {
-    "LSTM": lambda: Recurrent(nn.LSTM(5, 6, batch_first=True), 6, output),
-    "GRU, both ways": lambda: Recurrent(nn.GRU(5, 6, bidirectional=True), 12, output),
-    "RNN of three layers": lambda: Recurrent(nn.RNN(5, 6, num_layers=3), 6, output),
-    "LSTM with a projection": lambda: Recurrent(nn.LSTM(5, 6, proj_size=4, bias=False), 4, output),
-    "LSTM without a batch": lambda: Recurrent(nn.LSTM(5, 6), 6, lambda rnn, x, h: output(rnn, x[0], h)[None]),
-    "GRU with a state": lambda: Recurrent(nn.GRU(5, 6), 6, lambda rnn, x, h: rnn(x, h[:1].contiguous())[0]),
-    "LSTM with states": lambda: Recurrent(
-        nn.LSTM(5, 6), 6, lambda rnn, x, h: rnn(x, (h[:1].contiguous(), h[1:].contiguous()))[1][1]
-    ),
-    "GRUCell": lambda: Recurrent(nn.GRUCell(5, 6), 6, stepwise),
-    "RNNCell": lambda: Recurrent(nn.RNNCell(5, 6, nonlinearity="relu"), 6, stepwise),
-}
-
-
-@pytest.mark.parametrize("name", RECURRENT)
-@pytest.mark.parametrize("mode", ["full", "weights"])
-def test_what_enters_a_recurrent_layer_is_free(name: str, mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
-    """Its first weights take it; its gates, its states and what it gives are pinned."""
-    plan = assert_exact(RECURRENT[name](), torch.randn(2, 4, 3), mode=mode)
-    assert not plan.opaque
-    assert plan.num_free == 5 + 7
-    scaled = {name for name in plan.scales(plan.sample(0.9, seed=0)) if name.startswith("rnn.")}
-    assert scaled and all(name.startswith("rnn.weight_ih") and "l1" not in name for name in scaled)
-
-
 class Bags(nn.Module):
     """Bags of two rows, whose weights the network may decide, added to channels."""
 
@@ -430,54 +382,3 @@ def test_bags_have_the_columns_of_their_rows(
     mode: str, functional: bool, weighted: bool, free: int, check_operation: Callable[..., None]
 ) -> None:
     check_operation(Bags(mode, functional, weighted), free, free)
-
-
-class OwnLstm(nn.LSTM):
-    """A subclass whose forward is torch's Python code."""
-
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return super().forward(input, hx)
-
-
-class OwnGru(nn.GRU):
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return super().forward(input, hx)
-
-
-class NamedLstm(nn.LSTM):
-    """A subclass without code."""
-
-
-@pytest.mark.parametrize("kind", [OwnLstm, OwnGru, NamedLstm])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"bidirectional": True}, {"num_layers": 2, "bias": False}, {"num_layers": 2, "dropout": 0.3}],
-    ids=str,
-)
-def test_subclasses_of_recurrent_layers(
-    kind: type[nn.RNNBase], settings: dict[str, bool | int], assert_exact: Callable[..., ft.Plan]
-) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(3, 6), nn.LazyLinear(2)
-            self.rnn = kind(6, 4, batch_first=True, **settings)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.rnn(torch.relu(self.first(x)))[0])
-
-    model, x = Net(), torch.randn(2, 5, 3)
-    model(x)
-    for mode in ("full", "weights"):
-        plan = assert_exact(model, x, mode=mode)
-        assert plan.num_free == 6
-        assert not plan.opaque
-        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
-        other = torch.randn(3, 7, 3)
-        assert torch.equal(network(other), model(other))
-        expected, found = [], []
-        for part, into in ((model, expected), (network, found)):
-            torch.manual_seed(0)
-            into.append(part.train()(x))
-        assert torch.equal(expected[0], found[0])
-        model.eval()
