@@ -21,7 +21,7 @@ from fxteleport.passes.domain.solution import Array, Solution
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rewrite.wraps import Sides, settle
+from fxteleport.passes.rewrite.sides import Sides, settle
 from fxteleport.passes.scale import format_range
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
 from fxteleport.plan.model_snapshot import ModelSnapshot

@@ -28,7 +28,8 @@ from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.extra_state import CARRIED, carry
 from fxteleport.passes.rewrite.frozen_modules import Excepted, excepted, holder_of, take_modes
 from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
-from fxteleport.passes.rewrite.wraps import Sides, join, place_module
+from fxteleport.passes.rewrite.sides import Sides
+from fxteleport.passes.rewrite.wraps import join, place_module
 from fxteleport.passes.scale.recipe import Recipe
 
 
@@ -251,7 +252,7 @@ def rewrite(
 
     Args:
         captured: the model and its graph.
-        sides: which nodes may need another operation (see `wraps.settle`).
+        sides: which nodes may need another operation (see `sides.settle`).
         scaling: of the model's tensors.
         numbers: those that the recipe looks up.
         tau: a number for every symbol.

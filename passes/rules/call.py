@@ -18,6 +18,7 @@ from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.common_factor import CommonFactor
 from fxteleport.passes.rules.uses import Uses
 
 
@@ -69,7 +70,8 @@ class Wrap:
 
     Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
     part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one). Where the node
-    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it.
+    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it. Of a norm,
+    `common` is what can be done in place of the division where `before` is one positive number; None where nothing can.
     """
 
     before: CobMap | None
@@ -77,6 +79,7 @@ class Wrap:
     part: str = "all"
     position: int = 0
     region: tuple[fx.Node, frozenset[fx.Node]] | None = None
+    common: CommonFactor | None = None
 
     def source(self, node: fx.Node) -> fx.Node:
         """What is divided, where `node` is wrapped."""
@@ -275,14 +278,21 @@ class Call:
 
     # -- operations that need another form -------------------------------------------------------------
 
-    def wrap(self, before: CobMap | None, after: CobMap | None, part: str = "all", position: int = 0) -> None:
+    def wrap(
+        self,
+        before: CobMap | None,
+        after: CobMap | None,
+        part: str = "all",
+        position: int = 0,
+        common: CommonFactor | None = None,
+    ) -> None:
         """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
         if not self.full:
             raise Decline("it would need another operation, which mode='weights' does not allow")
         if position >= len(self.node.args):
             raise Decline("its input is given by keyword")
         if (before is not None and before.factors) or (after is not None and after.factors):
-            self.wrapping = Wrap(before, after, part, position)
+            self.wrapping = Wrap(before, after, part, position, common=common)
 
     def positive(self, a: CobMap, why: str) -> None:
         self.state.system.require_positive(a, self.origin(why))
