@@ -108,7 +108,9 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
-    inside = factors_inside((slot for _, slot in slots_of(gm.graph)), plan.sides, symbols)
+    # Of a norm whose epsilon stays, maps say this.
+    slots = (slot for _, slot in slots_of(gm.graph) if slot.captured in plan.sides)
+    inside = factors_inside(slots, plan.sides, symbols)
     held: dict[str, Any] = {}
     draws = Draws(gm)
     resized = False  # an input has another shape than in the plan

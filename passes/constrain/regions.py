@@ -26,7 +26,7 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import name_of
-from fxteleport.passes.rules.call import Operand, Wrap, is_dense
+from fxteleport.passes.rules.call import TOGETHER, Operand, Wrap, is_dense, one_factor
 from fxteleport.passes.rules.common_factor import CommonFactor
 from fxteleport.passes.rules.forms import Form, clipped, reduced, spread, total, variance
 from fxteleport.passes.rules.operands import of_nodes
@@ -69,6 +69,18 @@ def map_behind(region: Region, entry: Operand, system: System) -> tuple[CobMap, 
     within = region.entry, region.inside
     wrap = Wrap(cob, after, region=within, common=region.common) if cob.factors else None
     return IDENTITY if region.is_norm else cob, wrap
+
+
+def factor_before(region: Region, entry: Operand, system: System) -> CobMap:
+    """The map of the operand before a norm whose epsilon stays: one positive number."""
+    for axis, _ in entry.folds:
+        entry.unfold(system, axis, Origin(region.exit.name, "how many positions there are is not known"))
+    return one_factor(system, entry.map, Origin(region.exit.name, TOGETHER))
+
+
+def power_of(one: CobMap, degree: int, rank: int) -> CobMap:
+    """The map of a tensor of any rank that is multiplied by a power of one number."""
+    return (one**degree).each(lambda s: s.reshape((1,) * rank))
 
 
 class _Finder:

@@ -202,7 +202,9 @@ class Call:
     state: State
     full: bool
     norm_stats: str
+    norms: str = "exact"
     wrapping: Wrap | None = None
+    scaled: Wrap | None = None
 
     @property
     def name(self) -> str:
@@ -294,6 +296,13 @@ class Call:
         if (before is not None and before.factors) or (after is not None and after.factors):
             self.wrapping = Wrap(before, after, part, position, common=common)
 
+    def approximate(self, a: CobMap, common: CommonFactor) -> None:
+        """Let a norm's input have one positive factor, though its epsilon stays (`norms="scaled"`)."""
+        one = one_factor(self.state.system, a, self.origin(TOGETHER))
+        if one.factors:
+            self.rest_on("norm", EPSILON_STAYS)
+            self.scaled = Wrap(one, None, common=common)
+
     def positive(self, a: CobMap, why: str) -> None:
         self.state.system.require_positive(a, self.origin(why))
 
@@ -344,6 +353,21 @@ class Call:
             return fn(*args, **kwargs)
 
         return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
+
+
+def one_factor(system: System, a: CobMap, origin: Origin) -> CobMap:
+    """A map that is required to be one positive number at every position."""
+    rank = max((s.ndim for s, _ in a.factors), default=0)
+    one = system.constant(a, range(rank), origin) if a.factors else a
+    system.require_positive(one, Origin(origin.node, "a norm forgets a scale, and no sign"))
+    return one
+
+
+TOGETHER = "it is normalised together, and the norm's epsilon is one number"
+EPSILON_STAYS = (
+    "a norm's epsilon stays, though its input is c times as large (norms='scaled'): its result differs by at most"
+    " eps / (2 variance) * max(1, 1 / c^2) of itself"
+)
 
 
 def fits(cob: CobMap, shape: Sequence[int]) -> bool:
