@@ -67,9 +67,9 @@ def plan(
             does, the plan goes as the example's do: a condition of kind "data", and a guard in emitted networks.
             Otherwise what decides is kept whole, and right on all data.
         norms: "scaled" (`mode="weights"` only) lets the input of a layer, RMS, group, instance or L2 norm have one
-            positive factor c, though its epsilon, which no state dict carries, stays. The function is kept but for that:
-            the norm's result differs by at most eps / (2 variance) * max(1, 1 / c^2) of itself. Each such norm is a
-            condition of kind "norm". "exact" leaves their inputs alone; `mode="full"` is always exact.
+            positive factor c, though its epsilon, which no state dict carries, stays. The function is kept but for
+            that: the norm's result differs by at most eps / (2 variance) * max(1, 1 / c^2) of itself. Each such norm is
+            a condition of kind "norm". "exact" leaves their inputs alone; `mode="full"` is always exact.
         **keyword_inputs: what its forward takes by name.
 
     Raises:
@@ -88,8 +88,10 @@ def plan(
     if norms not in NORMS:
         raise InputError(f"unknown norms '{norms}': choose one of {', '.join(NORMS)}")
     if mode == "full" and norms == "scaled":
-        raise InputError("norms='scaled' is approximate, and mode='full' needs no such thing: there norms get epsilons of"
-                         " their own, and the function is kept exactly")  # fmt: skip
+        raise InputError(
+            "norms='scaled' is approximate, and mode='full' needs no such thing: there norms get epsilons of their own,"
+            " and the function is kept exactly"
+        )
     if is_program(model):
         from fxteleport.plan.programs import plan_program
 

@@ -1,7 +1,7 @@
 """Restored: a network in which norms stay as they are, though their inputs have a factor, made exact again.
 
-It is what `verify` holds against the original: with each epsilon times its power of the factor, the function is kept to
-the last bit under powers of two, so whatever else differs is a fault. What the epsilons themselves do is measured apart.
+It is what `verify` holds against the original: with each epsilon times its power of the factor, the function is kept
+to the last bit under powers of two, so whatever else differs is a fault. What the epsilons do is measured apart.
 """
 
 from __future__ import annotations

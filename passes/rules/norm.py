@@ -5,8 +5,8 @@ train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; 
 out is in), "wrapped" divides the input by its CoB at run time (exact in both). A call of `F.batch_norm` with frozen
 statistics is rescaled whatever `norm_stats` is: it is exact in both modes. Every other norm computes its
 statistics from the input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`. Where
-tau is one positive number c, nothing is divided: the norm gets an epsilon of its own, eps * c^2. In `mode="weights"` with
-`norms="scaled"` the input may have such a c, and the epsilon stays: the result is approximate then.
+tau is one positive number c, nothing is divided: the norm gets an epsilon of its own, eps * c^2. In `mode="weights"`
+with `norms="scaled"` the input may have such a c, and the epsilon stays: the result is approximate then.
 Rewritten: gamma * out, beta * out.
 """
 

@@ -24,8 +24,8 @@ from random_networks import Network, Script, others, several_of
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.constrain.interpreter import Opaque
+from fxteleport.passes.domain.solution import UNIT
 from fxteleport.verify import equal, evaluating
 
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]

@@ -61,6 +61,7 @@ def activations(done: Run) -> dict[str, int]:
 def _law(settings: Settings) -> str:
     law = f"{settings.landscape}, range {settings.cob_range:g}, seed {settings.seed}"
     plan = f"mode {settings.mode}, norm statistics {settings.norm_stats}"
+    plan += "" if settings.norms == "exact" else f", norms {settings.norms}"
     note = " (exact in eval mode)" if settings.norm_stats == "rescaled" else ""
     return f"{law}{', powers of two' if settings.exact else ''}; {plan}{note}"
 
