@@ -161,6 +161,7 @@ def _description(
         settings=made.planned.hash_of_settings(),
         versions=installed_versions(),
         data_guards=made.data_guards,
+        norms=made.norms,
     )
 
 
@@ -202,6 +203,7 @@ def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 def _planned(model: nn.Module, saved: Description) -> Plan:
     inputs = inputs_from(saved.inputs)
     settings: Any = {"mode": saved.mode, "norm_stats": saved.norm_stats, "data_guards": saved.data_guards}
+    settings["norms"] = saved.norms
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return plan(model, *inputs.values(), **settings)

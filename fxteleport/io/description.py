@@ -12,7 +12,7 @@ from typing import Any
 from fxteleport.atomic_files import read_json, write_text
 from fxteleport.io.example_inputs import require_size
 from fxteleport.passes.errors import CheckpointError
-from fxteleport.plan.choices import MODES, NORM_STATS
+from fxteleport.plan.choices import MODES, NORM_STATS, NORMS
 
 FORMAT = 2  # in 1, the state dict did not hold the CoBs of operations
 _KIND = "fxteleport network"
@@ -31,7 +31,7 @@ class Description:
         format: the version of the files' layout.
         id: a hash of the change of basis, which all three files hold.
         model: a timm name, "torchvision/NAME", or a text that says nothing to `load`.
-        mode, norm_stats, data_guards, fingerprint: of the plan.
+        mode, norm_stats, data_guards, norms, fingerprint: of the plan.
         input_size: (C, H, W) that the model was built for, where that is not its own.
         inputs: the example inputs without their values (see `example_inputs.py`).
         dtype: the number format of the parameters.
@@ -53,6 +53,7 @@ class Description:
     settings: str | None
     versions: dict[str, str]
     data_guards: bool
+    norms: str = "exact"
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -74,10 +75,14 @@ class Description:
             )
         if facts["mode"] not in MODES or facts["norm_stats"] not in NORM_STATS:
             raise CheckpointError(f"'{path}' names a mode or norm statistics that do not exist: it is corrupt")
+        norms = facts.get("norms", "exact")
+        if norms not in NORMS:
+            raise CheckpointError(f"'{path}' names a treatment of norms that does not exist: it is corrupt")
         if facts["input_size"] is not None:
             require_size(facts["input_size"])
         guards = facts.get("data_guards", True) is not False
-        return cls(settings=facts.get("settings"), data_guards=guards, **{name: facts[name] for name in _TYPES})
+        known = {"settings": facts.get("settings"), "data_guards": guards, "norms": norms}
+        return cls(**known, **{name: facts[name] for name in _TYPES})
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from fxteleport.passes.domain.solution import Array, Solution
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rewrite.wraps import Sides, settle
+from fxteleport.passes.rewrite.sides import Sides, settle
 from fxteleport.passes.scale import format_range
 from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
 from fxteleport.plan.model_snapshot import ModelSnapshot
@@ -55,7 +55,7 @@ class Analysis:
         mode, norm_stats: the arguments of `fxteleport.plan`.
         planned: what the model was like; the plan holds for no other.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
-        data_guards: the argument of `fxteleport.plan`.
+        data_guards, norms: the arguments of `fxteleport.plan`.
         checks: what must be true of a graph is checked after each pass.
     """
 
@@ -68,6 +68,7 @@ class Analysis:
     seconds: dict[str, float]
     checks: bool = False
     data_guards: bool = True
+    norms: str = "exact"
     caches: Caches = field(default_factory=Caches)
 
     @property
@@ -78,7 +79,8 @@ class Analysis:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the model's parameters (names, shapes) and of the solution."""
-        sha = hashlib.sha256(f"{self.mode} {self.norm_stats} {self.num_free}".encode())
+        norms = "" if self.norms == "exact" else f" {self.norms}"
+        sha = hashlib.sha256(f"{self.mode} {self.norm_stats} {self.num_free}{norms}".encode())
         for name, tensor in self.captured.metas.items():
             sha.update(f"{name}{tuple(tensor.shape)}".encode())
         for array in (self.solution.index, self.solution.exponent, self.solution.many_index, self.solution.allows):
@@ -92,7 +94,9 @@ class Analysis:
         With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs
         that differ in one that a run can check; weights in the original class have no guard.
         """
-        return (*self.captured.conditions, *self.constrained.conditions)
+        found = self.constrained.conditions
+        moved = (c for c in found if c.kind != "norm" or self.scaled_norms[c.node].before is not None)
+        return (*self.captured.conditions, *moved)
 
     def map_of(self, node: str) -> CobMap | Any:
         """The CobMap of a node's value (or the structure of them), by the node's name."""
@@ -121,6 +125,11 @@ class Analysis:
     def sides(self) -> dict[str, Sides]:
         """Which nodes may need another operation, and how its CoB is made."""
         return settle(self.constrained.wraps, self.solution)
+
+    @functools.cached_property
+    def scaled_norms(self) -> dict[str, Sides]:
+        """The norms whose epsilon stays (`norms="scaled"`); `before` is None where their input cannot have a factor."""
+        return settle(self.constrained.scaled, self.solution)
 
     @functools.cached_property
     def operation_cobs(self) -> dict[str, tuple[CobMap, torch.dtype]]:

@@ -9,6 +9,7 @@ from fxteleport.passes.errors import CobError
 
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
+NORMS = ("exact", "scaled")
 LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
 
 

@@ -33,7 +33,7 @@ from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
 from fxteleport.plan.analysis import Analysis
-from fxteleport.plan.choices import MODES, NORM_STATS
+from fxteleport.plan.choices import MODES, NORM_STATS, NORMS
 from fxteleport.plan.planned_model import planned_model
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def plan(
     norm_stats: str = "fixed",
     checks: bool = False,
     data_guards: bool = True,
+    norms: str = "exact",
     **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
@@ -65,10 +66,14 @@ def plan(
         data_guards: where integers and booleans among the inputs (or the model's buffers) alone decide what forward
             does, the plan goes as the example's do: a condition of kind "data", and a guard in emitted networks.
             Otherwise what decides is kept whole, and right on all data.
+        norms: "scaled" (`mode="weights"` only) lets the input of a layer, RMS, group, instance or L2 norm have one
+            positive factor c, though its epsilon, which no state dict carries, stays. The function is kept but for
+            that: the norm's result differs by at most eps / (2 variance) * max(1, 1 / c^2) of itself. Each such norm is
+            a condition of kind "norm". "exact" leaves their inputs alone; `mode="full"` is always exact.
         **keyword_inputs: what its forward takes by name.
 
     Raises:
-        InputError: an unknown mode or norm_stats.
+        InputError: an unknown mode, norm_stats or norms, or two that do not go together.
         ModelError: the model is not a plain, materialised float `nn.Module`.
         CaptureError: the model does not run on these inputs.
         GraphError, RuleError: with `checks`, a pass has broken its contract, or a rule fails in another way than by
@@ -80,11 +85,18 @@ def plan(
         raise InputError(f"unknown norm_stats '{norm_stats}': choose one of {', '.join(NORM_STATS)}")
     if mode == "weights" and norm_stats == "wrapped":
         raise InputError("norm_stats='wrapped' adds operations, which mode='weights' forbids: use 'rescaled'")
+    if norms not in NORMS:
+        raise InputError(f"unknown norms '{norms}': choose one of {', '.join(NORMS)}")
+    if mode == "full" and norms == "scaled":
+        raise InputError(
+            "norms='scaled' is approximate, and mode='full' needs no such thing: there norms get epsilons of their own,"
+            " and the function is kept exactly"
+        )
     if is_program(model):
         from fxteleport.plan.programs import plan_program
 
-        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards)
-    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards)
+        return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards, norms)
+    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards, norms)
 
 
 def made(
@@ -96,6 +108,7 @@ def made(
     kwargs: dict[str, Any],
     checks: bool,
     data_guards: bool,
+    norms: str = "exact",
 ) -> P:
     """Run the passes on a module, and make a plan of this kind of what they find."""
     seconds = {}
@@ -108,7 +121,7 @@ def made(
             check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
-            constrained = constrain(captured, mode, norm_stats, strict=checks)
+            constrained = constrain(captured, mode, norm_stats, checks, norms)
             if checks:
                 check_graph(captured, "constrain", constrained)
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
@@ -116,7 +129,7 @@ def made(
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks, data_guards)
+        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks, data_guards, norms)
 
 
 @contextlib.contextmanager
@@ -147,6 +160,7 @@ def teleport(
     norm_stats: str = "fixed",
     strict: bool = False,
     data_guards: bool = True,
+    norms: str = "exact",
     **keyword_inputs: Any,
 ) -> TeleportedModule:
     """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
@@ -154,7 +168,8 @@ def teleport(
     Raises:
         ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
     """
-    planned = plan(model, *example_inputs, mode=mode, norm_stats=norm_stats, data_guards=data_guards, **keyword_inputs)
+    settings: dict[str, Any] = {"norm_stats": norm_stats, "data_guards": data_guards, "norms": norms}
+    planned = plan(model, *example_inputs, mode=mode, **settings, **keyword_inputs)
     if strict:
         planned.require_none()
     return planned.rewrite(planned.sample(cob_range, landscape, exact, seed))
@@ -169,7 +184,8 @@ class Plan(Analysis):
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
-        return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}, num_free={self.num_free})"
+        norms = "" if self.norms == "exact" else f", norms={self.norms!r}"
+        return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}{norms}, num_free={self.num_free})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         return self  # it never changes

@@ -60,12 +60,13 @@ def plan_program(
     kwargs: dict[str, Any],
     checks: bool,
     data_guards: bool,
+    norms: str = "exact",
 ) -> ProgramPlan:
     """Plan a program, on its own inputs unless others are given."""
     if not (args or kwargs):
         args, kwargs = inputs_of(program)
     kind = functools.partial(ProgramPlan, program=program)
-    return made(kind, module_of(program), mode, norm_stats, args, kwargs, checks, data_guards)
+    return made(kind, module_of(program), mode, norm_stats, args, kwargs, checks, data_guards, norms)
 
 
 def module_of(program: ExportedProgram) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxteleport.passes.errors import TeleportError
+from fxteleport.passes.rewrite.restored_epsilons import with_epsilons
 from fxteleport.plan.plan import plan
 from fxteleport.plan.teleportation import Teleportation
 from fxteleport.verify.compare import Comparison
@@ -65,11 +66,13 @@ def _emitted(
 ) -> nn.Module | None:
     """The network that a plan of the float64 model emits; None unless `network` is that one, rounded."""
     of = made.plan
-    settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards}
+    settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards, "norms": of.norms}
     wide_plan = plan(model, *inputs, **settings, **keywords)  # type: ignore[arg-type]
     if wide_plan.fingerprint != made.plan.fingerprint:
         return None
     wide = wide_plan.rewrite(made.cob)
+    if of.norms == "scaled":
+        wide = with_epsilons(wide, wide_plan.scaled_norms, wide_plan.tau(made.cob)) or wide
     metas = made.plan.captured.metas
     own, other = ({n: b for n, b in m.named_buffers() if n not in metas} for m in (network, wide))
     # A CoB, its inverse and (in a longer product) each factor are rounded.

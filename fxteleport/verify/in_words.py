@@ -32,7 +32,17 @@ def _difference(report: EquivalenceReport) -> str:
 
 
 def _agreement(report: EquivalenceReport) -> str:
-    if report.bitwise_equal and not report.tolerance:
+    if report.epsilon_gap is not None:
+        return f"{_closeness(report)}, with the norms' epsilons put right: as they are, {_gap(report.epsilon_gap)}"
+    return _closeness(report)
+
+
+def _gap(gap: float) -> str:
+    return f"outputs differ by {gap:.2g} of the largest" if gap else "outputs are the same to the last bit"
+
+
+def _closeness(report: EquivalenceReport) -> str:
+    if (report.bitwise_equal or report.epsilon_gap is not None) and not report.tolerance:
         return f"equal to the last bit at {report.nodes} nodes" if report.nodes else "outputs equal to the last bit"
     own = "" if report.rounding is None else f"; the original's own rounding is {report.rounding:.2g}"
     return f"largest relative difference {report.max_rel:.2g}{' of float64 copies' * report.float64}{own}"

@@ -88,6 +88,9 @@ class EquivalenceReport(Summarized):
         exercised: the share of the original's parameter elements with a non-zero gradient on these inputs, of a sum of
             all outputs with random weights: a change of the others does not show in the outputs, to first order. None
             where there is no such gradient (outputs of integers, operations without a derivative).
+        epsilon_gap: of a plan with `norms="scaled"`, the largest difference of the outputs as they are, relative to the
+            largest magnitude of an output; the rest of the report is about a copy in which the norms' epsilons are put
+            right. None for any other plan.
         node_errors: by node, the largest difference from `original * tau` relative to the node's largest value; empty
             where no nodes were compared, or one differed. No part of `as_dict`.
     """
@@ -110,6 +113,7 @@ class EquivalenceReport(Summarized):
     parameters: int = 0
     wrong_parameter: TensorDifference | None = None
     exercised: float | None = None
+    epsilon_gap: float | None = None
     node_errors: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property

@@ -19,6 +19,7 @@ from fxteleport.passes.graph.containers import held, parts
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.rewrite import original
+from fxteleport.passes.rewrite.wraps import factors_inside, slots_of
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.registry import named
 from fxteleport.plan.factors import tau
@@ -108,6 +109,9 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
+    # Of a norm whose epsilon stays, maps say this.
+    slots = (slot for _, slot in slots_of(gm.graph) if slot.captured in plan.sides)
+    inside = factors_inside(slots, plan.sides, symbols)
     held: dict[str, Any] = {}
     draws = Draws(gm)
     resized = False  # an input has another shape than in the plan
@@ -138,6 +142,7 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
             if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
                 continue
             expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
+            expected = expected * inside[name][i] if name in inside else expected
             op, path = _op_name(source, reference), info(source).path
             yield NodeValue(name, op, path, source, a, expected, b)
 

@@ -9,6 +9,7 @@ both networks decide; where these cannot either, the verdict is "cannot tell", w
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +18,10 @@ from torch import nn
 from fxteleport.arguments import require_module
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.exported import is_program
+from fxteleport.passes.rewrite.restored_epsilons import with_epsilons
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.emission import rewrite
+from fxteleport.plan.factors import tau
 from fxteleport.plan.programs import inputs_of, module_of
 from fxteleport.verify.decide import verdict_in_float64, verdict_on
 from fxteleport.verify.parameters import compare_parameters, exercised
@@ -44,6 +47,9 @@ def verify(
     Exported programs are compared as their modules, on the inputs that the first one was exported with if none are
     given; of one that was emitted, the nodes are those of the network that it was exported from.
 
+    Of a plan with `norms="scaled"`, the epsilons of norms are put right in a copy, and that is compared: whatever else
+    differs is a fault. By how much the outputs differ as they are is `epsilon_gap`.
+
     Raises:
         ModelError: one is no network, or does not run on these inputs.
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
@@ -60,7 +66,21 @@ def verify(
     draws = Draws(network)
     writes = may_write_weights(network)
     with undisturbed(original, network, weights=writes), evaluating(original), evaluating(network), draws.kept():
-        return _report(Pair(original, network, inputs, keyword_inputs, draws, writes), start)
+        pair = Pair(original, network, inputs, keyword_inputs, draws, writes)
+        restored = _restored(pair)
+        if restored is None:
+            return _report(pair, start)
+        found = _report(replace(pair, teleported=restored), start)
+        gap = pair.compared()[0].max_rel
+        return replace(found, epsilon_gap=gap, bitwise_equal=found.bitwise_equal and gap == 0)
+
+
+def _restored(pair: Pair) -> nn.Module | None:
+    """Of a network in which epsilons of norms stay (`norms="scaled"`), a copy in which they do not; None of others."""
+    made = pair.made
+    if made is None or made.plan.norms == "exact":
+        return None
+    return with_epsilons(pair.teleported, made.plan.scaled_norms, tau(made.plan, made.cob))  # type: ignore[arg-type]
 
 
 def _report(pair: Pair, start: float) -> EquivalenceReport:

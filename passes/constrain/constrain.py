@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
@@ -30,6 +30,7 @@ class Constrained:
         maps: node -> its CobMap (or the tuple, list... of them, None where there is no tensor).
         tensors: canonical parameter or buffer name -> its CobMap.
         wraps: nodes that need another operation.
+        scaled: norms whose input may have a factor, though they stay as they are (`norms="scaled"`).
         opaque: nodes that no rule knows.
         rules: node name -> name of the rule that was applied.
         conditions: what the rules rest on: a number that one needed to know, a mode.
@@ -42,13 +43,16 @@ class Constrained:
     opaque: list[Opaque]
     rules: dict[str, str]
     conditions: tuple[Condition, ...] = ()
+    scaled: dict[fx.Node, Wrap] = field(default_factory=dict)
 
 
-def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed", strict: bool = False) -> Constrained:
+def constrain(
+    captured: Captured, mode: str = "full", norm_stats: str = "fixed", strict: bool = False, norms: str = "exact"
+) -> Constrained:
     """Find the maps and the constraints of a captured graph.
 
     Args:
-        mode, norm_stats: as `plan` takes them.
+        mode, norm_stats, norms: as `plan` takes them.
         strict: raise an exception of a rule's own; else its node is pinned, and the exception is the reason.
 
     Raises:
@@ -61,8 +65,10 @@ def constrain(captured: Captured, mode: str = "full", norm_stats: str = "fixed",
         sources.add(graph, weighty)
     parameters = ParameterMaps(captured, sources, system, fixed_tensors(captured, mode))
     context = RuleContext(system, parameters, sizing, sources)
-    state = Interpreter(captured, context, mode == "full", norm_stats, strict, NodeMaps(context))
+    state = Interpreter(captured, context, mode == "full", norm_stats, norms, strict, NodeMaps(context))
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(context.conditions))
-    return Constrained(system, state.maps, parameters.decided, state.wraps, state.opaque, state.rules, conditions)
+    return Constrained(
+        system, state.maps, parameters.decided, state.wraps, state.opaque, state.rules, conditions, state.scaled
+    )

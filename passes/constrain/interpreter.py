@@ -20,20 +20,22 @@ from fxteleport.passes.constrain import call_bodies
 from fxteleport.passes.constrain.fitting import at_all_sizes, fitted
 from fxteleport.passes.constrain.node_maps import NodeMaps, Reference
 from fxteleport.passes.constrain.refusals import refusal, refusal_without_tensors
-from fxteleport.passes.constrain.regions import Region, map_behind, regions
+from fxteleport.passes.constrain.regions import Region, factor_before, map_behind, power_of, regions
 from fxteleport.passes.constrain.rule_context import RuleContext
-from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
+from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline, RuleError
 from fxteleport.passes.graph.assembly import Assemble
+from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.graph.structure import LEAVING
 from fxteleport.passes.rules import folds as folded
-from fxteleport.passes.rules.call import Call, Operand, Wrap, carries, is_dense
+from fxteleport.passes.rules.call import EPSILON_STAYS, Call, Operand, Wrap, carries, is_dense
 from fxteleport.passes.rules.operands import map_like, maps_in, maps_of, operands_in, part_of
 from fxteleport.passes.rules.registry import RULES, bound, lookup
 
@@ -54,20 +56,24 @@ class Interpreter:
     Attributes:
         full: nodes may be wrapped.
         strict: an exception of a rule's own is raised, and not reported as the reason for a node that is opaque.
-        maps, wraps, opaque, rules: see `Constrained`.
+        maps, wraps, scaled, opaque, rules: see `Constrained`.
         regions: the region of each node that is in one.
+        factors: of norms among them whose epsilon stays, the map of their entry.
     """
 
     captured: Captured
     context: RuleContext
     full: bool
     norm_stats: str
+    norms: str
     strict: bool
     maps: NodeMaps
     wraps: dict[fx.Node, Wrap] = field(default_factory=dict)
+    scaled: dict[fx.Node, Wrap] = field(default_factory=dict)
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
     regions: dict[fx.Node, Region] = field(default_factory=dict)
+    factors: dict[Region, CobMap] = field(default_factory=dict)
 
     @property
     def system(self) -> System:
@@ -77,6 +83,9 @@ class Interpreter:
         """Visit the nodes that have no map yet."""
         if self.full:
             self.regions |= regions(graph, self.captured.modules, self.context.sources)
+        elif self.norms == "scaled":  # elementwise ones, and norms without an epsilon, the rules of operations know
+            found = regions(graph, self.captured.modules, self.context.sources)
+            self.regions |= {n: r for n, r in found.items() if r.common is not None and r.common.epsilons}
         for node in graph.nodes:
             if node not in self.maps:
                 self.maps[node] = self.visit(node)
@@ -139,12 +148,30 @@ class Interpreter:
     def in_region(self, node: fx.Node, region: Region) -> Any:
         """Inside a region the values are the original's; what comes out has the region's map."""
         self.rules[node.name] = "region"
+        if self.norms == "scaled":
+            return self.in_scaled_norm(node, region)
         if node is not region.exit:
             return map_like(info(node).value)
         cob, wrap = map_behind(region, self.maps.convert(region.entry), self.system)
         if wrap is not None:
             self.wraps[node] = wrap
         return cob
+
+    def in_scaled_norm(self, node: fx.Node, region: Region) -> Any:
+        """Inside a norm whose epsilon stays the values have powers of the entry's factor."""
+        assert region.common is not None
+        if region not in self.factors:
+            self.factors[region] = factor_before(region, self.maps.convert(region.entry), self.system)
+        one, known = self.factors[region], info(node)
+        if node is region.exit and one.factors:
+            self.scaled[node] = Wrap(one, None, region=(region.entry, region.inside), common=region.common)
+            self.context.conditions.append(
+                Condition("norm", node.name, known.path, quoted(known.source), EPSILON_STAYS)
+            )
+        parts = known.value if isinstance(known.value, tuple) else (known.value,)
+        degrees = region.common.degrees[node.name]
+        maps = [power_of(one, degree, part.ndim) for degree, part in zip(degrees, parts, strict=True)]
+        return maps if isinstance(known.value, tuple) else maps[0]
 
     def apply(self, node: fx.Node, module: nn.Module | None, value: Any) -> Any:
         """Look up the node's rule and run it as a transaction."""
@@ -165,7 +192,7 @@ class Interpreter:
             if constant and (module is None or not is_stateful(module)):
                 return map_like(value)
             full = self.full and all(map(is_dense, (value, *operands))) and not self.context.is_fixed(node)
-            call = Call(node, value, args, kwargs, module, self.context, full, self.norm_stats)
+            call = Call(node, value, args, kwargs, module, self.context, full, self.norm_stats, self.norms)
             if node.target in _OF_LISTS and isinstance(value, (list, tuple)):
                 return self.give_up(node, "how many items there are is not known")
             rule = lookup(node.op, node.target if module is None else module)
@@ -179,6 +206,8 @@ class Interpreter:
             result = at_all_sizes(self.system, self.context.sizing, node, result, told, folds)
             if call.wrapping is not None:
                 self.wraps[node] = call.wrapping
+            if call.scaled is not None:
+                self.scaled[node] = call.scaled
             return result
         except Decline as reason:
             self.context.undo(mark)
@@ -228,7 +257,7 @@ class Interpreter:
 
     def inside(self, full: bool) -> Interpreter:
         """An interpreter of the graphs inside a call, in the same system."""
-        return replace(self, full=full, maps=NodeMaps(self.context), wraps={}, opaque=[], rules={})
+        return replace(self, full=full, norms="exact", maps=NodeMaps(self.context), wraps={}, opaque=[], rules={})
 
     def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
         """The output's maps of a graph of a call's inside, for given inputs."""

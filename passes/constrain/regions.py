@@ -19,14 +19,16 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.constrain.dependence import Dependence, Source
+from fxteleport.passes.constrain.epsilons import common_factor
 from fxteleport.passes.constrain.origins import Origins, is_constant, is_part
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import name_of
-from fxteleport.passes.rules.call import Operand, Wrap, is_dense
-from fxteleport.passes.rules.forms import Form, reduced, spread, variance
+from fxteleport.passes.rules.call import TOGETHER, Operand, Wrap, is_dense, one_factor
+from fxteleport.passes.rules.common_factor import CommonFactor
+from fxteleport.passes.rules.forms import Form, clipped, reduced, spread, total, variance
 from fxteleport.passes.rules.operands import of_nodes
 
 
@@ -38,6 +40,7 @@ class Region:
         inside: its nodes, the exit among them, the entry not.
         is_norm: a common scale of the entry does not change it; else it is elementwise.
         has_poles: the sign of a zero of the entry decides which infinity comes out.
+        common: of a norm, how it takes one positive factor of the entry; None where that is not known.
     """
 
     entry: fx.Node
@@ -45,6 +48,7 @@ class Region:
     inside: frozenset[fx.Node]
     is_norm: bool
     has_poles: bool
+    common: CommonFactor | None = None
 
 
 def regions(graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Dependence) -> dict[fx.Node, Region]:
@@ -62,8 +66,21 @@ def map_behind(region: Region, entry: Operand, system: System) -> tuple[CobMap, 
         why = "its pole has the sign of the zero, and a sum that cancels is +0 under any CoB"
         system.require_positive(cob, Origin(origin, why))
     after = None if region.is_norm else cob
-    wrap = Wrap(cob, after, region=(region.entry, region.inside)) if cob.factors else None
+    within = region.entry, region.inside
+    wrap = Wrap(cob, after, region=within, common=region.common) if cob.factors else None
     return IDENTITY if region.is_norm else cob, wrap
+
+
+def factor_before(region: Region, entry: Operand, system: System) -> CobMap:
+    """The map of the operand before a norm whose epsilon stays: one positive number."""
+    for axis, _ in entry.folds:
+        entry.unfold(system, axis, Origin(region.exit.name, "how many positions there are is not known"))
+    return one_factor(system, entry.map, Origin(region.exit.name, TOGETHER))
+
+
+def power_of(one: CobMap, degree: int, rank: int) -> CobMap:
+    """The map of a tensor of any rank that is multiplied by a power of one number."""
+    return (one**degree).each(lambda s: s.reshape((1,) * rank))
 
 
 class _Finder:
@@ -137,7 +154,10 @@ class _Finder:
         if any(first < i < last for i in self.switches) or not is_dense(info(entry).value):
             return None
         poles = any(form.has_poles for form in forms.values() if isinstance(form, Form))
-        return Region(entry, exit, nodes, not forms[exit].is_elementwise, poles)
+        if forms[exit].is_elementwise:
+            return Region(entry, exit, nodes, False, poles)
+        numbers = [node for node in inside if self.origins.rules[node].form in (total, clipped)]
+        return Region(entry, exit, nodes, True, poles, common_factor(entry, inside, forms, numbers))
 
     def norm_to(self, exit: fx.Node) -> Region | None:
         """A norm that ends in a quotient, from as far as its sums and means reach."""

@@ -14,6 +14,7 @@ KINDS = {
     "number": "a size, or a number made from sizes, was taken for what it was",
     "form": "the structure, rank, type or plain value of an input, or that it was not given",
     "mode": "eval mode was traced, or is needed",
+    "norm": "a norm's epsilon stays where its input is scaled: the result is approximate",
     "data": "what the example's values decided, such as the length of a list or a random number",
 }
 

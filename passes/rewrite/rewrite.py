@@ -18,9 +18,9 @@ from fxteleport.passes.graph.leaf_modules import gradient_hooks
 from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.frozen_modules import excepted, take_modes
 from fxteleport.passes.rewrite.other_graphs import OtherGraphs
+from fxteleport.passes.rewrite.sides import Sides
 from fxteleport.passes.rewrite.skeleton import skeleton
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule, adopt, copied_graph
-from fxteleport.passes.rewrite.wraps import Sides
 from fxteleport.passes.scale.recipe import Recipe
 
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
@@ -33,7 +33,7 @@ def rewrite(
 
     Args:
         captured: the model and its graph.
-        sides: which nodes may need another operation (see `wraps.settle`).
+        sides: which nodes may need another operation (see `sides.settle`).
         scaling: of the model's tensors.
         numbers: those that the recipe looks up.
         tau: a number for every symbol.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.domain.cob_map import CobMap, compress
-from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution
 from fxteleport.passes.graph.node_info import NodeInfo, describe, info, update
+from fxteleport.passes.rewrite.own_epsilon import WITH_OWN_EPSILON, OwnEpsilonCall, OwnEpsilonNorm, with_own_epsilon
+from fxteleport.passes.rewrite.sides import Side, Sides
 from fxteleport.passes.rewrite.teleported_modules import (
     Operation,
     Rescale,
@@ -24,45 +24,7 @@ from fxteleport.passes.rewrite.teleported_modules import (
     TeleportedActivation,
     is_trivial,
 )
-from fxteleport.passes.rules.call import Wrap
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """What the input of an operation is divided by, or its output multiplied by.
-
-    Attributes:
-        cob: the map, with size 1 along every axis along which no CoB of the plan makes it vary.
-        shape: of its value, without leading axes of size 1: a run may have fewer (one image, a squeezed batch of one).
-        part, dtype: what matters of the value, and its number type.
-    """
-
-    cob: CobMap
-    shape: torch.Size
-    part: str
-    dtype: torch.dtype
-
-    def value(self, tau: Tensor) -> Tensor:
-        """The value in memory of its own."""
-        value = self.cob.scale(tau)
-        assert value is not None
-        value = torch.sign(value) if self.part == "sign" else value.abs() if self.part == "magnitude" else value
-        for axis, size in enumerate((1,) * (value.ndim - len(self.shape)) + tuple(self.shape)):
-            value = value.narrow(axis, 0, size)
-        return value.reshape(self.shape).to(self.dtype, copy=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """The two sides of a node's operation, of which argument `position` is the input; None is structurally 1.
-
-    `region` names the node before a region that it ends, and the nodes in it.
-    """
-
-    before: Side | None
-    after: Side | None
-    position: int
-    region: tuple[str, frozenset[str]] | None = None
+from fxteleport.passes.rules.common_factor import CommonFactor, Epsilon
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +49,8 @@ class Slot:
         captured: the name of the node that was planned.
         position: which argument is the input.
         region: of a region that the node ends, the names of the node before it and of the nodes in it.
+        epsilons: of a norm, what is done in place of `before` under a common factor: the numbers that are others then,
+            each with its place. None where that is not known.
     """
 
     captured: str
@@ -95,65 +59,45 @@ class Slot:
     activation: Place | None = None
     before: Place | None = None
     after: Place | None = None
+    epsilons: tuple[tuple[Epsilon, Place], ...] | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
         """The places in use."""
-        return tuple(p for p in (self.activation, self.before, self.after) if p is not None)
+        own = [place for _, place in self.epsilons or ()]
+        return tuple(p for p in (self.activation, self.before, self.after, *own) if p is not None)
 
-
-# -- what a plan knows -----------------------------------------------------------------------------------
-
-
-def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides]:
-    """The sides of each node, by its name, now that it is known which symbols are equal."""
-    counted = {"all": None, "sign": solution.allows != POSITIVE, "magnitude": solution.allows != UNIT}
-    keys: dict[str, Array] = {}
-    found = {}
-    for node, wrap in wraps.items():
-        if wrap.part not in keys:
-            keys[wrap.part] = solution.keys(counted[wrap.part])
-        dtype = info(wrap.source(node)).value.dtype.to_real()
-        before = _side(wrap.before, keys[wrap.part], wrap.part, dtype)
-        after = before if wrap.before is wrap.after else _side(wrap.after, keys[wrap.part], wrap.part, dtype)
-        region = None
-        if wrap.region is not None:
-            region = wrap.region[0].name, frozenset(inside.name for inside in wrap.region[1])
-        found[node.name] = Sides(before, after, wrap.position, region)
-    return found
-
-
-def _side(cob: CobMap | None, keys: Array, part: str, dtype: torch.dtype) -> Side | None:
-    if cob is None or not cob.factors:
-        return None
-    factors = []
-    key: Tensor | None = None  # of the product
-    for symbols, exponent in cob.factors:
-        own = torch.as_tensor(keys[symbols.numpy()]) * exponent
-        small = compress(own)
-        for axis, (n, m) in enumerate(zip(own.shape, small.shape, strict=True)):
-            symbols = symbols.narrow(axis, 0, m) if m < n else symbols
-        factors.append((compress(symbols), exponent))
-        key = small if key is None else key + small
-    assert key is not None
-    if not bool(key.any()):
-        return None
-    shape = compress(key).shape
-    while shape and shape[0] == 1:
-        shape = shape[1:]
-    return Side(CobMap(tuple(factors)), shape, part, dtype)
+    def factor(self, own: Sides, tau: Tensor) -> float | None:
+        """The common factor that the norm takes; None where it takes none."""
+        return None if self.epsilons is None else own.factor(tau)
 
 
 def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device: torch.device) -> dict[str, Tensor]:
     """What each place holds under one CoB, by the names of their modules; those that change nothing are left out."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for slot in slots:
         own = sides[slot.captured]
+        factor = slot.factor(own, tau)
+        if factor is not None and own.before is not None:
+            made = [torch.tensor(factor, dtype=own.before.dtype, device=device) for _ in slot.epsilons or ()]
+            found |= {place.name: cob for (_, place), cob in zip(slot.epsilons or (), made, strict=True) if factor != 1}
+            continue
         for place, side in ((slot.activation, own.before), (slot.before, own.before), (slot.after, own.after)):
             if place is not None and side is not None:
                 value = side.value(tau)
                 if not is_trivial(value):
                     found[place.name] = (value.reciprocal() if place is slot.before else value).to(device)
+    return found
+
+
+def factors_inside(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor) -> dict[str, list[float]]:
+    """By node, what the values in norms that are written by hand are multiplied by, where these take a factor."""
+    found: dict[str, list[float]] = {}
+    for slot in slots:
+        own = sides[slot.captured]
+        factor = slot.factor(own, tau)
+        if factor is not None and own.common is not None:
+            found |= {name: [factor**d for d in degrees] for name, degrees in own.common.degrees.items()}
     return found
 
 
@@ -180,6 +124,18 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
         path = join(info(node).path, node.name + suffix)
         return Place(_free_name(root, path, taken), kind, side.shape)
 
+    def epsilon_places(node: fx.Node, common: CommonFactor | None) -> tuple[tuple[Epsilon, Place], ...] | None:
+        """Of a layer, its own name, if nothing else calls it."""
+        if common is None:
+            return None
+        if node.op == "call_module":
+            alone = calls[str(node.target)] == 1 and type(root.get_submodule(str(node.target))) in WITH_OWN_EPSILON
+            layer = Place(str(node.target), OwnEpsilonNorm, torch.Size())
+            return tuple((epsilon, layer) for epsilon in common.epsilons) if alone else None
+        names = [_free_name(root, join(info(node).path, f"{e.node}_epsilon"), taken) for e in common.epsilons]
+        places = [Place(name, OwnEpsilonCall, torch.Size()) for name in names]
+        return tuple(zip(common.epsilons, places, strict=True))
+
     for node in nodes:
         own = sides.get(info(node).captured)
         if own is None or (own.before is None and own.after is None):
@@ -193,7 +149,8 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
             update(node, slot=Slot(info(node).captured, own.position, None, layer))
         else:
             before, after = (place(node, s, Rescale, x) for s, x in (("_rescale", own.before), ("_restore", own.after)))
-            update(node, slot=Slot(info(node).captured, own.position, own.region, None, before, after))
+            epsilons = epsilon_places(node, own.common) if after is None else None
+            update(node, slot=Slot(info(node).captured, own.position, own.region, None, before, after, epsilons))
 
 
 def held(root: nn.Module, place: Place) -> Teleported | None:
@@ -225,7 +182,11 @@ def fill(root: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor | None]) 
 
 
 def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Place, value: Tensor) -> None:
-    """Teleport a node's operation: `after * f(x / before)`."""
+    """Teleport a node's operation: `after * f(x / before)`, or give it another epsilon."""
+    epsilon = next((epsilon for epsilon, place in slot.epsilons or () if place is at), None)
+    if epsilon is not None:
+        _give_epsilon(root, node if epsilon.node == slot.captured else _inside(node, epsilon.node), epsilon, at, value)
+        return
     module = TeleportedActivation(_inner(root, node), value) if at is slot.activation else Rescale(value)
     module.training = root.training
     place_module(root, at.name, module)
@@ -246,6 +207,27 @@ def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Pl
         node.args = tuple(added if i == slot.position else a for i, a in enumerate(node.args))
     else:
         node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+
+
+def _give_epsilon(root: nn.Module, node: fx.Node, epsilon: Epsilon, at: Place, value: Tensor) -> None:
+    """Have a norm, or an operation in one, take its epsilon times a power of a factor."""
+    if node.op == "call_module":
+        place_module(root, at.name, with_own_epsilon(root.get_submodule(at.name), value))
+        return
+    module = OwnEpsilonCall(node.target, epsilon.argument, epsilon.power, value)
+    module.training = root.training
+    place_module(root, at.name, module)
+    if isinstance(epsilon.argument, str) and epsilon.argument not in node.kwargs:
+        node.kwargs = {**node.kwargs, epsilon.argument: epsilon.default}
+    node.op, node.target = "call_module", at.name
+
+
+def _inside(exit: fx.Node, name: str) -> fx.Node:
+    """The node of a region that was planned under a name."""
+    at = exit
+    while info(at).captured != name:
+        at = at.prev
+    return at
 
 
 def _readers(exit: fx.Node, entry: str, inside: frozenset[str]) -> list[fx.Node]:

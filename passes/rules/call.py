@@ -18,6 +18,7 @@ from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.rules.common_factor import CommonFactor
 from fxteleport.passes.rules.uses import Uses
 
 
@@ -69,7 +70,8 @@ class Wrap:
 
     Its input (argument `position`) is divided by `before`, its output multiplied by `after`. `part` says which
     part of them matters: "all", "sign" (a positively homogeneous operation) or "magnitude" (an odd one). Where the node
-    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it.
+    ends a region, `region` is the node before that, whose value is divided for it, and the nodes in it. Of a norm,
+    `common` is what can be done in place of the division where `before` is one positive number; None where nothing can.
     """
 
     before: CobMap | None
@@ -77,6 +79,7 @@ class Wrap:
     part: str = "all"
     position: int = 0
     region: tuple[fx.Node, frozenset[fx.Node]] | None = None
+    common: CommonFactor | None = None
 
     def source(self, node: fx.Node) -> fx.Node:
         """What is divided, where `node` is wrapped."""
@@ -199,7 +202,9 @@ class Call:
     state: State
     full: bool
     norm_stats: str
+    norms: str = "exact"
     wrapping: Wrap | None = None
+    scaled: Wrap | None = None
 
     @property
     def name(self) -> str:
@@ -275,14 +280,28 @@ class Call:
 
     # -- operations that need another form -------------------------------------------------------------
 
-    def wrap(self, before: CobMap | None, after: CobMap | None, part: str = "all", position: int = 0) -> None:
+    def wrap(
+        self,
+        before: CobMap | None,
+        after: CobMap | None,
+        part: str = "all",
+        position: int = 0,
+        common: CommonFactor | None = None,
+    ) -> None:
         """Teleport this node as `after * f(x / before)` (paper, eq. 2)."""
         if not self.full:
             raise Decline("it would need another operation, which mode='weights' does not allow")
         if position >= len(self.node.args):
             raise Decline("its input is given by keyword")
         if (before is not None and before.factors) or (after is not None and after.factors):
-            self.wrapping = Wrap(before, after, part, position)
+            self.wrapping = Wrap(before, after, part, position, common=common)
+
+    def approximate(self, a: CobMap, common: CommonFactor) -> None:
+        """Let a norm's input have one positive factor, though its epsilon stays (`norms="scaled"`)."""
+        one = one_factor(self.state.system, a, self.origin(TOGETHER))
+        if one.factors:
+            self.rest_on("norm", EPSILON_STAYS)
+            self.scaled = Wrap(one, None, common=common)
 
     def positive(self, a: CobMap, why: str) -> None:
         self.state.system.require_positive(a, self.origin(why))
@@ -334,6 +353,21 @@ class Call:
             return fn(*args, **kwargs)
 
         return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
+
+
+def one_factor(system: System, a: CobMap, origin: Origin) -> CobMap:
+    """A map that is required to be one positive number at every position."""
+    rank = max((s.ndim for s, _ in a.factors), default=0)
+    one = system.constant(a, range(rank), origin) if a.factors else a
+    system.require_positive(one, Origin(origin.node, "a norm forgets a scale, and no sign"))
+    return one
+
+
+TOGETHER = "it is normalised together, and the norm's epsilon is one number"
+EPSILON_STAYS = (
+    "a norm's epsilon stays, though its input is c times as large (norms='scaled'): its result differs by at most"
+    " eps / (2 variance) * max(1, 1 / c^2) of itself"
+)
 
 
 def fits(cob: CobMap, shape: Sequence[int]) -> bool:

@@ -4,15 +4,19 @@ Batch norm with running statistics, by `norm_stats`: "fixed" pins its input (the
 train and eval mode), "rescaled" frees it (running mean * in, gamma * out / in; exact in eval mode; without a gamma,
 out is in), "wrapped" divides the input by its CoB at run time (exact in both). A call of `F.batch_norm` with frozen
 statistics is rescaled whatever `norm_stats` is: it is exact in both modes. Every other norm computes its
-statistics from the input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`.
+statistics from the input, which is therefore free with the wrapped input x / tau, and pinned in `mode="weights"`. Where
+tau is one positive number c, nothing is divided: the norm gets an epsilon of its own, eps * c^2. In `mode="weights"`
+with `norms="scaled"` the input may have such a c, and the epsilon stays: the result is approximate then.
 Rewritten: gamma * out, beta * out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -21,19 +25,45 @@ from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.common_factor import CommonFactor, Epsilon
 from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
 
 
-def unscaled(call: Call, input: Operand, shared: Sequence[int] = ()) -> None:
+def unscaled(call: Call, input: Operand, shared: Sequence[int] = (), common: CommonFactor | None = None) -> None:
     """The operation must see the original values: divide the CoB away, or pin it.
 
-    Along the axes `shared` the CoB is required to be constant.
+    Along the axes `shared` the CoB is required to be constant. `common` is how a factor of the whole input is taken.
     """
     if call.full:
-        call.wrap(call.constant(input.map, shared, "these positions are normalised together"), None)
+        cob = call.constant(input.map, shared, "these positions are normalised together")
+        call.wrap(cob, None, common=common)
+    elif call.norms == "scaled" and common is not None:
+        call.approximate(input.map, common)
     else:
         call.pin(input.map, "this norm's statistics are computed from it")
+
+
+# name of a function -> the index of its eps among the positional arguments, and what it is where it is not given
+_EPS: dict[str, tuple[int, float | None]] = {
+    "layer_norm": (4, 1e-5), "group_norm": (4, 1e-5), "instance_norm": (7, 1e-5), "batch_norm": (7, 1e-5),
+    "rms_norm": (3, None), "normalize": (3, 1e-12),
+}  # fmt: skip
+
+
+def in_epsilon(call: Call, power: int = 2) -> CommonFactor | None:
+    """A factor c of this norm's input is c ** power in its eps; None where that is no plain number."""
+    node = call.node
+    if call.module is not None:
+        is_number = isinstance(getattr(call.module, "eps", None), float)
+        return CommonFactor((Epsilon(node.name, "eps", power),)) if is_number else None
+    if call.name not in _EPS:
+        return None
+    at, default = _EPS[call.name]
+    argument: int | str = at if at < len(node.args) else "eps"
+    value = node.args[at] if argument == at else node.kwargs.get("eps", default)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return CommonFactor((Epsilon(node.name, argument, power, default),)) if is_number else None
 
 
 def affine(call: Call, weight: Operand | None, bias: Operand | None) -> CobMap:
@@ -70,7 +100,8 @@ def batch_norm(
     if not tracked and call.module is None:
         # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
         # keeps what it is divided by as small as its channels.
-        unscaled(call, input, [axis for axis in range(rank) if axis != 1])
+        common = in_epsilon(call) if running_mean is None else None
+        unscaled(call, input, [axis for axis in range(rank) if axis != 1], common)
     elif call.norm_stats == "wrapped":
         unscaled(call, input)
     else:
@@ -83,7 +114,7 @@ def layer_norm(
     call: Call, input: Operand, normalized_shape: Any, weight: Operand | None = None, bias: Operand | None = None,
     *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
-    unscaled(call, input)
+    unscaled(call, input, common=in_epsilon(call))
     return affine(call, weight, bias).aligned(input.rank)
 
 
@@ -92,7 +123,7 @@ def group_norm(
     call: Call, input: Operand, num_groups: int, weight: Operand | None = None, bias: Operand | None = None,
     *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
-    unscaled(call, input)
+    unscaled(call, input, common=in_epsilon(call))
     return on_axis(affine(call, weight, bias), 1, input.rank)
 
 
@@ -101,7 +132,7 @@ def instance_norm(
     call: Call, input: Operand, running_mean: Operand | None = None, running_var: Operand | None = None,
     weight: Operand | None = None, bias: Operand | None = None, *rest: Any, **settings: Any,
 ) -> CobMap:  # fmt: skip
-    unscaled(call, input)
+    unscaled(call, input, common=in_epsilon(call) if running_mean is None else None)
     alone = isinstance(call.module, _InstanceNorm) and input.rank == call.module._get_no_batch_dim()
     return on_axis(affine(call, weight, bias), 0 if alone else 1, input.rank)
 
@@ -113,7 +144,9 @@ def normalize(
     """Of weights alone (a step of spectral norm), which no input brings near `eps`, a positive CoB is divided away."""
     call.require(out, IDENTITY, "what is written there is normalised")
     if call.full or not isinstance(dim, int) or not _is_of_weights(call.node):
-        unscaled(call, input)
+        # Another root than the square root is not rounded alike, and in float16 the norm might leave the range.
+        exact = p in (1, 2, math.inf) and input.value.dtype is not torch.float16
+        unscaled(call, input, common=in_epsilon(call, 1) if exact and out is None else None)
     else:
         call.positive(call.constant(input.map, [dim % input.rank], "these are normalised together"), "its sign stays")
     return IDENTITY

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.passes.constrain.interpreter import Opaque
+from fxteleport.passes.domain.solution import UNIT
 from fxteleport.verify import equal, evaluating
 
 MODES = [("full", "fixed"), ("full", "rescaled"), ("full", "wrapped"), ("weights", "fixed"), ("weights", "rescaled")]
@@ -171,6 +172,10 @@ class Comparison:
         self.tally.nodes += report.nodes
         self.require("verify", report.bitwise_equal and report.first_difference is None, str(report.first_difference))
         self.compared("again", self.runs[0], network)
+        if self.mode == "full" and self.norm_stats == "fixed":
+            self.with_a_common_factor(plan)
+        if self.mode == "weights" and self.norm_stats == "fixed":
+            self.with_scaled_norms()
         twin = None
         if self.mode == "weights":
             twin = self.fresh()
@@ -196,6 +201,33 @@ class Comparison:
         return place is not None and self.model.script.steps[int(place[1])].operation.startswith(tuple(_KEPT_WHOLE))
 
     # -- the checks ---------------------------------------------------------------------------------------------
+
+    def with_a_common_factor(self, plan: ft.Plan) -> None:
+        """One positive number for all free values: what norms take into their epsilons."""
+        still = torch.from_numpy(plan.solution.allows == UNIT)
+        cob = plan.cob(torch.where(still, 1.0, torch.tensor(4.0, dtype=torch.float64)))
+        network = self.guarded("common factor", lambda: plan.rewrite(cob))
+        if network is None:
+            return
+        report = self.guarded("common factor", lambda: ft.verify(self.model, network, *self.inputs))
+        if report is not None:
+            equal = report.bitwise_equal and report.first_difference is None
+            self.require("common factor", equal, str(report.first_difference))
+        for other in self.runs[1:]:
+            self.compared(f"common factor, other {other.what}", other, network)
+
+    def with_scaled_norms(self) -> None:
+        """`norms="scaled"`: exact but for the epsilons, which `verify` puts right."""
+        model = self.fresh()
+        plan = self.guarded("scaled norms", lambda: ft.plan(model, *self.inputs, mode="weights", norms="scaled"))
+        if plan is None or not any(side.before for side in plan.scaled_norms.values()):
+            return
+        network = self.guarded("scaled norms", lambda: plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=3)))
+        report = network and self.guarded("scaled norms", lambda: ft.verify(model, network, *self.inputs))
+        if not report or report.epsilon_gap is None:  # a layer that is called twice
+            return
+        equal = report.tolerance == 0 and report.first_difference is None and report.max_abs == 0
+        self.require("scaled norms", equal, str(report.first_difference))
 
     def in_place(self, plan: ft.Plan, cob: ft.ChangeOfBasis, network: nn.Module, twin: Network) -> None:
         """`apply_` on a copy keeps its outputs, is what the emitted network holds, and has an inverse."""

@@ -27,11 +27,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import fxteleport as ft
+from fxteleport.passes.domain.solution import UNIT
 
 LARGEST = 4000  # elements in a sample
 ENDS = {"equal", "unfit", "refused"}
@@ -145,8 +147,16 @@ def compare(model: Probe, z: Tensor, mode: str) -> tuple[str, ft.Plan]:
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
     if not _same(_seeded(model, z), _seeded(network, z)):
         return "different", plan
-    report = ft.verify(model, network, z)
-    return "equal" if report.first_difference is None else f"different at {report.first_difference}", plan
+    reports = [ft.verify(model, network, z)]
+    if any(wrap.common is not None for wrap in plan.constrained.wraps.values()):  # a norm, which may take one factor
+        reports.append(ft.verify(model, plan.rewrite(_one_number(plan, 4.0)), z))
+    first = next((r.first_difference for r in reports if r.first_difference is not None), None)
+    return "equal" if first is None else f"different at {first}", plan
+
+
+def _one_number(plan: ft.Plan, number: float) -> ft.ChangeOfBasis:
+    """The same for every free value that may be it."""
+    return plan.cob(torch.from_numpy(np.where(plan.solution.allows == UNIT, 1.0, number)))
 
 
 class SizedProbe(Probe):

@@ -26,7 +26,7 @@ _MEASURED = (
 
 _COMPARED = (
     "verdict", "bound", "float64", "constant_outputs", "different_output", "compared_tensors", "wrong_parameter",
-    "exercised",
+    "exercised", "epsilon_gap",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def blank(spec: str, settings: Settings, wanted: Request) -> Record:
         "model": spec,
         "mode": settings.mode,
         "norm_stats": settings.norm_stats,
+        "norms": settings.norms,
         "device": wanted.device,
         "dtype": str(wanted.dtype).removeprefix("torch."),
         "exact": settings.exact,
@@ -77,6 +78,7 @@ def measured(report: EquivalenceReport, executed: Executed | None = None) -> Rec
         "compared_tensors": report.parameters,
         "wrong_parameter": None if report.wrong_parameter is None else asdict(report.wrong_parameter),
         "exercised": report.exercised,
+        "epsilon_gap": report.epsilon_gap,
         "execution": None if executed is None else executed.as_dict(),
     }
 

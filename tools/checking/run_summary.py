@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon
 from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation
 from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.checking.records import verdict
@@ -53,18 +54,20 @@ def show(out: Console, done: Run, written: list[Path]) -> None:
 def activations(done: Run) -> dict[str, int]:
     """How many operations the network has that the original has not."""
     modules = list(done.network.modules())
-    return {kind.__name__: sum(isinstance(m, kind) for m in modules) for kind in (TeleportedActivation, Rescale)}
+    kinds = (TeleportedActivation, Rescale, OwnEpsilon)
+    return {kind.__name__: sum(isinstance(m, kind) for m in modules) for kind in kinds}
 
 
 def _law(settings: Settings) -> str:
     law = f"{settings.landscape}, range {settings.cob_range:g}, seed {settings.seed}"
     plan = f"mode {settings.mode}, norm statistics {settings.norm_stats}"
+    plan += "" if settings.norms == "exact" else f", norms {settings.norms}"
     note = " (exact in eval mode)" if settings.norm_stats == "rescaled" else ""
     return f"{law}{', powers of two' if settings.exact else ''}; {plan}{note}"
 
 
 def _operations(found: dict[str, int]) -> str:
-    names = {"TeleportedActivation": "teleported activation", "Rescale": "rescaling"}
+    names = {"TeleportedActivation": "teleported activation", "Rescale": "rescaling", "OwnEpsilon": "epsilon"}
     said = [count(n, names[kind]) for kind, n in found.items() if n]
     return f"new: {', '.join(said)}" if said else "those of the original"
 

@@ -29,6 +29,7 @@ def check(
     law: common.Law,
     mode: own.Modes = "full",
     norm_stats: own.AllNormStats = "fixed",
+    norms: common.Norms = "exact",
     how: own.How,
     execution: own.Execution,
     results: own.Results,
@@ -39,7 +40,7 @@ def check(
     """
     _fit_together(source, execution, which)
     out = console(results.printed)
-    variants, seeds = law.variants(mode, norm_stats), range(law.seed, law.seed + which.seeds)
+    variants, seeds = law.variants(mode, norm_stats, norms), range(law.seed, law.seed + which.seeds)
     from fxteleport.tools.checking.compare_with import check_against
     from fxteleport.tools.checking.console_matrix import Matrix
     from fxteleport.tools.checking.console_table import Table, summarize

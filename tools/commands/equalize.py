@@ -21,6 +21,7 @@ def equalize(
     how: Equalizing,
     source: common.Source,
     mode: common.Mode = "full",
+    norms: common.Norms = "exact",
     json: common.Json = None,
     seed: common.Seed = 0,
 ) -> None:
@@ -30,6 +31,7 @@ def equalize(
     """
     out = console(json)
     common.one_of("--mode", mode, MODES)
+    common.check_norms(mode, norms)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
     from fxteleport.ranges.choices import NothingFree
@@ -44,7 +46,7 @@ def equalize(
         loaded = load(model, wanted)
         step("equalising", 1)
         try:
-            done = run(loaded, how, mode, step)
+            done = run(loaded, how, mode, step, norms)
         except NothingFree as error:
             out.print(f"Nothing was changed: {error}")
             write_json(json, {"model": model, "mode": mode, "num_free": 0, "error": str(error)})

@@ -20,6 +20,7 @@ def fit_range(
     how: Fitting,
     source: common.Source,
     mode: common.Mode = "full",
+    norms: common.Norms = "exact",
     json: common.Json = None,
     seed: common.Seed = 0,
 ) -> None:
@@ -29,6 +30,7 @@ def fit_range(
     """
     out = console(json)
     common.one_of("--mode", mode, MODES)
+    common.check_norms(mode, norms)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
     from fxteleport.plan.plan import plan
@@ -47,7 +49,7 @@ def fit_range(
         loaded = load(model, wanted)
         data = [loaded.kwargs or loaded.args] if how.images is None else list(loaded.args[0].split(8))
         step("planning", 1)
-        found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode)
+        found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
         try:
             cob = fitted_cob(found, data, how.dtype(), how.headroom, step)
         except NothingFree as error:

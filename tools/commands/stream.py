@@ -21,7 +21,7 @@ from fxteleport.tools.models import load
 from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 
-_FACTS = ("mode", "norm_stats", "exact", "landscape", "cob_range", "seed")
+_FACTS = ("mode", "norm_stats", "norms", "exact", "landscape", "cob_range", "seed")
 
 
 def streamed(

@@ -49,6 +49,7 @@ def teleport(
     source: common.Source,
     mode: ModeOrNone = None,
     norm_stats: common.NormStats = "fixed",
+    norms: common.Norms = "exact",
     law: common.Law,
     strict: Strict = False,
     json: common.Json = None,
@@ -60,7 +61,7 @@ def teleport(
     With --stream: fxteleport teleport big.py:net --checkpoint shards --stream --output moved
     """
     out = console(json)
-    settings = law.settings(mode or ("weights" if stream else "full"), norm_stats)
+    settings = law.settings(mode or ("weights" if stream else "full"), norm_stats, norms)
     if stream:
         of_the_run = {"--pretrained": source.pretrained, "--redraw": source.redraw is not None}
         of_the_run |= {"--mode full": mode == "full", "--device": source.device != "cpu"}

@@ -44,6 +44,7 @@ class Done:
         return {
             "model": self.loaded.spec,
             "mode": mode,
+            "norms": self.plan.norms,
             **how.settings(),
             "num_free": self.plan.num_free,
             "folded": len(self.folded.folded),
@@ -57,7 +58,7 @@ class Done:
         }
 
 
-def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None]) -> Done:
+def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None], norms: str = "exact") -> Done:
     """Fold, plan, equalise and rewrite.
 
     Raises:
@@ -68,7 +69,7 @@ def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None]) -
     if how.fold:
         model = fold_norms(loaded.model, *loaded.args, **loaded.kwargs)
         folded, loaded = folded_norms(model), replace(loaded, model=model)
-    found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode)
+    found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
     start = time.perf_counter()
     data = None if how.images is None else list(loaded.args[0].split(8))
     if not found.num_free:

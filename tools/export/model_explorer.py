@@ -16,13 +16,16 @@ from typing import Any
 from fxteleport.atomic_files import write_text
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.inspection.node_facts import ADDED, WRAPPED, NodeFacts, node_facts
+from fxteleport.tools.inspection.node_facts import ADDED, OWN_EPSILON, WRAPPED, NodeFacts, node_facts
 from fxteleport.tools.plots.palette import MIXED, dark_text, group_colour
 
 Data = dict[str, Any]
 _GRAPH = "teleported"  # the graph's id, which node data name
 _LISTED = 12  # groups of a value that are named one by one
-_CHANGES = {ADDED: "added by teleportation", WRAPPED: "wrapped: tau * f(x / tau)", "": "as in the original"}
+_CHANGES = {
+    ADDED: "added by teleportation", WRAPPED: "wrapped: tau * f(x / tau)",
+    OWN_EPSILON: "its epsilon takes its input's factor", "": "as in the original",
+}  # fmt: skip
 # Light to dark, told apart by any colour vision and in grey.
 _GRADIENT = [
     {"stop": stop, "bgColor": colour, "textColor": "#000000" if stop < 0.5 else "#ffffff"}

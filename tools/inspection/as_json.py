@@ -25,6 +25,7 @@ def described(loaded: Loaded, reading: Reading, row: Row) -> Data:
         "model": loaded.spec,
         "mode": plan.mode,
         "norm_stats": plan.norm_stats,
+        "norms": plan.norms,
         "num_free": plan.num_free,
         "moved": plan.moved,
         "nodes": len(plan.captured.graph.nodes),

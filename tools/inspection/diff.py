@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.domain.cob_map import compress
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon
 from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActivation, described
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis
@@ -58,6 +59,9 @@ def node_changes(reading: Reading, network: TeleportedModule) -> Iterator[NodeCh
         cobs: list[str] = []
         if isinstance(module, TeleportedActivation):
             operation = f"teleported {operation}"
+            cobs.append(cob_words(module.tau))
+        elif isinstance(module, OwnEpsilon) and module.tau is not None:
+            operation = f"{operation} with an epsilon of its own"
             cobs.append(cob_words(module.tau))
         read = []
         for x in _inputs(node):

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon, OwnEpsilonCall, OwnEpsilonNorm
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.plan import Plan
@@ -21,7 +22,8 @@ from fxteleport.tools.checking.session import Run
 from fxteleport.tools.models.determinism import deterministic
 from fxteleport.verify import in_step
 
-ADDED, WRAPPED = "added", "wrapped"
+ADDED, WRAPPED, OWN_EPSILON = "added", "wrapped", "own epsilon"
+_CHANGES = {Rescale: ADDED, TeleportedActivation: WRAPPED, OwnEpsilon: OWN_EPSILON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def _facts(done: Run) -> Iterator[NodeFacts]:
     shapes: dict[str, str] = {}
     for node in nodes:
         module = done.network.get_submodule(str(node.target)) if node.op == "call_module" else None
-        change = ADDED if isinstance(module, Rescale) else WRAPPED if isinstance(module, TeleportedActivation) else ""
+        change = next((word for kind, word in _CHANGES.items() if isinstance(module, kind)), "")
         name = info(node).captured or info(node).restores
         source = sources.get(name)
         groups, kind, spread = known.of(source)
@@ -193,8 +195,10 @@ def _trained(plan: Plan) -> frozenset[str]:
 def _called(node: fx.Node, module: nn.Module | None) -> str:
     """What a node calls; of a teleported activation, the activation."""
     inner = module.f if isinstance(module, TeleportedActivation) else module
-    target = inner.fn if isinstance(inner, Operation) else node.target
-    if inner is not None and not isinstance(inner, Operation):
+    target = inner.fn if isinstance(inner, (Operation, OwnEpsilonCall)) else node.target
+    if isinstance(inner, OwnEpsilonNorm):
+        return inner.of.__name__
+    if inner is not None and not isinstance(inner, (Operation, OwnEpsilonCall)):
         return type(inner).__name__
     if node.op in _OPS:
         return _OPS[node.op]

@@ -70,7 +70,8 @@ def other_settings(found: Plan, loaded: Loaded) -> list[Setting]:
     rows = []
     for mode, norm_stats in pairs:
         same = (mode, norm_stats) == (found.mode, found.norm_stats)
-        other = found if same else Settings(mode=mode, norm_stats=norm_stats).plan(loaded)
+        norms = found.norms if mode == "weights" else "exact"
+        other = found if same else Settings(mode=mode, norm_stats=norm_stats, norms=norms).plan(loaded)
         if same or other.num_free > found.num_free:
             rows.append(Setting(mode, norm_stats, other.num_free, other.moved))
     return rows

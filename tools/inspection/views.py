@@ -60,7 +60,8 @@ class View:
         yield Text(
             f"{count(len(found.captured.graph.nodes), 'graph node')} ({rules}), {len(reading.wrapped)} of them wrapped"
         )
-        yield Text(f"mode {found.mode}, norm statistics {found.norm_stats}")
+        norms = "" if found.norms == "exact" else f", norms {found.norms}"
+        yield Text(f"mode {found.mode}, norm statistics {found.norm_stats}{norms}")
         for name, value in resting(found.conditions) if found.conditions else ():
             yield Text(f"{name} {value}" if name else f"  {value}")
 

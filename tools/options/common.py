@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxteleport.passes.errors import InputError
-from fxteleport.plan.choices import LANDSCAPES, MODES, NORM_STATS, check_range
+from fxteleport.plan.choices import LANDSCAPES, MODES, NORM_STATS, NORMS, check_range
 from fxteleport.tools.options import model_kwargs
 from fxteleport.tools.options.dataclass_options import option
 
@@ -37,6 +37,16 @@ NormStats = Annotated[
         "Batch norm inputs. fixed: not teleported. rescaled: through the statistics (eval mode only)."
         " wrapped: divided at run time.",
         "|".join(NORM_STATS),
+    ),
+]
+Norms = Annotated[
+    str,
+    option(
+        "--norms",
+        COB,
+        "With --mode weights, inputs of layer, RMS, group, instance and L2 norms. exact: not teleported. scaled: by one"
+        " positive factor, though the norm's epsilon stays; approximate.",
+        "|".join(NORMS),
     ),
 ]
 WeightsOutput = Annotated[
@@ -143,19 +153,20 @@ class Law:
         """A change of basis of this law."""
         return plan.sample(self.cob_range, self.landscape, self.exact, self.seed)
 
-    def settings(self, mode: str, norm_stats: str) -> Settings:
+    def settings(self, mode: str, norm_stats: str, norms: str = "exact") -> Settings:
         """This law for one kind of plan."""
-        return Settings(self.landscape, self.cob_range, self.exact, self.seed, self.data_guards, mode, norm_stats)
+        law = (self.landscape, self.cob_range, self.exact, self.seed, self.data_guards)
+        return Settings(*law, mode, norm_stats, norms)
 
-    def variants(self, mode: str, norm_stats: str) -> list[Settings]:
-        """This law for every valid kind of plan; each of the two may be "all".
+    def variants(self, mode: str, norm_stats: str, norms: str = "exact") -> list[Settings]:
+        """This law for every valid kind of plan; each of the first two may be "all" (then `norms` is of weights mode).
 
         Raises:
-            InputError: an unknown mode or norm_stats, or a combination of two that is not valid.
+            InputError: an unknown mode, norm_stats or norms, or a combination that is not valid.
         """
         modes, stats = MODES if mode == ALL else (mode,), NORM_STATS if norm_stats == ALL else (norm_stats,)
         pairs = [(m, s) for m in modes for s in stats if valid(m, s) or ALL not in (mode, norm_stats)]
-        return [self.settings(m, s) for m, s in pairs]
+        return [self.settings(m, s, "exact" if mode == ALL and m == "full" else norms) for m, s in pairs]
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,7 @@ class Settings(Law):
 
     mode: Mode = "full"
     norm_stats: NormStats = "fixed"
+    norms: Norms = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,6 +183,7 @@ class Settings(Law):
         one_of("--norm-stats", self.norm_stats, NORM_STATS)
         if not valid(self.mode, self.norm_stats):
             raise InputError("--norm-stats wrapped adds operations, which --mode weights forbids: use rescaled")
+        check_norms(self.mode, self.norms)
 
     def plan(self, loaded: Loaded) -> Plan:
         """The plan of a network.
@@ -186,6 +199,7 @@ class Settings(Law):
             mode=self.mode,
             norm_stats=self.norm_stats,
             data_guards=self.data_guards,
+            norms=self.norms,
             **loaded.kwargs,
         )
 
@@ -193,6 +207,13 @@ class Settings(Law):
 def valid(mode: str, norm_stats: str) -> bool:
     """Wrapped statistics add operations; weights mode forbids that."""
     return (mode, norm_stats) != ("weights", "wrapped")
+
+
+def check_norms(mode: str, norms: str) -> None:
+    """Raise InputError for a treatment of norms that does not exist, or does not go with the mode."""
+    one_of("--norms", norms, NORMS)
+    if (mode, norms) == ("full", "scaled"):
+        raise InputError("--norms scaled is for --mode weights: with --mode full, norms are exact")
 
 
 def check_seed(seed: int) -> None:

@@ -36,6 +36,15 @@ def test_every_new_module_is_in_one_change(model: nn.Module, norm_stats: str) ->
     assert len({c.node for c in changes}) == len(changes)
 
 
+def test_an_epsilon_of_its_own_is_told() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    plan = ft.plan(model, torch.zeros(2, 3))
+    network = plan.rewrite(plan.cob(torch.full((plan.num_free,), 4.0)))
+    (change,) = node_changes(Reading(plan), network)
+    assert change.after == f"LayerNorm with an epsilon of its own({change.before.split('(')[1]}"
+    assert change.cob == "1 values of 4 to 4"
+
+
 def test_every_tensor_that_differs_is_told(model: nn.Module) -> None:
     plan = planned(model, norm_stats="rescaled")
     cob = plan.sample(0.9, "inter", exact=True, seed=0)
