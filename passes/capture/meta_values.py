@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import contents, is_object, is_record, mapped_table, remade, with_fields
+from fxteleport.passes.graph.structure import PLAIN, contents, is_object, is_record, mapped_table, remade, with_fields
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -95,6 +95,13 @@ class MetaValues:
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
     """`pytree.tree_map`, into data classes and other objects too, and packed sequences (not by their constructor)."""
+    kind = type(x)
+    if kind in PLAIN or kind is Tensor:
+        return fn(x)
+    if kind is tuple or kind is list:  # at a tenth of its time
+        return kind([tree_map(fn, item) for item in x])
+    if kind is dict:
+        return {k: tree_map(fn, item) for k, item in x.items()}
 
     def mapped(x: Any) -> Any:
         if isinstance(x, PackedSequence):

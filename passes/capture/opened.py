@@ -28,19 +28,16 @@ class Opened:
         self.lent: list[tuple[Any, Any]] = []
         self.constants: list[Tensor] = []
         self.args = self._open(args)
-        self.kwargs = {k: self._open(v) for k, v in kwargs.items()}  # this dictionary is no one else's
+        self.kwargs = (
+            {k: self._open(v) for k, v in kwargs.items()} if kwargs else {}
+        )  # this dictionary is no one else's
 
     def _open(self, x: Any) -> Any:
         kind = type(x)
         if kind in PLAIN:
             return x
-        if is_proxy(x) and (own := proxy.own_of(x)) is not None:
-            return self._open(own)
-        if is_proxy(x):
-            self.handles.append(x)
-            return value_of(x)
-        if proxy.is_left(x):
-            return self._open(value_of(x))
+        if issubclass(kind, Proxy):
+            return self._behind(x)
         if kind is tuple or kind is torch.Size:
             return kind([self._open(v) for v in x])
         if kind is list:
@@ -56,6 +53,15 @@ class Opened:
         if issubclass(kind, Tensor) and not x.is_inference():
             self.constants.append(x)
         return x
+
+    def _behind(self, x: Proxy) -> Any:
+        """What a proxy stands for; one that has outlived its trace is its value."""
+        if not is_proxy(x):
+            return self._open(value_of(x))
+        if (own := proxy.own_of(x)) is not None:
+            return self._open(own)
+        self.handles.append(x)
+        return value_of(x)
 
 
 def handles_in(x: Any) -> list[Proxy]:

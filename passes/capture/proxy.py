@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.node_info import Trust, info
 from fxteleport.passes.graph.ops import same_items, setitem
-from fxteleport.passes.graph.structure import mapped_table, refill
+from fxteleport.passes.graph.structure import PLAIN, mapped_table, refill
 
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
@@ -33,13 +33,18 @@ _PLACES = frozenset({"is_meta", "is_cpu", "is_cuda", "is_xpu", "is_mps"})
 _TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
+_set = object.__setattr__
+
+
 class Proxy:
     """A node under construction and its value; the base of the kinds below."""
 
     __slots__ = ("_node", "_trace", "_value")
 
     def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
-        self._node, self._trace, self._value = node, trace, value
+        _set(self, "_node", node)  # past what the kinds below make of an assignment
+        _set(self, "_trace", trace)
+        _set(self, "_value", value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"
@@ -426,17 +431,18 @@ class ObjectProxy(Held):
 
 def make(node: fx.Node, trace: Trace, value: Any) -> Proxy:
     """The proxy of the kind that fits the value."""
-    if isinstance(value, Tensor):
-        return TensorProxy(node, trace, value)
-    if isinstance(value, int):
-        return IntProxy(node, trace, value)
-    if isinstance(value, float):
-        return FloatProxy(node, trace, value)
-    if isinstance(value, (tuple, list)):
-        return SequenceProxy(node, trace, value)
-    if isinstance(value, dict):
-        return DictProxy(node, trace, value)
-    return ObjectProxy(node, trace, value)
+    kind = next((_KINDS[base] for base in type(value).__mro__ if base in _KINDS), ObjectProxy)
+    return kind(node, trace, value)
+
+
+_KINDS: dict[type, type[Proxy]] = {
+    Tensor: TensorProxy,
+    int: IntProxy,
+    float: FloatProxy,
+    tuple: SequenceProxy,
+    list: SequenceProxy,
+    dict: DictProxy,
+}
 
 
 # What code takes apart by its structure: a proxy's type is none of those that pytree knows.
@@ -555,7 +561,10 @@ def find_trace(x: Any) -> Trace | None:
         x = x.values()
     elif kind is not tuple and kind is not list and kind is not torch.Size and not is_named_tuple(kind):
         return None
-    return next((t for t in map(find_trace, x) if t is not None), None)
+    for part in x:
+        if type(part) not in PLAIN and (found := find_trace(part)) is not None:
+            return found
+    return None
 
 
 _OPERATORS = {"__getitem__": operator.getitem, "__setitem__": setitem}  # those that no method of torch's names

@@ -72,7 +72,7 @@ def clone(
         state[PATH] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         for kind, empty in _REGISTRIES:
-            state[kind] = held.copy() if (held := state.get(kind)) else empty()
+            state[kind] = state[kind].copy() if kind in state and state[kind] else empty()
         twin.__dict__.update(state)
     for twin in clones:
         state = twin.__dict__
@@ -97,10 +97,11 @@ def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
 
     def visit(path: str, module: nn.Module) -> None:
         found[path] = module
-        prefix = f"{path}." if path else ""
-        for name, part in module._modules.items():
-            if part is not None:
-                visit(prefix + name, part)
+        if parts := module._modules:
+            prefix = f"{path}." if path else ""
+            for name, part in parts.items():
+                if part is not None:
+                    visit(prefix + name, part)
 
     visit(path, module)
     return found
