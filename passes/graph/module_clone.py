@@ -72,7 +72,7 @@ def clone(
         state[PATH] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
         for kind, empty in _REGISTRIES:
-            state[kind] = state[kind].copy() if kind in state and state[kind] else empty()
+            state[kind] = held.copy() if (held := state.get(kind)) else empty()
         twin.__dict__.update(state)
     for twin in clones:
         state = twin.__dict__

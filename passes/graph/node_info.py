@@ -76,8 +76,7 @@ _NOTHING = NodeInfo()
 
 def info(node: fx.Node) -> NodeInfo:
     """What is known of a node; of one of another origin (a user's own rewriting), nothing."""
-    meta = node.meta
-    return meta[_KEY] if _KEY in meta else _NOTHING  # type: ignore[no-any-return]
+    return node.meta.get(_KEY, _NOTHING)  # type: ignore[no-any-return]
 
 
 def exported_value(node: fx.Node) -> Any:
