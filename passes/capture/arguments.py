@@ -20,7 +20,7 @@ from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.object_inputs import ObjectInputs
-from fxteleport.passes.capture.proxy import is_proxy, node_of, value_of
+from fxteleport.passes.capture.proxy import Proxy, is_proxy, node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.graph.assembly import take_apart
 from fxteleport.passes.graph.containers import is_named_tuple, is_record
@@ -50,14 +50,8 @@ class Lowering:
         kind = type(x)
         if kind in PLAIN:
             return x
-        if is_proxy(x) and (own := proxy.own_of(x)) is not None:
-            return self.lower(own)
-        if is_proxy(x):
-            if node_of(x)._erased:
-                raise RuntimeError("a value of a part that could not be traced is still in use")
-            return node_of(x)
-        if proxy.is_left(x):
-            return self.lower(value_of(x))
+        if issubclass(kind, Proxy):
+            return self._behind(x)
         if (given := self._objects.node_of(x)) is not None:
             return given if not self._stack else self._refused(x)
         if kind is tuple or kind is list:
@@ -85,6 +79,17 @@ class Lowering:
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
             return node_of(self._tensors.constant(torch.from_numpy(x.copy())))
         return x if is_spelt(x) else self._assembled(x)
+
+    def _behind(self, x: Proxy) -> Any:
+        """The node of a proxy; one that has outlived its trace is its value."""
+        if not is_proxy(x):
+            return self.lower(value_of(x))
+        if (own := proxy.own_of(x)) is not None:
+            return self.lower(own)
+        node = node_of(x)
+        if node._erased:
+            raise RuntimeError("a value of a part that could not be traced is still in use")
+        return node
 
     def _assembled(self, x: Any) -> fx.Node:
         """A node that makes an object anew around the network's values."""

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fxteleport.passes.graph.containers import kind_of, mapped
 from fxteleport.passes.graph.storage import memory
-from fxteleport.passes.graph.structure import is_object, with_fields
+from fxteleport.passes.graph.structure import PLAIN, is_object, with_fields
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -93,6 +93,8 @@ class MetaValues:
 
 def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
     """`fn` of the leaves of a structure: of containers, objects, and classes that are registered with pytree."""
+    if type(x) in PLAIN or type(x) is Tensor:
+        return fn(x)
     inner = functools.partial(tree_map, fn)
     if kind_of(type(x)) is not None:
         return mapped(x, inner)

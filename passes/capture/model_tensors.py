@@ -53,8 +53,11 @@ def named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tenso
     """The parameters, then the buffers, of a model's modules (under each of their paths)."""
     for table in ("_parameters", "_buffers"):
         for path, module in modules.items():
-            prefix = f"{path}." if path else ""
-            yield from ((prefix + name, t) for name, t in getattr(module, table).items() if t is not None)
+            if held := getattr(module, table):
+                prefix = f"{path}." if path else ""
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        yield prefix + name, tensor
 
 
 def _meta_of(tensor: Tensor) -> Tensor:

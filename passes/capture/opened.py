@@ -35,13 +35,8 @@ class Opened:
         kind = type(x)
         if kind in PLAIN:
             return x
-        if is_proxy(x) and (own := proxy.own_of(x)) is not None:
-            return self._open(own)
-        if is_proxy(x):
-            self.handles.append(x)
-            return value_of(x)
-        if proxy.is_left(x):
-            return self._open(value_of(x))
+        if issubclass(kind, Proxy):
+            return self._behind(x)
         if kind is tuple or kind is torch.Size:
             return kind([self._open(v) for v in x])
         if kind is list:
@@ -57,6 +52,15 @@ class Opened:
         if issubclass(kind, Tensor) and not x.is_inference():
             self.constants.append(x)
         return x
+
+    def _behind(self, x: Proxy) -> Any:
+        """What a proxy stands for; one that has outlived its trace is its value."""
+        if not is_proxy(x):
+            return self._open(value_of(x))
+        if (own := proxy.own_of(x)) is not None:
+            return self._open(own)
+        self.handles.append(x)
+        return value_of(x)
 
 
 def handles_in(x: Any) -> list[Proxy]:

@@ -147,7 +147,8 @@ class Recorder:
             if _form(x) != form:
                 self._builder.reshape_in_place(x, form)
         written = [mine for (mine, _), held in zip(opened.lent, before, strict=True) if held.changed()]
-        trust = max([trust, *(min(trust_of(h), Trust.GUESS) for h in opened.handles)])
+        if any(map(trust_of, opened.handles)):
+            trust = max(trust, min(max(map(trust_of, opened.handles)), Trust.GUESS))
         return Observed(value, trust, mutated, written)
 
     def commit(

@@ -94,6 +94,8 @@ class Recording(TorchFunctionMode):
         if trace is not None:
             found = proxy.find_trace((args, kwargs))
             if found is None:
+                if func is torch._assert and args and type(args[0]) is bool:
+                    return func(*args, **kwargs)
                 if func.__name__ == "__get__" and not isinstance(fact := func(*args), torch.Tensor):
                     return fact  # a property that says nothing of a tensor's values
                 if func not in _OF_THE_OBJECT:

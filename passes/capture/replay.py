@@ -61,7 +61,6 @@ def runs(
         requires: node -> what must be true of its value.
     """
     values: dict[fx.Node, Any] = {}
-    after = depending(graph, shapes)
 
     def value_of(node: fx.Node) -> Any:
         return values[node] if node in values else info(node).value
@@ -69,7 +68,7 @@ def runs(
     for node in graph.nodes:
         if node in shapes:
             values[node] = torch.empty(shapes[node], dtype=info(node).value.dtype, device=META)
-        elif node in after and node.op not in ("placeholder", "output"):
+        elif node.op not in ("placeholder", "output") and not values.keys().isdisjoint(node.all_input_nodes):
             if node.target in opaque or info(node).trust:
                 return True
             target = modules[str(node.target)] if node.op == "call_module" else node.target

@@ -92,7 +92,8 @@ class _Lazy:
         self._tensors, self.name = tensors, name
 
     def proxy(self) -> Any:
-        return self._tensors.attribute(self.name)
+        known = self._tensors.read(self.name)
+        return self._tensors.attribute(self.name) if known is None else known
 
     def is_of(self, value: Any) -> bool:
         """True for the proxy of this tensor."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection
 
-from torch import Tensor, fx
+from torch import fx
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import leaves_of, name_of
+from fxteleport.passes.graph.ops import holds_tensor, name_of
 
 
 class Source(enum.IntEnum):
@@ -55,10 +55,11 @@ class Dependence:
 
     def add(self, graph: fx.Graph, with_weights: Collection[str] = ()) -> None:
         """Look at a graph; calls of the modules named `with_weights` read parameters of their own."""
+        sources = self._sources
         for node in graph.nodes:
             inputs = node.all_input_nodes
-            fixed = [i for i in inputs if self.of(i) is Source.FIXED]
-            if not any(isinstance(x, Tensor) for x in leaves_of(info(node).value)):
+            fixed = [i for i in inputs if sources[i] is Source.FIXED]
+            if not holds_tensor(info(node).value):
                 source = Source.FIXED  # a number has no CoB
             elif node.op == "placeholder":
                 source = Source.DATA
@@ -67,9 +68,9 @@ class Dependence:
                 self._buffers[node] = frozenset({str(node.target)})
             else:
                 own = Source.WEIGHTS if node.op == "call_module" and node.target in with_weights else Source.FIXED
-                source = max([own, *map(self.of, inputs)])
-            self._sources[node] = source
-            if node.op == "get_attr":
+                source = max([own, *(sources[i] for i in inputs)])
+            sources[node] = source
+            if node.op == "get_attr" or not (fixed or source is Source.FIXED):
                 continue
             read = frozenset().union(*(self._buffers.get(i, frozenset()) for i in fixed))
             if source is Source.FIXED:

@@ -31,7 +31,7 @@ from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.guards import GUARDS, expect, expect_data
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.ops import holds_tensor
 from fxteleport.passes.graph.source_location import quoted
 from fxteleport.passes.graph.structure import LEAVING
 from fxteleport.passes.rules import folds as folded
@@ -125,7 +125,7 @@ class Interpreter:
             held = info(source).value
             if not isinstance(held, Tensor):
                 return part_of(held, self.maps[source], node.args[1], value)
-        if not any(isinstance(x, Tensor) for x in leaves_of(value)):
+        if not holds_tensor(value):
             why = refusal_without_tensors(node, value) if self.maps.operands(node) else None
             return map_like(value) if why is None else self.give_up(node, why)
         result = self.apply(node, module, value)

@@ -99,7 +99,10 @@ def _is_refused(node: fx.Node) -> bool:
 
 def is_constant(node: fx.Node) -> bool:
     """True for numbers, and for tensors whose values are those of every run."""
-    return not any(isinstance(x, Tensor) and x.is_meta for x in leaves_of(info(node).value))
+    value = info(node).value
+    if type(value) is Tensor:
+        return not value.is_meta
+    return not any(isinstance(x, Tensor) and x.is_meta for x in leaves_of(value))
 
 
 def is_part(node: fx.Node) -> bool:

@@ -103,4 +103,7 @@ def _collect(x: Any, found: list[Any]) -> None:
         found.append(x)
         return
     for item in x:
-        _collect(item, found)
+        if type(item) is Sized or type(item) in PLAIN:
+            found.append(item)
+        else:
+            _collect(item, found)

@@ -23,7 +23,7 @@ from fxteleport.passes.constrain.probing import probed, sized_leaves
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import call_of, same_items
+from fxteleport.passes.graph.ops import call_of, holds_tensor, same_items
 from fxteleport.passes.rules.call import carries
 from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import bound, lookup
@@ -37,7 +37,7 @@ class Sizing:
     captured: Captured
     sizes: Sizes = field(default_factory=Sizes)
     at: dict[fx.Node, Any] = field(default_factory=dict)
-    _settled: set[fx.Node] = field(default_factory=set)  # those that hold all that the graph insists on
+    _settled: dict[fx.Node, Any] = field(default_factory=dict)  # with all that the graph insists on
     _learned: int = 0  # as of when
 
     def run(self, graph: fx.Graph, given: Sequence[Sized] | None = None) -> Any:
@@ -50,7 +50,8 @@ class Sizing:
         for node in graph.nodes:
             inner = given is not None and node.op == "placeholder" and isinstance(info(node).value, Tensor)
             self.at[node] = next(tensors, None) or self.opened(info(node).value) if inner else self.visit(node)
-            self._settled.discard(node)
+            if given is not None:  # what one call's inside holds is not what the next one's does
+                self._settled.pop(node, None)
         return self.at[graph.output_node()]
 
     def visit(self, node: fx.Node) -> Any:
@@ -72,13 +73,13 @@ class Sizing:
             return self.part(node, first, args[1], value)
         if node.target is torch.Size and isinstance(first, list):
             return first
-        leaves = sized_leaves((args, kwargs))
+        leaves = sized_leaves((*args, kwargs) if kwargs else args)
         rests = bool(known.trust) or node in self.captured.branches or any(map(_rests_on_sizes, leaves))
         rests = rests or any(isinstance(x, Repeated) for x in args)
         if node.target is operator.mul and isinstance(value, (list, tuple)) and any(type(x) is Size for x in args):
             held = next(x for x in args if isinstance(x, (list, tuple)))
             return Repeated(held[i % len(held)] for i in range(len(value))) if held else self.opened(value)
-        if isinstance(value, Tensor) or any(isinstance(x, Tensor) for x in sized_leaves(value)):
+        if isinstance(value, Tensor) or holds_tensor(value):
             return self.result(node, value, args, kwargs, leaves) if rests else _known(value)
         plain = type(value) in (int, float) and not kwargs and not known.trust
         if plain and all(type(x) in (int, float, Size) for x in args):
@@ -155,10 +156,11 @@ class Sizing:
         if self._learned != self.sizes.learned:
             self._learned = self.sizes.learned
             self._settled.clear()
-        if node in self._settled or node not in self.at:
-            return self.at.get(node)
-        self._settled.add(node)
-        held = self.at[node] = self.put_in(self.at[node])
+        if node in self._settled:
+            return self._settled[node]
+        if node not in self.at:
+            return None
+        held = self._settled[node] = self.at[node] = self.put_in(self.at[node])
         return held
 
     def put_in(self, held: Any) -> Any:

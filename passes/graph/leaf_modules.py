@@ -16,14 +16,19 @@ def is_leaf(module: nn.Module) -> bool:
 
     So is a subclass of an intricate one that adds no code which its forward may run.
     """
-    cls: type = type(module)
-    while isinstance(module, _INTRICATE) and not _has_code(cls):
+    own = _methods_of_layer(type(module))
+    if own is None or not own.isdisjoint(module.__dict__):  # with another `forward`, say, it is one no longer
+        return False
+    return not (module._modules or hooked(module)) or is_intricate(module)
+
+
+@functools.cache
+def _methods_of_layer(cls: type) -> frozenset[str] | None:
+    """The names of the methods that the forward of a class of torch's layers may run; None for any other class."""
+    while issubclass(cls, _INTRICATE) and not _has_code(cls):
         cls = cls.__base__  # type: ignore[assignment]
-    if not cls.__module__.startswith("torch.nn.modules.") or cls.__module__ == "torch.nn.modules.container":
-        return False
-    if not methods(cls).isdisjoint(vars(module)):  # with another `forward`, say, it is one no longer
-        return False
-    return isinstance(module, _INTRICATE) or not (module._modules or hooked(module))
+    is_layer = cls.__module__.startswith("torch.nn.modules.") and cls.__module__ != "torch.nn.modules.container"
+    return methods(cls) if is_layer else None
 
 
 @functools.cache
@@ -78,6 +83,8 @@ def gradient_hooks(tensor: Tensor) -> tuple[list[Any], list[Any]]:
 
 def watched(module: nn.Module) -> bool:
     """True where a forward hook is not torch's own, and so may store what it sees anywhere."""
+    if not hooked(module):
+        return False
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     return any(not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks)
 

@@ -97,10 +97,11 @@ def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
 
     def visit(path: str, module: nn.Module) -> None:
         found[path] = module
-        prefix = f"{path}." if path else ""
-        for name, part in module._modules.items():
-            if part is not None:
-                visit(prefix + name, part)
+        if parts := module._modules:
+            prefix = f"{path}." if path else ""
+            for name, part in parts.items():
+                if part is not None:
+                    visit(prefix + name, part)
 
     visit(path, module)
     return found

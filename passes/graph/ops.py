@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 _LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
+_SEQUENCES = frozenset({tuple, list, torch.Size})
 
 
 def call_of(op: str, target: Any) -> Callable[..., Any]:
@@ -32,9 +33,16 @@ def leaves_of(x: Any) -> list[Any]:
         return [x]
     if kind is dict or (issubclass(kind, dict) and kind not in pytree.SUPPORTED_NODES):
         x = x.values()
-    elif kind is not tuple and kind is not list:
+    elif kind not in _SEQUENCES:
         return pytree.tree_leaves(x)
+    if _LEAVES.issuperset(map(type, x)):
+        return list(x)
     return [leaf for item in x for leaf in leaves_of(item)]
+
+
+def holds_tensor(x: Any) -> bool:
+    """True for a tensor, and for a structure with one in it."""
+    return type(x) is Tensor or any(isinstance(leaf, Tensor) for leaf in leaves_of(x))
 
 
 def setitem(x: Any, index: Any, value: Any) -> Any:

@@ -18,7 +18,18 @@ Line = tuple[str, int]  # file and line number
 _HERE = Path(__file__).parents[1]
 OWN = (f"{_HERE}/", f"{Path(torch.__file__).parent}/")
 CAPTURE = str(_HERE / "capture" / "capture.py")  # what called it is no part of the model
-_foreign: dict[str, bool] = {}
+
+
+class _Kinds(dict[str, str]):
+    """File -> whose code is in it: "capture" (what called that is no part of the model), "own", "torch", "model"."""
+
+    def __missing__(self, file: str) -> str:
+        whose = "capture" if file == CAPTURE else "own" if file.startswith(OWN[0]) else "torch"
+        kind = self[file] = whose if file.startswith(OWN) else "model"
+        return kind
+
+
+_KINDS = _Kinds()
 
 
 def calling_line() -> Line | None:
@@ -32,16 +43,12 @@ def calling_frame() -> FrameType | None:
     frame = sys._getframe(1)
     nearest = None
     while True:
-        code = frame.f_code
-        file = code.co_filename
-        foreign = _foreign.get(file)
-        if foreign is None:
-            foreign = _foreign[file] = not file.startswith(OWN)
-        if foreign:
+        kind = _KINDS[frame.f_code.co_filename]
+        if kind == "model":
             return frame
-        if nearest is None and not file.startswith(OWN[0]):
+        if kind == "torch" and nearest is None:
             nearest = frame
-        if file == CAPTURE or frame.f_back is None:
+        if kind == "capture" or frame.f_back is None:
             return nearest
         frame = frame.f_back
 

@@ -25,9 +25,9 @@ def of_nodes(x: Any, known: Callable[[fx.Node], Any]) -> Any:
     if kind is slice:
         return slice(of_nodes(x.start, known), of_nodes(x.stop, known), of_nodes(x.step, known))
     if issubclass(kind, dict):
-        return {k: of_nodes(v, known) for k, v in x.items()}
+        return {k: of_nodes(v, known) for k, v in x.items()} if x else {}
     if issubclass(kind, tuple):
-        return tuple([of_nodes(v, known) for v in x])
+        return tuple([v if type(v) in PLAIN else of_nodes(v, known) for v in x])
     return [of_nodes(v, known) for v in x] if issubclass(kind, list) else x
 
 
@@ -71,7 +71,7 @@ def _leaves(x: Any, kind: type[T]) -> list[T]:
         x = x.values()
     elif not isinstance(x, (tuple, list)):
         return []
-    return [leaf for item in x for leaf in _leaves(item, kind)]
+    return [leaf for item in x if type(item) not in PLAIN for leaf in _leaves(item, kind)]
 
 
 operands_in = functools.partial(_leaves, kind=Operand)

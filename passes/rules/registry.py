@@ -186,20 +186,32 @@ def bound(
             out.append(given[i])
         elif rest and (alias := next((n for n in (name, *_ALIASES.get(name, ())) if n in rest), None)):
             out.append(rest.pop(alias))
-        elif module is not None and (value := getattr(module, name, _ABSENT)) is not _ABSENT:
+        elif module is not None and (value := _setting(module, name)) is not _ABSENT:
             out.append(tensor(name) if isinstance(value, Tensor) else value)
         elif default is not rule.REQUIRED:
             out.append(default)
         else:
             raise Decline(f"its argument '{name}' is missing")
-    known = {name for name, _ in rule.parameters}
-    unnamed = {k: v for k, v in rest.items() if k not in known}
+    unnamed = {}
+    if rest:
+        known = {name for name, _ in rule.parameters}
+        unnamed = {k: v for k, v in rest.items() if k not in known}
     if len(given) > len(rule.parameters) or (unnamed and not rule.open):
         raise Decline(f"its rule does not know the arguments {[*unnamed, *given[len(rule.parameters) :]]}")
     return out, unnamed
 
 
 _ABSENT = object()
+
+
+def _setting(module: nn.Module, name: str) -> Any:
+    """`getattr(module, name, _ABSENT)`; torch's own asks the tables of tensors last, and in Python."""
+    for table in (module.__dict__, module._parameters, module._buffers):
+        if name in table:
+            return table[name]
+    return getattr(module, name, _ABSENT)
+
+
 # Other names of arguments: numpy's, which torch takes beside its own, and those of operations that share a rule.
 _ALIASES = {
     "dim": ("axis",), "keepdim": ("keepdims",), "input": ("x", "a", "x1", "A"), "other": ("x2", "B"),

@@ -66,9 +66,7 @@ def find_trace(x: Any) -> Trace | None:
     """The trace of the first proxy found in an argument structure, or None."""
     if is_proxy(x):  # an object that was assigned to, too
         return x._trace  # type: ignore[no-any-return]
-    if type(x) in PLAIN:
-        return None
     for value in held(x):
-        if (trace := find_trace(value)) is not None:
+        if type(value) not in PLAIN and (trace := find_trace(value)) is not None:
             return trace
     return None

@@ -19,6 +19,9 @@ _PLACES = frozenset({"is_meta", "is_cpu", "is_cuda", "is_xpu", "is_mps"})
 _TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
+_set = object.__setattr__
+
+
 class Proxy:
     """A node under construction and its value; the base of the kinds below."""
 
@@ -26,7 +29,9 @@ class Proxy:
     _own: Any = None  # of `containers.Held`: the object of the trace's own that it stands for
 
     def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
-        self._node, self._trace, self._value = node, trace, value
+        _set(self, "_node", node)  # past what the kinds below make of an assignment
+        _set(self, "_trace", trace)
+        _set(self, "_value", value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"

@@ -15,14 +15,15 @@ from fxteleport.passes.capture.proxy.tensor import TensorProxy
 
 def make(node: fx.Node, trace: Trace, value: Any) -> Proxy:
     """The proxy of the kind that fits the value."""
-    if isinstance(value, Tensor):
-        return TensorProxy(node, trace, value)
-    if isinstance(value, int):
-        return IntProxy(node, trace, value)
-    if isinstance(value, float):
-        return FloatProxy(node, trace, value)
-    if isinstance(value, (tuple, list)):
-        return SequenceProxy(node, trace, value)
-    if isinstance(value, dict):
-        return DictProxy(node, trace, value)
-    return ObjectProxy(node, trace, value)
+    kind = next((_KINDS[base] for base in type(value).__mro__ if base in _KINDS), ObjectProxy)
+    return kind(node, trace, value)
+
+
+_KINDS: dict[type, type[Proxy]] = {
+    Tensor: TensorProxy,
+    int: IntProxy,
+    float: FloatProxy,
+    tuple: SequenceProxy,
+    list: SequenceProxy,
+    dict: DictProxy,
+}
