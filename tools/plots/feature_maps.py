@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,31 +56,39 @@ def features(done: Run, image: Path | None = None, layers: Sequence[str] = ()) -
     picture.set_title("image" if image else "example input", fontsize=8)
     picture.axis("off")
     for row, maps in enumerate(held):
-        grid = sides[row, 1].subgridspec(2, _CHANNELS, hspace=0, wspace=0)
+        grid = sides[row, 1].subgridspec(2, 1, hspace=0)
+        below = [f"#{number}: CoB {cob:.2f}" for number, cob in zip(maps.channels, maps.cob, strict=True)]
         for j, (side, values) in enumerate((("before", maps.before), ("after", maps.after))):
-            axes = [figure.add_subplot(grid[j, k]) for k in range(len(values))]
-            _row(axes, values)
-            axes[0].set_ylabel(side, fontsize=8)
+            axis = figure.add_subplot(grid[j, 0])
+            _row(axis, values, below if side == "after" else [""] * len(below))
+            axis.set_ylabel(side, fontsize=8)
             if side == "before":
-                axes[0].set_title(plain(maps.layer), fontsize=8)
-            else:
-                for axis, number, cob in zip(axes, maps.channels, maps.cob, strict=True):
-                    axis.set_xlabel(f"#{number}: CoB {cob:.2f}", fontsize=6.5, labelpad=1)
+                axis.set_title(plain(maps.layer), fontsize=8)
     same = "equal to the last bit" if done.report.bitwise_equal else f"within {done.report.max_rel:.1g} of the largest"
     what = "most active channels before and after (orange < 0 < purple)"
     figure.suptitle(wrapped(f"{plain(done.loaded.spec)}: {what}; outputs {same}"), fontsize=9)
     return figure
 
 
-def _row(axes: Sequence[Axes], values: Tensor) -> None:
-    """Maps side by side, on one scale."""
+def _row(axis: Axes, values: Tensor, below: Sequence[str]) -> None:
+    """Maps side by side in one image, on one scale; axes of their own would take most of the time to draw."""
+    from matplotlib.patches import Rectangle
+
     limit = float(values.abs().max()) or 1.0
-    for axis, value in zip(axes, values, strict=True):
-        axis.imshow(value.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.grid(visible=False)
-        for spine in axis.spines.values():
-            spine.set(visible=True, color="#999999", linewidth=0.5)
+    height, width = values.shape[1:]
+    step = width + max(1, width // 20)
+    joined = np.full((height, step * len(values) - (step - width)), np.nan, dtype=np.float32)
+    for i, value in enumerate(values.numpy()):
+        joined[:, i * step : i * step + width] = value
+        frame = Rectangle((i * step - 0.5, -0.5), width, height, fill=False, color="#999999", linewidth=0.5)
+        axis.add_patch(frame).set_clip_on(False)
+    axis.imshow(joined, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    axis.set_xticks([i * step + (width - 1) / 2 for i in range(len(values))], below, fontsize=6.5)
+    axis.set_yticks([])
+    axis.tick_params(length=0, pad=2)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.set_anchor("W")
 
 
 # -- the maps --------------------------------------------------------------------------------------------
