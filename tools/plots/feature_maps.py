@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxteleport.models.zoo import suggestion
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
+from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots.panels import plain, spaced, wrapped
+from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.plots.panels import plain, spaced, with_owners, wrapped
 from fxteleport.verify import NodeValue, in_step
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def features(done: Run, image: Path | None = None, layers: Sequence[str] = ()) -
     """
     from matplotlib.figure import Figure
 
-    x = _image_input(done, image)
+    x = _image_input(done.loaded, image)
     held = _maps(done, x, layers)
     figure = Figure(figsize=(7.6, 0.5 + 2.0 * len(held)))
     sides = figure.add_gridspec(len(held), 2, width_ratios=(1.2, _CHANNELS))
@@ -97,10 +99,7 @@ def _row(axis: Axes, values: Tensor, below: Sequence[str]) -> None:
 def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     """The first image's maps at the layers asked for, or at some over the whole depth whose features move."""
     tau = done.plan.tau(done.cob).detach()
-    names = {n.name: n for n in done.plan.captured.graph.nodes}
-    able = [n for n, node in names.items() if _is_image(info(node).value) and node.op != "placeholder"]
-    if not able:
-        raise InputError(f"'{done.loaded.spec}' has no feature maps: no value in it has the shape of images or patches")
+    names, able = _nodes(done.plan, done.loaded)
     wanted = _wanted(able, names, layers) if layers else _spread_out(done, able, names)
     found: dict[str, Maps] = {}
     for value in in_step(done.network, x, *done.loaded.args[1:], **done.loaded.kwargs):
@@ -111,13 +110,29 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     return [found[n] for n in wanted if n in found]
 
 
+def _nodes(plan: Plan, loaded: Loaded) -> tuple[dict[str, fx.Node], list[str]]:
+    """The graph's nodes by name, and the names of those that have feature maps."""
+    names = {n.name: n for n in plan.captured.graph.nodes}
+    able = [n for n, node in names.items() if _is_image(info(node).value) and node.op != "placeholder"]
+    if not able:
+        raise InputError(f"'{loaded.spec}' has no feature maps: no value in it has the shape of images or patches")
+    return names, able
+
+
+def require_features(plan: Plan, loaded: Loaded, image: Path | None, layers: Sequence[str]) -> None:
+    """Raise InputError unless the network takes (this) image, and each of these layers has feature maps."""
+    _image_input(loaded, image)
+    names, able = _nodes(plan, loaded)
+    _wanted(able, names, layers)
+
+
 def _wanted(able: Sequence[str], names: dict[str, Any], layers: Sequence[str]) -> dict[str, str]:
     """Node -> layer: a node by its name, a module by its path (the last value made in it)."""
     wanted: dict[str, str] = {}
     for layer in layers:
         own = [n for n in able if n == layer or _inside(names[n], layer)]
         if not own:
-            known = [*able, *dict.fromkeys(_path(names[n]) for n in able)]
+            known = [*able, *with_owners(_path(names[n]) for n in able)]
             raise InputError(f"there is no layer '{layer}' with feature maps{suggestion(layer, known)}")
         wanted[own[-1]] = layer
     return wanted
@@ -197,17 +212,17 @@ def _channels_first(x: Tensor, axis: int) -> Tensor:
 # -- the image -------------------------------------------------------------------------------------------
 
 
-def _image_input(done: Run, image: Path | None) -> Tensor:
+def _image_input(loaded: Loaded, image: Path | None) -> Tensor:
     """The network's first input, with the image in place of each of its images."""
-    x = done.loaded.args[0] if done.loaded.args else None
+    x = loaded.args[0] if loaded.args else None
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
-        raise InputError(f"'{done.loaded.spec}' takes no image: features need an input of 1 or 3 channels")
+        raise InputError(f"'{loaded.spec}' takes no image: features need an input of 1 or 3 channels")
     if image is None:
         return x
-    return _read(image, x, done).expand_as(x).contiguous()
+    return _read(image, x, loaded).expand_as(x).contiguous()
 
 
-def _read(image: Path, x: Tensor, done: Run) -> Tensor:
+def _read(image: Path, x: Tensor, loaded: Loaded) -> Tensor:
     """An image as the network takes it: resized, and normalised as its weights were trained with."""
     from torchvision.transforms import functional
 
@@ -217,7 +232,7 @@ def _read(image: Path, x: Tensor, done: Run) -> Tensor:
     size = [int(n) for n in x.shape[2:]]
     edge = functional.resize(picture, max(size), antialias=True)  # the shorter side
     values = functional.to_tensor(functional.center_crop(edge, size))
-    trained = getattr(done.loaded.model, "pretrained_cfg", None) or {}
+    trained = getattr(loaded.model, "pretrained_cfg", None) or {}
     mean, std = (trained.get(k) or d for k, d in zip(("mean", "std"), _IMAGENET, strict=True))
     if x.shape[1] == 3 and len(mean) == 3:
         values = functional.normalize(values, list(mean), list(std))
