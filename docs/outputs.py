@@ -3,7 +3,8 @@
 - A `console` block holds commands, each a line `$ fxteleport ...` (or several, joined by a backslash), and below each
   what it prints. A line `...` stands for lines that are left out.
 - The `python` blocks of a page are run one after the other, as a reader types them; a `text` block right behind one
-  holds what it prints. A comment `<!-- setup: CODE -->` before a block is run first: for what the page takes for given.
+  holds what it prints.
+  A comment `<!-- setup: CODE -->` before a block (of either kind) is run first: for what the page takes for given.
 
 Figures that no two runs share (seconds, rounding, the machine) are not compared: see `alike`.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +73,7 @@ def refreshed(text: str, page: str, command: Callable[[list[str]], str]) -> str:
     before = -1
     for block in blocks(text):
         if block.kind == "console":
+            exec(compile(block.setup, f"{page}, setup", "exec"), {"__name__": "__main__"})
             new.append((block.start, block.stop, "".join(_console(block.body, command))))
         if block.kind == "text" and before in printed and text[before : block.start] == _BEHIND:
             new.append((block.start, block.stop, printed[before]))
@@ -112,6 +116,14 @@ _VARYING = (
     (r"passed in \d+\.\d s on .*", "passed in <time>"),
     (r"\b(capture|constrain|solve|rewrite|verify) \d+\.\d", r"\1 <time>"),
     (r"^seconds +\d+\.\d$", "seconds <time>"),
+    (r"\d+\.\d+ from float64", "<rounding> from float64"),
+    (r"the original \d\.\d+", "the original <rounding>"),
+    (r"^( +(?:expected|actual) +-?\d+\.\d{3})\d+", r"\1"),
+    (r"checks? passed in \d+\.\d s on .*", "passed in <time>"),
+    (r"(\"(?:capture|constrain|solve|rewrite|verify|stream|seconds)\": )\d[\d.e-]*", r"\1<time>"),
+    (r"\"device_name\": .*", "<device>"),
+    (r"(\d\.\d{4})\d{4,}", r"\1"),
+    (r"(\d) \d+\.\d\d$", r"\1 <time>"),
     (r"^((?:pass|FAIL) .*?) \d+\.\d  ", r"\1 <time>  "),
 )
 
@@ -128,6 +140,7 @@ def _settled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        path = Path(name)
-        path.write_text(refreshed(path.read_text(), name, printed_by))
+    for page, name in [(Path(name).resolve(), name) for name in sys.argv[1:]]:
+        with tempfile.TemporaryDirectory() as folder:  # for what the commands write
+            os.chdir(folder)
+            page.write_text(refreshed(page.read_text(), name, printed_by))

@@ -77,7 +77,7 @@ def equalize(
         settings: those of `equalized`, which also says how far it got.
 
     Raises:
-        As `equalized`.
+        TeleportError: as `equalized` raises.
     """
     return equalized(plan, method, data, **settings).cob
 

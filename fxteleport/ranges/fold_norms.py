@@ -50,7 +50,8 @@ def fold_norms(model: nn.Module, *example_inputs: Any, strict: bool = False, **k
 
     Args:
         model: any model that `plan` takes.
-        example_inputs, keyword_inputs: what its forward takes.
+        example_inputs: what its forward takes, in order.
+        keyword_inputs: what it takes by name.
         strict: fold all, or raise.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,15 +130,11 @@ def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
     """
     if a.shape != b.shape or a.numel() == 0:
         return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)
+    widest, at = _widest(a.reshape(-1), b.reshape(-1))
+    if math.isfinite(widest) and (top := _one_scale(a)) is not None:  # finite: so is everything
+        return widest, widest / max(top, torch.finfo(torch.float64).tiny), at
     wide = torch.complex128 if a.is_complex() else torch.float64
     x, y = a.to(wide), b.to(wide)
-    gap = (x - y).abs_().reshape(-1) if not x.is_complex() else (x - y).abs().reshape(-1)
-    at = int(gap.argmax())
-    if bool(torch.isfinite(gap[at])):  # so is everything: an infinity or a NaN leaves none here
-        size = x.abs().reshape(-1)
-        if _masked(size) is None:
-            widest = float(gap[at])
-            return widest, widest / max(float(size.max()), torch.finfo(torch.float64).tiny), at
     gap = torch.where(x == y, 0.0, (x - y).abs()).reshape(-1)
     gap = torch.where(gap.isnan(), torch.where((x.isnan() & y.isnan()).reshape(-1), 0.0, float("inf")), gap)
     size = torch.where(torch.isfinite(x), x, 0).abs().reshape(-1)
@@ -145,6 +142,45 @@ def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
     relative = gap / scale.clamp(min=torch.finfo(torch.float64).tiny)
     at = int(relative.argmax())
     return float(gap.max()), float(relative[at]), at
+
+
+_RUN = 1 << 15  # elements at a time: their differences stay in a core's cache
+
+
+def _widest(x: Tensor, y: Tensor) -> tuple[float, int]:
+    """The largest absolute difference of two vectors, computed in float64, and where; not finite if any value is not.
+
+    A run of elements at a time, which on a CPU is seven times faster than all at once.
+    """
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    run = _RUN if x.device.type == "cpu" else len(x)
+    widest, found = -1.0, 0
+    for start in range(0, len(x), run):
+        gap = _gap(x, y, start, run, wide)
+        if not (largest := float(gap.max())) <= widest:
+            widest, found = largest, start
+            if not math.isfinite(largest):
+                break
+    return widest, found + int(_gap(x, y, found, run, wide).argmax())
+
+
+def _gap(x: Tensor, y: Tensor, start: int, run: int, wide: torch.dtype) -> Tensor:
+    part = slice(start, start + run)
+    gap = x[part].to(wide, copy=True).sub_(y[part].to(wide))
+    return gap.abs() if gap.is_complex() else gap.abs_()
+
+
+def _one_scale(a: Tensor) -> float | None:
+    """The largest magnitude of a finite tensor, or None if it may have two scales (see `_masked`)."""
+    if a.is_complex():
+        size = a.to(torch.complex128).abs().reshape(-1)
+        return float(size.max()) if _masked(size) is None else None
+    low, high = (float(end) for end in (a.float() if a.itemsize == 1 else a).aminmax())
+    top = max(-low, high)
+    some = a.reshape(-1)[:_FEW].to(torch.float64).abs()
+    if _shows_one_scale(some, top) or _masked(a.to(torch.float64).abs().reshape(-1)) is None:
+        return top
+    return None
 
 
 _FEW = 4096
@@ -158,13 +194,17 @@ def _masked(size: Tensor) -> Tensor | None:
     None where there is no such constant.
     """
     top = size.max()
-    some = size[:_FEW]
-    if bool(((some > top / _APART) & (some < 0.99 * top)).any()):  # most tensors show it at once
+    if _shows_one_scale(size[:_FEW], float(top)):  # as most tensors do
         return None
     above = size > top / _APART
     if int(above.sum()) < 2 or bool((size[above] < 0.99 * top).any()) or not bool(size[~above].any()):
         return None
     return above
+
+
+def _shows_one_scale(size: Tensor, top: float) -> bool:
+    """True if some magnitude lies between a mask's constant and what it leaves: then there is no such constant."""
+    return bool(((size > top / _APART) & (size < 0.99 * top)).any())
 
 
 def largest_tolerance(model: nn.Module, expected: list[Tensor]) -> float:

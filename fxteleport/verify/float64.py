@@ -56,8 +56,9 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
 
     def moved(tensor: Tensor) -> Tensor:
-        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) * 2 - 1
-        return tensor.to(_wide(tensor.dtype)) * (1 + noise * torch.finfo(tensor.dtype).eps)
+        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        factor = noise.mul_(2).sub_(1).mul_(torch.finfo(tensor.dtype).eps).add_(1)  # in place: as large as the network
+        return tensor.to(_wide(tensor.dtype)) * factor if tensor.is_complex() else factor.mul_(tensor)
 
     try:
         wide = clone(model, lambda name, t: moved(t) if _has_fractions(t) else t.clone())

@@ -15,8 +15,6 @@ from fxteleport.passes.rules.registry import RULES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "tutorials")]
-# Whose commands take minutes, or files that the page describes: their blocks are written by hand.
-BY_HAND = {"docs/cli.md"}
 
 
 def _load() -> ModuleType:
@@ -32,10 +30,8 @@ outputs = _load()
 
 
 def pages_with(kind: str) -> list[str]:
-    names = [
-        str(page.relative_to(ROOT)) for page in PAGES if any(b.kind == kind for b in outputs.blocks(page.read_text()))
-    ]
-    return [name for name in names if kind == "python" or name not in BY_HAND]
+    kinds = {page: {block.kind for block in outputs.blocks(page.read_text())} for page in PAGES}
+    return [str(page.relative_to(ROOT)) for page in PAGES if kind in kinds[page]]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +56,12 @@ def test_the_code_runs(name: str) -> None:
     assert len(printed) == len(written)
 
 
-@pytest.mark.parametrize("name", pages_with("console"))
+SLOW = {"docs/cli.md"}  # its commands take minutes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in pages_with("console")]
+)
 def test_the_page_shows_what_is_printed(name: str) -> None:
     old = (ROOT / name).read_text()
     new = outputs.refreshed(old, name, outputs.printed_by)

@@ -49,16 +49,20 @@ def run(
     step: Callable[[str], None] = lambda _: None,
     execution: Execution | None = None,
     strict: bool = False,
+    plan: Plan | None = None,
 ) -> Run:
     """Plan, sample, rewrite and verify; `step` hears what comes next; `strict` refuses a plan with conditions.
+
+    A `plan` that was made with these settings is not made again.
 
     Where an execution is wanted too, the networks must first agree as they are, node by node.
 
     Raises:
         TeleportError: the plan or the law does not fit the model, or the model does not run.
     """
-    step("planning")
-    plan = settings.plan(loaded)
+    if plan is None:
+        step("planning")
+        plan = settings.plan(loaded)
     if strict:
         plan.require_none()
     cob = settings.sample(plan)

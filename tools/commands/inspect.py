@@ -32,6 +32,7 @@ def inspect(
     from fxteleport.tools.export import outputs as files
     from fxteleport.tools.inspection.as_json import checked, described
     from fxteleport.tools.inspection.module_rows import module_rows
+    from fxteleport.tools.inspection.name_lookup import require_names
     from fxteleport.tools.inspection.plan_view import Reading
     from fxteleport.tools.inspection.views import View
     from fxteleport.tools.models import load
@@ -41,16 +42,17 @@ def inspect(
         source = replace(source, redraw=False)
     wanted = source.request(settings.seed)
     done: Run | None = None
-    with out.progress(2, estimate=False) as step:
+    with out.progress(3, estimate=False) as step:
         step("building")
         loaded = load.load(model, wanted)
-        step("teleporting" if outputs.any else "planning", 1)
-        if outputs.any:
-            done = run(loaded, settings)
-            plan = done.plan
-        else:
-            plan = settings.plan(loaded)
+        step("planning", 1)
+        plan = settings.plan(loaded)
         reading = Reading(plan)
+        require_names(reading, look)
+        files.require_pictures(outputs, plan, loaded)
+        if outputs.any:
+            step("teleporting", 1)
+            done = run(loaded, settings, plan=plan)
         row = module_rows(reading)
     data = {} if json is None else described(loaded, reading, row)
     views = View(reading, loaded, row, look.limit, data)

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.export.html import write_html
 from fxteleport.tools.export.model_explorer import explore, write_explorer
+from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.outputs import Outputs
-from fxteleport.tools.plots.draw import draw
+from fxteleport.tools.plots.draw import draw, require_drawable
+
+
+def require_pictures(outputs: Outputs, plan: Plan, loaded: Loaded) -> None:
+    """Raise InputError where a picture is asked for that this network does not have."""
+    if outputs.plot is not None:
+        require_drawable(outputs.plot, plan, loaded, outputs.image, tuple(outputs.layer or ()))
 
 
 def write(outputs: Outputs, done: Run) -> Iterator[Path]:

@@ -10,6 +10,15 @@ from fxteleport.explain.groups import Group
 from fxteleport.models.zoo import suggestion
 from fxteleport.passes.errors import InputError
 from fxteleport.tools.inspection.plan_view import Reading, home
+from fxteleport.tools.options.inspect import Look
+
+
+def require_names(reading: Reading, look: Look) -> None:
+    """Raise InputError unless the group and the node that are asked for exist."""
+    if look.group is not None:
+        find_group(reading, look.group)
+    if look.node is not None:
+        find_node(reading, look.node)
 
 
 def find_group(reading: Reading, text: str) -> Group:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.plots.palette import AFTER, BEFORE
 from fxteleport.tools.plots.panels import chosen, short, title
@@ -62,8 +63,17 @@ def _cob_axis(axis: Axes, tau: Array) -> None:
 
 def _cob_of_layers(done: Run) -> dict[str, Array]:
     """Layer -> the CoBs that its neurons were given, those that are pinned left out."""
-    plan = done.plan
-    tau = plan.tau(done.cob).detach().cpu().numpy()
+    tau = done.plan.tau(done.cob).detach().cpu().numpy()
+    return {name: np.concatenate([tau[at] for at in parts]) for name, parts in _neurons_of_layers(done.plan).items()}
+
+
+def layers_of(plan: Plan) -> list[str]:
+    """The layers that have neurons with a CoB of their own."""
+    return list(_neurons_of_layers(plan))
+
+
+def _neurons_of_layers(plan: Plan) -> dict[str, list[Array]]:
+    """Layer -> where in a CoB its neurons are, those that are pinned left out."""
     kinds = np.array([g.kind != "pinned" for g in plan.groups] + [False])
     moves = kinds[plan.grouping.of]
     paths = {n.name: str(n.target) for n in plan.captured.graph.nodes if n.op == "call_module"}
@@ -72,5 +82,6 @@ def _cob_of_layers(done: Run) -> dict[str, Array]:
         own = slice(vector.start, vector.start + vector.size)
         if moves[own].any():
             name = vector.origin.node
-            held.setdefault(paths.get(name, name).removesuffix(".weight"), []).append(tau[own][moves[own]])
-    return {name: np.concatenate(parts) for name, parts in held.items()}
+            at = vector.start + np.flatnonzero(moves[own])
+            held.setdefault(paths.get(name, name).removesuffix(".weight"), []).append(at)
+    return held

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxteleport.atomic_files import write_bytes
+from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
+from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.outputs import check_picture, require_matplotlib
 
 if TYPE_CHECKING:
@@ -57,6 +59,22 @@ def draw(kind: str, done: Run, path: Path, image: Path | None = None, layers: Se
     """
     check_picture(kind, path)
     write_bytes(path, rendered(kind, done, path.suffix.lower().removeprefix("."), image, layers))
+
+
+def require_drawable(kind: str, plan: Plan, loaded: Loaded, image: Path | None, layers: Sequence[str]) -> None:
+    """Find what is wrong with a picture's layers and image once there is a plan, before a network is teleported.
+
+    Raises:
+        InputError: no such layer, or an image that cannot be read or used.
+    """
+    from fxteleport.tools.plots import cob_by_layer, feature_maps, panels
+
+    if kind == "features":
+        feature_maps.require_features(plan, loaded, image, layers)
+    elif kind == "cob":
+        panels.require_layers(cob_by_layer.layers_of(plan), layers)
+    else:
+        panels.require_layers(list(panels.weights_of(loaded.model)), layers)
 
 
 def rendered(

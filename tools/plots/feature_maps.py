@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxteleport.models.zoo import suggestion
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
+from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.plots.panels import plain, spaced, wrapped
+from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.plots.panels import plain, spaced, with_owners, wrapped
 from fxteleport.verify import NodeValue, in_step
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def features(done: Run, image: Path | None = None, layers: Sequence[str] = ()) -
     """
     from matplotlib.figure import Figure
 
-    x = _image_input(done, image)
+    x = _image_input(done.loaded, image)
     held = _maps(done, x, layers)
     figure = Figure(figsize=(7.6, 0.5 + 2.0 * len(held)))
     sides = figure.add_gridspec(len(held), 2, width_ratios=(1.2, _CHANNELS))
@@ -55,31 +58,39 @@ def features(done: Run, image: Path | None = None, layers: Sequence[str] = ()) -
     picture.set_title("image" if image else "example input", fontsize=8)
     picture.axis("off")
     for row, maps in enumerate(held):
-        grid = sides[row, 1].subgridspec(2, _CHANNELS, hspace=0, wspace=0)
+        grid = sides[row, 1].subgridspec(2, 1, hspace=0)
+        below = [f"#{number}: CoB {cob:.2f}" for number, cob in zip(maps.channels, maps.cob, strict=True)]
         for j, (side, values) in enumerate((("before", maps.before), ("after", maps.after))):
-            axes = [figure.add_subplot(grid[j, k]) for k in range(len(values))]
-            _row(axes, values)
-            axes[0].set_ylabel(side, fontsize=8)
+            axis = figure.add_subplot(grid[j, 0])
+            _row(axis, values, below if side == "after" else [""] * len(below))
+            axis.set_ylabel(side, fontsize=8)
             if side == "before":
-                axes[0].set_title(plain(maps.layer), fontsize=8)
-            else:
-                for axis, number, cob in zip(axes, maps.channels, maps.cob, strict=True):
-                    axis.set_xlabel(f"#{number}: CoB {cob:.2f}", fontsize=6.5, labelpad=1)
+                axis.set_title(plain(maps.layer), fontsize=8)
     same = "equal to the last bit" if done.report.bitwise_equal else f"within {done.report.max_rel:.1g} of the largest"
     what = "most active channels before and after (orange < 0 < purple)"
     figure.suptitle(wrapped(f"{plain(done.loaded.spec)}: {what}; outputs {same}"), fontsize=9)
     return figure
 
 
-def _row(axes: Sequence[Axes], values: Tensor) -> None:
-    """Maps side by side, on one scale."""
+def _row(axis: Axes, values: Tensor, below: Sequence[str]) -> None:
+    """Maps side by side in one image, on one scale; axes of their own would take most of the time to draw."""
+    from matplotlib.patches import Rectangle
+
     limit = float(values.abs().max()) or 1.0
-    for axis, value in zip(axes, values, strict=True):
-        axis.imshow(value.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.grid(visible=False)
-        for spine in axis.spines.values():
-            spine.set(visible=True, color="#999999", linewidth=0.5)
+    height, width = values.shape[1:]
+    step = width + max(1, width // 20)
+    joined = np.full((height, step * len(values) - (step - width)), np.nan, dtype=np.float32)
+    for i, value in enumerate(values.numpy()):
+        joined[:, i * step : i * step + width] = value
+        frame = Rectangle((i * step - 0.5, -0.5), width, height, fill=False, color="#999999", linewidth=0.5)
+        axis.add_patch(frame).set_clip_on(False)
+    axis.imshow(joined, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    axis.set_xticks([i * step + (width - 1) / 2 for i in range(len(values))], below, fontsize=6.5)
+    axis.set_yticks([])
+    axis.tick_params(length=0, pad=2)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.set_anchor("W")
 
 
 # -- the maps --------------------------------------------------------------------------------------------
@@ -88,10 +99,7 @@ def _row(axes: Sequence[Axes], values: Tensor) -> None:
 def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     """The first image's maps at the layers asked for, or at some over the whole depth whose features move."""
     tau = done.plan.tau(done.cob).detach()
-    names = {n.name: n for n in done.plan.captured.graph.nodes}
-    able = [n for n, node in names.items() if _is_image(info(node).value) and node.op != "placeholder"]
-    if not able:
-        raise InputError(f"'{done.loaded.spec}' has no feature maps: no value in it has the shape of images or patches")
+    names, able = _nodes(done.plan, done.loaded)
     wanted = _wanted(able, names, layers) if layers else _spread_out(done, able, names)
     found: dict[str, Maps] = {}
     for value in in_step(done.network, x, *done.loaded.args[1:], **done.loaded.kwargs):
@@ -102,13 +110,29 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     return [found[n] for n in wanted if n in found]
 
 
+def _nodes(plan: Plan, loaded: Loaded) -> tuple[dict[str, fx.Node], list[str]]:
+    """The graph's nodes by name, and the names of those that have feature maps."""
+    names = {n.name: n for n in plan.captured.graph.nodes}
+    able = [n for n, node in names.items() if _is_image(info(node).value) and node.op != "placeholder"]
+    if not able:
+        raise InputError(f"'{loaded.spec}' has no feature maps: no value in it has the shape of images or patches")
+    return names, able
+
+
+def require_features(plan: Plan, loaded: Loaded, image: Path | None, layers: Sequence[str]) -> None:
+    """Raise InputError unless the network takes (this) image, and each of these layers has feature maps."""
+    _image_input(loaded, image)
+    names, able = _nodes(plan, loaded)
+    _wanted(able, names, layers)
+
+
 def _wanted(able: Sequence[str], names: dict[str, Any], layers: Sequence[str]) -> dict[str, str]:
     """Node -> layer: a node by its name, a module by its path (the last value made in it)."""
     wanted: dict[str, str] = {}
     for layer in layers:
         own = [n for n in able if n == layer or _inside(names[n], layer)]
         if not own:
-            known = [*able, *dict.fromkeys(_path(names[n]) for n in able)]
+            known = [*able, *with_owners(_path(names[n]) for n in able)]
             raise InputError(f"there is no layer '{layer}' with feature maps{suggestion(layer, known)}")
         wanted[own[-1]] = layer
     return wanted
@@ -188,17 +212,17 @@ def _channels_first(x: Tensor, axis: int) -> Tensor:
 # -- the image -------------------------------------------------------------------------------------------
 
 
-def _image_input(done: Run, image: Path | None) -> Tensor:
+def _image_input(loaded: Loaded, image: Path | None) -> Tensor:
     """The network's first input, with the image in place of each of its images."""
-    x = done.loaded.args[0] if done.loaded.args else None
+    x = loaded.args[0] if loaded.args else None
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
-        raise InputError(f"'{done.loaded.spec}' takes no image: features need an input of 1 or 3 channels")
+        raise InputError(f"'{loaded.spec}' takes no image: features need an input of 1 or 3 channels")
     if image is None:
         return x
-    return _read(image, x, done).expand_as(x).contiguous()
+    return _read(image, x, loaded).expand_as(x).contiguous()
 
 
-def _read(image: Path, x: Tensor, done: Run) -> Tensor:
+def _read(image: Path, x: Tensor, loaded: Loaded) -> Tensor:
     """An image as the network takes it: resized, and normalised as its weights were trained with."""
     from torchvision.transforms import functional
 
@@ -208,7 +232,7 @@ def _read(image: Path, x: Tensor, done: Run) -> Tensor:
     size = [int(n) for n in x.shape[2:]]
     edge = functional.resize(picture, max(size), antialias=True)  # the shorter side
     values = functional.to_tensor(functional.center_crop(edge, size))
-    trained = getattr(done.loaded.model, "pretrained_cfg", None) or {}
+    trained = getattr(loaded.model, "pretrained_cfg", None) or {}
     mean, std = (trained.get(k) or d for k, d in zip(("mean", "std"), _IMAGENET, strict=True))
     if x.shape[1] == 3 and len(mean) == 3:
         values = functional.normalize(values, list(mean), list(std))

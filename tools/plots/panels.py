@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxteleport.models.zoo import suggestion
 from fxteleport.passes.errors import InputError
@@ -23,12 +23,17 @@ PANELS, COLUMNS = 12, 4  # of a figure
 def weight_pairs(done: Run) -> dict[str, tuple[Tensor, Tensor]]:
     """Name -> a weight (two axes or more, several outputs) before and after, as float32 on the CPU."""
     after = dict(done.network.named_parameters())
+    before = weights_of(done.loaded.model)
     held = {
-        name.removesuffix(".weight"): (_plain(p), _plain(after[name]))
-        for name, p in done.loaded.model.named_parameters()
-        if p.ndim > 1 and len(p) > 1 and p.numel() and p.is_floating_point() and name in after
+        name.removesuffix(".weight"): (_plain(p), _plain(after[name])) for name, p in before.items() if name in after
     }
     return {name: pair for name, pair in held.items() if all(map(_finite, pair))}
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A network's weights by name: parameters with two axes or more and several outputs."""
+    named = model.named_parameters()
+    return {n: p for n, p in named if p.ndim > 1 and len(p) > 1 and p.numel() and p.is_floating_point()}
 
 
 def _finite(x: Tensor) -> bool:
@@ -43,14 +48,25 @@ def _plain(x: Tensor) -> Tensor:
 def chosen(held: dict[str, Any], layers: Sequence[str], most: int) -> list[str]:
     """The names that are asked for, or at most so many over the whole depth."""
     names = list(held)
+    require_layers(names, layers)
+    if layers:
+        return [name for name in names if any(_within(name, layer) for layer in layers)]
+    return [names[i] for i in spaced(len(names), most)]
+
+
+def require_layers(names: Sequence[str], layers: Sequence[str]) -> None:
+    """Raise InputError unless there is something to draw, and in each of these layers."""
     if not names:
         raise InputError("this network has nothing to draw here: no weight, or no CoB that is free")
     for layer in layers:
         if not any(_within(name, layer) for name in names):
-            raise InputError(f"there is no layer '{layer}' to draw{suggestion(layer, names)}")
-    if layers:
-        return [name for name in names if any(_within(name, layer) for layer in layers)]
-    return [names[i] for i in spaced(len(names), most)]
+            raise InputError(f"there is no layer '{layer}' to draw{suggestion(layer, with_owners(names))}")
+
+
+def with_owners(names: Iterable[str]) -> list[str]:
+    """The names with those of the modules that they are in, outermost first."""
+    parts = [name.split(".") for name in names]
+    return list(dict.fromkeys(".".join(p[: i + 1]) for p in parts for i in range(len(p))))
 
 
 def spaced(n: int, most: int) -> list[int]:

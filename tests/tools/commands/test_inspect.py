@@ -203,7 +203,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]
 
     monkeypatch.setattr("fxteleport.tools.options.outputs.find_spec", lambda name: name)  # it may be missing here
     fake("options.outputs", "check_picture")
-    fake("export.outputs", "draw", "write_html", "write_explorer", "explore")
+    fake("export.outputs", "require_drawable", "draw", "write_html", "write_explorer", "explore")
     return calls
 
 
@@ -216,7 +216,14 @@ def test_each_option_reaches_its_writer(writers: list[tuple[str, tuple[Any, ...]
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "same function: equal to the last bit" in done.stdout
-    assert [name for name, _ in writers] == ["check_picture", "write_html", "write_explorer", "draw", "explore"]
+    assert [name for name, _ in writers] == [
+        "check_picture",
+        "require_drawable",
+        "write_html",
+        "write_explorer",
+        "draw",
+        "explore",
+    ]
     given = dict(writers)
     found = given["write_html"][0]
     assert isinstance(found, Run) and found.settings.exact and found.settings.seed == 3
@@ -265,3 +272,23 @@ def test_wrong_calls(args: list[str], message: str, tmp_path: Path) -> None:
 def test_a_network_without_groups_says_so(file: Path) -> None:
     done = call(f"{file}:Nothing", "--group", "0")
     assert done.exit_code == 2 and "no neuron groups" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--node", "layer1.0.con1", "--html", "{tmp}/a.html"], "did you mean layer1.0.conv1"),
+        (["--group", "999", "--html", "{tmp}/a.html"], "--group takes the number"),
+        (["--plot", "weights", "--output", "{tmp}/x.png", "--layer", "layer9"], "did you mean layer"),
+        (["--plot", "cob", "--output", "{tmp}/x.png", "--layer", "layr1"], "did you mean layer1"),
+        (["--plot", "features", "--output", "{tmp}/x.png", "--layer", "layr1"], "did you mean layer1"),
+        (["--plot", "features", "--output", "{tmp}/x.png", "--image", __file__], "is not an image"),
+    ],
+)
+def test_names_are_looked_up_before_a_network_is_teleported(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxteleport.tools.checking.session.run", pytest.fail)
+    done = call(*SMALL, *(a.format(tmp=tmp_path) for a in args))
+    assert done.exit_code == 2 and message in done.stderr, done.output
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
