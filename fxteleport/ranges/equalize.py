@@ -62,9 +62,9 @@ def equalize(
 ) -> ChangeOfBasis:
     """A change of basis after which the weights lose least in an integer format; the function is the same.
 
-    It is never worse than the identity by what is known: what was found is taken whole, by half, or not at all,
-    whichever has the least error at the outputs, rounded as the format rounds, on the data. Without data the modelled
-    noise of the weights decides.
+    What was found is taken whole, by half, or not at all, whichever has the least error at the outputs, rounded as the
+    format rounds, on the data; and not at all where that is not `least_gain` times less than the error of the network
+    as it is. Without data the modelled noise of the weights decides, whatever the gain.
 
     Args:
         plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
@@ -93,6 +93,7 @@ def equalized(
     per_channel: bool = False,
     activation_bits: int | None = None,
     alpha: float = 0.5,
+    least_gain: float = 2.0,
     progress: Told = lambda _: None,
 ) -> Equalized:
     """As `equalize`, with the objective before and after.
@@ -105,6 +106,8 @@ def equalized(
         per_channel: the weights get a scale for each output channel, so that only columns matter.
         activation_bits: the layers' inputs are rounded, too, with one scale for each tensor.
         alpha: 0 to 1: how much activations count against weights (SmoothQuant's).
+        least_gain: how many times smaller the squared error must become, from 1 (any gain is taken). Every change of
+            basis draws the rounding errors anew, so that a small gain may be the luck of one draw; 2 is half a bit.
         progress: is told what comes next.
 
     Raises:
@@ -112,7 +115,7 @@ def equalized(
             plan is free.
         ModelError: the model is on the meta device, is not what was planned, or has weights that are quantised or NaN.
     """
-    check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None)
+    check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None, least_gain)
     require_planned(plan)
     if not plan.num_free:
         raise NothingFree("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
@@ -120,7 +123,7 @@ def equalized(
     kept = None if data is None else list(data)
     seen = None if kept is None else calibrate(plan, kept, watched_axes(plan), progress)
     search = Search(plan, weights, kept, seen, Format(bits, per_channel, activation_bits), alpha, progress)
-    return search.run(method, bound, bias_bound, exact)
+    return search.run(method, bound, bias_bound, exact, least_gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +148,7 @@ class Search:
     alpha: float
     progress: Told
 
-    def run(self, method: str, bound: float, bias_bound: float, exact: bool) -> Equalized:
+    def run(self, method: str, bound: float, bias_bound: float, exact: bool, least_gain: float) -> Equalized:
         """Search by a method."""
         identity = torch.zeros(self.plan.num_free, dtype=torch.float64)
         found = self.read(identity)
@@ -166,6 +169,8 @@ class Search:
         values = [self.value(method, near, u) for near, u in zip(read, tried, strict=True)]
         kept = [i for i, value in enumerate(values) if value <= values[0]]
         best = min(kept, key=lambda i: measure[i])
+        if errors is not None and errors[best] * least_gain > errors[0]:  # a measured error is one draw
+            best = 0
         error_before, error_after = (None, None) if errors is None else (errors[0], errors[best])
         return Equalized(
             cobs[best], values[0], values[best], noises[0], noises[best], error_before, error_after, _SHARES[best]
