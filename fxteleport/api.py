@@ -20,6 +20,7 @@ from fxteleport.passes.errors import (
     GuardError,
     InputError,
     ModelError,
+    NothingFree,
     OpaqueModuleWarning,
     RuleError,
     TeleportError,
@@ -44,9 +45,9 @@ Plan.align, Plan.optimize = align, optimize  # as methods, too
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
     "ConditionWarning", "Difference", "Equalized", "EquivalenceReport", "Folded", "GraphError", "GuardError",
-    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Range", "RangeRow",
-    "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls",
-    "curvature", "equalize", "equalized", "fake_quantize", "fit_range", "fold_norms", "folded_norms", "landscapes",
+    "InputError", "ModelError", "NothingFree", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point",
+    "Range", "RangeRow", "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation",
+    "align", "controls", "curvature", "equalize", "equalized", "fake_quantize", "fit_range", "fold_norms", "folded_norms", "landscapes",
     "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "range_report", "save", "stream",
     "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip

@@ -11,10 +11,6 @@ LEAST_BITS, MOST_BITS = 2, 16
 _NEED_DATA = ("smoothquant", "awq")
 
 
-class NothingFree(InputError):
-    """The plan has no freedom that could be used."""
-
-
 def check_bits(bits: int, what: str = "bits") -> None:
     """Raise InputError for a width that no integer format has here."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not LEAST_BITS <= bits <= MOST_BITS:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxteleport.passes.errors import NothingFree
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.free_values import check
@@ -24,7 +25,7 @@ from fxteleport.plan.weights import matching_tensors, require_planned
 from fxteleport.ranges.balance import balanced
 from fxteleport.ranges.box import Box, box_of
 from fxteleport.ranges.calibrate import Channels, calibrate
-from fxteleport.ranges.choices import NothingFree, check_choices
+from fxteleport.ranges.choices import check_choices
 from fxteleport.ranges.descent import descend
 from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
 from fxteleport.ranges.output_error import output_errors
@@ -111,8 +112,8 @@ def equalized(
         progress: is told what comes next.
 
     Raises:
-        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit; nothing in the
-            plan is free.
+        NothingFree: nothing in the plan is free that scales rows or columns of weights.
+        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit.
         ModelError: the model is on the meta device, is not what was planned, or has weights that are quantised or NaN.
     """
     check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None, least_gain)

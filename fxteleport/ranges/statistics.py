@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxteleport.passes.errors import NothingFree
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
-from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.layers import Layer, layers_of
 from fxteleport.ranges.log_basis import Slots, joined
 from fxteleport.ranges.segments import segment_max, segment_sum

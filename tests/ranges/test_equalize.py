@@ -234,8 +234,10 @@ def test_integer_weights() -> None:
 
 def test_nothing_free() -> None:
     plan = ft.plan(nn.Sequential(nn.Linear(4, 4)), torch.ones(2, 4))
-    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+    with pytest.raises(ft.NothingFree, match="nothing in this plan is free"):
         ft.equalize(plan)
+    with pytest.raises(ft.NothingFree, match="nothing in this plan is free"):
+        ft.fit_range(plan, [torch.ones(2, 4)])
     meta = ft.plan(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).to("meta"), torch.ones(2, 4))
     with pytest.raises(ft.ModelError, match="meta"):
         ft.equalize(meta)
