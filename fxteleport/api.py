@@ -48,6 +48,7 @@ __all__ = [
     "InputError", "ModelError", "NothingFree", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point",
     "Range", "RangeRow", "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation",
     "align", "controls", "curvature", "equalize", "equalized", "fake_quantize", "fit_range", "fold_norms",
-    "folded_norms", "landscapes", "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "range_report", "save", "stream",
+    "folded_norms", "landscapes", "lightning_callback", "load", "objectives", "optimize", "plan", "randomize",
+    "range_report", "save", "stream",
     "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip
