@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "tutorials")]
 # Whose commands take minutes, or files that the page describes: their blocks are written by hand.
 BY_HAND = {"docs/cli.md"}
+NEEDS = {"docs/howto/quantise.md": ("torchao", "onnx", "onnxscript", "onnxruntime")}  # of the extra `quantise`
 
 
 def _load() -> ModuleType:
@@ -54,6 +55,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.parametrize("name", [n for n in pages_with("python") if n not in pages_with("console")])
 def test_the_code_runs(name: str) -> None:
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'fxteleport[quantise]'")
     text = (ROOT / name).read_text()
     printed = {block.stop: said for block, said in outputs.run_python(text, name)}
     written = [b for b in outputs.blocks(text) if b.kind == "python"]
