@@ -111,13 +111,13 @@ class ViT(nn.Module):
     def __init__(self, width: int = 48, depth: int = 3, heads: int = 3) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 4, 4)
-        self.places = nn.Parameter(0.02 * torch.randn(1, 49, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 49, width))
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures to classes."""
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
