@@ -18,6 +18,7 @@ from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
+from fxteleport.ranges.held_weights import meets_the_input
 from fxteleport.ranges.layers import Layer
 from fxteleport.ranges.log_basis import LogBasis, Slots
 
@@ -38,7 +39,8 @@ class Reading:
         bias: magnitudes, of the rows.
         peaks: the logarithms of the largest elements, their rows, their columns.
         signals: mean squares of the outputs, and of the inputs.
-        seen: what was calibrated of the inputs.
+        seen: what was calibrated of the inputs; None without data, or where inputs are not rounded.
+        is_rounded_input: a format with activations rounds the inputs.
     """
 
     weight: str
@@ -53,6 +55,7 @@ class Reading:
     peaks: tuple[Tensor, Tensor, Tensor]
     signals: Pair
     seen: Channels | None
+    is_rounded_input: bool
 
 
 class Reader:
@@ -86,10 +89,13 @@ class Reader:
         grouped = by_group(weight, layer)
         grouped = grouped.to(torch.float64 if grouped.dtype is torch.float64 else torch.float32)
         groups, outputs, inputs, positions = grouped.shape
-        rows, columns = (
-            self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
-            for node, count in ((layer.node, outputs), (layer.input, inputs))
-        )
+        if layer.is_held:
+            rows, columns = self._held(layer, outputs, inputs)
+        else:
+            rows, columns = (
+                self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
+                for node, count in ((layer.node, outputs), (layer.input, inputs))
+            )
         up = rows.of(self.logs).view(groups, -1, 1).to(grouped)
         down = columns.of(self.logs).view(groups, 1, -1).to(grouped)
         square, size = grouped.square().sum(3), grouped.abs().amax(3).log()
@@ -108,13 +114,24 @@ class Reader:
             bias=_plain(magnitude),
             peaks=_largest(size, size + up - down),
             signals=self._signals(layer, square.double().cpu(), rows, columns, _plain(magnitude)),
-            seen=None if self.seen is None else self.seen.get(layer.input.name),
+            seen=None if self.seen is None or layer.is_held else self.seen.get(layer.input.name),
+            is_rounded_input=not layer.is_held,
         )
+
+    def _held(self, layer: Layer, outputs: int, inputs: int) -> tuple[Slots, Slots]:
+        """The slots of a matrix whose own map says how its rows and columns are scaled."""
+        cob = self.plan.tensor_map(layer.weight)
+        assert cob is not None
+        out = layer.out_axis
+        return self.basis.channels(cob, out, outputs), self.basis.channels(cob**-1, 1 - out, inputs)
 
     def _signals(self, layer: Layer, square: Tensor, rows: Slots, columns: Slots, bias: Tensor) -> Pair:
         """The mean squares of the outputs and of the inputs: measured, or what earlier layers would give."""
         if self.seen is not None and {layer.node.name, layer.input.name} <= self.seen.keys():
             return self.seen[layer.node.name].square, self.seen[layer.input.name].square
+        if self.seen is not None and meets_the_input(layer) and layer.input.name in self.seen:
+            given = self.seen[layer.input.name].square
+            return torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1), given
         given = torch.zeros(columns.count, dtype=torch.float64).index_add(0, columns.at, self.flow[columns.free])
         given = torch.where(given > 0, given, 1.0)
         made = torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1) + bias.square()
