@@ -113,7 +113,7 @@ class Reader:
             alive=_alive(size),
             bias=_plain(magnitude),
             peaks=_largest(size, size + up - down),
-            signals=self._signals(layer, square.double().cpu(), rows, columns, _plain(magnitude)),
+            signals=self._signals(layer, square, rows, columns, _plain(magnitude)),
             seen=None if self.seen is None or layer.is_held else self.seen.get(layer.input.name),
             is_rounded_input=not layer.is_held,
         )
@@ -131,12 +131,17 @@ class Reader:
             return self.seen[layer.node.name].square, self.seen[layer.input.name].square
         if self.seen is not None and meets_the_input(layer) and layer.input.name in self.seen:
             given = self.seen[layer.input.name].square
-            return torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1), given
+            return _carried(square, given), given
         given = torch.zeros(columns.count, dtype=torch.float64).index_add(0, columns.at, self.flow[columns.free])
         given = torch.where(given > 0, given, 1.0)
-        made = torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1) + bias.square()
+        made = _carried(square, given) + bias.square()
         self.flow += rows.back(made / (float(made.mean()) or 1.0), len(self.flow), squared=True)
         return made, given
+
+
+def _carried(square: Tensor, given: Tensor) -> Tensor:
+    """The mean squares that inputs of some mean squares give at the outputs: [groups, outputs, inputs] -> [outputs]."""
+    return _plain(torch.einsum("goi,gi->go", square, given.view(len(square), -1).to(square)))
 
 
 def by_group(weight: Tensor, layer: Layer) -> Tensor:
@@ -174,9 +179,10 @@ def _largest(size: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if size.numel() <= PEAKS * (rows + columns) * groups:
         at = torch.arange(size.numel(), device=size.device)
     else:
-        flat = torch.arange(size.numel(), device=size.device).view(size.shape)
-        of_rows = flat.gather(2, moved.topk(min(PEAKS, columns), 2).indices)
-        of_columns = flat.gather(1, moved.topk(min(PEAKS, rows), 1).indices)
+        first = (rows * columns * torch.arange(groups, device=size.device)).view(-1, 1, 1)
+        row, column = (torch.arange(n, device=size.device) for n in (rows, columns))
+        of_rows = first + columns * row[:, None] + moved.topk(min(PEAKS, columns), 2).indices
+        of_columns = first + column + columns * moved.topk(min(PEAKS, rows), 1).indices
         at = torch.cat([of_rows.reshape(-1), of_columns.reshape(-1)]).unique()
     values = size.reshape(-1)[at]
     there = values.isfinite()  # the logarithm of a zero is not
