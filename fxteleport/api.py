@@ -49,7 +49,6 @@ __all__ = [
     "InputError", "ModelError", "NothingFree", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point",
     "Range", "RangeRow", "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation",
     "align", "checkpoint_tensors", "controls", "curvature", "equalize", "equalized", "fake_quantize", "fit_range",
-    "fold_norms", "folded_norms", "landscapes", "lightning_callback", "load", "objectives", "optimize", "plan", "randomize",
-    "range_report", "save", "stream",
-    "teleport", "transport", "verify", "without_weights",
+    "fold_norms", "folded_norms", "landscapes", "lightning_callback", "load", "objectives", "optimize", "plan",
+    "randomize", "range_report", "save", "stream", "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip
