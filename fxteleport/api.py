@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fxteleport.align.align import Alignment, align
 from fxteleport.io.checkpoint import load, save
+from fxteleport.io.checkpoint_tensors import checkpoint_tensors
 from fxteleport.io.stream import stream
 from fxteleport.landscape import baselines as controls
 from fxteleport.landscape import curvature, landscapes, objectives
@@ -20,6 +21,7 @@ from fxteleport.passes.errors import (
     GuardError,
     InputError,
     ModelError,
+    NothingFree,
     OpaqueModuleWarning,
     RuleError,
     TeleportError,
@@ -44,9 +46,9 @@ Plan.align, Plan.optimize = align, optimize  # as methods, too
 __all__ = [
     "Alignment", "CaptureError", "ChangeOfBasis", "CheckpointError", "CobError", "Condition", "ConditionError",
     "ConditionWarning", "Difference", "Equalized", "EquivalenceReport", "Folded", "GraphError", "GuardError",
-    "InputError", "ModelError", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point", "Range", "RangeRow",
-    "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation", "align", "controls",
-    "curvature", "equalize", "equalized", "fake_quantize", "fit_range", "fold_norms", "folded_norms", "landscapes",
-    "lightning_callback", "load", "objectives", "optimize", "plan", "randomize", "range_report", "save", "stream",
-    "teleport", "transport", "verify", "without_weights",
+    "InputError", "ModelError", "NothingFree", "OpaqueModuleWarning", "Operation", "Optimized", "Plan", "Point",
+    "Range", "RangeRow", "Rescale", "RuleError", "Teleport", "TeleportError", "Teleportable", "TeleportedActivation",
+    "align", "checkpoint_tensors", "controls", "curvature", "equalize", "equalized", "fake_quantize", "fit_range",
+    "fold_norms", "folded_norms", "landscapes", "lightning_callback", "load", "objectives", "optimize", "plan",
+    "randomize", "range_report", "save", "stream", "teleport", "transport", "verify", "without_weights",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from fxteleport.passes.errors import (
     GuardError,
     InputError,
     ModelError,
+    NothingFree,
     OpaqueModuleWarning,
     RuleError,
     TeleportError,
@@ -17,5 +18,5 @@ from fxteleport.passes.errors import (
 
 __all__ = [
     "CaptureError", "CheckpointError", "CobError", "ConditionError", "ConditionWarning", "GraphError", "GuardError",
-    "InputError", "ModelError", "OpaqueModuleWarning", "RuleError", "TeleportError",
+    "InputError", "ModelError", "NothingFree", "OpaqueModuleWarning", "RuleError", "TeleportError",
 ]  # fmt: skip

@@ -37,6 +37,10 @@ class InputError(TeleportError):
     """A call or a command-line option is wrong."""
 
 
+class NothingFree(InputError):
+    """The plan has no freedom that could be used for what was asked."""
+
+
 class ConditionError(TeleportError):
     """`strict=True` allows no conditions, and the plan rests on some."""
 

@@ -11,10 +11,6 @@ LEAST_BITS, MOST_BITS = 2, 16
 _NEED_DATA = ("smoothquant", "awq")
 
 
-class NothingFree(InputError):
-    """The plan has no freedom that could be used."""
-
-
 def check_bits(bits: int, what: str = "bits") -> None:
     """Raise InputError for a width that no integer format has here."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not LEAST_BITS <= bits <= MOST_BITS:
@@ -22,7 +18,14 @@ def check_bits(bits: int, what: str = "bits") -> None:
 
 
 def check_choices(
-    method: str, bits: int, bound: float, bias_bound: float, activation_bits: int | None, alpha: float, has_data: bool
+    method: str,
+    bits: int,
+    bound: float,
+    bias_bound: float,
+    activation_bits: int | None,
+    alpha: float,
+    has_data: bool,
+    least_gain: float = 2.0,
 ) -> None:
     """Raise InputError for settings that cannot be, or that need data where there are none."""
     if method not in METHODS:
@@ -35,6 +38,8 @@ def check_choices(
             raise InputError(f"{name} is a factor above 1, got {value}: no change of basis keeps a lower one")
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is a number from 0 (weights only) to 1 (activations only), got {alpha}")
+    if not 1 <= least_gain < math.inf:
+        raise InputError(f"least_gain is a factor from 1 (any gain is taken), got {least_gain}")
     if not has_data:
         if method in _NEED_DATA:
             raise InputError(f"method '{method}' needs data to measure activations on: pass a few batches")

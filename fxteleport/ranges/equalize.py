@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxteleport.passes.errors import InputError, NothingFree
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.free_values import check
@@ -24,7 +25,7 @@ from fxteleport.plan.weights import matching_tensors, require_planned
 from fxteleport.ranges.balance import balanced
 from fxteleport.ranges.box import Box, box_of
 from fxteleport.ranges.calibrate import Channels, calibrate
-from fxteleport.ranges.choices import NothingFree, check_choices
+from fxteleport.ranges.choices import check_choices
 from fxteleport.ranges.descent import descend
 from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
 from fxteleport.ranges.output_error import output_errors
@@ -62,9 +63,9 @@ def equalize(
 ) -> ChangeOfBasis:
     """A change of basis after which the weights lose least in an integer format; the function is the same.
 
-    It is never worse than the identity by what is known: what was found is taken whole, by half, or not at all,
-    whichever has the least error at the outputs, rounded as the format rounds, on the data. Without data the modelled
-    noise of the weights decides.
+    What was found is taken whole, by half, or not at all, whichever has the least error at the outputs, rounded as the
+    format rounds, on the data; and not at all where that is not `least_gain` times less than the error of the network
+    as it is. Without data the modelled noise of the weights decides, whatever the gain.
 
     Args:
         plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
@@ -93,7 +94,9 @@ def equalized(
     per_channel: bool = False,
     activation_bits: int | None = None,
     alpha: float = 0.5,
+    least_gain: float = 2.0,
     progress: Told = lambda _: None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Equalized:
     """As `equalize`, with the objective before and after.
 
@@ -105,22 +108,31 @@ def equalized(
         per_channel: the weights get a scale for each output channel, so that only columns matter.
         activation_bits: the layers' inputs are rounded, too, with one scale for each tensor.
         alpha: 0 to 1: how much activations count against weights (SmoothQuant's).
+        least_gain: how many times smaller the squared error must become, from 1 (any gain is taken). Every change of
+            basis draws the rounding errors anew, so that a small gain may be the luck of one draw; 2 is half a bit.
         progress: is told what comes next.
+        weights: the tensors in the place of the planned model's, which may be on the meta device: those of
+            `fxteleport.checkpoint_tensors`, say. Each is read once, so that what is a row's largest element may be
+            another one in the end than those that were kept; methods "l2" and data need the model.
 
     Raises:
-        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit; nothing in the
-            plan is free.
+        NothingFree: nothing in the plan is free that scales rows or columns of weights.
+        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit.
         ModelError: the model is on the meta device, is not what was planned, or has weights that are quantised or NaN.
     """
-    check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None)
-    require_planned(plan)
+    check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None, least_gain)
+    if weights is None:
+        require_planned(plan)
+    elif method == "l2" or data is not None:
+        raise InputError("weights that are read once go with neither method 'l2' nor data: give the model its weights")
     if not plan.num_free:
         raise NothingFree("nothing in this plan is free, so there is nothing to equalise: `plan.groups` says why")
-    weights = matching_tensors(plan.captured, ModelSnapshot(plan.captured.model).tensors)
+    tensors = weights or matching_tensors(plan.captured, ModelSnapshot(plan.captured.model).tensors)
     kept = None if data is None else list(data)
     seen = None if kept is None else calibrate(plan, kept, watched_axes(plan), progress)
-    search = Search(plan, weights, kept, seen, Format(bits, per_channel, activation_bits), alpha, progress)
-    return search.run(method, bound, bias_bound, exact)
+    form = Format(bits, per_channel, activation_bits)
+    search = Search(plan, tensors, kept, seen, form, alpha, progress, weights is not None)
+    return search.run(method, bound, bias_bound, exact, least_gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +147,7 @@ class Search:
         form: the number format.
         alpha: how much activations count.
         progress: is told what comes next.
+        reads_once: the statistics of the identity serve for all.
     """
 
     plan: Analysis
@@ -144,8 +157,9 @@ class Search:
     form: Format
     alpha: float
     progress: Told
+    reads_once: bool = False
 
-    def run(self, method: str, bound: float, bias_bound: float, exact: bool) -> Equalized:
+    def run(self, method: str, bound: float, bias_bound: float, exact: bool, least_gain: float) -> Equalized:
         """Search by a method."""
         identity = torch.zeros(self.plan.num_free, dtype=torch.float64)
         found = self.read(identity)
@@ -155,10 +169,11 @@ class Search:
                 "no free value of this plan has a magnitude that scales the rows and columns of a weight, so there is"
                 " nothing to equalise: `plan.groups` says what is pinned, and why"
             )
+        first = found
         logs, found = self.searched(method, found, identity, box)
         self.progress("measuring")
         tried = [_whole(share * logs, box) if exact else share * logs for share in _SHARES]
-        read = [self.read(u) for u in tried]
+        read = [first if self.reads_once else self.read(u) for u in tried]
         noises = [math.exp(float(noise(near, u, self.form))) for near, u in zip(read, tried, strict=True)]
         cobs = [self.cob(u, exact) for u in tried]
         errors = self.errors(cobs)
@@ -166,6 +181,8 @@ class Search:
         values = [self.value(method, near, u) for near, u in zip(read, tried, strict=True)]
         kept = [i for i, value in enumerate(values) if value <= values[0]]
         best = min(kept, key=lambda i: measure[i])
+        if errors is not None and errors[best] * least_gain > errors[0]:  # a measured error is one draw
+            best = 0
         error_before, error_after = (None, None) if errors is None else (errors[0], errors[best])
         return Equalized(
             cobs[best], values[0], values[best], noises[0], noises[best], error_before, error_after, _SHARES[best]
@@ -186,13 +203,13 @@ class Search:
 
     def read(self, logs: Tensor) -> Statistics:
         """Read the weights once, for changes of basis near to this one."""
-        return gather(self.plan, self.weights, self.seen, logs)
+        return gather(self.plan, self.weights, self.seen, logs, self.progress)
 
     def searched(self, method: str, found: Statistics, logs: Tensor, box: Box) -> tuple[Tensor, Statistics]:
         """The best logarithms by a method, and the statistics that they are the best for."""
         if method == "awq":
             return self.powers(found, box), found
-        rounds = _READINGS if method != "l2" else 4 * _READINGS
+        rounds = 1 if self.reads_once else _READINGS if method != "l2" else 4 * _READINGS
         for i in range(rounds):
             self.progress(f"reading {i + 1}/{rounds}")
             if method == "l2":  # a norm is exact at the basis where it was read: one step, then it is read again

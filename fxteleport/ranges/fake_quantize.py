@@ -3,7 +3,8 @@
 To measure what a format costs, in floating point, whatever the network. Weights are rounded symmetrically,
 scale = max|w| / (2^(bits - 1) - 1), for a tensor or for each output channel; the inputs of the layers to whole steps
 between their calibrated extremes, zero among them, for a tensor (Krishnamoorthi, "Quantizing deep convolutional
-networks for efficient inference", Section 2). Biases are not rounded: they have 32 bits.
+networks for efficient inference", Section 2). Biases are not rounded: they have 32 bits. Of embeddings, attention and
+recurrent layers the matrices are rounded, and nothing of what they compute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from fxteleport.passes.errors import InputError
 from fxteleport.ranges.calibrate import batches
 from fxteleport.ranges.choices import check_bits
+from fxteleport.ranges.held_weights import held_weights
 from fxteleport.ranges.layers import Layer, layers_of, module_finder
 from fxteleport.ranges.tensors import get_tensor, set_tensor
 from fxteleport.ranges.weight_reading import by_group
@@ -88,11 +90,12 @@ def fake_quantize(
     if activation_bits is not None:
         check_bits(activation_bits, "activation_bits")
     quantized = copy.deepcopy(network)
-    layers = list(layers_of(quantized.graph, module_finder(quantized)))
+    find, tensors = module_finder(quantized), dict(quantized.named_parameters(remove_duplicate=False))
+    layers = list(layers_of(quantized.graph, find))
     if not layers:
         raise InputError("the network has no layer with a weight that is a parameter: there is nothing to quantise")
     done: set[str] = set()
-    for layer in layers:
+    for layer in [*layers, *held_weights(quantized.graph, find, tensors.get)]:
         if layer.weight not in done:
             done.add(layer.weight)
             weight = get_tensor(quantized, layer.weight)

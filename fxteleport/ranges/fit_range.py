@@ -11,6 +11,7 @@ What was chosen is then measured: on the data, in the model's own format and in 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import UNIT
-from fxteleport.passes.errors import InputError, ModelError
+from fxteleport.passes.errors import InputError, ModelError, NothingFree
 from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
@@ -31,10 +32,11 @@ from fxteleport.plan.factors import tau
 from fxteleport.plan.free_values import check, identity
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.weights import matching_tensors, require_planned
-from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.range_bounds import Bounds, by_symbol, extremes, limits, slots_of, varying
 from fxteleport.ranges.range_report import MASK, RangeRow, range_report, run_each
 
+_SECONDS = 60.0  # for all solving
+_LEAST = 1.0  # seconds of a round
 _FARTHEST = 60  # doublings
 _ROUNDS = 8  # of solving: the elements of weights that matter at the start are not those of the end
 _OVERFLOW, _SUBNORMAL = 1e6, 1e2  # what a doubling outside of the format costs, in doublings of a free value
@@ -48,6 +50,7 @@ def fit_range(
     dtype: torch.dtype = torch.float16,
     headroom: float = 2.0,
     progress: Told = lambda _: None,
+    time_limit: float = _SECONDS,
 ) -> ChangeOfBasis:
     """A change of basis of powers of two with which no value and no weight overflows in a number format.
 
@@ -61,13 +64,18 @@ def fit_range(
         dtype: the floating-point format that the model is to be converted to.
         headroom: how many times larger than on these data values may be elsewhere, at least 1. Weights have none.
         progress: is told what comes next.
+        time_limit: seconds that the solver may take in all. When they are over, the best that it found is taken: what
+            it guarantees is measured as ever, but it may change more than is needed.
 
     Raises:
-        InputError: the settings cannot be; data are missing or do not fit, or give NaN; nothing in the plan is free;
-            or no change of basis of the plan is enough: then the message names the values.
+        NothingFree: nothing in the plan is free to be scaled.
+        InputError: the settings cannot be; data are missing or do not fit, or give NaN; the time is over and nothing
+            was found; or no change of basis of the plan is enough: then the message names the values.
         ModelError: the model is on the meta device or is not what was planned; weights are integers or NaN.
     """
     require_format(dtype, headroom)
+    if not time_limit > 0:
+        raise InputError(f"time_limit is a number of seconds above 0, got {time_limit}")
     require_planned(plan)
     if not plan.num_free or (plan.solution.allows == UNIT).all():
         raise NothingFree(
@@ -87,11 +95,14 @@ def fit_range(
     sizes = _weights(plan, weights)
     for cob_map, size in sizes.values():
         _add_weights(plan, bounds, cob_map, size, extremes(size), limit)
+    end = time.monotonic() + time_limit
     for i in range(_ROUNDS):
         progress(f"solving {i + 1}")
-        cob = ChangeOfBasis(torch.from_numpy(np.exp2(_solved(plan, bounds))), plan.fingerprint)
+        cob = ChangeOfBasis(
+            torch.from_numpy(np.exp2(_solved(plan, bounds, max(end - time.monotonic(), _LEAST)))), plan.fingerprint
+        )
         check(plan, cob)
-        if not _cut(plan, bounds, sizes, tau(plan, cob), limit):
+        if time.monotonic() > end or not _cut(plan, bounds, sizes, tau(plan, cob), limit):
             break
     progress("measuring")
     _require_fit(plan, cob, kept, dtype, headroom)
@@ -170,7 +181,7 @@ def _cut(
     return some
 
 
-def _solved(plan: Analysis, bounds: Bounds) -> Any:
+def _solved(plan: Analysis, bounds: Bounds, seconds: float) -> Any:
     """The whole k of least sum |k|, and of least overflow and underflow before: float64 [num_free].
 
     Variables: k = up - down, a slack above and one below for each inequality.
@@ -187,7 +198,11 @@ def _solved(plan: Analysis, bounds: Bounds) -> Any:
     most = np.concatenate([np.tile(np.where(still, 0, _FARTHEST), 2), np.full(2 * rows, np.inf)])
     whole = np.concatenate([np.ones(2 * free), np.zeros(2 * rows)])
     found = optimize.milp(
-        cost, integrality=whole, bounds=optimize.Bounds(0, most), constraints=constraints if rows else ()
+        cost,
+        integrality=whole,
+        bounds=optimize.Bounds(0, most),
+        constraints=constraints if rows else (),
+        options={"time_limit": seconds},
     )
     if found.x is None:
         raise InputError(f"no powers of two were found for these ranges: {found.message}")

@@ -19,6 +19,17 @@ from fxteleport.passes.rules.registry import bound, lookup
 # convolution is grouped).
 AXES = {"linear": (0, 1), "convolution": (0, 1), "transposed_convolution": (1, 0)}
 
+# Those with matrices inside of calls that do more (`held_weights.py`) -> the axis of the outputs in their matrices.
+HELD = {
+    "embedding": 1,
+    "embedding_bag": 1,
+    "embedding_bag_of": 1,
+    "multihead_attention_layer": 0,
+    "multihead_attention": 0,
+    "recurrent": 0,
+    "recurrent_function": 0,
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,7 +37,7 @@ class Layer:
 
     Attributes:
         node: the call.
-        kind: the name of its rule, a key of `AXES`.
+        kind: the name of its rule, a key of `AXES` or `HELD`.
         input: the node of the tensor that is multiplied.
         weight, bias: names of parameters (or buffers); a layer may have no bias.
         has_fixed_bias: it has a bias that is no parameter: something computed.
@@ -49,7 +60,12 @@ class Layer:
     @property
     def out_axis(self) -> int:
         """The axis of the weight along which its outputs are."""
-        return AXES[self.kind][0]
+        return HELD[self.kind] if self.is_held else AXES[self.kind][0]
+
+    @property
+    def is_held(self) -> bool:
+        """Its call is more than this layer."""
+        return self.kind in HELD
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,22 @@ from fxteleport.ranges.objective import Format
 
 @torch.no_grad()
 def output_errors(plan: Analysis, cobs: Sequence[ChangeOfBasis], form: Format, data: Iterable[Any]) -> list[float]:
-    """The noise-to-signal ratio at the outputs for each change of basis: |rounded - float|^2 / |float|^2, all batches.
+    """The noise-to-signal ratio at the outputs for each change of basis: |rounded - float|^2 / |float|^2.
+
+    Of several batches every second one sets the ranges of the activations, and the others are measured: what lies
+    outside of a range that was seen is cut off, as it will be on other data.
 
     Infinity where rounding makes NaN or infinity; NaN where the network has no outputs with fractions.
     """
     kept = list(data)
+    seen, measured = (kept, kept) if form.activation_bits is None or len(kept) < 2 else (kept[::2], kept[1::2])
     exact = rewrite(plan, identity(plan))
     rounded: list[fx.GraphModule] = []
     for cob in cobs:
-        calibrated = None if form.activation_bits is None else kept
+        calibrated = None if form.activation_bits is None else seen
         rounded.append(fake_quantize(rewrite(plan, cob), form.bits, form.per_channel, form.activation_bits, calibrated))
     signal, wrong = 0.0, [0.0] * len(rounded)
-    for args, kwargs in batches(kept):
+    for args, kwargs in batches(measured):
         expected = _fractions(exact(*args, **kwargs))
         signal += _power(expected)
         for i, network in enumerate(rounded):

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxteleport.passes.errors import NothingFree
+from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
-from fxteleport.ranges.choices import NothingFree
+from fxteleport.ranges.held_weights import held_weights, meets_the_input
 from fxteleport.ranges.layers import Layer, layers_of
 from fxteleport.ranges.log_basis import Slots, joined
 from fxteleport.ranges.segments import segment_max, segment_sum
@@ -91,6 +93,10 @@ def planned_layers(plan: Analysis) -> list[Layer]:
     for layer in layers_of(plan.captured.graph, plan.captured.modules.get):
         if layer.weight in canonical and layer.node in maps and layer.input in maps:
             found.setdefault(canonical[layer.weight], layer)
+    for layer in held_weights(plan.captured.graph, plan.captured.modules.get, plan.captured.metas.get):
+        scaled = plan.tensor_map(layer.weight) if layer.weight in canonical else None
+        if scaled is not None and scaled.factors:
+            found.setdefault(canonical[layer.weight], layer)
     return list(found.values())
 
 
@@ -98,6 +104,10 @@ def watched_axes(plan: Analysis) -> dict[str, int]:
     """The nodes to calibrate, with the axes of their channels."""
     axes: dict[str, int] = {}
     for layer in planned_layers(plan):
+        if layer.is_held:
+            if meets_the_input(layer):
+                axes[layer.input.name] = info(layer.input).value.ndim - 1
+            continue
         rank = plan.captured.metas[layer.weight].ndim
         axes |= {node.name: channel_axis(layer, node, rank) for node in (layer.input, layer.node)}
     return axes
@@ -144,6 +154,7 @@ def _side_by_side(read: Sequence[Reading], num_free: int) -> Statistics:
         _TINY
     )
     seen = [r.seen for r in read]
+    no_data = any(r.seen is None and r.is_rounded_input for r in read)
     return Statistics(
         names=[r.weight for r in read],
         rows=rows,
@@ -163,11 +174,16 @@ def _side_by_side(read: Sequence[Reading], num_free: int) -> Statistics:
         peak_column=torch.cat([r.peaks[2] + start for r, start in zip(read, column_start, strict=True)]),
         positions=torch.tensor([r.positions for r in read], dtype=torch.float64),
         signal_in=torch.cat([r.signals[1] for r in read]),
-        largest_in=None if None in seen else torch.cat([s.largest for s in seen if s is not None]),
+        largest_in=None if no_data else torch.cat([_largest(r) for r in read]),
         signed_in=torch.tensor([s is not None and bool((s.low < 0).any()) for s in seen]),
         use=use,
         column_cost=column_square * of_block[column_block],
     )
+
+
+def _largest(read: Reading) -> Tensor:
+    """The largest inputs; 0 where inputs are not rounded."""
+    return torch.zeros(read.columns.count, dtype=torch.float64) if read.seen is None else read.seen.largest
 
 
 def _places(counts: Sequence[int], groups: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:

@@ -18,6 +18,7 @@ from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
+from fxteleport.ranges.held_weights import meets_the_input
 from fxteleport.ranges.layers import Layer
 from fxteleport.ranges.log_basis import LogBasis, Slots
 
@@ -38,7 +39,8 @@ class Reading:
         bias: magnitudes, of the rows.
         peaks: the logarithms of the largest elements, their rows, their columns.
         signals: mean squares of the outputs, and of the inputs.
-        seen: what was calibrated of the inputs.
+        seen: what was calibrated of the inputs; None without data, or where inputs are not rounded.
+        is_rounded_input: a format with activations rounds the inputs.
     """
 
     weight: str
@@ -53,6 +55,7 @@ class Reading:
     peaks: tuple[Tensor, Tensor, Tensor]
     signals: Pair
     seen: Channels | None
+    is_rounded_input: bool
 
 
 class Reader:
@@ -86,10 +89,13 @@ class Reader:
         grouped = by_group(weight, layer)
         grouped = grouped.to(torch.float64 if grouped.dtype is torch.float64 else torch.float32)
         groups, outputs, inputs, positions = grouped.shape
-        rows, columns = (
-            self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
-            for node, count in ((layer.node, outputs), (layer.input, inputs))
-        )
+        if layer.is_held:
+            rows, columns = self._held(layer, outputs, inputs)
+        else:
+            rows, columns = (
+                self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
+                for node, count in ((layer.node, outputs), (layer.input, inputs))
+            )
         up = rows.of(self.logs).view(groups, -1, 1).to(grouped)
         down = columns.of(self.logs).view(groups, 1, -1).to(grouped)
         square, size = grouped.square().sum(3), grouped.abs().amax(3).log()
@@ -107,19 +113,35 @@ class Reader:
             alive=_alive(size),
             bias=_plain(magnitude),
             peaks=_largest(size, size + up - down),
-            signals=self._signals(layer, square.double().cpu(), rows, columns, _plain(magnitude)),
-            seen=None if self.seen is None else self.seen.get(layer.input.name),
+            signals=self._signals(layer, square, rows, columns, _plain(magnitude)),
+            seen=None if self.seen is None or layer.is_held else self.seen.get(layer.input.name),
+            is_rounded_input=not layer.is_held,
         )
+
+    def _held(self, layer: Layer, outputs: int, inputs: int) -> tuple[Slots, Slots]:
+        """The slots of a matrix whose own map says how its rows and columns are scaled."""
+        cob = self.plan.tensor_map(layer.weight)
+        assert cob is not None
+        out = layer.out_axis
+        return self.basis.channels(cob, out, outputs), self.basis.channels(cob**-1, 1 - out, inputs)
 
     def _signals(self, layer: Layer, square: Tensor, rows: Slots, columns: Slots, bias: Tensor) -> Pair:
         """The mean squares of the outputs and of the inputs: measured, or what earlier layers would give."""
         if self.seen is not None and {layer.node.name, layer.input.name} <= self.seen.keys():
             return self.seen[layer.node.name].square, self.seen[layer.input.name].square
+        if self.seen is not None and meets_the_input(layer) and layer.input.name in self.seen:
+            given = self.seen[layer.input.name].square
+            return _carried(square, given), given
         given = torch.zeros(columns.count, dtype=torch.float64).index_add(0, columns.at, self.flow[columns.free])
         given = torch.where(given > 0, given, 1.0)
-        made = torch.einsum("goi,gi->go", square, given.view(len(square), -1)).reshape(-1) + bias.square()
+        made = _carried(square, given) + bias.square()
         self.flow += rows.back(made / (float(made.mean()) or 1.0), len(self.flow), squared=True)
         return made, given
+
+
+def _carried(square: Tensor, given: Tensor) -> Tensor:
+    """The mean squares that inputs of some mean squares give at the outputs: [groups, outputs, inputs] -> [outputs]."""
+    return _plain(torch.einsum("goi,gi->go", square, given.view(len(square), -1).to(square)))
 
 
 def by_group(weight: Tensor, layer: Layer) -> Tensor:
@@ -157,9 +179,10 @@ def _largest(size: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if size.numel() <= PEAKS * (rows + columns) * groups:
         at = torch.arange(size.numel(), device=size.device)
     else:
-        flat = torch.arange(size.numel(), device=size.device).view(size.shape)
-        of_rows = flat.gather(2, moved.topk(min(PEAKS, columns), 2).indices)
-        of_columns = flat.gather(1, moved.topk(min(PEAKS, rows), 1).indices)
+        first = (rows * columns * torch.arange(groups, device=size.device)).view(-1, 1, 1)
+        row, column = (torch.arange(n, device=size.device) for n in (rows, columns))
+        of_rows = first + columns * row[:, None] + moved.topk(min(PEAKS, columns), 2).indices
+        of_columns = first + column + columns * moved.topk(min(PEAKS, rows), 1).indices
         at = torch.cat([of_rows.reshape(-1), of_columns.reshape(-1)]).unique()
     values = size.reshape(-1)[at]
     there = values.isfinite()  # the logarithm of a zero is not

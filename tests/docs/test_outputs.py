@@ -15,6 +15,7 @@ from fxteleport.passes.rules.registry import RULES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "tutorials")]
+NEEDS = {"docs/howto/quantise.md": ("torchao", "onnx", "onnxscript", "onnxruntime")}  # of the extra `quantise`
 
 
 def _load() -> ModuleType:
@@ -50,6 +51,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.parametrize("name", [n for n in pages_with("python") if n not in pages_with("console")])
 def test_the_code_runs(name: str) -> None:
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'fxteleport[quantise]'")
     text = (ROOT / name).read_text()
     printed = {block.stop: said for block, said in outputs.run_python(text, name)}
     written = [b for b in outputs.blocks(text) if b.kind == "python"]

@@ -107,6 +107,21 @@ def test_never_above_the_error_of_the_network_as_it_is(method: str, per_channel:
     assert error(plan.identity()) == pytest.approx(found.error_before, rel=1e-3)
 
 
+def test_a_small_gain_is_not_taken() -> None:
+    """A measured error is one draw of the rounding errors: what wins by less than asked is left."""
+    model, x = case("convolutions")
+    plan = ft.plan(model, x)
+    data = [x, x + 0.1]
+    taken = ft.equalized(plan, "range", data, bits=4, least_gain=1.0)
+    assert taken.error_before is not None and taken.error_after is not None
+    gain = taken.error_before / taken.error_after
+    assert gain > 1
+    assert torch.equal(ft.equalized(plan, "range", data, bits=4, least_gain=0.99 * gain).cob.values, taken.cob.values)
+    assert ft.equalized(plan, "range", data, bits=4, least_gain=1.01 * gain).share == 0
+    with pytest.raises(ft.InputError, match="least_gain"):
+        ft.equalize(plan, least_gain=0.5)
+
+
 @pytest.mark.parametrize("method", ["range", "l2"])
 def test_two_layers_have_the_known_minimum(method: str) -> None:
     """Nagel et al., eq. 11: t = sqrt(column / row), up to a factor for all channels."""
@@ -219,8 +234,10 @@ def test_integer_weights() -> None:
 
 def test_nothing_free() -> None:
     plan = ft.plan(nn.Sequential(nn.Linear(4, 4)), torch.ones(2, 4))
-    with pytest.raises(ft.InputError, match="nothing in this plan is free"):
+    with pytest.raises(ft.NothingFree, match="nothing in this plan is free"):
         ft.equalize(plan)
+    with pytest.raises(ft.NothingFree, match="nothing in this plan is free"):
+        ft.fit_range(plan, [torch.ones(2, 4)])
     meta = ft.plan(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).to("meta"), torch.ones(2, 4))
     with pytest.raises(ft.ModelError, match="meta"):
         ft.equalize(meta)

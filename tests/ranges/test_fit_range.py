@@ -116,6 +116,7 @@ def test_what_is_wrong_is_said_and_nothing_is_changed() -> None:
         ({"dtype": torch.int8}, "floating-point format"),
         ({"headroom": 0.5}, "headroom is a factor from 1"),
         ({"headroom": float("nan")}, "headroom is a factor from 1"),
+        ({"time_limit": 0}, "time_limit is a number of seconds above 0"),
         ({"data": []}, "no batch"),
         ({"data": [torch.ones(2, 4)]}, "does not run on the data's batch 0"),
         ({"data": [x * float("nan")]}, "NaN"),

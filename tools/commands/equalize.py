@@ -34,7 +34,7 @@ def equalize(
     common.check_norms(mode, norms)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
-    from fxteleport.ranges.choices import NothingFree
+    from fxteleport.passes.errors import NothingFree
     from fxteleport.tools.checking.session import compare
     from fxteleport.tools.equalizing.run import measured, run
     from fxteleport.tools.equalizing.summary import show, written

@@ -33,8 +33,8 @@ def fit_range(
     common.check_norms(mode, norms)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
+    from fxteleport.passes.errors import NothingFree
     from fxteleport.plan.plan import plan
-    from fxteleport.ranges.choices import NothingFree
     from fxteleport.ranges.fit_range import fit_range as fitted_cob
     from fxteleport.ranges.fit_range import require_format
     from fxteleport.ranges.range_report import range_report

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.errors import NothingFree
 from fxteleport.plan.plan import Plan, plan
-from fxteleport.ranges.choices import NothingFree
 from fxteleport.ranges.equalize import Equalized, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
 from fxteleport.ranges.fold_norms import Folded, fold_norms, folded_norms

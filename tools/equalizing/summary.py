@@ -20,7 +20,7 @@ from fxteleport.verify import EquivalenceReport
 _TAKEN = {
     1.0: "",
     0.5: "; half of it is taken (in logarithms), which errs less than the whole",
-    0.0: "; nothing is taken: what it found errs no less than the network as it is",
+    0.0: "; nothing is taken: the network as it is errs too little more, or less (--least-gain)",
 }
 
 

@@ -34,6 +34,9 @@ class Equalizing:
     bias_bound: Annotated[
         float, option("--bias-bound", _CHOICE, "The largest bias may become so many times as large.", "F")
     ] = 64.0
+    least_gain: Annotated[
+        float, option("--least-gain", _CHOICE, "Taken only where the squared error becomes so many times smaller.", "F")
+    ] = 2.0
     images: Annotated[
         Path | None, option("--images", RUN, "Measure activations on the pictures of a folder.", "DIR")
     ] = None
@@ -47,10 +50,20 @@ class Equalizing:
             raise InputError(f"--count is a number of pictures, got {self.count}")
         check_choices(
             self.method, self.bits, self.bound, self.bias_bound, self.activation_bits, self.alpha,
-            self.images is not None,
+            self.images is not None, self.least_gain,
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         """The arguments of `fxteleport.equalized`."""
-        names = ("method", "bits", "per_channel", "activation_bits", "alpha", "exact", "bound", "bias_bound")
+        names = (
+            "method",
+            "bits",
+            "per_channel",
+            "activation_bits",
+            "alpha",
+            "exact",
+            "bound",
+            "bias_bound",
+            "least_gain",
+        )
         return {name: getattr(self, name) for name in names}
