@@ -69,11 +69,12 @@ class NextRunDiffers(Again):
 
     Args:
         paths: theirs.
+        carriers: the objects in which they keep what they need for that, and those that lead there.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], carriers: Iterable[Any] = ()) -> None:
         super().__init__()
-        self.paths = frozenset(paths)
+        self.paths, self.carriers = frozenset(paths), tuple(carriers)
 
 
 class Unhashable(TypeError):
