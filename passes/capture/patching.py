@@ -29,7 +29,7 @@ from fxteleport.passes.capture.protocols import Trace
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NUMBERS = "sqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes, besides operators
+_NUMBERS = "sqrt isqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes
 _CREATION = (
     "arange as_tensor asarray empty empty_strided eye full linspace logspace ones rand randint randn randperm"
     " scalar_tensor tensor tril_indices triu_indices zeros hann_window hamming_window complex polar sparse_coo_tensor"

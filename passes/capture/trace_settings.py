@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from fxteleport.passes.capture.control_flow import (
+    Converts,
     DecidesInFunction,
     Draws,
     HashedSize,
@@ -34,6 +35,7 @@ class TraceSettings:
         data_guards: what the example inputs alone decide goes as they do, with a guard.
         is_body: the graph is of the inside of a call that is recorded as one node.
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
+        converting: functions in which `int` and `float` of a size are recorded.
         functions: plain functions in which the data decide; their calls are seen.
         objects: what the run finds in objects that modules hold, if not what they hold now.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
@@ -49,6 +51,7 @@ class TraceSettings:
     is_body: bool = False
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     objects: Left = field(default_factory=Left)
+    converting: frozenset[FunctionType] = frozenset()
     functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
     carriers: tuple[Any, ...] = ()
@@ -65,7 +68,9 @@ class TraceSettings:
 
     def of_body(self, training: bool) -> TraceSettings:
         """Those of the inside of a call."""
-        return TraceSettings(self.device, self.makes_all, self.hashes, training, is_body=True)
+        return TraceSettings(
+            self.device, self.makes_all, self.hashes, training, is_body=True, converting=self.converting
+        )
 
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
@@ -79,6 +84,8 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, hashes=True)
         except DecidesInFunction as found:
             settings = replace(settings, functions=settings.functions | found.functions)
+        except Converts as found:
+            settings = replace(settings, converting=settings.converting | {found.function})
         except Draws:
             settings = replace(settings, draws=True)
         except NextRunDiffers as found:

@@ -92,7 +92,7 @@ class Tracer:
         guards = TraceGuards(self.builder.graph, self.stack)
         data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
         self.decisions = DataDecisions(settings, guards, self.conditions, data)
-        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
+        self.values = Specialization(guards, self.conditions, self.inputs, settings, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         self.objects = ObjectInputs(self.builder)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like, self.objects)
@@ -144,7 +144,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_watching(self, self.settings.functions)
+        return run_watching(self, self.settings.functions, self.settings.converting)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
