@@ -1,4 +1,4 @@
-"""Lists, dictionaries and data classes among the inputs that forward changes: the emitted network changes them alike."""
+"""Lists, dictionaries and data classes among the inputs that forward changes: so does the emitted network."""
 
 from __future__ import annotations
 

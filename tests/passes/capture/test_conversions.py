@@ -29,7 +29,7 @@ def as_float(n: int) -> float:
 
 
 def rounded_up(n: int) -> int:
-    return int(math.ceil(n / 2))
+    return int(math.ceil(n / 2))  # noqa: RUF046 as people write it
 
 
 def exact_root(n: int) -> int:
