@@ -23,7 +23,7 @@ class Comparison:
         bitwise: they, and all others, are equal to the last bit.
         max_abs, max_rel: their largest difference; relative to the largest magnitude of its output.
         other: the first output that differs and has no fractions; integers have no rounding.
-        constant: the tensors that are constant or not finite in the first network.
+        constant: the tensors that are constant, as far as they are finite, in the first network.
         vacuous: no output tells anything.
     """
 
@@ -106,13 +106,23 @@ def _alike(path: str, a: Any, b: Any) -> bool:
 
 
 def is_vacuous(x: Tensor) -> bool:
-    """True for an output that proves nothing: constant, empty or not finite; of one element, zero."""
+    """True for an output that proves nothing: where it is finite, it is constant or empty; of one element, zero.
+
+    What is not finite (a mask's -inf, say) is compared by its place, but no parameter need decide that.
+    """
     if x.is_quantized or (x.itemsize == 1 and x.is_floating_point()):
         x = x.dequantize() if x.is_quantized else x.float()
-    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+    x = _finite(x)
+    if x.numel() == 0:
         return True
     first = x.reshape(-1)[0]
     return bool(first == 0) if x.numel() == 1 else bool((x == first).all())
+
+
+def _finite(x: Tensor) -> Tensor:
+    """What is finite in a tensor, in one axis if not all is."""
+    finite = torch.isfinite(x)
+    return x if bool(finite.all()) else x[finite]
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -222,6 +232,7 @@ def largest_tolerance(model: nn.Module, expected: list[Tensor]) -> float:
 
 
 def _spread(x: Tensor) -> float:
+    x = _finite(x)
     if x.numel() == 1:
         return 1.0
     parts = torch.view_as_real(x) if x.is_complex() else x

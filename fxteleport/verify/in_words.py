@@ -10,7 +10,7 @@ def sentence(report: EquivalenceReport) -> str:
     if report.vacuous:
         which = ", ".join(report.constant_outputs)
         several = f" ({which})" if len(report.constant_outputs) > 1 else ""
-        return f"proves nothing: the original's output is constant or not finite{several}"
+        return f"proves nothing: the original's output is constant, as far as it is finite{several}"
     if report.cannot_tell:
         return (
             f"cannot tell: differences up to {report.tolerance:.2g} may be the original's own rounding"

@@ -70,7 +70,7 @@ class EquivalenceReport(Summarized):
         passed: the networks compute the same function, and the comparison could have failed: `verdict` is "same".
         bitwise_equal: outputs equal to the last bit (and every node, where nodes were compared).
         max_abs, max_rel: largest difference of the outputs; relative to the largest magnitude of an output.
-        vacuous: no reference output tells anything: each is constant or not finite.
+        vacuous: no reference output tells anything: each is constant, as far as it is finite.
         nodes: how many nodes were compared (0: end to end only).
         first_difference: the first node that differs, or None.
         tolerance: what `max_rel` was held against; 0 means bitwise.
@@ -80,7 +80,7 @@ class EquivalenceReport(Summarized):
             for is above `bound`, and float64 did not decide either.
         bound: the tolerance from which on a comparison cannot tell a wrong network (see `compare.largest_tolerance`).
         float64: float64 copies of both networks decided; then `max_abs`, `max_rel` and `tolerance` are theirs.
-        constant_outputs: the outputs (tensors) that are constant or not finite in the original: they tell nothing.
+        constant_outputs: the outputs (tensors) that are constant in the original, as far as they are finite.
         different_output: the first output that differs and is no tensor of fractions: an integer or boolean tensor, a
             number, a text.
         parameters: how many parameters and buffers of an emitted network were compared with `original * scales(cob)`.

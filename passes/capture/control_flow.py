@@ -60,6 +60,18 @@ class DecidesInFunction(Again):
         self.functions = frozenset(functions)
 
 
+class Converts(Again):
+    """A function makes a number of Python's own of a size, and can be made to leave that to the trace.
+
+    Args:
+        function: that.
+    """
+
+    def __init__(self, function: FunctionType) -> None:
+        super().__init__()
+        self.function = function
+
+
 class Draws(Again):
     """Forward draws random numbers of Python's or numpy's: the modules that do must be kept whole."""
 
@@ -69,11 +81,12 @@ class NextRunDiffers(Again):
 
     Args:
         paths: theirs.
+        carriers: the objects in which they keep what they need for that, and those that lead there.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], carriers: Iterable[Any] = ()) -> None:
         super().__init__()
-        self.paths = frozenset(paths)
+        self.paths, self.carriers = frozenset(paths), tuple(carriers)
 
 
 class Unhashable(TypeError):

@@ -10,10 +10,13 @@ from torch import fx
 
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
+from fxteleport.passes.capture.control_flow import NextRunDiffers
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.handles import Handles
+from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_conditions import TraceConditions
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.graph.contents import Contents, contents_in
 
 
@@ -41,13 +44,16 @@ class History:
 
     def __init__(
         self,
+        settings: TraceSettings,
         builder: GraphBuilder,
         handles: Handles,
         tensors: TensorTable,
         conditions: TraceConditions,
         stack: CallStack,
         writes: Writes,
+        held: HeldObjects,
     ) -> None:
+        self._stateful, self._held = settings.stateful, held
         self._builder, self._handles, self._tensors = builder, handles, tensors
         self._conditions, self._stack, self._writes = conditions, stack, writes
 
@@ -56,7 +62,15 @@ class History:
         return Mark(self._builder.last, len(self._handles), len(self._writes), len(self._stack), contents_in(arguments))
 
     def undo(self, mark: Mark) -> None:
-        """Erase what was recorded since; lists and dictionaries hold again what they held."""
+        """Erase what was recorded since; lists and dictionaries hold again what they held.
+
+        Raises:
+            NextRunDiffers: something was left in other objects, and what they held at that moment is not known.
+        """
+        if left := self._held.left():
+            if not left.owners <= self._stateful:
+                raise NextRunDiffers(left.owners, left.carriers)
+            self._held.restore()
         self._stack.unwind(mark.depth)
         for held in mark.contents:
             held.restore()

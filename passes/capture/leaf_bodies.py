@@ -17,6 +17,7 @@ from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.autograd_context import AutogradContext
 from fxteleport.passes.capture.control_flow import Again, Stores, first_line, raise_if_hashed
 from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.meta_values import MetaValues, tree_map
 from fxteleport.passes.capture.opaque_leaves import Applied
@@ -39,6 +40,8 @@ class BodyTrace(Protocol):
     def conditions(self) -> TraceConditions: ...
     @property
     def inputs(self) -> InputFacts: ...
+    @property
+    def held(self) -> HeldObjects: ...
     def shadow(self) -> nn.Module: ...
     def running(self) -> AbstractContextManager[None]: ...
     def lower(self, x: Any) -> Any: ...
@@ -99,7 +102,9 @@ class LeafBodies:
         held = [x for x in contents_in(shadow.__dict__) if type(x.container) is not Table]
         with inside.running():
             out = shadow(*inputs[0], **inputs[1])
-        if reassigned(shadow) or any(x.changed() for x in held):
+        left = inside.held.left()
+        inside.held.restore()
+        if left or reassigned(shadow) or any(x.changed() for x in held):
             raise Stores(f"the forward of a {type(module).__name__} stores what others may read")
         graph = inside.finish(inside.lower(out), out)
         inside.end()

@@ -6,6 +6,7 @@ tensors, as a clone with the module's own weights.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -16,6 +17,7 @@ from fxteleport.passes.capture.additions import Additions
 from fxteleport.passes.capture.meta_values import CPU, META, tree_map
 from fxteleport.passes.capture.model_tensors import ModelTensors, named_tensors
 from fxteleport.passes.capture.opaque_leaves import Helper, Withheld
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.training_mode import depends
 from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
@@ -44,7 +46,7 @@ class LeafTable:
         parts: Mapping[str, nn.Module],
         tensors: ModelTensors,
         additions: Additions,
-        training: bool,
+        settings: TraceSettings,
     ) -> None:
         self.twins: dict[str, nn.Module] = {}
         self.classes: dict[str, type] = {}
@@ -53,7 +55,7 @@ class LeafTable:
         self.named: set[str] = set()
         self.reach = Reach(parts, tensors.names)
         self._model, self._parts, self._tensors, self._additions = model, parts, tensors, additions
-        self._training = training
+        self._training, self._carriers = settings.training, frozenset(map(id, settings.carriers))
 
     def real(self, path: str) -> nn.Module:
         """The user's module at a path."""
@@ -84,7 +86,8 @@ class LeafTable:
     def keep_whole(self, path: str, why: str) -> None:
         """A module becomes opaque: what is in it, and what its code can read elsewhere, stays as it is."""
         self.opaque[path] = why
-        self.reached[path] = self.reach.of(self.real(path))
+        reached = self.reach.of(self.real(path))
+        self.reached[path] = dataclasses.replace(reached, carriers=reached.carriers | self._carriers)
         self.twins.pop(path, None)
 
     def keep_method_whole(self, path: str, module: nn.Module, method: FunctionType, why: str) -> None:

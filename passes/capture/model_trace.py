@@ -6,12 +6,13 @@ import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.control_flow import Again, CannotRun, DataDependent, first_line, raise_if_hashed
+from fxteleport.passes.capture.held_objects import Left
 from fxteleport.passes.capture.history import Mark
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.meta_values import to_meta, tree_map
@@ -20,6 +21,7 @@ from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.patching import unaware
 from fxteleport.passes.capture.placeholders import said
 from fxteleport.passes.capture.replay import runs
+from fxteleport.passes.capture.side_effects import stand_in
 from fxteleport.passes.capture.traced_modules import reassigned
 from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
@@ -27,6 +29,7 @@ from fxteleport.passes.graph.grad_mode import write_switches
 from fxteleport.passes.graph.module_clone import linked, modules_of, path_of
 from fxteleport.passes.graph.node_info import Trust, info
 
+T = TypeVar("T")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Attributes = dict[tuple[str, str], Any]  # (module's path, name) -> value
 
@@ -39,12 +42,14 @@ class Traced:
         is_whole: it is one opaque leaf.
         assigned: the tensors of the model in whose place its forward puts others.
         left: attributes that forward may have read, and leaves with other values.
+        objects: what it leaves in objects of the user's that modules hold.
     """
 
     tracer: Tracer
     is_whole: bool
     assigned: dict[str, Tensor]
     left: Attributes
+    objects: Left
 
 
 def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
@@ -58,6 +63,7 @@ def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return _traced(tracer, (args, kwargs))
     finally:
         tracer.end()
+        tracer.settings.objects.undo()
 
 
 def _traced(tracer: Tracer, examples: Arguments) -> Traced:
@@ -73,8 +79,9 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
     _set_attributes(tracer, shadows)
     is_whole = False
     left: Attributes = {}
+    objects = Left()
     try:
-        out, left = _run(tracer, root, shadows, arguments)
+        out, left, objects = _run(tracer, root, shadows, arguments)
         if entry is not None:
             tracer.inputs.insist(
                 tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
@@ -94,17 +101,18 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
     tracer.finish(lowered, out)
     if tracer.gradients.switches:
         write_switches(tracer.graph, {name for name, _ in tracer.model.named_parameters()})
-    return Traced(tracer, is_whole, assigned, left)
+    return Traced(tracer, is_whole, assigned, left, objects)
 
 
 def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
     """Let the shadows have what the trace is to find in them, and what the model's own `train` sets."""
     started = tracer.modes.started
+    tracer.settings.objects.leave(functools.partial(_found, tracer))
     if not (started.attributes or tracer.settings.found):
         return
     by_path = {path_of(shadow): shadow for shadow in shadows}
     for (path, name), value in tracer.settings.found.items():
-        vars(by_path[path])[name] = value
+        vars(by_path[path])[name] = _found(tracer, value)
     if not started.attributes or started.seen_on is None:
         return
     places = {id(m): by_path[path] for path, m in started.seen_on.named_modules()}
@@ -115,8 +123,22 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
         held[name] = linked(value, places)
 
 
-def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments) -> tuple[Any, Attributes]:
-    """What the model's forward gives, and the plain attributes that it leaves; no more that a graph does not hold."""
+def _found(tracer: Tracer, x: Any) -> Any:
+    """What the next run finds: of a number, which may be any other in the run after that, a proxy."""
+    if type(x) in (int, float):
+        return tracer.record("call_function", from_last_run, (x,), {})
+    return stand_in(x)
+
+
+def from_last_run(number: T) -> T:
+    """A number that the run before has left. What depends on it is no part of a graph that is kept."""
+    return number
+
+
+def _run(
+    tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments
+) -> tuple[Any, Attributes, Left]:
+    """What the model's forward gives, and what it leaves in attributes and objects."""
     args, kwargs = arguments
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
@@ -125,9 +147,13 @@ def _run(tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], argument
         if not f"{path_of(shadow)}.".startswith(whole):
             tracer.effects.reject_state(shadow)
     left = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
+    objects = tracer.held.left()
+    if objects.places:
+        by_path = {path_of(shadow): shadow for shadow in shadows}
+        left |= {(path, name): stand_in(vars(by_path[path])[name]) for path, name in objects.places}
     tracer.effects.reject_changed_layers()
     tracer.modes.reject_late()
-    return out, left
+    return out, left, objects
 
 
 def _kept_whole(

@@ -89,6 +89,7 @@ class ModuleCalls:
         with self._stack.inside(module):
             mark = self._history.mark((args, kwargs))
             try:
+                self._effects.reject_stateful(path)
                 with self._effects.call():
                     out = forward(*args, **kwargs)
                 self._effects.reject_state(module)

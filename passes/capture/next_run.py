@@ -19,13 +19,15 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     Args:
         again: traces the same model on the same inputs.
     """
-    if not traced.left:
+    if not (traced.left or traced.objects):
         return True
+    if traced.objects.differs:
+        return False
     tracer = traced.tracer
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            other = again(replace(tracer.settings, found=traced.left)).tracer
+            other = again(replace(tracer.settings, found=traced.left, objects=traced.objects)).tracer
     except Exception:
         return False
     graphs, training = (

@@ -1,4 +1,4 @@
-"""Inputs that are objects, as the cache of a language model: taken apart for the trace, which may change them.
+"""Inputs that are objects (the cache of a language model), lists or dictionaries: the trace may change what is in them.
 
 `forward` gets an object of the same class whose tensors are read out of the one that is given. What it leaves in it
 is put back into that one at the end of each run, and where it is returned, that one is: like the model itself does.
@@ -6,6 +6,7 @@ is put back into that one at the end of each run, and where it is returned, that
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,12 @@ from fxteleport.passes.capture.control_flow import DataDependent
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.proxy import Proxy, node_of
 from fxteleport.passes.graph.containers import refill
-from fxteleport.passes.graph.contents import FILLED, Contents, contents
+from fxteleport.passes.graph.contents import contents
+from fxteleport.passes.graph.holders import put_back
 from fxteleport.passes.graph.node_info import NodeInfo, describe
+from fxteleport.passes.graph.reachable import fields_of
+
+CHANGED = frozenset({list, dict, collections.OrderedDict, collections.defaultdict})  # what forward may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +31,15 @@ class _Opened:
     """An object, a list or a dictionary in the place of one that the network is given.
 
     Attributes:
+        as_given: where a call is given it, the graph has the one that is given.
         handle: the one that is given.
         fields: what it held at first: its attributes by name, or its items.
     """
 
     opened: Any
     handle: Proxy
-    fields: Contents
+    fields: Any
+    as_given: bool
 
 
 class ObjectInputs:
@@ -42,15 +49,15 @@ class ObjectInputs:
         self._builder = builder
         self._held: dict[int, _Opened] = {}
 
-    def hold(self, opened: Any, handle: Proxy) -> Any:
+    def hold(self, opened: Any, handle: Proxy, as_given: bool = True) -> Any:
         """Have an object, a list or a dictionary of the trace's stand for an input, or for a part of one."""
-        self._held[id(opened)] = _Opened(opened, handle, Contents(_filled(opened)))
+        self._held[id(opened)] = _Opened(opened, handle, _fields(opened), as_given)
         return opened
 
     def node_of(self, x: Any) -> fx.Node | None:
         """The node of an input that an object stands for."""
         held = self._held.get(id(x))
-        return None if held is None else node_of(held.handle)
+        return node_of(held.handle) if held is not None and held.as_given else None
 
     def given(self, x: Any) -> Any:
         """Arguments with the inputs themselves in place of what stands for them."""
@@ -63,7 +70,10 @@ class ObjectInputs:
     def reset(self) -> None:
         """Undo what code has done to them."""
         for held in self._held.values():
-            held.fields.restore()
+            if isinstance(held.opened, (list, dict)):
+                refill(held.opened, held.fields)
+            else:
+                put_back(held.opened, held.fields)
 
     def put_back(self, lower: Callable[[Any], Any]) -> None:
         """Append nodes that leave in the inputs what forward has left in what stands for them.
@@ -72,23 +82,28 @@ class ObjectInputs:
             DataDependent: it has deleted an attribute.
         """
         for held in list(self._held.values()):
-            now, before = contents(_filled(held.opened)), held.fields.before
-            if isinstance(held.opened, FILLED):
-                if held.fields.changed():
-                    self._append(refill, held.handle, lower(now))
+            now, before = _fields(held.opened), held.fields
+            if isinstance(held.opened, (list, dict)):
+                if not _is_same(now, before):
+                    self._append(refill, held.handle, lower(self.given(now)))
                 continue
             for name in before:
                 if name not in now:
                     raise DataDependent(f"its forward deletes '{name}' of an input")
             for name, value in now.items():
                 if name not in before or value is not before[name]:
-                    self._append(setattr, held.handle, name, lower(value))
+                    self._append(setattr, held.handle, name, lower(self.given(value)))
 
     def _append(self, target: Callable[..., Any], handle: Proxy, *args: Any) -> None:
         node = self._builder.graph.call_function(target, (node_of(handle), *args))
         describe(node, NodeInfo(has_effect=True))
 
 
-def _filled(x: Any) -> Any:
-    """What can be filled: a container itself, of an object its attributes."""
-    return x if isinstance(x, FILLED) else vars(x)
+def _fields(x: Any) -> Any:
+    return contents(x) if isinstance(x, (list, dict)) else {name: getattr(x, name) for name in fields_of(x)}
+
+
+def _is_same(now: Any, before: Any) -> bool:
+    if isinstance(now, dict):
+        return list(now) == list(before) and all(now[key] is before[key] for key in now)
+    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))

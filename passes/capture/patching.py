@@ -23,7 +23,7 @@ from fxteleport.passes.capture import patches
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NUMBERS = "sqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes, besides operators
+_NUMBERS = "sqrt isqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []

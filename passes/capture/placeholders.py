@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.meta_values import MetaValues, tree_map
-from fxteleport.passes.capture.object_inputs import ObjectInputs
+from fxteleport.passes.capture.object_inputs import CHANGED, ObjectInputs
 from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
@@ -92,7 +92,8 @@ class Placeholders:
             fields = {name: self._item(handle, getattr, name, x, True) for name, x in vars(value).items()}
             return self._objects.hold(with_fields(value, fields), handle)
         opened = self._container(handle, value, in_object)
-        return self._objects.hold(opened, handle) if in_object and type(value) in (list, dict) else opened
+        is_open = opened is not handle and (type(value) in CHANGED or is_record(value))
+        return self._objects.hold(opened, handle, as_given=in_object) if is_open else opened
 
     def _container(self, handle: Proxy, value: Any, in_object: bool) -> Any:
         kind = kind_of(type(value))
@@ -102,7 +103,7 @@ class Placeholders:
         return kind.like(value, items)
 
     def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
-        changes = in_object and type(value) in (list, dict)  # and what is changed there has a node
+        changes = type(value) in CHANGED  # and what is changed there has a node
         if not (changes or any(_has_parts(x) for x in pytree.tree_leaves(value, is_leaf=is_object))):
             return value
         return self._opened(self._record("call_function", read, (handle, key), {}), in_object)

@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxteleport.passes.capture.conversions import recording_conversions
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy import is_proxy
 from fxteleport.passes.capture.recording_mode import run_by, running
@@ -67,9 +68,11 @@ def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
 
 
 @contextmanager
-def run_watching(trace: Trace, functions: frozenset[FunctionType]) -> Iterator[None]:
-    """`run_by` for a trace that is to see the calls of some functions."""
-    with watching(functions), run_by(trace):
+def run_watching(
+    trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType]
+) -> Iterator[None]:
+    """`run_by` for a trace that is to see the calls of some functions, and the conversions of numbers in others."""
+    with recording_conversions(converting), watching(functions), run_by(trace):
         yield
 
 

@@ -19,6 +19,7 @@ from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import reassigned
+from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.settings import Reads
@@ -84,16 +85,21 @@ class SideEffects:
         for key in self._writes.left():
             raise DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
 
+    def reject_stateful(self, path: str) -> None:
+        """Raise DataDependent for a module that computes something else in the next run."""
+        if path in self._stateful:
+            raise DataDependent(NEXT_RUN_DIFFERS)
+
     def reject_state(self, module: nn.Module) -> None:
         """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
 
         Raises:
-            DataDependent: the module has such a buffer, or computes something else in the next run.
+            DataDependent: the module has such a buffer.
         """
-        if self._stateful and path_of(module) in self._stateful:
-            raise DataDependent(NEXT_RUN_DIFFERS)
         for name, now in reassigned(module).items():
             before = self._tensors.read(name)
+            if before is None and _is_drawn(now):
+                raise DataDependent(f"its forward keeps random numbers in '{name}'")
             if before is None or proxy.plain(now) is value_of(before):
                 continue
             node = node_of(before)
@@ -123,10 +129,10 @@ class SideEffects:
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     yield (path, name), now
             elif (path, name) in reads.found and self._depends(now, made_once=before is None):
-                yield (path, name), _stand_in(now)
+                yield (path, name), stand_in(now)
         for place, container in filled.items():
             if place in reads.found and self._depends(container, made_once=True):
-                yield place, _stand_in(container)
+                yield place, stand_in(container)
 
     def _depends(self, x: Any, made_once: bool) -> bool:
         """True where something in a value depends on an input, or, unless it is made once, on a weight."""
@@ -141,7 +147,11 @@ class SideEffects:
             if _asks_for_size(node):
                 if before in node.all_input_nodes:
                     return False
-            elif node.op == "placeholder" or (node.op == "get_attr" and node.target in self._names and not or_weights):
+            elif (
+                node.op == "placeholder"
+                or (node.op == "get_attr" and node.target in self._names and not or_weights)
+                or draws(node.target)
+            ):
                 return False
             elif node not in seen:
                 seen.add(node)
@@ -149,7 +159,7 @@ class SideEffects:
         return True
 
 
-def _stand_in(x: Any) -> Any:
+def stand_in(x: Any) -> Any:
     """A value with tensors of its own in the place of proxies."""
 
     def plain(leaf: Any) -> Any:
@@ -157,6 +167,19 @@ def _stand_in(x: Any) -> Any:
         return torch.zeros(value.shape, dtype=value.dtype) if value is not leaf and isinstance(value, Tensor) else value
 
     return tree_map(plain, x)
+
+
+def _is_drawn(x: Any) -> bool:
+    """True for a tensor that is made of random numbers."""
+    waiting, seen = [node_of(leaf) for leaf in leaves_of(x) if proxy.is_proxy(leaf)], set()
+    while waiting:
+        node = waiting.pop()
+        if draws(node.target):
+            return True
+        if node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return False
 
 
 def _asks_for_size(node: fx.Node) -> bool:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.capture.assertions import must_be, own_check
-from fxteleport.passes.capture.control_flow import DataDependent, Unhashable
+from fxteleport.passes.capture.control_flow import Converts, DataDependent, Unhashable
+from fxteleport.passes.capture.conversions import converting_function
 from fxteleport.passes.capture.data_decisions import DataDecisions
 from fxteleport.passes.capture.data_values import Unknown
 from fxteleport.passes.capture.input_facts import InputFacts
@@ -26,6 +27,7 @@ from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, v
 from fxteleport.passes.capture.size_texts import is_message
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.capture.trace_guards import TraceGuards
+from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.graph.guards import expect
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.source_location import asking_frame, calling_line, written
@@ -39,14 +41,20 @@ class Specialization:
     """Answers what Python asks, and notes what the graph depends on since.
 
     Args:
-        hashes: a size may be hashed; it is a number then.
+        settings: whether a size may be hashed (it is a number then), and which functions convert sizes.
         data: follows what the example inputs alone decide.
     """
 
     def __init__(
-        self, guards: TraceGuards, conditions: TraceConditions, inputs: InputFacts, hashes: bool, data: DataDecisions
+        self,
+        guards: TraceGuards,
+        conditions: TraceConditions,
+        inputs: InputFacts,
+        settings: TraceSettings,
+        data: DataDecisions,
     ) -> None:
-        self._guards, self._conditions, self._inputs, self._hashes = guards, conditions, inputs, hashes
+        self._guards, self._conditions, self._inputs = guards, conditions, inputs
+        self._hashes, self._converting, self._is_body = settings.hashes, settings.converting, settings.is_body
         self._data = data
 
     def known(self, handle: Proxy) -> Any:
@@ -83,6 +91,7 @@ class Specialization:
         """A value as Python's own number.
 
         Raises:
+            Converts: another trace can record the call.
             DataDependent: nothing is known of the value.
         """
         value = value_of(handle)
@@ -91,6 +100,10 @@ class Specialization:
                 return kind(self._data.as_in_example(handle))
             what = f"{kind.__name__}({node_of(handle).name}) depends on the data"
             raise DataDependent(f"{what}: a graph holds what .item() gives, but no number of Python's own")
+        if kind in (int, float) and not (isinstance(value, Tensor) or self._is_body or is_left(handle)):
+            function = converting_function(asking_frame())
+            if function is not None and function not in self._converting:
+                raise Converts(function)
         return self.forced(handle, kind(value))
 
     def hashed(self, handle: Proxy) -> int:

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import torch
 
 from fxteleport.passes.capture.control_flow import (
+    Converts,
     DecidesInFunction,
     Draws,
     HashedSize,
     NextRunDiffers,
     WrittenConstant,
 )
+from fxteleport.passes.capture.held_objects import Left
 
 T = TypeVar("T")
 
@@ -33,8 +35,11 @@ class TraceSettings:
         data_guards: what the example inputs alone decide goes as they do, with a guard.
         is_body: the graph is of the inside of a call that is recorded as one node.
         found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
+        converting: functions in which `int` and `float` of a size are recorded.
         functions: plain functions in which the data decide; their calls are seen.
+        objects: what the run finds in objects that modules hold, if not what they hold now.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
+        carriers: the objects in which they keep what they need for that, and those that lead there.
         draws: forward draws random numbers of Python's or numpy's; the modules that do are kept whole.
     """
 
@@ -45,13 +50,27 @@ class TraceSettings:
     data_guards: bool = True
     is_body: bool = False
     found: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+    objects: Left = field(default_factory=Left)
+    converting: frozenset[FunctionType] = frozenset()
     functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
+    carriers: tuple[Any, ...] = ()
     draws: bool = False
+
+    def with_stateful(self, found: NextRunDiffers) -> TraceSettings:
+        """The same, where more modules are kept whole; of one that is already (nothing calls it), its owner."""
+        paths = set()
+        for path in found.paths:
+            while path and path in self.stateful:
+                path = path.rpartition(".")[0]
+            paths.add(path)
+        return replace(self, stateful=self.stateful | paths, carriers=(*self.carriers, *found.carriers))
 
     def of_body(self, training: bool) -> TraceSettings:
         """Those of the inside of a call."""
-        return TraceSettings(self.device, self.makes_all, self.hashes, training, is_body=True)
+        return TraceSettings(
+            self.device, self.makes_all, self.hashes, training, is_body=True, converting=self.converting
+        )
 
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
@@ -65,7 +84,9 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, hashes=True)
         except DecidesInFunction as found:
             settings = replace(settings, functions=settings.functions | found.functions)
+        except Converts as found:
+            settings = replace(settings, converting=settings.converting | {found.function})
         except Draws:
             settings = replace(settings, draws=True)
         except NextRunDiffers as found:
-            settings = replace(settings, stateful=settings.stateful | found.paths)
+            settings = settings.with_stateful(found)

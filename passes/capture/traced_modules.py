@@ -13,6 +13,7 @@ from torch import nn
 
 from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.exported_modules import without_checks
+from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
@@ -31,9 +32,9 @@ class Shadows:
         calls: gets the calls of modules and of their methods.
     """
 
-    def __init__(self, tensors: TensorTable, modes: Modes, writes: Writes, calls: Calls) -> None:
+    def __init__(self, tensors: TensorTable, modes: Modes, writes: Writes, calls: Calls, held: HeldObjects) -> None:
         self.tensors, self.modes, self.writes, self.calls = tensors, modes, writes, calls
-        self.reads = Reads()
+        self.reads, self.read_code = Reads(held.read), held.read_code
         self.finished = False
         self._of: dict[int, nn.Module] = {}
         self._classes: dict[type, type] = {}
@@ -67,6 +68,7 @@ class Shadows:
             if not any("training" in vars(c) for c in cls.__mro__):
                 members["training"] = _mode_attribute(self)
             known = self._classes[cls] = type(cls.__name__, (_TracedCall, cls), members)
+            self.read_code(cls, known)
         elif is_leaf(module):  # all of one class have the same attributes
             return known
         note_reads(known, module, self.reads)

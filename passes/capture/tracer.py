@@ -35,6 +35,7 @@ from fxteleport.passes.capture.gradient_contexts import GradientContexts
 from fxteleport.passes.capture.gradient_requirements import GradientRequirements
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.handles import Handles
+from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.history import History
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.layer_calls import LayerCalls
@@ -87,11 +88,11 @@ class Tracer:
         self.model_tensors = ModelTensors(self.parts)
         self.additions = Additions((self.model_tensors.metas, self.parts), added)
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
-        self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings.training)
+        self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings)
         guards = TraceGuards(self.builder.graph, self.stack)
         data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
         self.decisions = DataDecisions(settings, guards, self.conditions, data)
-        self.values = Specialization(guards, self.conditions, self.inputs, settings.hashes, self.decisions)
+        self.values = Specialization(guards, self.conditions, self.inputs, settings, self.decisions)
         self.lengths = Lengths(guards, self.conditions, self.leaves.opaque)
         self.objects = ObjectInputs(self.builder)
         lowering = Lowering(self.builder, self.tensors, self.stack, self.leaves.add_like, self.objects)
@@ -114,7 +115,10 @@ class Tracer:
         )
         self.hook_gradient = self.functions.hook_gradient
         self.effects = SideEffects(self.tensors, self.model_tensors.metas, self.writes, settings)
-        self.history = History(self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes)
+        self.held = HeldObjects(self.parts)
+        self.history = History(
+            settings, self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes, self.held
+        )
         deciding = DecidingCalls(
             settings, self.decisions, self.leaves, self.functions, self.effects, self.writes, self.history
         )
@@ -123,7 +127,7 @@ class Tracer:
             settings, deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
             self.effects, self.writes, self.stack, self.history,
         )  # fmt: skip
-        self.shadows = Shadows(self.tensors, self.modes, self.writes, modules)
+        self.shadows = Shadows(self.tensors, self.modes, self.writes, modules, self.held)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
         """The trace of a module's forward in the course of this one, for the body of a call."""
@@ -140,7 +144,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_watching(self, self.settings.functions)
+        return run_watching(self, self.settings.functions, self.settings.converting)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
@@ -156,6 +160,7 @@ class Tracer:
         """The trace is over, whatever came of it: what Python still holds of it is plain values."""
         self.finished = self.shadows.finished = True
         self.handles.settle()
+        self.held.restore()
 
     # -- what proxies and patched functions ask (`protocols.Trace`) ----------------------------------
 

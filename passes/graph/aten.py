@@ -120,3 +120,12 @@ def positional(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[
     """The arguments of a derived twin: ATen's `self` is torch's `input`, and comes first."""
     rest = dict(kwargs)
     return ((rest.pop("self"), *args) if "self" in rest else args), rest
+
+
+@functools.lru_cache(maxsize=4096)
+def draws(target: Any) -> bool:
+    """True for a function or a method of torch's that draws random numbers."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    return any(torch.Tag.nondeterministic_seeded in overload.tags for overload in overloads)

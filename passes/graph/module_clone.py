@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxteleport.passes.graph import streams
 from fxteleport.passes.graph.reachable import Reached, fields_of
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -80,7 +81,12 @@ def clone(
         for key, value in state.items():
             if type(value) in PLAIN or key in BOOKKEEPING:
                 continue
-            if type(value) in _REFERRING or id(value) in twins.carriers or id(value) in twins:
+            if (
+                type(value) in _REFERRING
+                or id(value) in twins.carriers
+                or id(value) in twins
+                or _is_stream(type(value))
+            ):
                 state[key] = _relink(value, twins)
         for key in _HOOKS:
             if state[key]:
@@ -149,6 +155,9 @@ _REFERRING = (
 )
 
 
+COPIED = _TABLES | {list, tuple, set, collections.deque}  # of which every clone has its own
+
+
 def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
     """`value` with other modules in the place of those that it refers to, which are named by their ids."""
     twins = _Twins(frozenset())
@@ -197,9 +206,16 @@ def _relink(value: Any, twins: _Twins) -> Any:
             return value
         made = _relink(held, twins)
         return value if made is held else weakref.ref(made)
+    if _is_stream(kind):
+        made = twins[id(value)] = streams.copied(value)
+        return made
     if id(value) in twins.carriers and not isinstance(value, type):
         return _relinked_object(value, twins)
     return value
+
+
+def _is_stream(kind: type) -> bool:
+    return streams.is_source(kind) or streams.is_iterator(kind)
 
 
 def _relinked_object(value: Any, twins: _Twins) -> Any:
@@ -233,7 +249,9 @@ def _refill(container: Any, items: list[Any]) -> None:
 
 def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.FunctionType:
     """A function whose closure and defaults hold clones, where they hold anything that has one."""
-    cells = [types.CellType() for _ in function.__closure__ or ()]
+    cells = [
+        twins.setdefault(id(cell), types.CellType()) for cell in function.__closure__ or ()
+    ]  # others may have them
     made = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
     )
@@ -249,6 +267,7 @@ def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.Fun
     made.__defaults__ = _relink(function.__defaults__, twins)
     named = function.__kwdefaults__ or {}
     made.__kwdefaults__ = {k: _relink(v, twins) for k, v in named.items()} or None
+    same &= id(function) not in twins.carriers
     pairs = [*zip(function.__defaults__ or (), made.__defaults__ or (), strict=True)]
     pairs += [(v, (made.__kwdefaults__ or {})[k]) for k, v in named.items()]
     if same and all(old is new for old, new in pairs):

@@ -111,11 +111,11 @@ class Reach:
         while waiting:
             function = waiting.pop()
             functions.append(function)
-            new = {name for code in _codes(function.__code__) for name in code.co_names} - names
+            new = {name for code in codes(function.__code__) for name in code.co_names} - names
             names |= new
             members = (getattr(type(owner), name, None) for name in new)
             members = (m.fget if isinstance(m, property) else m for m in members)
-            waiting += [m for m in members if isinstance(m, types.FunctionType) and not _is_library(m.__module__)]
+            waiting += [m for m in members if isinstance(m, types.FunctionType) and not is_library(m.__module__)]
         return functions, names
 
     def _held_by(self, module: nn.Module) -> Iterator[Any]:
@@ -126,7 +126,7 @@ class Reach:
                 yield value
         cls = type(module)
         if cls not in self._code:
-            self._code[cls] = [x for x in _referred(cls) if not _is_library(getattr(x, "__module__", None))]
+            self._code[cls] = [x for x in _referred(cls) if not is_library(getattr(x, "__module__", None))]
         yield from self._code[cls]
 
 
@@ -143,7 +143,8 @@ _CACHED = type(functools.cache(len))
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 
 
-def _is_library(name: Any) -> bool:
+def is_library(name: Any) -> bool:
+    """True for a module of torch, numpy, Python or this package, by its name."""
     return isinstance(name, str) and name.partition(".")[0] in _LIBRARIES
 
 
@@ -171,10 +172,10 @@ def _referred(x: Any) -> Iterable[Any]:
     if isinstance(x, functools.cached_property):
         return (x.func,)
     if isinstance(x, type):
-        return [v for c in x.__mro__ if not _is_library(c.__module__) for v in vars(c).values()]
+        return [v for c in x.__mro__ if not is_library(c.__module__) for v in vars(c).values()]
     if isinstance(x, _CACHED):
         return (x.__wrapped__,)
-    if isinstance(x, types.ModuleType) or (_is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
+    if isinstance(x, types.ModuleType) or (is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
         return ()
     return [*_own_fields(x), type(x)]
 
@@ -204,28 +205,28 @@ def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
         except ValueError:  # it is not assigned yet
             continue
-    if _is_library(function.__module__):
+    if is_library(function.__module__):
         return
-    for code in _codes(function.__code__):
+    for code in codes(function.__code__):
         names = [n for n in code.co_names if _may_hold(function.__globals__.get(n))]
         if names:
             yield from _read(code, function.__globals__, names)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """A function's code, and that of the functions in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from codes(constant)
 
 
 def _may_hold(x: Any) -> bool:
     """True for what may lead to a tensor of the model's."""
-    if type(x) in PLAIN or (isinstance(x, types.ModuleType) and _is_library(x.__name__)):
+    if type(x) in PLAIN or (isinstance(x, types.ModuleType) and is_library(x.__name__)):
         return False
     is_code = inspect.isroutine(x) or isinstance(x, type)
-    return not (is_code and _is_library(getattr(x, "__module__", None)))
+    return not (is_code and is_library(getattr(x, "__module__", None)))
 
 
 def _read(code: types.CodeType, table: Mapping[str, Any], names: list[str]) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import enum
 import functools
 import hashlib
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.graph.containers import is_record
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
+from fxteleport.passes.graph.structure import PLAIN
 
 _DEEP = 6
 _AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, torch.dtype, torch.layout)
@@ -42,9 +44,7 @@ class Setting:
         if self.name not in held:
             return getattr(super(self.owner, module), self.name)  # the class's own, or an AttributeError
         value = held[self.name]
-        if PATH in held:
-            self.reads.note(held[PATH], self.name, value)
-        return value
+        return self.reads.note(held[PATH], self.name, value) if PATH in held else value
 
     def __set__(self, module: Any, value: Any) -> None:
         module.__dict__[self.name] = value
@@ -73,21 +73,29 @@ def _rules_over_instances(cls: type, name: str) -> bool:
 class Reads:
     """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written.
 
+    Args:
+        watch: is told of what the trace finds in one, by path, name and value; the trace gets what it returns.
+
     Attributes:
         found: those that were read before any was written: as the run before has left them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[str, str, Any], Any]) -> None:
+        self._watch = watch
+        self._stand_ins: dict[int, Any] = {}  # by the id of what they stand for
         self._read: dict[tuple[str, str], tuple[Any, list[Any]] | None] = {}
         self.written: set[tuple[str, str]] = set()
         self.found: set[tuple[str, str]] = set()
 
-    def note(self, path: str, name: str, value: Any) -> None:
+    def note(self, path: str, name: str, value: Any) -> Any:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
         if (path, name) not in self._read:
             self._read[path, name] = (value, _items(value)) if type(value) in _FILLED else None
             if (path, name) not in self.written:
                 self.found.add((path, name))
+                if type(value) not in PLAIN and (given := self._watch(path, name, value)) is not value:
+                    self._stand_ins[id(value)] = given
+        return self._stand_ins.get(id(value), value) if self._stand_ins else value
 
     def read(self) -> frozenset[tuple[str, str]]:
         """Those that were read."""

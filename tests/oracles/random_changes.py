@@ -7,6 +7,7 @@ reads another module's parameter; a layer that gives None; a forward that does s
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -176,6 +177,30 @@ class Training(nn.Module):
             return self.helper(x) + self.side(x)
         dropped = F.dropout(self.side(x), 0.5, self.training, inplace=True)
         return dropped + x if self.way == 2 else F.dropout(dropped, 0.5 if self.training else 0.0)
+
+
+# -- objects of the user's in which a forward leaves something -------------------------------------------------------
+
+
+class Logged(nn.Module):
+    """A layer that leaves what it computes, and how often, in an object, a list of it, or a dictionary in that."""
+
+    def __init__(self, width: int, way: int) -> None:
+        super().__init__()
+        self.layer, self.way = nn.Linear(width, width), way
+        self.log = types.SimpleNamespace(last=None, steps=0, inner=types.SimpleNamespace(table={}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        self.log.steps += 1
+        if self.way == 0:
+            self.log.last = out
+        elif self.way == 1:
+            self.log.inner.table["last"] = (out, x.shape[0])
+        else:
+            self.log.inner.last = [out * 2]
+            return self.log.inner.last[0]  # type: ignore[no-any-return]
+        return out
 
 
 # -- references that no name has ---------------------------------------------------------------------------------------
@@ -379,6 +404,7 @@ CHANGES: dict[str, Operation] = {
     "training: spectral norm": Operation(
         lambda pick, x: nn.utils.parametrizations.spectral_norm(nn.Linear(x.shape[-1], 2)), same, plain=False
     ),
+    "state: left in an object": Operation(lambda pick, x: Logged(x.shape[-1], pick(0, 1, 2)), floats, plain=False),
     "gradient: clipped": Operation(lambda pick, x: Clipped.apply, floats, plain=False),
     "gradient: spike": Operation(lambda pick, x: Spike.apply, floats, plain=False),
     "hidden: whole": hiding(Hidden, *HIDDEN),

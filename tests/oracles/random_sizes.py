@@ -7,12 +7,13 @@ run time, `n` what it was when the step was made, `_MORE` how much longer the ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from random_operations import Buffered, Operation, Own, floats, images, tokens
+from random_operations import Buffered, Function, Operation, Own, floats, images, tokens
 from torch import Tensor, nn
 
 _MORE = 3
@@ -368,6 +369,39 @@ def numbered(fn: Callable[[Tensor, int, int], Tensor]) -> Operation:
     return Operation(make, lambda x: floats(x) and x.shape[-1] > 1, plain=False)
 
 
+# -- numbers that Python makes of a size ---------------------------------------------------------------------------
+
+
+def of_half(x: Tensor, t: int) -> Tensor:
+    return x[..., int(t / 2) :, :] if x.ndim > 2 else x * int(t / 2)
+
+
+def of_product(x: Tensor, t: int) -> Tensor:
+    return x * (int(t * 0.5) + 1)
+
+
+def of_float(x: Tensor, t: int) -> Tensor:
+    return x * 2 ** -float(t) if t < 9 else x
+
+
+def of_root(x: Tensor, t: int) -> Tensor:
+    return x * int(t**0.5)
+
+
+def of_whole_root(x: Tensor, t: int) -> Tensor:
+    return x + math.isqrt(t)
+
+
+def of_rounding(x: Tensor, t: int) -> Tensor:
+    return x * (round(t / 2) + 1) + math.ceil(t / 2)
+
+
+def converted(pick: Any, x: Tensor) -> nn.Module:
+    """What a size gives as a number of Python's own: another function of it, and none of the example's."""
+    fn, axis = pick(of_half, of_product, of_float, of_root, of_whole_root, of_rounding), pick(-2, 0)
+    return Function(lambda x: fn(x, x.shape[axis]))
+
+
 def viewed(fn: Callable[[Tensor], Tensor]) -> Operation:
     return Operation(lambda pick, x: fn, floats, plain=False)
 
@@ -390,6 +424,7 @@ SIZES: dict[str, Operation] = {
     **{f"cut: {name}": cut(fn) for name, fn in CUTS.items()},
     "cut: weight": Operation(sized_weight, lambda x: floats(x) and x.shape[-1] > 1, plain=False),
     **{f"made: {name}": made(fn) for name, fn in MADE.items()},
+    "number: converted": Operation(converted, floats, plain=False),
     **{f"view: {name}": viewed(fn) for name, fn in VIEWS.items()},
     **{f"constant: {name}": constant(fn) for name, fn in CONSTANTS.items()},
     **{

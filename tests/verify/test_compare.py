@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxteleport.verify.compare import difference
+from fxteleport.verify.compare import compare, difference
 
 
 def plainly(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -44,3 +44,16 @@ def test_a_masks_constant_is_no_scale_for_the_others() -> None:
     b[10] += 0.5
     assert difference(a, b)[1] == pytest.approx(0.5, rel=1e-3)
     assert difference(a, b)[2] == 10
+
+
+def test_infinite_outputs_are_compared_by_place_and_the_finite_ones_decide() -> None:
+    infinity = float("inf")
+    values = torch.tensor([[1.0, -infinity, 2.0], [3.0, 0.5, -infinity]])
+    assert not compare(values, values.clone()).vacuous
+    assert compare(values, values.clone()).bitwise
+    moved = torch.tensor([[1.0, 4.0, 2.0], [3.0, 0.5, -infinity]])
+    assert compare(values, moved).max_rel == infinity
+    scaled = torch.where(values.isinf(), values, values * 1.5)
+    assert 0 < compare(values, scaled).max_rel < infinity
+    for empty in (torch.full((2, 3), -infinity), torch.tensor([1.0, 1.0, -infinity])):
+        assert compare(empty, empty.clone()).vacuous

@@ -1,0 +1,232 @@
+"""Held objects: what a forward leaves in Python's objects that its modules hold, and what it takes from streams.
+
+Modules are traced as clones, which have lists and dictionaries of their own, but an object of the user's that a module
+holds is the user's. So what it holds is noted where a trace first reads it, and put back when the trace is over. Where
+it was changed, the next run may compute something else (`next_run.py`); one that takes from a stream always does.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.recording_mode import unrecorded
+from fxteleport.passes.graph import streams
+from fxteleport.passes.graph.code_state import state_of
+from fxteleport.passes.graph.holders import Contents, ShadowedClass, are_same, contents_of, leading_to, put_back
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, COPIED
+from fxteleport.passes.graph.reachable import is_library
+from fxteleport.passes.graph.structure import PLAIN
+
+Place = tuple[str, str]  # a module's path, and the name of its attribute
+
+
+@dataclass
+class _Held:
+    """An object as a trace has found it.
+
+    Attributes:
+        before: what it held; of a source of random numbers, where it was.
+        of_clone: the clone of a module has one of its own.
+        holders: the ids of the objects, and the places, that hold it.
+    """
+
+    x: Any
+    before: Any
+    of_clone: bool
+    holders: set[int | Place] = field(default_factory=set)
+
+    @property
+    def now(self) -> Contents:
+        held = contents_of(self.x)
+        return {key: v.iterator if type(v) is streams.Watched else v for key, v in held.items()}
+
+    @property
+    def is_source(self) -> bool:
+        return streams.is_source(type(self.x))
+
+    def is_changed(self) -> bool:
+        return not (streams.is_at(self.x, self.before) if self.is_source else are_same(self.now, self.before))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run has left in objects of the user's.
+
+    Attributes:
+        objects: those, with what they held before and after.
+        places: the attributes in whose lists and dictionaries, which are the clone's, it has changed something deeper.
+        owners: the modules that hold something of all this.
+        carriers: the objects, and those that lead to them: a copy of a module has its own.
+        differs: the next run computes something else in any case: it takes the next item.
+        shared: what of this the whole program shares, so that no copy of the model has one of its own; or "".
+    """
+
+    objects: tuple[tuple[Any, Contents, Contents], ...] = ()
+    places: frozenset[Place] = frozenset()
+    owners: frozenset[str] = frozenset()
+    carriers: tuple[Any, ...] = ()
+    differs: bool = False
+    shared: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.owners)
+
+    def leave(self, found: Callable[[Any], Any]) -> None:
+        """Have the objects hold what the run has left in them.
+
+        Args:
+            found: what the next run is to find in the place of a value that was not there before.
+        """
+        for x, before, now in self.objects:
+            put_back(x, {key: v if key in before and before[key] is v else found(v) for key, v in now.items()})
+
+    def undo(self) -> None:
+        """Have them hold what they held before."""
+        for x, before, _ in self.objects:
+            put_back(x, before)
+
+
+class HeldObjects:
+    """The objects that one trace has read of modules.
+
+    Args:
+        parts: the model's modules by path.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        self._parts = parts
+        self._held: dict[int, _Held] = {}
+        self._stand_ins: list[tuple[int, streams.Watched]] = []  # with the iterators' ids
+
+    @unrecorded
+    def read(self, path: str, name: str, value: Any) -> Any:
+        """An attribute of the module at a path is read: what the trace is to have for it."""
+        if streams.is_iterator(type(value)):
+            return self._watched(value, (path, name))
+        waiting: list[tuple[Any, int | Place, bool]] = [(value, (path, name), True)]
+        while waiting:
+            x, holder, of_clone = waiting.pop()
+            if type(x) in PLAIN:
+                continue
+            if id(x) not in self._held and not self._note(x, of_clone and type(x) in COPIED):
+                continue
+            known = self._held[id(x)]
+            is_new = not known.holders
+            known.holders.add(holder)
+            if is_new and not known.is_source:
+                waiting += [(v, id(x), known.of_clone) for v in known.before.values()]
+        return value
+
+    def read_code(self, cls: type, shadow: type) -> None:
+        """The code of a class will run, on objects of another that stands for it."""
+        for x in (*state_of(cls), ShadowedClass(cls, shadow, frozenset(vars(shadow)))):
+            self.read("", _CODE, x)
+
+    def _note(self, x: Any, of_clone: bool) -> bool:
+        """Note what an object holds; False where that is nothing."""
+        if streams.is_source(type(x)):
+            self._held[id(x)] = _Held(x, streams.position(x), of_clone)
+            return True
+        contents = contents_of(x)
+        if not contents and type(x) not in (*COPIED, ShadowedClass) and is_library(type(x).__module__):
+            return False
+        self._held[id(x)] = _Held(x, contents, of_clone)
+        iterators = {key: self._watched(v, id(x)) for key, v in contents.items() if streams.is_iterator(type(v))}
+        if iterators and isinstance(x, _FIXED):
+            raise self._refusal(id(x))
+        if iterators:
+            put_back(x, contents | iterators)
+        return True
+
+    def _watched(self, iterator: Any, holder: int | Place) -> Any:
+        known = self._held.setdefault(id(iterator), _Held(iterator, {}, False))
+        known.holders.add(holder)
+        stand_in = streams.Watched(iterator, lambda: self._refusal(id(iterator)))
+        self._stand_ins.append((id(iterator), stand_in))
+        return stand_in
+
+    def _refusal(self, held: int) -> Exception:
+        left = self._left_in([self._held[held]])
+        return NextRunDiffers(left.owners, left.carriers)
+
+    def left(self) -> Left:
+        """What the run has left in objects."""
+        return self._left_in([held for held in self._held.values() if held.is_changed()])
+
+    def _left_in(self, changed: list[_Held]) -> Left:
+        deeper = [h for h in changed if not (h.of_clone and all(type(holder) is tuple for holder in h.holders))]
+        if not deeper:
+            return Left()
+        places = {id(h): self._places(h) for h in deeper}
+        ids = {id(h.x) for h in deeper}
+        ids |= {id(stand_in) for iterator, stand_in in self._stand_ins if iterator in ids}
+        carriers: list[Any] = []
+        owners: set[str] = set()
+        for path, module in self._parts.items():
+            held = [v for k, v in vars(module).items() if k not in BOOKKEEPING and type(v) not in PLAIN]
+            leading = leading_to(held, ids) if held else []
+            carriers += leading
+            if leading:
+                owners.add(path)
+        for h in deeper:
+            owners |= {path for path, _ in places[id(h)]}
+        return Left(
+            tuple((h.x, h.before, h.now) for h in deeper if not (h.is_source or h.of_clone)),
+            frozenset(place for h in deeper if h.of_clone for place in places[id(h)]),
+            frozenset({_common(owners)}),
+            tuple(carriers),
+            any(h.is_source for h in deeper),
+            next((_said(h) for h in deeper if ("", _CODE) in places[id(h)]), ""),
+        )
+
+    def _places(self, held: _Held) -> set[Place]:
+        """The attributes that lead to an object."""
+        found: set[Place] = set()
+        waiting, seen = [held], set()
+        while waiting:
+            for holder in waiting.pop().holders:
+                if isinstance(holder, tuple):
+                    found.add(holder)
+                elif holder not in seen:
+                    seen.add(holder)
+                    waiting.append(self._held[holder])
+        return found
+
+    @unrecorded
+    def restore(self) -> None:
+        """Have all objects hold what they held."""
+        for held in self._held.values():
+            if held.is_source:
+                streams.put(held.x, held.before)
+            elif not are_same(contents_of(held.x), held.before):
+                put_back(held.x, held.before)
+
+
+def _said(held: _Held) -> str:
+    """What was changed, in a few words."""
+    keys = [k for k in held.now if k not in held.before or held.now[k] is not held.before[k]]
+    name = next((k if type(k) is str else repr(k[1]) for k in keys), "")
+    of = getattr(held.x, "of", held.x)
+    where = of.__qualname__ if isinstance(of, (type, types.FunctionType)) else type(of).__name__
+    where = of.get("__name__", where) if isinstance(of, dict) else where
+    return f"{name} of {where}" if name else f"a {where}"
+
+
+_CODE = "<code>"
+_FIXED = (tuple, frozenset, functools.partial, types.MethodType)  # nothing can be put into them
+
+
+def _common(paths: Iterable[str]) -> str:
+    """The path of the innermost module that has all of these."""
+    first, *others = [path.split(".") for path in paths]
+    for other in others:
+        same = [a == b for a, b in zip(first, other, strict=False)]
+        first = first[: same.index(False) if False in same else len(same)]
+    return ".".join(first)

@@ -1,0 +1,90 @@
+"""Code's own state: what the code of a class may write to that no object of it holds, but the program shares.
+
+Attributes of classes, globals, and the defaults and closures of functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import opcode
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from fxteleport.passes.graph.holders import Namespace
+from fxteleport.passes.graph.reachable import codes, is_library
+from fxteleport.passes.graph.structure import PLAIN
+
+_STORES = opcode.opmap["STORE_GLOBAL"]
+_known: weakref.WeakKeyDictionary[type, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+
+
+def state_of(cls: type) -> tuple[Any, ...]:
+    """What the `forward` of a class, and what it calls by name, may keep in namespaces and functions."""
+    if cls not in _known:
+        _known[cls] = tuple(_found(cls))
+    return _known[cls]
+
+
+def _found(cls: type) -> Iterator[Any]:
+    functions: dict[int, types.FunctionType] = {}
+    spaces: dict[int, tuple[dict[str, Any], set[str]]] = {}
+    classes = [c for c in cls.__mro__ if not is_library(c.__module__)]
+    names: set[str] = set()
+    waiting: list[Any] = [getattr(cls, "forward", None)]
+    while waiting:
+        function = waiting.pop()
+        function = getattr(function, "__wrapped__", function)
+        if type(function) is not types.FunctionType or id(function) in functions or is_library(function.__module__):
+            continue
+        functions[id(function)] = function
+        named, stores = _named(function.__code__)
+        waiting += [_code_of(vars(c)[name]) for name in named - names for c in classes if name in vars(c)]
+        names |= named
+        table = function.__globals__
+        found = {name: table[name] for name in named if name in table}
+        waiting += [x for x in found.values() if type(x) is types.FunctionType]
+        classes += [
+            x for x in found.values() if isinstance(x, type) and not is_library(x.__module__) and x not in classes
+        ]
+        _, kept = spaces.setdefault(id(table), (table, set()))
+        kept |= {name for name, x in found.items() if _may_change(x) or (stores and type(x) in PLAIN)}
+    yield from filter(_holds, functions.values())
+    yield from (Namespace(c, of_class) for c in classes if (of_class := _data(c, names)))
+    yield from (Namespace(table, frozenset(kept)) for table, kept in spaces.values() if kept)
+
+
+@functools.lru_cache(maxsize=16384)
+def _named(code: types.CodeType) -> tuple[frozenset[str], bool]:
+    """The names of globals and attributes in code, and whether it stores globals."""
+    inside = list(codes(code))
+    return frozenset(n for c in inside for n in c.co_names), any(_STORES in c.co_code[::2] for c in inside)
+
+
+def _code_of(member: Any) -> Any:
+    if isinstance(member, (staticmethod, classmethod)):
+        return member.__func__
+    return member.fget if isinstance(member, property) else member
+
+
+def _may_change(x: Any) -> bool:
+    """True for what can come to hold something else: a container, or an object of the user's."""
+    kind = type(x)
+    if kind in (list, dict, set):
+        return True
+    fixed = (type, types.FunctionType, types.ModuleType, types.BuiltinFunctionType)
+    return kind not in PLAIN and not issubclass(kind, fixed) and not is_library(kind.__module__)
+
+
+def _data(cls: type, names: set[str]) -> frozenset[str]:
+    """The attributes of a class that code names, but its methods and their like."""
+    return frozenset(
+        k for k, v in vars(cls).items() if k in names and not (hasattr(v, "__get__") or k.startswith("__"))
+    )
+
+
+def _holds(function: types.FunctionType) -> bool:
+    """True for a function with a closure of data, or with defaults that may change."""
+    inside = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return bool(function.__closure__) or not PLAIN.issuperset(map(type, inside))

@@ -1,0 +1,187 @@
+"""Holders: objects of Python's that hold others and may come to hold other ones: what they hold, and putting it back.
+
+Lists and other containers, objects of the user's classes, and functions with what they close over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import types
+import weakref
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxteleport.passes.graph.containers import refill
+from fxteleport.passes.graph.reachable import fields_of, is_library
+from fxteleport.passes.graph.structure import PLAIN
+
+_OPAQUE = (Tensor, nn.Module, type, types.ModuleType, types.CodeType)
+_ITEMS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_EMPTY = object()  # what a cell holds that is not assigned yet
+Contents = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Some names of a class, or of a table of globals."""
+
+    of: Any
+    names: frozenset[str]
+
+    def contents(self) -> Contents:
+        table = vars(self.of) if isinstance(self.of, type) else self.of
+        return {name: table[name] for name in self.names if name in table}
+
+    def put_back(self, held: Contents) -> None:
+        for name in self.names:
+            if isinstance(self.of, type):
+                setattr(self.of, name, held[name]) if name in held else delattr(self.of, name)
+            elif name in held:
+                self.of[name] = held[name]
+            else:
+                self.of.pop(name, None)
+
+
+@dataclass(frozen=True)
+class ShadowedClass:
+    """A class of the user's, of which code sees a subclass, and may have set attributes of that.
+
+    Attributes:
+        names: what the subclass was made with.
+    """
+
+    of: type
+    shadow: type
+    names: frozenset[str]
+
+    def contents(self) -> Contents:
+        new = {k: v for k, v in vars(self.shadow).items() if k not in self.names and _is_data(k, v)}
+        return {k: v for k, v in vars(self.of).items() if _is_data(k, v)} | new
+
+    def put_back(self, held: Contents) -> None:
+        for name in [k for k, v in vars(self.of).items() if _is_data(k, v) and k not in held]:
+            delattr(self.of, name)
+        for name, value in held.items():
+            if vars(self.of).get(name, _EMPTY) is not value:
+                setattr(self.of, name, value)
+
+
+def _is_data(name: str, value: Any) -> bool:
+    return not (name.startswith("__") or hasattr(value, "__get__"))
+
+
+def contents_of(x: Any) -> Contents:
+    """What an object holds, by where it holds it; nothing for a module, a tensor, or an object of a library's class."""
+    kind = type(x)  # `isinstance` would ask what a proxy stands for
+    if kind in PLAIN or issubclass(kind, _OPAQUE):
+        return {}
+    if kind in (Namespace, ShadowedClass):
+        return x.contents()  # type: ignore[no-any-return]
+    if kind is types.FunctionType:
+        return _of_function(x)
+    if kind is types.MethodType:
+        return {"__self__": x.__self__, "__func__": x.__func__}
+    if issubclass(kind, functools.partial):
+        return {"func": x.func, "args": x.args, "keywords": x.keywords}
+    if issubclass(kind, weakref.ReferenceType):
+        return {"": x()}
+    fields = {} if is_library(kind.__module__) and kind not in _NAMESPACES else _fields(x)
+    if issubclass(kind, dict):
+        return {(0, k): v for k, v in dict.items(x)} | fields
+    base = next((base for base in _ITEMS if issubclass(kind, base)), None)
+    return fields if base is None else {(0, i): v for i, v in enumerate(base.__iter__(x))} | fields
+
+
+def put_back(x: Any, held: Contents) -> None:
+    """Have an object hold what it held."""
+    if isinstance(x, (types.MethodType, functools.partial, weakref.ReferenceType, frozenset)):
+        return
+    if isinstance(x, (Namespace, ShadowedClass)):
+        x.put_back(held)
+        return
+    if isinstance(x, types.FunctionType):
+        _put_into_function(x, held)
+        return
+    items = {key[1]: v for key, v in held.items() if type(key) is tuple}
+    if isinstance(x, (dict, list)):
+        refill(x, items if isinstance(x, dict) else list(items.values()))
+    elif isinstance(x, (set, collections.deque)):
+        x.clear()
+        (x.update if isinstance(x, set) else x.extend)(items.values())
+    fields = {key: v for key, v in held.items() if type(key) is str}
+    for name in fields_of(x):
+        if name not in fields:
+            object.__delattr__(x, name)
+    for name, value in fields.items():
+        if getattr(x, name, _EMPTY) is not value:
+            object.__setattr__(x, name, value)
+
+
+def are_same(now: Contents, then: Contents) -> bool:
+    """True where the same objects, or equal plain ones, are in the same places."""
+    return now.keys() == then.keys() and all(v is then[k] or _equal(v, then[k]) for k, v in now.items())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and type(a) in PLAIN and bool(a == b or (a != a and b != b))
+
+
+def leading_to(values: Iterable[Any], ids: Collection[int]) -> list[Any]:
+    """Of all that can be reached from values: the objects with these ids, and those that lead to them."""
+    seen: dict[int, Any] = {}
+    holders: dict[int, list[int]] = {}
+    waiting = [(v, 0) for v in values]
+    while waiting:
+        x, holder = waiting.pop()
+        if type(x) in PLAIN:
+            continue
+        holders.setdefault(id(x), []).append(holder)
+        if id(x) not in seen:
+            seen[id(x)] = x
+            waiting += [(v, id(x)) for v in contents_of(x).values()]
+    found: set[int] = set()
+    new = [i for i in ids if i in seen]
+    while new:
+        found.update(new)
+        new = [holder for i in new for holder in holders[i] if holder and holder not in found]
+    return [seen[i] for i in found]
+
+
+def _fields(x: Any) -> Contents:
+    return {name: value for name in fields_of(x) if (value := _field(x, name)) is not _EMPTY}
+
+
+def _field(x: Any, name: str) -> Any:
+    try:
+        return object.__getattribute__(x, name)
+    except AttributeError:
+        return _EMPTY
+
+
+def _of_function(x: types.FunctionType) -> Contents:
+    held: Contents = {(1, i): _cell(cell) for i, cell in enumerate(x.__closure__ or ())}
+    held |= {(2, i): v for i, v in enumerate(x.__defaults__ or ())}
+    return held | {(3, k): v for k, v in (x.__kwdefaults__ or {}).items()} | dict(vars(x))
+
+
+def _put_into_function(x: types.FunctionType, held: Contents) -> None:
+    for i, cell in enumerate(x.__closure__ or ()):
+        if held[1, i] is _EMPTY:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = held[1, i]
+    vars(x).clear()
+    vars(x).update({key: v for key, v in held.items() if type(key) is str})
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EMPTY
