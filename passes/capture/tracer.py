@@ -79,6 +79,7 @@ class Tracer:
         self, model: nn.Module, settings: TraceSettings, memo: Memo, added: Mapping[str, nn.Module | Tensor]
     ) -> None:
         self.model, self.settings, self.memo = model, settings, memo
+        self.device, self.makes_all = settings.device, settings.makes_all
         self.finished = self.hoisted = False  # hoisted: the data guards run first
         self.parts = modules_of(model)
         self.stack, self.gradients, self.writes = CallStack(), GradientContexts(), Writes()
@@ -163,14 +164,6 @@ class Tracer:
         self.held.restore()
 
     # -- what proxies and patched functions ask (`protocols.Trace`) ----------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        return self.settings.device
-
-    @property
-    def makes_all(self) -> bool:
-        return self.settings.makes_all
 
     @property
     def in_function(self) -> bool:
