@@ -9,10 +9,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+
+from fxteleport.passes.graph.class_cache import once_per_class
 
 
 class Kind(NamedTuple):
@@ -149,7 +150,7 @@ SEQUENCES = (NAMED_TUPLE, SEQUENCE, QUEUE)  # their values are in an order, and 
 _KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, RECORD)
 
 
-@functools.lru_cache(maxsize=4096)
+@once_per_class
 def kind_of(cls: type) -> Kind | None:
     """The kind of container that a class's objects are; None for leaves."""
     return next((kind for kind in _KINDS if kind.covers(cls)), None)

@@ -10,6 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxteleport.passes.graph.class_cache import once_per_class
+
 
 def is_leaf(module: nn.Module) -> bool:
     """torch's own layers (not its containers), without hooks where they can do without being a leaf.
@@ -22,7 +24,7 @@ def is_leaf(module: nn.Module) -> bool:
     return not (module._modules or hooked(module)) or is_intricate(module)
 
 
-@functools.cache
+@once_per_class
 def _methods_of_layer(cls: type) -> frozenset[str] | None:
     """The names of the methods that the forward of a class of torch's layers may run; None for any other class."""
     while issubclass(cls, _INTRICATE) and not _has_code(cls):
@@ -31,7 +33,7 @@ def _methods_of_layer(cls: type) -> frozenset[str] | None:
     return methods(cls) if is_layer else None
 
 
-@functools.cache
+@once_per_class
 def _has_code(cls: type) -> bool:
     """True for torch's own classes, for those with several bases, and for those with code for other than making one."""
     members = [member for name, member in vars(cls).items() if name not in _MAKING and not isinstance(member, type)]

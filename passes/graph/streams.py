@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import collections.abc
 import copy
-import functools
 import random
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from fxteleport.passes.errors import ModelError
+from fxteleport.passes.graph.class_cache import once_per_class
 
 _SOURCES = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
-@functools.lru_cache(maxsize=4096)
-def is_iterator(kind: Hashable) -> bool:
+@once_per_class
+def is_iterator(kind: type) -> bool:
     """True for an iterator of Python's own; one of a class of the user's is an object like any other."""
     return (
         isinstance(kind, type)
@@ -32,8 +32,8 @@ def is_iterator(kind: Hashable) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=4096)
-def is_source(kind: Hashable) -> bool:
+@once_per_class
+def is_source(kind: type) -> bool:
     """True for a source of random numbers."""
     return isinstance(kind, type) and issubclass(kind, _SOURCES)
 

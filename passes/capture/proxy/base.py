@@ -26,6 +26,9 @@ class Proxy:
     """A node under construction and its value; the base of the kinds below."""
 
     __slots__ = ("_node", "_trace", "_value")
+    _node: fx.Node
+    _trace: Trace
+    _value: Any
     _own: Any = None  # of `containers.Held`: the object of the trace's own that it stands for
 
     def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
