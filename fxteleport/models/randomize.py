@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxteleport.arguments import require_module
-from fxteleport.passes.errors import ModelError
+from fxteleport.passes.errors import InputError, ModelError
 
 
 @torch.no_grad()
@@ -26,8 +26,11 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Raises:
         ModelError: it is no `nn.Module`, or a parameter is not materialised, or was made in inference mode.
+        InputError: the seed is none that torch's generators take.
     """
     require_module(model)
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise InputError(f"the seed must be a whole number from 0 and below 2**63, got {seed!r}")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
@@ -113,10 +113,10 @@ def _watched(
 def _lines(path: str | None, out: Output) -> Iterator[Callable[[Record], None]]:
     """What writes a record as a line of JSON at once."""
     with contextlib.ExitStack() as stack:
-        file: TextIO | None = None
+        file: BinaryIO | None = None  # without a buffer: nothing is left to be written when it is closed
         if path is not None and path != "-":
             try:
-                file = stack.enter_context(open(path, "w", encoding="utf-8"))
+                file = stack.enter_context(open(path, "wb", buffering=0))
             except OSError as error:
                 raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
 
@@ -124,7 +124,9 @@ def _lines(path: str | None, out: Output) -> Iterator[Callable[[Record], None]]:
             if path == "-":
                 out.write(json_line(record))
             elif file is not None:
-                file.write(json_line(record))
-                file.flush()
+                try:
+                    file.write(json_line(record).encode())
+                except OSError as error:  # a full disk
+                    raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from None
 
         yield write

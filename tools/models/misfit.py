@@ -12,14 +12,22 @@ def misfit(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tens
     missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
     wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
     shapes = "" if not wrong else f" {tuple(state[wrong[0]].shape)}, here {tuple(own[wrong[0]].shape)}"
-    kinds = ((missing, "missing", ""), (unexpected, "unknown", ""), (wrong, "of another shape", shapes))
+    whole = [n for n in own if n in state and _has_fractions(own[n]) and not _has_fractions(state[n])]
+    kinds = (
+        (missing, "missing", ""), (unexpected, "unknown", ""), (wrong, "of another shape", shapes),
+        (whole, "of integers that are fractions here", ""),
+    )  # fmt: skip
     problems = [f"{len(n)} {what} (the first: '{n[0]}'{more})" for n, what, more in kinds if n]
     if not problems:
         return ""
     hints = [] if missing or unexpected else list(filter(None, (_hint(model, n, own[n], state[n]) for n in wrong)))
-    if len(hints) < len(wrong) or not hints:
+    if whole or len(hints) < len(wrong) or not hints:
         return f"tensors {', '.join(problems)}"
     return f"tensors {', '.join(problems)}: pass {' '.join(dict.fromkeys(hints))}"
+
+
+def _has_fractions(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
 def _hint(model: nn.Module, name: str, own: Tensor, held: Tensor) -> str:

@@ -218,8 +218,8 @@ def check_norms(mode: str, norms: str) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise InputError for a seed that no generator takes."""
-    if seed < 0:
-        raise InputError(f"--seed must not be negative, got {seed}")
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"--seed must not be negative, nor 2**63 or more, got {seed}")
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:

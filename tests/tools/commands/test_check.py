@@ -335,3 +335,17 @@ def test_cuda_is_bitwise(dtype: str) -> None:
 @pytest.mark.parametrize("how", [["--amp"], ["--compile"], ["--amp", "--channels-last"]], ids=" ".join)
 def test_cuda_in_other_ways(how: list[str]) -> None:
     assert call("test_resnet", "test_vit", "--input-size", "3,64,64", "--device", "cuda", *how).exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--jsonl", "--junit"])
+def test_a_full_disk_is_one_line_that_names_the_file(option: str) -> None:
+    done = CliRunner().invoke(app, ["check", "test_resnet", option, "/dev/full"])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == ["fxteleport: error: cannot write '/dev/full': No space left on device"]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(1 << 63)])
+def test_a_seed_that_no_generator_takes(seed: str) -> None:
+    done = CliRunner().invoke(app, ["check", "test_resnet", "--seed", seed])
+    assert done.exit_code == 2 and "--seed must not be negative" in done.stderr
