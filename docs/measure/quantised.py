@@ -4,8 +4,8 @@
 
 Every tool gives a float network; all are rounded and run by the same code (`ft.fake_quantize`; activations 8 bits,
 calibrated on 256 training pictures), on the first 2,000 test pictures. A tool that fails is named with its error.
-`aimet`: aimet-torch's `equalize_model`. `brevitas`: `preprocess_for_quantize`, 20 rounds of equalising, with ReLU6
-replaced by ReLU and with ReLU6 kept: the better one. Other tools' results do not depend on the format.
+`aimet`: aimet-torch's `equalize_model`. `brevitas`: `preprocess_for_quantize`, 20 rounds of equalising. Of both with
+ReLU6 replaced by ReLU and with ReLU6 kept: the better one. Their results do not depend on the format.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ def aimet(model: nn.Module, x: Tensor) -> list[nn.Module]:
     """Cross-layer equalisation and high-bias folding (Qualcomm)."""
     from aimet_torch.cross_layer_equalization import equalize_model
 
-    equalize_model(model, dummy_input=x[:1])
-    return [model]
+    replaced = copy.deepcopy(model)
+    for path, module in list(replaced.named_modules()):
+        if isinstance(module, nn.ReLU6):
+            parent, _, name = path.rpartition(".")
+            replaced.get_submodule(parent)._modules[name] = nn.ReLU()
+    for candidate in (model, replaced):
+        equalize_model(candidate, dummy_input=x[:1])
+    return [model, replaced]
 
 
 def brevitas(model: nn.Module, x: Tensor) -> list[nn.Module]:

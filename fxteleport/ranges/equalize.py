@@ -45,7 +45,8 @@ class Equalized:
         before, after: the method's objective without it, and with it.
         noise_before, noise_after: the modelled noise-to-signal ratio of a layer (geometric mean), whatever the method.
         error_before, error_after: that of the outputs, measured on the data; None without data.
-        share: how much of what was found is in `cob`: 1, 0.5 (in logarithms), or 0 where it did not help.
+        share: how much of what was found is in `cob`: 1 (for "noise" with data, of it or of "range"), 0.5 (in
+            logarithms), or 0 where it did not help.
     """
 
     cob: ChangeOfBasis
@@ -70,8 +71,9 @@ def equalize(
     Args:
         plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
         method: "range" makes the largest elements of rows and columns alike, "l2" their norms, both in closed form;
-            "noise" makes the noise-to-signal ratio of rounding small, from "range" on; "smoothquant" balances columns
-            against activations; "awq" scales columns by a power of the activations, the best of 21.
+            "noise" makes the noise-to-signal ratio of rounding small, and with data measures "range" beside it;
+            "smoothquant" balances columns against activations; "awq" scales columns by a power of the activations, the
+            best of 21.
         data: batches to measure the activations on, each as the model's forward takes it: a tensor, a tuple, or a
             mapping. "smoothquant", "awq" and `activation_bits` need them; "noise" takes its mean squares from them.
             They are read several times, so all batches are held in memory; labels are not needed.
@@ -172,7 +174,11 @@ class Search:
         first = found
         logs, found = self.searched(method, found, identity, box)
         self.progress("measuring")
-        tried = [_whole(share * logs, box) if exact else share * logs for share in _SHARES]
+        steps, shares = [share * logs for share in _SHARES], list(_SHARES)
+        if method == "noise" and self.data is not None:
+            steps.append(self.closed(first, box))
+            shares.append(1.0)
+        tried = [_whole(step, box) if exact else step for step in steps]
         read = [first if self.reads_once else self.read(u) for u in tried]
         noises = [math.exp(float(noise(near, u, self.form))) for near, u in zip(read, tried, strict=True)]
         cobs = [self.cob(u, exact) for u in tried]
@@ -185,7 +191,7 @@ class Search:
             best = 0
         error_before, error_after = (None, None) if errors is None else (errors[0], errors[best])
         return Equalized(
-            cobs[best], values[0], values[best], noises[0], noises[best], error_before, error_after, _SHARES[best]
+            cobs[best], values[0], values[best], noises[0], noises[best], error_before, error_after, shares[best]
         )
 
     def cob(self, logs: Tensor, exact: bool) -> ChangeOfBasis:
@@ -221,6 +227,16 @@ class Search:
             if i + 1 < rounds:
                 found = self.read(logs)
         return logs, found
+
+    def closed(self, found: Statistics, box: Box) -> Tensor:
+        """The closed form of "range" on the weights alone: with few bits the model of the noise does not hold."""
+        logs = torch.zeros(self.plan.num_free, dtype=torch.float64)
+        weighing = Weighing(0.0 if self.form.per_channel else 1.0)
+        for i in range(_READINGS):
+            logs = balanced(found, logs, box, weighing, "max")
+            if i + 1 < _READINGS:
+                found = self.read(logs)
+        return logs
 
     def weighing(self, method: str) -> Weighing:
         """What counts in a balance."""
