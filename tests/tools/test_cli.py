@@ -23,10 +23,10 @@ from fxteleport.tools.cli import app
 
 SMALL = ["test_resnet", "--input-size", "3,32,32"]
 RECORD = (
-    "model mode norm_stats device dtype exact landscape cob_range seed passed vacuous bitwise_equal max_abs max_rel"
-    " first_difference num_free moved opaque conditions specialized nodes parameters seconds tolerance rounding"
+    "model mode norm_stats norms device dtype exact landscape cob_range seed passed vacuous bitwise_equal max_abs"
+    " max_rel first_difference num_free moved opaque conditions specialized nodes parameters seconds tolerance rounding"
     " execution against batch training channels_last images device_name verdict bound float64 constant_outputs"
-    " different_output compared_tensors wrong_parameter exercised"
+    " different_output compared_tensors wrong_parameter exercised epsilon_gap"
 ).split()
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
 DOCUMENTS = "".join(p.read_text() for p in (Path(__file__).parents[2] / "docs").glob("*.md"))
