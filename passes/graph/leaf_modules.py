@@ -111,6 +111,12 @@ def is_stateful(module: nn.Module) -> bool:
     return bool(module._modules or module._parameters or module._buffers)
 
 
+def has_parameters(module: nn.Module) -> bool:
+    """True for a module with parameters, its own or in its parts."""
+    own = any(p is not None for p in module._parameters.values()) if module._parameters else False
+    return own or bool(module._modules and next(module.parameters(), None) is not None)
+
+
 def is_intricate(module: nn.Module) -> bool:
     """A torch layer of which no function of its tensors can be made: a recurrent one, an attention."""
     return isinstance(module, _INTRICATE)
