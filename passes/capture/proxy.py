@@ -41,6 +41,10 @@ class Proxy:
 
     __slots__ = ("_node", "_trace", "_value")
 
+    _node: fx.Node
+    _trace: Trace
+    _value: Any
+
     def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
         _set(self, "_node", node)  # past what the kinds below make of an assignment
         _set(self, "_trace", trace)

@@ -16,17 +16,18 @@ def is_leaf(module: nn.Module) -> bool:
 
     So is a subclass of an intricate one that adds no code which its forward may run.
     """
-    own = _methods_of_layer(type(module))
+    cls: Any = type(module)
+    own = _methods_of_layer(cls)
     if own is None or not own.isdisjoint(module.__dict__):  # with another `forward`, say, it is one no longer
         return False
     return not (module._modules or hooked(module)) or is_intricate(module)
 
 
 @functools.cache
-def _methods_of_layer(cls: type) -> frozenset[str] | None:
+def _methods_of_layer(cls: Any) -> frozenset[str] | None:
     """The names of the methods that the forward of a class of torch's layers may run; None for any other class."""
     while issubclass(cls, _INTRICATE) and not _has_code(cls):
-        cls = cls.__base__  # type: ignore[assignment]
+        cls = cls.__base__
     is_layer = cls.__module__.startswith("torch.nn.modules.") and cls.__module__ != "torch.nn.modules.container"
     return methods(cls) if is_layer else None
 
