@@ -43,8 +43,9 @@ class Writes:
 
     def called(self, layer: nn.Module) -> None:
         """A layer is called: from here on it rests on all that has not been assigned to yet."""
+        now = len(self._log)
         for table in _tables(layer):
-            self._called.setdefault(id(table), len(self._log))
+            self._called.setdefault(id(table), now)
 
     def have_set(self, layer: nn.Module) -> bool:
         """True where a forward has set anything of a layer, though it may have put it back."""

@@ -23,6 +23,7 @@ from fxteleport.passes.capture import meta_fast_paths
 from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant
 from fxteleport.passes.capture.meta_values import CPU, META, MetaValues, to_meta, tree_map
 from fxteleport.passes.graph.contents import contents_in
+from fxteleport.passes.graph.leaf_modules import has_parameters
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of, leaves_of
 
@@ -61,7 +62,7 @@ class Evaluator:
             return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
         leaves = leaves_of((args, kwargs))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        weights = op == "call_module" and next(target.parameters(), None) is not None
+        weights = op == "call_module" and has_parameters(target)
         on_meta = weights or any(t.is_meta for t in tensors)
         if on_meta and op == "call_method" and target in _DEVICE_METHODS:
             return args[0], Trust.KNOWN

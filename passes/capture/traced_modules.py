@@ -59,6 +59,11 @@ class Shadows:
         """The shadow of one of the user's own modules."""
         return self._of.get(id(real))
 
+    def finish(self) -> None:
+        """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""
+        self.finished = True
+        self._of.clear()
+
     def _class_of(self, module: nn.Module) -> type:
         cls = type(module)
         known = self._classes.get(cls)

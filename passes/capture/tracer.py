@@ -159,7 +159,8 @@ class Tracer:
 
     def end(self) -> None:
         """The trace is over, whatever came of it: what Python still holds of it is plain values."""
-        self.finished = self.shadows.finished = True
+        self.finished = True
+        self.shadows.finish()
         self.handles.settle()
         self.held.restore()
 

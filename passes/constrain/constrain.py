@@ -18,6 +18,7 @@ from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.constraints import System
 from fxteleport.passes.graph.conditions import Condition
+from fxteleport.passes.graph.leaf_modules import has_parameters
 from fxteleport.passes.rules.call import Wrap
 
 
@@ -59,7 +60,7 @@ def constrain(
         RuleError: with `strict`, a rule fails in another way than by declining.
     """
     sizing, sources, system = Sizing(captured), Dependence(parameters_of(captured)), System()
-    weighty = frozenset(path for path, m in captured.modules.items() if next(m.parameters(), None) is not None)
+    weighty = frozenset(path for path, m in captured.modules.items() if has_parameters(m))
     for graph in captured.graphs:
         sizing.run(graph)
         sources.add(graph, weighty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,27 +60,31 @@ def at_all_sizes(
         told: the operation has a shape function.
         folds: those that it leaves as they are.
     """
+    return _unvarying_in(system, sizing.sizes, node, told, folds, result, sizing.current(node))
 
-    def put(result: Any, sized: Any) -> Any:
-        if isinstance(result, CobMap):
-            if not result.factors or type(sized) is not Sized:
-                return result
-            unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
-            if not told and not result.zeros:
-                for i in unknown:
-                    sizing.sizes.insist(sized.sizes[i], sized.value.shape[i])
-                return result
-            if unknown or result.folds:
-                origin = Origin(node.name, "other inputs have more or fewer of these positions")
-                return _unvarying(system, sizing.sizes, origin, result, sized, unknown, dict(result.folds) or folds)
+
+def _unvarying_in(
+    system: System, sizes: Sizes, node: fx.Node, told: bool, folds: Mapping[int, Parts], result: Any, sized: Any
+) -> Any:
+    """The same of a map or of a structure of maps, for what is known of the sizes there."""
+    if isinstance(result, CobMap):
+        if not result.factors or type(sized) is not Sized:
             return result
-        if isinstance(result, dict) and isinstance(sized, dict):
-            return {k: put(cob, sized.get(k)) for k, cob in result.items()}
-        if isinstance(result, (list, tuple)) and isinstance(sized, list):
-            return [put(cob, part) for cob, part in zip(result, sized, strict=False)]
+        unknown = [i for i, n in enumerate(sized.sizes) if type(n) is Size and result.varies(i)]
+        if not told and not result.zeros:
+            for i in unknown:
+                sizes.insist(sized.sizes[i], sized.value.shape[i])
+            return result
+        if unknown or result.folds:
+            origin = Origin(node.name, "other inputs have more or fewer of these positions")
+            return _unvarying(system, sizes, origin, result, sized, unknown, dict(result.folds) or folds)
         return result
-
-    return put(result, sizing.current(node))
+    inner = functools.partial(_unvarying_in, system, sizes, node, told, folds)
+    if isinstance(result, dict) and isinstance(sized, dict):
+        return {k: inner(cob, sized.get(k)) for k, cob in result.items()}
+    if isinstance(result, (list, tuple)) and isinstance(sized, list):
+        return [inner(cob, part) for cob, part in zip(result, sized, strict=False)]
+    return result
 
 
 def _unvarying(

@@ -53,6 +53,8 @@ class Region:
 
 def regions(graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Dependence) -> dict[fx.Node, Region]:
     """The region of each node that is in one."""
+    if not any(name_of(node.target) in _ENDING for node in graph.nodes):
+        return {}
     return _Finder(graph, modules, dependence).run()
 
 
@@ -222,6 +224,7 @@ class _Finder:
 
 _QUOTIENTS = frozenset("mul multiply imul div divide true_divide truediv itruediv __rtruediv__".split())
 _SUMS = frozenset("add sub subtract rsub iadd isub __radd__ __rsub__".split())
+_ENDING = _QUOTIENTS | _SUMS  # a region ends in one of them
 _REDUCTIONS = (reduced, variance, spread)
 _LONGEST = 64  # nodes of a region
 

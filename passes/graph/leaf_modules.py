@@ -18,17 +18,18 @@ def is_leaf(module: nn.Module) -> bool:
 
     So is a subclass of an intricate one that adds no code which its forward may run.
     """
-    own = _methods_of_layer(type(module))
+    cls: Any = type(module)
+    own = _methods_of_layer(cls)
     if own is None or not own.isdisjoint(module.__dict__):  # with another `forward`, say, it is one no longer
         return False
     return not (module._modules or hooked(module)) or is_intricate(module)
 
 
 @once_per_class
-def _methods_of_layer(cls: type) -> frozenset[str] | None:
+def _methods_of_layer(cls: Any) -> frozenset[str] | None:
     """The names of the methods that the forward of a class of torch's layers may run; None for any other class."""
     while issubclass(cls, _INTRICATE) and not _has_code(cls):
-        cls = cls.__base__  # type: ignore[assignment]
+        cls = cls.__base__
     is_layer = cls.__module__.startswith("torch.nn.modules.") and cls.__module__ != "torch.nn.modules.container"
     return methods(cls) if is_layer else None
 
@@ -111,6 +112,12 @@ def is_mode_dependent(module: nn.Module) -> bool:
 def is_stateful(module: nn.Module) -> bool:
     """A module with tensors or parts of its own."""
     return bool(module._modules or module._parameters or module._buffers)
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """True for a module with parameters, its own or in its parts."""
+    own = any(p is not None for p in module._parameters.values()) if module._parameters else False
+    return own or bool(module._modules and next(module.parameters(), None) is not None)
 
 
 def is_intricate(module: nn.Module) -> bool:

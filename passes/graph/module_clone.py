@@ -100,17 +100,17 @@ def clone(
 def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
     """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
     found: dict[str, nn.Module] = {}
-
-    def visit(path: str, module: nn.Module) -> None:
-        found[path] = module
-        if parts := module._modules:
-            prefix = f"{path}." if path else ""
-            for name, part in parts.items():
-                if part is not None:
-                    visit(prefix + name, part)
-
-    visit(path, module)
+    _find(path, module, found)
     return found
+
+
+def _find(path: str, module: nn.Module, found: dict[str, nn.Module]) -> None:
+    found[path] = module
+    if parts := module._modules:
+        prefix = f"{path}." if path else ""
+        for name, part in parts.items():
+            if part is not None:
+                _find(prefix + name, part, found)
 
 
 def is_clone(module: nn.Module) -> bool:

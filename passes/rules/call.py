@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
@@ -18,6 +18,7 @@ from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, name_of
 from fxteleport.passes.graph.source_location import quoted
+from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.common_factor import CommonFactor
 from fxteleport.passes.rules.uses import Uses
 
@@ -333,22 +334,8 @@ class Call:
         def run(*given: Tensor) -> Any:
             table = dict(zip(operands, given, strict=True))
 
-            def put(x: Any) -> Any:
-                if isinstance(x, slice):
-                    return slice(put(x.start), put(x.stop), put(x.step))
-                if isinstance(x, Unknown):
-                    if not guessing:
-                        raise Decline("it depends on a number that is not known before the run")
-                    return x.value
-                if not isinstance(x, Operand):
-                    return x
-                if x in table:
-                    return table[x]
-                if x.value.is_meta:
-                    raise Decline("it depends on an index or a value that is not known before the run")
-                return x.value
-
-            args, kwargs = pytree.tree_map(put, (self.args, self.kwargs))
+            args = tuple([_with_symbols(x, table, guessing) for x in self.args])
+            kwargs = {k: _with_symbols(x, table, guessing) for k, x in self.kwargs.items()}
             fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
             return fn(*args, **kwargs)
 
@@ -368,6 +355,29 @@ EPSILON_STAYS = (
     "a norm's epsilon stays, though its input is c times as large (norms='scaled'): its result differs by at most"
     " eps / (2 variance) * max(1, 1 / c^2) of itself"
 )
+
+
+def _with_symbols(x: Any, table: Mapping[Operand, Tensor], guessing: bool) -> Any:
+    """An argument of a call that is run again on symbols: these in place of operands, for others their values."""
+    kind = type(x)
+    if kind in PLAIN:
+        return x
+    if kind is tuple or kind is list:
+        return kind([_with_symbols(item, table, guessing) for item in x])
+    if kind is slice:
+        return slice(*[_with_symbols(end, table, guessing) for end in (x.start, x.stop, x.step)])
+    if kind is Unknown:
+        if not guessing:
+            raise Decline("it depends on a number that is not known before the run")
+        return x.value
+    if kind is not Operand:
+        is_leaf = kind not in pytree.SUPPORTED_NODES
+        return x if is_leaf else pytree.tree_map(lambda item: _with_symbols(item, table, guessing), x)
+    if x in table:
+        return table[x]
+    if x.value.is_meta:
+        raise Decline("it depends on an index or a value that is not known before the run")
+    return x.value
 
 
 def fits(cob: CobMap, shape: Sequence[int]) -> bool:
