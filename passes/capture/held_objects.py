@@ -201,8 +201,10 @@ class HeldObjects:
 
     @unrecorded
     def restore(self) -> None:
-        """Have all objects hold what they held."""
+        """Have all objects of the user's hold what they held."""
         for held in self._held.values():
+            if held.of_clone:
+                continue
             if held.is_source:
                 streams.put(held.x, held.before)
             elif not are_same(contents_of(held.x), held.before):
