@@ -98,10 +98,14 @@ class HeldObjects:
 
     Args:
         parts: the model's modules by path.
+
+    Attributes:
+        refused: what was raised where an item of an iterator was asked for; who runs leaves may have caught it.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self._parts = parts
+        self.refused: NextRunDiffers | None = None
         self._held: dict[int, _Held] = {}
         self._stand_ins: list[tuple[int, streams.Watched]] = []  # with the iterators' ids
 
@@ -154,7 +158,8 @@ class HeldObjects:
 
     def _refusal(self, held: int) -> Exception:
         left = self._left_in([self._held[held]])
-        return NextRunDiffers(left.owners, left.carriers)
+        self.refused = NextRunDiffers(left.owners, left.carriers)
+        return self.refused
 
     def left(self) -> Left:
         """What the run has left in objects."""
