@@ -70,7 +70,7 @@ def _renamed(code: CodeType, table: dict[str, Any]) -> CodeType | None:
 
 def _recorded(kind: type) -> Callable[..., Any]:
     def convert(*args: Any, **kwargs: Any) -> Any:
-        x = args[0] if len(args) == 1 and not kwargs else None
+        x: Any = args[0] if len(args) == 1 and not kwargs else None
         if not (proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy)):
             return kind(*args, **kwargs)
         if type(proxy.value_of(x)) is kind:

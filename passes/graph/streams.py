@@ -21,21 +21,21 @@ from fxteleport.passes.errors import ModelError
 _SOURCES = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
-@functools.lru_cache(maxsize=4096)
-def is_iterator(kind: Hashable) -> bool:
-    """True for an iterator of Python's own; one of a class of the user's is an object like any other."""
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, collections.abc.Iterator)
-        and not hasattr(kind, "__slots__")
-        and "__dict__" not in dir(kind)
-    )
+def is_iterator(kind: Any) -> bool:
+    """True for a class of iterators of Python's own; one of the user's has objects like any other."""
+    return _is_iterator(kind)
 
 
 @functools.lru_cache(maxsize=4096)
-def is_source(kind: Hashable) -> bool:
-    """True for a source of random numbers."""
-    return isinstance(kind, type) and issubclass(kind, _SOURCES)
+def _is_iterator(kind: Hashable) -> bool:
+    if not (isinstance(kind, type) and issubclass(kind, collections.abc.Iterator)):
+        return False
+    return not hasattr(kind, "__slots__") and "__dict__" not in dir(kind)
+
+
+def is_source(kind: Any) -> bool:
+    """True for a class of sources of random numbers."""
+    return issubclass(kind, _SOURCES)
 
 
 def position(source: Any) -> Any:

@@ -148,7 +148,8 @@ def test_the_caches_of_transformers(kind: str) -> None:
     assert free == {(ft.plan(model, input_ids=ids).num_free, 1.0)}
 
 
-# Biases of attention scores; and what T5 hands out, to the caller or in the cache: the encoder's last state, its keys and values.
+# Biases of attention scores; and what T5 hands out, to the caller or in the cache: the encoder's last state, its keys
+# and values.
 HANDED_OUT = {
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
     "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
