@@ -98,10 +98,14 @@ class HeldObjects:
 
     Args:
         parts: the model's modules by path.
+
+    Attributes:
+        refused: what was raised where an item of an iterator was asked for; who runs leaves may have caught it.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self._parts = parts
+        self.refused: NextRunDiffers | None = None
         self._held: dict[int, _Held] = {}
         self._stand_ins: list[tuple[int, streams.Watched]] = []  # with the iterators' ids
 
@@ -154,7 +158,8 @@ class HeldObjects:
 
     def _refusal(self, held: int) -> Exception:
         left = self._left_in([self._held[held]])
-        return NextRunDiffers(left.owners, left.carriers)
+        self.refused = NextRunDiffers(left.owners, left.carriers)
+        return self.refused
 
     def left(self) -> Left:
         """What the run has left in objects."""
@@ -201,8 +206,10 @@ class HeldObjects:
 
     @unrecorded
     def restore(self) -> None:
-        """Have all objects hold what they held."""
+        """Have all objects of the user's hold what they held."""
         for held in self._held.values():
+            if held.of_clone:
+                continue
             if held.is_source:
                 streams.put(held.x, held.before)
             elif not are_same(contents_of(held.x), held.before):

@@ -43,7 +43,8 @@ class LeafCalls:
             return self._memo.run("call_module", twin, inputs, keywords, real)
 
         what = f"'{path}' ({type(self._leaves.real(path)).__name__})"
-        seen = self._recorder.observe(run, what, args, kwargs)
+        with self._leaves.watched(path):
+            seen = self._recorder.observe(run, what, args, kwargs)
         if path == WHOLE:
             return self._recorder.append("call_module", path, args, kwargs, seen)
         return self._recorder.commit("call_module", path, args, kwargs, seen, path in self._leaves.opaque)

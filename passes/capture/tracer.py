@@ -89,7 +89,8 @@ class Tracer:
         self.model_tensors = ModelTensors(self.parts)
         self.additions = Additions((self.model_tensors.metas, self.parts), added)
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
-        self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings)
+        self.held = HeldObjects(self.parts)
+        self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings, self.held)
         guards = TraceGuards(self.builder.graph, self.stack)
         data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
         self.decisions = DataDecisions(settings, guards, self.conditions, data)
@@ -116,7 +117,6 @@ class Tracer:
         )
         self.hook_gradient = self.functions.hook_gradient
         self.effects = SideEffects(self.tensors, self.model_tensors.metas, self.writes, settings)
-        self.held = HeldObjects(self.parts)
         self.history = History(
             settings, self.builder, self.handles, self.tensors, self.conditions, self.stack, self.writes, self.held
         )

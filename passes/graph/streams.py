@@ -23,19 +23,16 @@ _SOURCES = (torch.Generator, random.Random, np.random.Generator, np.random.Rando
 
 @once_per_class
 def is_iterator(kind: type) -> bool:
-    """True for an iterator of Python's own; one of a class of the user's is an object like any other."""
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, collections.abc.Iterator)
-        and not hasattr(kind, "__slots__")
-        and "__dict__" not in dir(kind)
-    )
+    """True for a class of iterators of Python's own; one of the user's has objects like any other."""
+    if not issubclass(kind, collections.abc.Iterator):
+        return False
+    return not hasattr(kind, "__slots__") and "__dict__" not in dir(kind)
 
 
 @once_per_class
 def is_source(kind: type) -> bool:
-    """True for a source of random numbers."""
-    return isinstance(kind, type) and issubclass(kind, _SOURCES)
+    """True for a class of sources of random numbers."""
+    return issubclass(kind, _SOURCES)
 
 
 def position(source: Any) -> Any:

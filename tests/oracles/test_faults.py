@@ -153,15 +153,15 @@ def test_truncated_and_flipped(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_no_numbers(value: float) -> None:
-    """They are moved as they are, and a check on them proves nothing: it says so and fails."""
+    """They are moved as they are; where no output is finite, a check proves nothing: it says so and fails."""
     model = mlp()
     with torch.no_grad():
         model[0].weight[0, 0] = value
     teleported = network(model)
     assert torch.equal(teleported(X).isnan(), model(X).isnan())
     report = ft.verify(model, teleported, X)
-    assert report.vacuous
-    assert not report.passed
+    finite = bool(model(X).isfinite().any())
+    assert (report.vacuous, report.passed) == (not finite, finite)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -213,14 +214,14 @@ def test_dictionaries_of_opaque_modules_can_be_read(read: Callable[[Any], Any]) 
 
 
 class TakesASizeOut(nn.Module):
-    """`float` must give a number of Python's: the size is a constant of the graph from there on."""
+    """`operator.index` must give a number of Python's: the size is a constant of the graph from there on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.relu(self.first(x)) / float(x.shape[-1]))
+        return self.last(torch.relu(self.first(x)) / operator.index(x.shape[-1]))
 
 
 def test_a_size_that_python_took_out_is_insisted_on() -> None:

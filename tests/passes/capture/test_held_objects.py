@@ -238,3 +238,26 @@ def test_two_modules_that_share_state_are_kept_whole_together() -> None:
     moved = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     got = outputs(moved)
     assert all(map(torch.equal, got, outputs(model)))
+
+
+class Decides(Net):
+    """It is kept whole anyway, as its data decide, before the trace comes to see what it leaves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(self.step(self, h * 2 if h.sum() > 5 else h * 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["an object", "an iterator in an object", "itertools.count", "torch.Generator"])
+def test_a_module_that_is_kept_whole_for_another_reason(kind: str) -> None:
+    def made() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 6), Decides(*KEPT[kind])).eval()
+
+    wanted, model = outputs(made()), made()
+    plan = ft.plan(model, RUNS[0])
+    assert plan.num_free == 7
+    moved = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert all(map(torch.equal, outputs(moved), wanted))
+    assert all(map(torch.equal, outputs(model), wanted))
