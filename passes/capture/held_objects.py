@@ -19,7 +19,7 @@ from fxteleport.passes.capture.control_flow import NextRunDiffers
 from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph import streams
 from fxteleport.passes.graph.code_state import state_of
-from fxteleport.passes.graph.holders import Contents, ShadowedClass, are_same, contents_of, leading_to, put_back
+from fxteleport.passes.graph.holders import Held, ShadowedClass, are_same, contents_of, leading_to, put_back
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, COPIED
 from fxteleport.passes.graph.reachable import is_library
 from fxteleport.passes.graph.structure import PLAIN
@@ -43,7 +43,7 @@ class _Held:
     holders: set[int | Place] = field(default_factory=set)
 
     @property
-    def now(self) -> Contents:
+    def now(self) -> Held:
         held = contents_of(self.x)
         return {key: v.iterator if type(v) is streams.Watched else v for key, v in held.items()}
 
@@ -68,7 +68,7 @@ class Left:
         shared: what of this the whole program shares, so that no copy of the model has one of its own; or "".
     """
 
-    objects: tuple[tuple[Any, Contents, Contents], ...] = ()
+    objects: tuple[tuple[Any, Held, Held], ...] = ()
     places: frozenset[Place] = frozenset()
     owners: frozenset[str] = frozenset()
     carriers: tuple[Any, ...] = ()

@@ -18,7 +18,7 @@ from fxteleport.passes.capture.control_flow import DataDependent
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.proxy import Proxy, node_of
 from fxteleport.passes.graph.containers import refill
-from fxteleport.passes.graph.contents import contents
+from fxteleport.passes.graph.contents import FILLED, Contents, contents
 from fxteleport.passes.graph.holders import put_back
 from fxteleport.passes.graph.node_info import NodeInfo, describe
 from fxteleport.passes.graph.reachable import fields_of
@@ -51,7 +51,9 @@ class ObjectInputs:
 
     def hold(self, opened: Any, handle: Proxy, as_given: bool = True) -> Any:
         """Have an object, a list or a dictionary of the trace's stand for an input, or for a part of one."""
-        self._held[id(opened)] = _Opened(opened, handle, _fields(opened), as_given)
+        self._held[id(opened)] = _Opened(
+            opened, handle, Contents(opened) if isinstance(opened, FILLED) else _fields(opened), as_given
+        )
         return opened
 
     def node_of(self, x: Any) -> fx.Node | None:
@@ -70,8 +72,8 @@ class ObjectInputs:
     def reset(self) -> None:
         """Undo what code has done to them."""
         for held in self._held.values():
-            if isinstance(held.opened, (list, dict)):
-                refill(held.opened, held.fields)
+            if type(held.fields) is Contents:
+                held.fields.restore()
             else:
                 put_back(held.opened, held.fields)
 
@@ -82,11 +84,11 @@ class ObjectInputs:
             DataDependent: it has deleted an attribute.
         """
         for held in list(self._held.values()):
-            now, before = _fields(held.opened), held.fields
-            if isinstance(held.opened, (list, dict)):
-                if not _is_same(now, before):
-                    self._append(refill, held.handle, lower(self.given(now)))
+            if type(held.fields) is Contents:
+                if held.fields.changed():
+                    self._append(refill, held.handle, lower(self.given(contents(held.opened))))
                 continue
+            now, before = _fields(held.opened), held.fields
             for name in before:
                 if name not in now:
                     raise DataDependent(f"its forward deletes '{name}' of an input")
@@ -99,11 +101,5 @@ class ObjectInputs:
         describe(node, NodeInfo(has_effect=True))
 
 
-def _fields(x: Any) -> Any:
-    return contents(x) if isinstance(x, (list, dict)) else {name: getattr(x, name) for name in fields_of(x)}
-
-
-def _is_same(now: Any, before: Any) -> bool:
-    if isinstance(now, dict):
-        return list(now) == list(before) and all(now[key] is before[key] for key in now)
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+def _fields(x: Any) -> dict[str, Any]:
+    return {name: getattr(x, name) for name in fields_of(x)}

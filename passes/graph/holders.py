@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.containers import refill
+from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.reachable import fields_of, is_library
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -24,7 +25,7 @@ _OPAQUE = (Tensor, nn.Module, type, types.ModuleType, types.CodeType)
 _ITEMS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 _EMPTY = object()  # what a cell holds that is not assigned yet
-Contents = dict[Any, Any]
+Held = dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Namespace:
     of: Any
     names: frozenset[str]
 
-    def contents(self) -> Contents:
+    def contents(self) -> Held:
         table = vars(self.of) if isinstance(self.of, type) else self.of
         return {name: table[name] for name in self.names if name in table}
 
-    def put_back(self, held: Contents) -> None:
+    def put_back(self, held: Held) -> None:
         for name in self.names:
             if isinstance(self.of, type):
                 setattr(self.of, name, held[name]) if name in held else delattr(self.of, name)
@@ -60,11 +61,11 @@ class ShadowedClass:
     shadow: type
     names: frozenset[str]
 
-    def contents(self) -> Contents:
+    def contents(self) -> Held:
         new = {k: v for k, v in vars(self.shadow).items() if k not in self.names and _is_data(k, v)}
         return {k: v for k, v in vars(self.of).items() if _is_data(k, v)} | new
 
-    def put_back(self, held: Contents) -> None:
+    def put_back(self, held: Held) -> None:
         for name in [k for k, v in vars(self.of).items() if _is_data(k, v) and k not in held]:
             delattr(self.of, name)
         for name, value in held.items():
@@ -76,7 +77,7 @@ def _is_data(name: str, value: Any) -> bool:
     return not (name.startswith("__") or hasattr(value, "__get__"))
 
 
-def contents_of(x: Any) -> Contents:
+def contents_of(x: Any) -> Held:
     """What an object holds, by where it holds it; nothing for a module, a tensor, or an object of a library's class."""
     kind = type(x)  # `isinstance` would ask what a proxy stands for
     if kind in PLAIN or issubclass(kind, _OPAQUE):
@@ -98,7 +99,7 @@ def contents_of(x: Any) -> Contents:
     return fields if base is None else {(0, i): v for i, v in enumerate(base.__iter__(x))} | fields
 
 
-def put_back(x: Any, held: Contents) -> None:
+def put_back(x: Any, held: Held) -> None:
     """Have an object hold what it held."""
     if isinstance(x, (types.MethodType, functools.partial, weakref.ReferenceType, frozenset)):
         return
@@ -109,11 +110,8 @@ def put_back(x: Any, held: Contents) -> None:
         _put_into_function(x, held)
         return
     items = {key[1]: v for key, v in held.items() if type(key) is tuple}
-    if isinstance(x, (dict, list)):
+    if isinstance(x, FILLED):
         refill(x, items if isinstance(x, dict) else list(items.values()))
-    elif isinstance(x, (set, collections.deque)):
-        x.clear()
-        (x.update if isinstance(x, set) else x.extend)(items.values())
     fields = {key: v for key, v in held.items() if type(key) is str}
     for name in fields_of(x):
         if name not in fields:
@@ -123,7 +121,7 @@ def put_back(x: Any, held: Contents) -> None:
             object.__setattr__(x, name, value)
 
 
-def are_same(now: Contents, then: Contents) -> bool:
+def are_same(now: Held, then: Held) -> bool:
     """True where the same objects, or equal plain ones, are in the same places."""
     return now.keys() == then.keys() and all(v is then[k] or _equal(v, then[k]) for k, v in now.items())
 
@@ -153,7 +151,7 @@ def leading_to(values: Iterable[Any], ids: Collection[int]) -> list[Any]:
     return [seen[i] for i in found]
 
 
-def _fields(x: Any) -> Contents:
+def _fields(x: Any) -> Held:
     return {name: value for name in fields_of(x) if (value := _field(x, name)) is not _EMPTY}
 
 
@@ -164,13 +162,13 @@ def _field(x: Any, name: str) -> Any:
         return _EMPTY
 
 
-def _of_function(x: types.FunctionType) -> Contents:
-    held: Contents = {(1, i): _cell(cell) for i, cell in enumerate(x.__closure__ or ())}
+def _of_function(x: types.FunctionType) -> Held:
+    held: Held = {(1, i): _cell(cell) for i, cell in enumerate(x.__closure__ or ())}
     held |= {(2, i): v for i, v in enumerate(x.__defaults__ or ())}
     return held | {(3, k): v for k, v in (x.__kwdefaults__ or {}).items()} | dict(vars(x))
 
 
-def _put_into_function(x: types.FunctionType, held: Contents) -> None:
+def _put_into_function(x: types.FunctionType, held: Held) -> None:
     for i, cell in enumerate(x.__closure__ or ()):
         if held[1, i] is _EMPTY:
             del cell.cell_contents
