@@ -21,6 +21,7 @@ from fxteleport.passes.constrain.constrain import Constrained
 from fxteleport.passes.errors import GraphError
 from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rules.call import carries, fits
 from fxteleport.passes.rules.operands import pairs_of
@@ -149,7 +150,9 @@ def wraps_are_of_calls(captured: Captured, constrained: Constrained) -> Broken:
 def network_is_accepted(captured: Captured, network: TeleportedModule) -> Broken:
     """The emitted graphs are as torch asks for, over modules and tensors that the network holds."""
     for graph in network.graphs:
+        owner, graph.owning_module = graph.owning_module, plain(network)  # type: ignore[assignment]
         yield from _lint(graph)
+        graph.owning_module = owner
 
 
 def inputs_are_the_same(captured: Captured, network: TeleportedModule) -> Broken:

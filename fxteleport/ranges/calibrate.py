@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.emission import rewrite
 from fxteleport.plan.free_values import identity
@@ -79,7 +80,7 @@ class _Watched(fx.Interpreter):
     """Notes the channels of the nodes that are asked for."""
 
     def __init__(self, network: fx.GraphModule, axes: dict[str, int]) -> None:
-        super().__init__(network)
+        super().__init__(plain(network), graph=network.graph)
         self.axes, self.found, self.counts = axes, dict[str, Channels](), dict[str, int]()
 
     def run_node(self, n: fx.Node) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.emission import rewrite
@@ -128,7 +129,7 @@ class _Watched(fx.Interpreter):
     """Tells the floating-point values of a run."""
 
     def __init__(self, network: fx.GraphModule, note: Callable[[fx.Node, Tensor], None]) -> None:
-        super().__init__(network)
+        super().__init__(plain(network), graph=network.graph)
         self.note = note
 
     def run_node(self, n: fx.Node) -> Any:

@@ -18,6 +18,7 @@ from fxteleport.passes.errors import DataGuardError, InputError
 from fxteleport.passes.graph.containers import held, parts
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
+from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.passes.rewrite.wraps import factors_inside, slots_of
 from fxteleport.passes.rules.call import carries
@@ -194,7 +195,7 @@ class _Stepper:
     """
 
     def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
-        self.run = _Interpreter(module)
+        self.run = _Interpreter(plain(module), graph=module.graph)
         names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
         self.run.args_iter = iter(own_copy(given))

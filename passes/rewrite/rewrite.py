@@ -20,7 +20,7 @@ from fxteleport.passes.rewrite.frozen_modules import excepted, take_modes
 from fxteleport.passes.rewrite.other_graphs import OtherGraphs
 from fxteleport.passes.rewrite.sides import Sides
 from fxteleport.passes.rewrite.skeleton import skeleton
-from fxteleport.passes.rewrite.teleported_network import TeleportedModule, adopt, copied_graph
+from fxteleport.passes.rewrite.teleported_network import TeleportedModule, copied_graph
 from fxteleport.passes.scale.recipe import Recipe
 
 _UNWRITABLE = frozenset('"\\\n\r')  # fx puts names between double quotes
@@ -87,8 +87,7 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
             if node.op in ("call_module", "get_attr") and not _UNWRITABLE.isdisjoint(str(node.target)):
                 raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
         graph.lint()
-    module = TeleportedModule(root, graphs[0], class_name=type(model).__name__)
-    adopt(module, root.__dict__)
+    module = TeleportedModule.around(root.__dict__, graphs[0], type(model).__name__)
     module.choose(captured.choice, OtherGraphs.of(graphs[1:], len(captured.variants)))
     module.__dict__["excepted"] = excepted(model, captured.followed, below=True)
     take_modes(module, model, captured.followed)

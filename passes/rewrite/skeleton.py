@@ -11,9 +11,10 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone, modules_of
+from fxteleport.passes.rewrite.any_names import TABLES
 from fxteleport.passes.rewrite.extra_state import carry
 from fxteleport.passes.rewrite.frozen_modules import holder_of
-from fxteleport.passes.rewrite.teleported_network import TABLES, adopt
+from fxteleport.passes.rewrite.teleported_network import adopt
 from fxteleport.passes.rewrite.wraps import join, place_module
 
 

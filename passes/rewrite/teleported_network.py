@@ -18,6 +18,7 @@ from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.module_clone import linked_to, path_of
 from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite import wraps
+from fxteleport.passes.rewrite.any_names import TABLES, on_plain, parts, plain
 from fxteleport.passes.rewrite.extra_state import CARRIED
 from fxteleport.passes.rewrite.frozen_modules import Excepted
 from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
@@ -37,6 +38,29 @@ class TeleportedModule(fx.GraphModule):
     variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
+    @classmethod
+    def around(cls, tables: dict[str, Any], graph: fx.Graph, name: str) -> TeleportedModule:
+        """The network of a graph over parameters, buffers and modules, whatever their names."""
+        network = TeleportedModule(nn.Module(), fx.Graph(), class_name=name)
+        adopt(network, tables)
+        network.graph = graph
+        return network
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in own_names():
+            object.__setattr__(self, name, value)  # not what a part of this name is
+        else:
+            super().__setattr__(name, value)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        return plain(self).get_submodule(target) if target else self
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        return plain(self).get_parameter(target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        return plain(self).get_buffer(target)
+
     def train(self, mode: bool = True) -> TeleportedModule:
         if WHOLE in self.__dict__:  # it holds the same modules
             in_mode(self.__dict__[WHOLE], mode)
@@ -51,6 +75,8 @@ class TeleportedModule(fx.GraphModule):
     def recompile(self) -> Any:
         code = super().recompile()
         cls = type(self)  # of this network alone
+        if not parts(self).isdisjoint(own_names()):
+            cls.forward = on_plain(cls.forward)  # type: ignore[method-assign]
         if any(node.target is switch for node in self.graph.nodes):
             cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
         if self.variants:
@@ -89,10 +115,7 @@ class TeleportedModule(fx.GraphModule):
 
     def _beside(self, graph: fx.Graph) -> TeleportedModule:
         """Another graph over the parameters and modules of this network."""
-        other = TeleportedModule(nn.Module(), fx.Graph(), class_name=type(self).__name__)
-        adopt(other, self.__dict__)
-        other.graph = graph
-        return other
+        return TeleportedModule.around(self.__dict__, graph, type(self).__name__)
 
     def put_(self, cobs: Mapping[str, Tensor | None]) -> None:
         """Set the CoB at every place that is named (see `wraps.fill`)."""
@@ -173,6 +196,18 @@ class TeleportedModule(fx.GraphModule):
             return own is cob
         return own.shape == cob.shape and torch.equal(own, cob.to(own))
 
+    @classmethod
+    def _deepcopy_init(cls) -> Callable[..., None]:
+        """How a copy is begun, of what this network holds and its graph."""
+
+        def begin(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
+            fx.GraphModule.__init__(copied, nn.Module(), fx.Graph())
+            adopt(copied, held.__dict__)
+            copied.training = held.training
+            copied.graph = graph
+
+        return begin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
         adopt(other, copy.deepcopy({k: v for k, v in self.__dict__.items() if k in _ADOPTED}, memo))
@@ -188,6 +223,13 @@ class TeleportedModule(fx.GraphModule):
     def _others(self) -> OtherGraphs:
         """Copies of its other graphs."""
         return OtherGraphs.of(list(map(copied_graph, self.graphs[1:])), len(self.variants))
+
+
+@functools.cache
+def own_names() -> frozenset[str]:
+    """The names that a network has for itself, and other modules have not."""
+    empty = fx.GraphModule(nn.Module(), fx.Graph())
+    return frozenset({*dir(empty), *vars(empty), *vars(TeleportedModule)}) - frozenset(dir(nn.Module()))
 
 
 def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,10 +250,7 @@ def _unpickled(
 ) -> TeleportedModule:
     for node in (n for g in (graph, *others.all) for n in g.nodes):
         node.type = None  # none was noted; torch 2.9 pickles another thing in its place
-    root = nn.Module()
-    root.__dict__.update(state)
-    module = TeleportedModule(root, graph, class_name=name)
-    adopt(module, state)
+    module = TeleportedModule.around(state, graph, name)
     module.training = state["training"]
     module.meta.update(state["meta"])
     module.__dict__["excepted"] = state.get("excepted")
@@ -220,7 +259,6 @@ def _unpickled(
 
 
 # A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
-TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _ADOPTED = (*TABLES, *CARRIED, WHOLE)
 
 TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)

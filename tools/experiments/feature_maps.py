@@ -11,6 +11,7 @@ from torch import Tensor, fx
 import fxteleport as ft
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.tools.experiments import data, networks, sgd
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
@@ -77,7 +78,7 @@ class Recorder(fx.Interpreter):
     """Runs a network and keeps the value of every node of the original's graph, in the emitted network's basis."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
+        super().__init__(plain(module), graph=module.graph)
         self.seen: dict[str, Tensor] = {}
         self.activations: set[str] = set()
 
