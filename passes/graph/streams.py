@@ -9,6 +9,7 @@ import collections.abc
 import copy
 import random
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ _SOURCES = (torch.Generator, random.Random, np.random.Generator, np.random.Rando
 @once_per_class
 def is_iterator(kind: type) -> bool:
     """True for a class of iterators of Python's own; one of the user's has objects like any other."""
-    if not issubclass(kind, collections.abc.Iterator):
+    if kind in weakref.ProxyTypes or not issubclass(kind, collections.abc.Iterator):  # those have all methods
         return False
     return not hasattr(kind, "__slots__") and "__dict__" not in dir(kind)
 
