@@ -18,7 +18,7 @@ API = {
     "Landscapes": ("landscapes", "curvature", "controls"),
     "Fit into a format": (
         "equalize", "equalized", "Equalized", "fold_norms", "folded_norms", "Folded", "fake_quantize", "fit_range",
-        "range_report", "Range", "RangeRow",
+        "range_report", "Range", "RangeRow", "checkpoint_tensors",
     ),
     "Files": ("save", "load", "stream"),
     "Modules": ("TeleportedActivation", "Rescale", "Operation"),

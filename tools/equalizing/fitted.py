@@ -46,6 +46,7 @@ class Fitted:
         return {
             "model": self.loaded.spec,
             "mode": mode,
+            "norms": self.plan.norms,
             "to": how.to,
             "headroom": how.headroom,
             "num_free": self.plan.num_free,
