@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.passes.domain.solution import UNIT
 from fxteleport.ranges.statistics import planned_layers
 
 
@@ -40,7 +41,8 @@ def moved(is_recurrent: bool = True) -> tuple[nn.Module, Tensor]:
     model, words = ft.randomize(Words(is_recurrent).eval()), torch.arange(24).view(4, 6) % 12
     plan = ft.plan(model, words, mode="weights")
     powers = torch.randint(-4, 5, (plan.num_free,), generator=torch.Generator().manual_seed(0)).double()
-    plan.apply_(plan.cob(powers.exp2()))
+    signs = torch.from_numpy(plan.solution.allows == UNIT)  # of the LSTM's hidden units
+    plan.apply_(plan.cob(powers.exp2().masked_fill(signs, -1)))
     return model, words
 
 
