@@ -5,24 +5,27 @@ Its map must be right in each of its graphs: in eval mode and in train mode, for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.constrain.fitting import fitted
+from fxteleport.passes.constrain.node_maps import NodeMaps, Reference
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, single
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rules.call import Operand
-from fxteleport.passes.rules.operands import maps_in, pairs_of
+from fxteleport.passes.rules.operands import maps_in, maps_of, pairs_of
 
 
 class Inside(Protocol):
     """An interpretation of the graphs inside one call, in the same system of constraints."""
 
+    maps: NodeMaps
     opaque: list[Any]
     wraps: dict[fx.Node, Any]
 
@@ -30,8 +33,43 @@ class Inside(Protocol):
     def system(self) -> System:
         """That of the whole model."""
 
-    def within(self, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
-        """The output's maps of a graph, for given inputs."""
+    def run(self, graph: fx.Graph) -> None:
+        """Visit the nodes that have no map yet."""
+
+
+def whole(
+    inside: Callable[[bool], Inside],
+    node: fx.Node,
+    value: Any,
+    operands: Sequence[Operand],
+    graphs: Sequence[fx.Graph],
+    backward: fx.Graph | str | None,
+    full: bool,
+) -> tuple[Any, bool]:
+    """The maps of the results of a call that is kept whole, and whether it is to be wrapped.
+
+    Of one from a tensor to a tensor an operation inside may need another form: then the whole call is given one.
+
+    Args:
+        inside: makes an interpretation of the graphs, which may wrap nodes, or may not.
+        backward: of a custom function.
+        full: the call may be wrapped.
+
+    Raises:
+        Decline: no rule knows an operation inside.
+    """
+    plain, first = inside(False), next(iter(node.args), None)
+    for operand in operands:
+        for axis, _ in operand.folds:
+            operand.unfold(plain.system, axis, Origin(node.name, "how many positions there are is not known"))
+    is_tensor = isinstance(first, fx.Node) and isinstance(info(first).value, Tensor)
+    may_wrap = full and isinstance(value, Tensor) and len(operands) == 1 and is_tensor
+    inner = inside(may_wrap)
+    result = interpret(inner, node, value, operands, graphs)
+    if backward is not None and not may_wrap:
+        obey(plain, node, backward, operands, value, result)
+        return result, False
+    return result, bool(inner.wraps) or backward is not None  # in tau f(x / tau), f's backward sees what it always does
 
 
 def interpret(
@@ -42,7 +80,7 @@ def interpret(
     Raises:
         Decline: no rule knows an operation inside, or the structure of the result depends on the mode.
     """
-    outs = [inside.within(graph, operands) for graph in graphs]
+    outs = [_within(inside, graph, operands) for graph in graphs]
     if inside.opaque:
         raise Decline(f"inside it, {inside.opaque[0].why}")
     if any(len(maps_in(out)) != len(maps_in(outs[0])) for out in outs):
@@ -74,9 +112,22 @@ def obey(
     if isinstance(backward, str):
         raise Decline(f"its backward could not be traced: {backward}")
     gradients = [Operand(v, IDENTITY / cob.settled()) for v, cob in pairs_of(value, result)]
-    cobs = inside.within(backward, [*operands, *gradients])
+    cobs = _within(inside, backward, [*operands, *gradients])
     if inside.opaque:
         raise Decline(f"inside its backward, {inside.opaque[0].why}")
     for operand, cob in zip(operands, cobs, strict=True):
         if cob is not None:
             inside.system.same(cob, IDENTITY / operand.map, Origin(node.name, "its backward"))
+
+
+def _within(inside: Inside, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
+    """The output's maps of a graph of a call's inside, for given inputs."""
+    given = [n for n in graph.nodes if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
+    if len(given) != len(operands):
+        raise Decline("it takes tensors out of an object")
+    for node, operand in zip(given, operands, strict=True):
+        inside.maps[node] = operand.map if operand.name is None else Reference(operand.name)
+    output = graph.output_node()
+    inside.maps[output] = None  # the call's own map is what is constrained
+    inside.run(graph)
+    return maps_of(inside.maps.convert(output.args[0]))

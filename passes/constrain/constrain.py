@@ -11,8 +11,8 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.dependence import Dependence, parameters_of
 from fxteleport.passes.constrain.fixed_tensors import fixed_tensors
 from fxteleport.passes.constrain.interpreter import Interpreter, Opaque
-from fxteleport.passes.constrain.node_maps import NodeMaps
 from fxteleport.passes.constrain.parameter_maps import ParameterMaps
+from fxteleport.passes.constrain.rule_application import Settings
 from fxteleport.passes.constrain.rule_context import RuleContext
 from fxteleport.passes.constrain.sizing import Sizing
 from fxteleport.passes.domain.cob_map import CobMap
@@ -66,7 +66,7 @@ def constrain(
         sources.add(graph, weighty)
     parameters = ParameterMaps(captured, sources, system, fixed_tensors(captured, mode))
     context = RuleContext(system, parameters, sizing, sources)
-    state = Interpreter(captured, context, mode == "full", norm_stats, norms, strict, NodeMaps(context))
+    state = Interpreter.of(captured, context, Settings(mode == "full", norm_stats, norms), strict)
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(context.conditions))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
+from fxteleport.passes.constrain.parameter_maps import ParameterMaps
 from fxteleport.passes.constrain.rule_context import RuleContext
-from fxteleport.passes.domain.cob_map import IDENTITY
+from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
+from fxteleport.passes.domain.constraints import Origin
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rules.call import Operand, Unknown
+from fxteleport.passes.rules.call import Operand, Unknown, carries
 from fxteleport.passes.rules.operands import of_nodes, operands_in
 from fxteleport.passes.rules.shape_functions import Sized
 
@@ -57,3 +60,15 @@ class NodeMaps(dict[fx.Node, Any]):
             held = sized if isinstance(sized, dict) else {}
             return {k: self._view(v, None if cob is None else cob[k], held.get(k)) for k, v in value.items()}
         return Unknown(value, sized) if type(sized) is Size else value
+
+
+def attribute_map(parameters: ParameterMaps, node: fx.Node, value: Any) -> Any:
+    """The map of a parameter, a buffer, a constant or another attribute that the graph reads."""
+    name = str(node.target)
+    if name in parameters and carries(value):
+        if info(node).is_aliased:
+            parameters.pin(parameters.operand(name), Origin(node.name, "the network writes to it"))
+        return Reference(name)
+    if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():
+        return structural_zeros(value.ndim)  # the first state of a recurrent network, say
+    return IDENTITY if isinstance(value, Tensor) else None
