@@ -27,6 +27,7 @@ from fxteleport.io.example_inputs import described_inputs, inputs_from, number_f
 from fxteleport.io.state_tensors import extra_state, parted, unshared
 from fxteleport.passes.errors import CheckpointError, InputError, ModelError
 from fxteleport.passes.graph.exported import evaluate
+from fxteleport.passes.rewrite.network_wraps import places
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rules.call import carries
 from fxteleport.plan.analysis import Analysis
@@ -115,7 +116,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
     network = made.rewrite(cob)
     own = network.state_dict()
     if saved.format == 1:
-        added = {place.key for place in network.places}
+        added = {place.key for place in places(network)}
         tensors = {name: tensor for name, tensor in own.items() if name in added} | tensors
     try:
         network.load_state_dict(tensors | extra_state(own, saved.extra_state, saved.model), strict=True)

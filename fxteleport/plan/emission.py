@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fxteleport.passes.check_graph import check_graph
+from fxteleport.passes.rewrite import network_wraps
 from fxteleport.passes.rewrite import rewrite as rewrite_pass
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.rewrite.wraps import cobs, slots_of
@@ -62,4 +63,4 @@ def move_(plan: Analysis, network: TeleportedModule, cob: ChangeOfBasis) -> None
     """Teleport the operations of a network of this plan (not its parameters) on from where they are."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     slots = (slot for _, slot in slots_of(*network.graphs))
-    network.move_(cobs(slots, plan.sides, tau(plan, cob).detach(), device))
+    network_wraps.move_(network, cobs(slots, plan.sides, tau(plan, cob).detach(), device))

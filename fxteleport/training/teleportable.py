@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fxteleport.arguments import require_module
 from fxteleport.passes.errors import CobError, InputError, ModelError
+from fxteleport.passes.rewrite.network_wraps import take_names_
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.plan.cob import ChangeOfBasis, require_cob
 from fxteleport.plan.emission import live, move_
@@ -149,4 +150,4 @@ class Teleportable(nn.Module):
             errors.append(f"{key!r} is of another plan: {error}")
             return
         if isinstance(self.network, TeleportedModule) or bool((self.cob.values != 1).any()):
-            self._emitted().take_names_(state_dict, prefix + "network.")
+            take_names_(self._emitted(), state_dict, prefix + "network.")

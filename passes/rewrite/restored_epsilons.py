@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.rewrite import wraps
+from fxteleport.passes.rewrite.network_wraps import put_
 from fxteleport.passes.rewrite.sides import Sides
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 
@@ -36,5 +37,5 @@ def with_epsilons(network: TeleportedModule, norms: Mapping[str, Sides], tau: Te
         factor = before.precise(tau).reshape(-1)[0]
         if factor != 1:
             values |= {place.name: factor.to(device, before.dtype, copy=True) for _, place in slot.epsilons}
-    twin.put_(values)
+    put_(twin, values)
     return twin

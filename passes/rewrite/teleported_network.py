@@ -17,10 +17,10 @@ from fxteleport.passes.graph.exported import in_mode
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.module_clone import linked_to, path_of
 from fxteleport.passes.graph.node_info import describe_copy
-from fxteleport.passes.rewrite import wraps
 from fxteleport.passes.rewrite.any_names import TABLES, on_plain, parts, plain
 from fxteleport.passes.rewrite.extra_state import CARRIED
 from fxteleport.passes.rewrite.frozen_modules import Excepted
+from fxteleport.passes.rewrite.network_wraps import is_at, places, take_names_
 from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
 
 
@@ -117,46 +117,14 @@ class TeleportedModule(fx.GraphModule):
         """Another graph over the parameters and modules of this network."""
         return TeleportedModule.around(self.__dict__, graph, type(self).__name__)
 
-    def put_(self, cobs: Mapping[str, Tensor | None]) -> None:
-        """Set the CoB at every place that is named (see `wraps.fill`)."""
-        changed = [wraps.fill(self, graph, cobs) for graph in self.graphs]
-        if any(changed):
-            for network in self._networks():
-                network.recompile()
-
-    def move_(self, cobs: Mapping[str, Tensor]) -> None:
-        """Teleport each place on from where it is."""
-        found: dict[str, Tensor | None] = {}
-        for place in self.places:
-            before = None if (module := wraps.held(self, place)) is None else module.cob
-            if place.name in cobs:
-                more = cobs[place.name]
-                found[place.name] = more if before is None else before.mul_(more.to(before))
-        self.put_(found)
-
-    def take_names_(self, state: Mapping[str, Any], prefix: str = "") -> None:
-        """Be wrapped where a state dict says so, and nowhere else; the values are not loaded yet."""
-        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        found: dict[str, Tensor | None] = {}
-        for place in self.places:
-            module = wraps.held(self, place)
-            if prefix + place.key not in state:
-                found[place.name] = None
-            elif module is None or module.cob is None:
-                found[place.name] = torch.full(place.shape, 2.0, dtype=like.dtype, device=like.device)
-        self.put_(found)
-
-    @property
-    def places(self) -> list[wraps.Place]:
-        """Where a CoB is kept, or may come to be."""
-        return [place for _, slot in wraps.slots_of(*self.graphs) for place in slot.places]
-
     @property
     def graphs(self) -> list[fx.Graph]:
         """Its graph, its variants, and those of train mode if it has others."""
-        return [network.graph for network in self._networks()]
+        return [network.graph for network in self.networks]
 
-    def _networks(self) -> list[TeleportedModule]:
+    @property
+    def networks(self) -> list[TeleportedModule]:
+        """It, and those that hold its other graphs."""
         trained = [] if self.in_training is None else [self.in_training, *self.in_training.variants]
         return [self, *self.variants, *trained]
 
@@ -176,10 +144,10 @@ class TeleportedModule(fx.GraphModule):
             if isinstance(given, Tensor) and (given.shape != value.shape or not torch.equal(given.cpu(), value)):
                 raise ModelError(f"the buffer '{prefix}{name}' of the state dict is not the one that was planned with:"
                                  " load it into the original, and plan that again")  # fmt: skip
-        if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in self.places):
-            if not all(self._is_at(place, state_dict.get(prefix + place.key)) for place in self.places):
+        if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in places(self)):
+            if not all(is_at(self, place, state_dict.get(prefix + place.key)) for place in places(self)):
                 self.release()  # it is no longer where that CoB led
-            self.take_names_(state_dict, prefix)
+            take_names_(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def release(self) -> None:
@@ -188,13 +156,6 @@ class TeleportedModule(fx.GraphModule):
         The function stays. `verify` then compares outputs only, and `save` refuses the network.
         """
         self.meta.pop(TELEPORTATION, None)
-
-    def _is_at(self, place: wraps.Place, cob: Tensor | None) -> bool:
-        module = wraps.held(self, place)
-        own = None if module is None else module.cob
-        if own is None or cob is None:
-            return own is cob
-        return own.shape == cob.shape and torch.equal(own, cob.to(own))
 
     @classmethod
     def _deepcopy_init(cls) -> Callable[..., None]:
