@@ -7,6 +7,7 @@ is plain data, and shrinks towards the first options. A new rule is fuzzed by a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -480,9 +481,42 @@ class OwnLstm(nn.LSTM):
         return super().forward(input, hx)
 
 
-def recurrent(kind: type[nn.RNNBase]) -> Operation:
+def recurrent(kind: Callable[..., nn.RNNBase]) -> Operation:
     def make(pick: Any, x: Tensor) -> nn.Module:
         return Run(kind(x.shape[-1], pick(3, 4), pick(1, 2), batch_first=True, bidirectional=pick(False, True)))
+
+    return Operation(make, lambda x: tokens(x) and x.shape[1] >= 2)
+
+
+class Steps(nn.Module):
+    """Two steps of a recurrent cell, as a layer or as torch's function of its weights."""
+
+    def __init__(self, cell: nn.RNNCellBase, function: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.cell, self.function = cell, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        cell, hidden = self.cell, []
+        state: Any = None
+        for step in (x[:, 0], x[:, 1]):
+            if self.function is None:
+                state = cell(step, state)
+            else:
+                zeros = step.new_zeros(step.shape[0], cell.hidden_size)
+                start = (zeros, zeros) if self.function is torch.lstm_cell else zeros
+                weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+                state = self.function(step, start if state is None else state, *weights)
+            hidden.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(hidden, 1)
+
+
+_CELLS = ((nn.LSTMCell, torch.lstm_cell), (nn.GRUCell, torch.gru_cell), (nn.RNNCell, torch.rnn_tanh_cell))
+
+
+def steps(as_function: bool) -> Operation:
+    def make(pick: Any, x: Tensor) -> nn.Module:
+        kind, function = pick(*_CELLS)
+        return Steps(kind(x.shape[-1], pick(3, 4)), function if as_function else None)
 
     return Operation(make, lambda x: tokens(x) and x.shape[1] >= 2)
 
@@ -669,6 +703,9 @@ OPERATIONS: dict[str, Operation] = {
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
     "lstm": recurrent(OwnLstm),
+    "RNN of ReLUs": recurrent(functools.partial(nn.RNN, nonlinearity="relu")),
+    "recurrent cell": steps(as_function=False),
+    "recurrent cell function": steps(as_function=True),
     "packed GRU": Operation(
         lambda pick, x: RunPacked(nn.GRU(x.shape[-1], pick(3, 4), batch_first=True)), tokens, plain=False
     ),

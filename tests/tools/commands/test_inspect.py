@@ -155,8 +155,8 @@ def test_pinned_says_what_would_free_more() -> None:
 # -- JSON: the laws behind the tables --------------------------------------------------------------------
 
 KEYS = (
-    "model mode norm_stats num_free moved nodes parameters conditions specialized opaque groups ties modules tensors"
-    " graph pinned one_sided seconds settings diff"
+    "model mode norm_stats norms num_free moved nodes parameters conditions specialized opaque groups ties modules"
+    " tensors graph pinned one_sided seconds settings diff"
 ).split()
 
 
