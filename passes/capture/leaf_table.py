@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.additions import Additions
-from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.held_by_leaves import leaving_nothing
 from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.meta_values import CPU, META, tree_map
 from fxteleport.passes.capture.model_tensors import ModelTensors, named_tensors
@@ -23,9 +23,8 @@ from fxteleport.passes.capture.opaque_leaves import Helper, Withheld
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.training_mode import depends
 from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
-from fxteleport.passes.graph.module_clone import BOOKKEEPING, clone, modules_of
+from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.graph.reachable import Reach, Reached
-from fxteleport.passes.graph.structure import PLAIN
 
 WHOLE = "_whole"  # the leaf that stands for a model whose own forward cannot be traced
 
@@ -96,30 +95,12 @@ class LeafTable:
         self.reached[path] = dataclasses.replace(reached, carriers=reached.carriers | self._carriers)
         self.twins.pop(path, None)
 
-    @contextmanager
-    def watched(self, path: str) -> Iterator[None]:
-        """While a leaf that is kept whole is evaluated: what it leaves in objects of the user's is put back.
-
-        Raises:
-            NextRunDiffers: it leaves something there, so its copies must have objects of their own.
-        """
-        if path not in self.opaque or ("" if path == WHOLE else path) in self._stateful:
-            yield
-            return
-        watch = HeldObjects(self._parts)
-        for where, module in modules_of(self.real(path), "" if path == WHOLE else path).items():
-            for name, value in vars(module).items():
-                if name not in BOOKKEEPING and type(value) not in PLAIN:
-                    watch.read(where, name, value)
-        try:
-            yield
-        finally:
-            left = watch.left()
-            watch.restore()
-            if refused := watch.refused or self._held.refused:
-                raise refused
-        if left.objects or left.differs:
-            raise NextRunDiffers(left.owners, left.carriers)
+    def watched(self, path: str) -> AbstractContextManager[None]:
+        """While a leaf that is kept whole is evaluated: what it leaves in objects of the user's is put back."""
+        where = "" if path == WHOLE else path
+        if path not in self.opaque or where in self._stateful:
+            return nullcontext()
+        return leaving_nothing(self.real(path), where, HeldObjects(self._parts), self._held)
 
     def keep_method_whole(self, path: str, module: nn.Module, method: FunctionType, why: str) -> None:
         """The same of a method, which is a leaf at `path`; what it names of its module's tensors is not known to it."""

@@ -115,9 +115,9 @@ class Sizing:
         target = self.captured.modules.get(path, node.target)
         if isinstance(target, Given):  # the layer's shape function finds its tensors among the arguments
             named = {k: v for k, v in kwargs.items() if type(v) is not Sized or carries(v.value)}
-            shapes = self.told(node, target.layer, value, args, named)
+            shapes = told(self.captured, self.sizes, node, target.layer, value, args, named)
         else:
-            shapes = self.told(node, target, value, args, kwargs)
+            shapes = told(self.captured, self.sizes, node, target, value, args, kwargs)
         if shapes is None and not info(node).trust and not any(isinstance(x, Repeated) for x in args):
             fn: Any = target if node.op == "call_module" else call_of(node.op, node.target)
             shapes = probed(self.sizes, fn, value, args, kwargs)
@@ -125,25 +125,6 @@ class Sizing:
             return self.opened(value)
         unsure = bool(info(node).trust) or any(type(x) is Size or (type(x) is Sized and x.uncertain) for x in leaves)
         return _sized(value, shapes, unsure)
-
-    def told(self, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-        """The shapes by the operation's shape function; None where it does not know this form of the call."""
-        rule = lookup(node.op, target)
-        if rule is None or rule.shape is None:
-            return None
-        module = target if node.op == "call_module" else None
-
-        def attribute(name: str) -> Sized:
-            tensor = self.captured.metas[self.captured.canonical[f"{node.target}.{name}"]]
-            return Sized(tensor, tuple(tensor.shape))
-
-        try:
-            if kwargs or (module is not None and rule.shape not in OF_INPUTS):
-                args, kwargs = bound(rule, args, kwargs, module, attribute)
-            shapes = rule.shape(At(target, value, self.sizes), *args, **kwargs)
-        except Exception:  # a form of the call that torch knows and the shape function does not
-            return None
-        return shapes if shapes is not None and _agree(value, shapes) else None
 
     # -- structures ------------------------------------------------------------------------------------
 
@@ -227,6 +208,26 @@ def _known(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _known(v) for k, v in value.items()}
     return [_known(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def told(captured: Captured, sizes: Sizes, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
+    """The shapes by the operation's shape function; None where it does not know this form of the call."""
+    rule = lookup(node.op, target)
+    if rule is None or rule.shape is None:
+        return None
+    module = target if node.op == "call_module" else None
+
+    def attribute(name: str) -> Sized:
+        tensor = captured.metas[captured.canonical[f"{node.target}.{name}"]]
+        return Sized(tensor, tuple(tensor.shape))
+
+    try:
+        if kwargs or (module is not None and rule.shape not in OF_INPUTS):
+            args, kwargs = bound(rule, args, kwargs, module, attribute)
+        shapes = rule.shape(At(target, value, sizes), *args, **kwargs)
+    except Exception:  # a form of the call that torch knows and the shape function does not
+        return None
+    return shapes if shapes is not None and _agree(value, shapes) else None
 
 
 def _agree(value: Any, shapes: Any) -> bool:

@@ -139,11 +139,7 @@ class TeleportedModule(fx.GraphModule):
         Raises:
             ModelError: it holds others.
         """
-        for name, value in self.meta.get("planned_values", {}).items():
-            given = state_dict.get(prefix + name)
-            if isinstance(given, Tensor) and (given.shape != value.shape or not torch.equal(given.cpu(), value)):
-                raise ModelError(f"the buffer '{prefix}{name}' of the state dict is not the one that was planned with:"
-                                 " load it into the original, and plan that again")  # fmt: skip
+        _require_planned(self.meta.get("planned_values", {}), state_dict, prefix)
         if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in places(self)):
             if not all(is_at(self, place, state_dict.get(prefix + place.key)) for place in places(self)):
                 self.release()  # it is no longer where that CoB led
@@ -160,14 +156,7 @@ class TeleportedModule(fx.GraphModule):
     @classmethod
     def _deepcopy_init(cls) -> Callable[..., None]:
         """How a copy is begun, of what this network holds and its graph."""
-
-        def begin(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
-            fx.GraphModule.__init__(copied, nn.Module(), fx.Graph())
-            adopt(copied, held.__dict__)
-            copied.training = held.training
-            copied.graph = graph
-
-        return begin
+        return _begin_copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
         other = super().__deepcopy__(memo)
@@ -184,6 +173,22 @@ class TeleportedModule(fx.GraphModule):
     def _others(self) -> OtherGraphs:
         """Copies of its other graphs."""
         return OtherGraphs.of(list(map(copied_graph, self.graphs[1:])), len(self.variants))
+
+
+def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
+    """What a graph module's copy begins with, whatever the names of its parts."""
+    fx.GraphModule.__init__(copied, nn.Module(), fx.Graph())
+    adopt(copied, held.__dict__)
+    copied.training = held.training
+    copied.graph = graph
+
+
+def _require_planned(planned: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str) -> None:
+    for name, value in planned.items():
+        given = state.get(prefix + name)
+        if isinstance(given, Tensor) and (given.shape != value.shape or not torch.equal(given.cpu(), value)):
+            raise ModelError(f"the buffer '{prefix}{name}' of the state dict is not the one that was planned with:"
+                             " load it into the original, and plan that again")  # fmt: skip
 
 
 @functools.cache

@@ -190,10 +190,7 @@ def is_dense(x: Any) -> bool:
 
 @dataclass(slots=True)
 class Call:
-    """One node as its rule sees it: arguments, modes, and what a rule may ask for.
-
-    `full` is false also in mode "full" where the node cannot be wrapped.
-    """
+    """One node as its rule sees it. `full` is false also in mode "full" where the node cannot be wrapped."""
 
     node: fx.Node
     value: Any
