@@ -23,7 +23,8 @@ from fxteleport.passes.graph.node_info import info, is_described
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
-from fxteleport.passes.rules.call import carries, fits
+from fxteleport.passes.rules.call import fits
+from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.operands import pairs_of
 
 Broken = Iterator[str]

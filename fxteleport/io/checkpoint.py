@@ -29,7 +29,7 @@ from fxteleport.passes.errors import CheckpointError, InputError, ModelError
 from fxteleport.passes.graph.exported import evaluate
 from fxteleport.passes.rewrite.network_wraps import places
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, plan

@@ -17,7 +17,7 @@ from fxteleport.passes.capture.exported_modules import is_check
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.dtensor import unsharded
 from fxteleport.passes.graph.leaf_modules import gradient_hooks
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 
 PLAN_AGAIN = "since the plan was made: plan the model again"  # the end of every message about a changed model
 

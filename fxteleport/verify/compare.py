@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.errors import InputError
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.verify.outputs import Container, Outputs, dense, has_fractions, outputs, require_alike
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.graph.module_clone import clone
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.verify.compare import difference
 from fxteleport.verify.outputs import dense, outputs
 from fxteleport.verify.running import own_copy

@@ -14,7 +14,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.containers import kind_of, parts, spelled
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 
 _CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # what they hold is no output
 _KINDS: dict[Any, str] = {immutable_list: "list", immutable_dict: "dict"}

@@ -21,7 +21,7 @@ from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.any_names import plain
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.passes.rewrite.wraps import factors_inside, slots_of
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.registry import named
 from fxteleport.plan.factors import tau
 from fxteleport.plan.teleportation import Teleportation, teleportation_of

@@ -18,7 +18,7 @@ from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, single
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rules.call import Operand
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.operands import maps_in, maps_of, pairs_of
 
 

@@ -14,7 +14,8 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.rules import folds as folded
-from fxteleport.passes.rules.call import carries, fits
+from fxteleport.passes.rules.call import fits
+from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.operands import map_like, pairs_of
 from fxteleport.passes.rules.shape_functions import Sized
 

@@ -14,7 +14,7 @@ from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
 from fxteleport.passes.domain.constraints import Origin
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.rules.call import Operand, Unknown, carries
+from fxteleport.passes.rules.operand import Operand, Unknown, carries
 from fxteleport.passes.rules.operands import of_nodes, operands_in
 from fxteleport.passes.rules.shape_functions import Sized
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.rules.call import carries, is_dense
+from fxteleport.passes.rules.operand import carries, is_dense
 from fxteleport.passes.rules.registry import Rule, lookup
 
 

@@ -12,7 +12,7 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.dependence import Dependence
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
 from fxteleport.passes.domain.constraints import Origin, System
-from fxteleport.passes.rules.call import Operand, carries
+from fxteleport.passes.rules.operand import Operand, carries
 
 
 class ParameterMaps:

@@ -26,9 +26,10 @@ from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.graph.grad_mode import switch
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import name_of
-from fxteleport.passes.rules.call import TOGETHER, Operand, Wrap, is_dense, one_factor
+from fxteleport.passes.rules.call import TOGETHER, Wrap, one_factor
 from fxteleport.passes.rules.common_factor import CommonFactor
 from fxteleport.passes.rules.forms import Form, clipped, reduced, spread, total, variance
+from fxteleport.passes.rules.operand import Operand, is_dense
 from fxteleport.passes.rules.operands import of_nodes
 
 

@@ -16,7 +16,8 @@ from fxteleport.passes.constrain.rule_context import RuleContext
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.leaf_modules import is_stateful
 from fxteleport.passes.rules import folds as folded
-from fxteleport.passes.rules.call import Call, Operand, Wrap, carries, is_dense
+from fxteleport.passes.rules.call import Call, Wrap
+from fxteleport.passes.rules.operand import Operand, carries, is_dense
 from fxteleport.passes.rules.operands import map_like, operands_in
 from fxteleport.passes.rules.registry import bound, lookup
 

@@ -24,7 +24,7 @@ from fxteleport.passes.domain.size import Size, Sizes, product
 from fxteleport.passes.graph.guards import GUARDS, expect
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of, holds_tensor, same_items
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.operands import of_nodes
 from fxteleport.passes.rules.registry import bound, lookup
 from fxteleport.passes.rules.shape_functions import OF_INPUTS, At, Repeated, Sized

@@ -15,7 +15,8 @@ import torch
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import bilinear, equivariant, norm, pinning
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import rule
 
 

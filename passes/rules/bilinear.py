@@ -25,9 +25,10 @@ from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap, Factor, stru
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, Unknown
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.equivariant import axes_of, dropped
 from fxteleport.passes.rules.joining import merged
+from fxteleport.passes.rules.operand import Operand, Unknown
 from fxteleport.passes.rules.registry import named, rule
 
 CONTRACTED = "this axis is contracted"

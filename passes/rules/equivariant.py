@@ -16,7 +16,8 @@ from torch import nn
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, reshape
 from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 

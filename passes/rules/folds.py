@@ -22,7 +22,8 @@ import torch
 from fxteleport.passes.domain.cob_map import Block, CobMap, Parts, reshape
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size, product, quotient
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 
 Along = Callable[[Call, Operand], Sequence[int | None]]  # the axis of the result that each axis of an operand becomes
 _UNCLEAR = "other inputs have more or fewer of these positions"

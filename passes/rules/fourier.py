@@ -13,10 +13,11 @@ import torch
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import BY_DIM
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.equivariant import axes_of
 from fxteleport.passes.rules.joining import joined
 from fxteleport.passes.rules.movement import moved
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
 
 _WHY = "a Fourier transform mixes these positions"

@@ -17,7 +17,8 @@ from fxteleport.passes.domain.cob_map import ANY, IDENTITY, CobMap
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rules import folds, forms, shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compress, reshape, together
 from fxteleport.passes.domain.size import Extent, Size, cuts, product
 from fxteleport.passes.rules import folds, forms, shape_functions
-from fxteleport.passes.rules.call import Call, Operand, Unknown
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand, Unknown
 from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.unknown_index import is_unknown, leaves_of_index, picked
 

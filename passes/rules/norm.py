@@ -24,8 +24,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.common_factor import CommonFactor, Epsilon
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.weighted import channel, on_axis
 

@@ -12,7 +12,8 @@ from torch import nn
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, Unknown
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand, Unknown
 from fxteleport.passes.rules.pointwise import teleported
 from fxteleport.passes.rules.registry import named, rule
 

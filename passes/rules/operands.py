@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.graph.structure import PLAIN
-from fxteleport.passes.rules.call import Operand
+from fxteleport.passes.rules.operand import Operand
 
 T = TypeVar("T")
 

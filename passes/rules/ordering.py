@@ -10,8 +10,9 @@ from typing import Any
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.equivariant import axes_of, dropped
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
 
 _TURNED = "a negative CoB would turn the order round"

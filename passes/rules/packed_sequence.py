@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import rule
 
 _LENGTHS = "the run decides which of these positions are kept"

@@ -13,8 +13,9 @@ from typing import Any
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap, structural_zeros
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.equivariant import elementwise
+from fxteleport.passes.rules.operand import Operand, carries
 from fxteleport.passes.rules.registry import named, rule
 
 

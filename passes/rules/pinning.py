@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 from fxteleport.passes.domain.cob_map import IDENTITY
 from fxteleport.passes.rules import shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
 
 

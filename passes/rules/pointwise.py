@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
 from fxteleport.passes.rules import forms, shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
 
 _TWO_SIDED = frozenset(named("rsqrt digamma"))  # -inf on one side of 0, inf on the other

@@ -24,7 +24,8 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import IDENTITY, CobMap
 from fxteleport.passes.rules import shape_functions
-from fxteleport.passes.rules.call import Call, Operand, carries
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand, carries
 from fxteleport.passes.rules.registry import rule
 from fxteleport.passes.rules.weighted import channel, on_axis, stacked
 

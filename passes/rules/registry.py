@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from fxteleport.passes.errors import Decline, RuleError
 from fxteleport.passes.rules.axes import Axes
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.uses import Uses
 
 

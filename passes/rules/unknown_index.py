@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxteleport.passes.domain.cob_map import ANY, CobMap, compress
-from fxteleport.passes.rules.call import Call, Operand, Unknown
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.equivariant import axes_of
+from fxteleport.passes.rules.operand import Operand, Unknown
 
 
 def is_unknown(x: Any) -> bool:

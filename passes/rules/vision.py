@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from fxteleport.passes.domain.cob_map import CobMap
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import rule
 from fxteleport.passes.rules.weighted import channel, convolved, on_axis
 

@@ -13,9 +13,10 @@ from fxteleport.passes.domain.cob_map import ANY, IDENTITY, ONE, CobMap, compres
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.rules import shape_functions
-from fxteleport.passes.rules.call import Call, Operand, Unknown, carries
+from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.joining import merged
 from fxteleport.passes.rules.movement import moved
+from fxteleport.passes.rules.operand import Operand, Unknown, carries
 from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.unknown_index import axes_indexed, is_unknown, leaves_of_index, span_of
 

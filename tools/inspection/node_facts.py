@@ -16,7 +16,7 @@ from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon, OwnEpsilonCall, OwnEpsilonNorm
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
-from fxteleport.passes.rules.call import carries
+from fxteleport.passes.rules.operand import carries
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.models.determinism import deterministic

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import fxteleport as ft
 from fxteleport.passes.domain.cob_map import CobMap
-from fxteleport.passes.rules.call import Call, Operand
+from fxteleport.passes.rules.call import Call
+from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import RULES, Rule
 
 
