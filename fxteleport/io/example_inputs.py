@@ -36,9 +36,9 @@ def _described(value: Any, name: str, data: Mapping[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         made = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         return made | {"values": data[id(value)].flatten().tolist()} if id(value) in data else made
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return {type(value).__name__: [_described(v, name, data) for v in value]}
-    if isinstance(value, dict):
+    if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {k: _described(v, name, data) for k, v in value.items()}}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"plain": value}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.proxy import Proxy, is_proxy, value_of
-from fxteleport.passes.graph.containers import is_named_tuple, mapped_table
+from fxteleport.passes.graph.containers import RECORD, kind_of, mapped
+from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.structure import PLAIN
 
 
@@ -37,21 +37,17 @@ class Opened:
             return x
         if issubclass(kind, Proxy):
             return self._behind(x)
-        if kind is tuple or kind is torch.Size:
-            return kind([self._open(v) for v in x])
-        if kind is list:
-            self.lent.append((x, items := [self._open(v) for v in x]))
-            return items
-        if issubclass(kind, dict):
-            self.lent.append((x, table := mapped_table(x, self._open)))
-            return table
-        if is_named_tuple(kind):
-            return kind._make([self._open(v) for v in x])
-        if kind is slice:
-            return slice(*[self._open(v) for v in (x.start, x.stop, x.step)])
-        if issubclass(kind, Tensor) and not x.is_inference():
-            self.constants.append(x)
-        return x
+        if issubclass(kind, Tensor):
+            if not x.is_inference():
+                self.constants.append(x)
+            return x
+        container = kind_of(kind)
+        if container is None or (container is RECORD and proxy.find_trace(x) is None):  # that is handed on itself
+            return x
+        made = mapped(x, self._open)
+        if issubclass(kind, FILLED):
+            self.lent.append((x, made))
+        return made
 
     def _behind(self, x: Proxy) -> Any:
         """What a proxy stands for; one that has outlived its trace is its value."""

@@ -12,7 +12,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxteleport.passes.graph.containers import mapped_table
+from fxteleport.passes.graph.containers import (
+    NAMED_TUPLE,
+    QUEUE,
+    RECORD,
+    SEQUENCE,
+    SLICE,
+    TABLE,
+    kind_of,
+    mapped,
+    mapped_table,
+)  # fmt: skip
+from fxteleport.passes.graph.reachable import fields_of
 from fxteleport.passes.graph.structure import SHARED
 
 
@@ -62,16 +73,15 @@ def take_apart(x: Any, is_hole: Callable[[Any], bool]) -> tuple[Assemble, list[A
         if isinstance(x, Tensor) and x.is_meta:
             raise RuntimeError("an object that it returns holds a tensor computed outside the trace")
         kind, before = type(x), len(values)
-        if kind in (list, tuple):
-            return kind(map(visit, x))
-        if kind is dict:
-            return {k: visit(v) for k, v in x.items()}
-        if isinstance(x, dict):
+        container = kind_of(kind)
+        if container is TABLE and kind is not dict:
             return _Made(kind, {}, mapped_table(x, visit))
-        if hasattr(x, "__dict__") and not isinstance(x, SHARED):
-            fields = {k: visit(v) for k, v in vars(x).items()}
-            return _Made(kind, fields) if len(values) > before else x
-        return x
+        if container is not None and container is not RECORD:
+            return mapped(x, visit)
+        if isinstance(x, SHARED):
+            return x
+        fields = {name: visit(getattr(x, name)) for name in fields_of(x)}
+        return _Made(kind, fields) if len(values) > before else x
 
     return Assemble(visit(x), type(x).__name__), values
 
@@ -80,12 +90,14 @@ def _filled(x: Any, values: tuple[Any, ...]) -> Any:
     kind = type(x)
     if kind is _Hole:
         return values[x.number]
-    if kind is _Made and x.table is not None:
-        return mapped_table(x.table, lambda v: _filled(v, values))
-    if kind is _Made:
-        made = object.__new__(x.kind)
-        made.__dict__.update({k: _filled(v, values) for k, v in x.fields.items()})
-        return made
-    if kind in (list, tuple):
-        return kind(_filled(v, values) for v in x)
-    return {k: _filled(v, values) for k, v in x.items()} if kind is dict else x
+    if kind is not _Made:
+        return mapped(x, lambda part: _filled(part, values)) if kind_of(kind) in _REBUILT else x
+    if x.table is not None:
+        return mapped_table(x.table, lambda part: _filled(part, values))
+    made = object.__new__(x.kind)
+    for name, part in x.fields.items():
+        object.__setattr__(made, name, _filled(part, values))
+    return made
+
+
+_REBUILT = (NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, SLICE)

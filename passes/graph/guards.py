@@ -93,6 +93,8 @@ def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> N
 def expect_form(value: Any, form: Any, name: str) -> None:
     """Refuse an input that is not like the one that was captured.
 
+    It asks for classes and not for their kind (`containers.kind_of`), so that `torch.compile` can look into it.
+
     Args:
         form: `...` for a tensor; a list for a list, a tuple or a deque; a tuple of pairs for a dictionary, or for the
             fields of a data class; the value itself for a plain one.

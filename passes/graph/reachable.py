@@ -191,8 +191,9 @@ def _own_fields(x: Any) -> Iterator[Any]:
 
 def fields_of(x: Any) -> list[str]:
     """The names of an object's own attributes."""
-    slots = [name for c in type(x).__mro__ for name in vars(c).get("__slots__", ())]
-    return [*getattr(x, "__dict__", ()), *(name for name in slots if hasattr(x, name))]
+    slots = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
+    names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
+    return [*getattr(x, "__dict__", ()), *(n for n in names if hasattr(x, n) and n not in ("__dict__", "__weakref__"))]
 
 
 def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:

@@ -12,14 +12,17 @@ from typing import Any
 
 from torch import nn
 
+from fxteleport.passes.capture.leaf_table import WHOLE
+
 TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """A plain module that shares the tables of another one."""
+    """A plain module that shares the tables of another one, and the model that this is if it is kept whole."""
     twin = nn.Module()
-    for key in (*TABLES, "training"):
-        twin.__dict__[key] = module.__dict__[key]
+    for key in (*TABLES, "training", WHOLE):
+        if key in module.__dict__:
+            twin.__dict__[key] = module.__dict__[key]
     return twin
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.verify.outputs import outputs
 
 
 class Layer:
@@ -213,3 +215,36 @@ def test_a_mask_of_unknown_shape_says_nothing_about_attentions_shape(assert_exac
     plan = ft.plan(Masked().eval(), torch.randn(2, 5, 8), keep, data_guards=False)
     assert plan.num_free == 8 + 8
     assert [o.node for o in plan.opaque] == ["mask"]
+
+
+class Slotted:
+    __slots__ = ("first", "second")
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.first, self.second = first, second
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, b: collections.deque([a, b]),
+        lambda a, b: {"a": collections.deque([a], maxlen=3), "b": (b,)},
+        Slotted,
+        lambda a, b: [Slotted(collections.deque([a]), {"b": b})],
+    ],
+)
+def test_containers_of_any_kind_are_made_anew(make: Callable[..., Any], assert_exact: Callable[..., ft.Plan]) -> None:
+    class Gives(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.hidden = nn.Linear(4, 4), nn.Linear(5, 3), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return make(self.a(x), self.b(self.hidden(x).relu()))
+
+    model, x = Gives(), torch.randn(2, 4)
+    plan = assert_exact(model, x)
+    network, other = plan.rewrite(plan.sample(exact=True, seed=1)), torch.randn(3, 4)
+    found, expected = outputs(network(other)), outputs(model(other))
+    assert list(found) == list(expected)
+    assert all(torch.equal(v, expected[path]) for path, v in found.items() if isinstance(v, Tensor))

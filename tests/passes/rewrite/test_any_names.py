@@ -64,3 +64,17 @@ def test_a_network_with_such_a_part(name: str, kind: str, assert_exact: Callable
     assert torch.equal(ft.load(tmp_path / "network", Named(name, kind).eval())(x), expected)
     part = network.get_submodule(name) if kind == "module" else dict(network.state_dict())[name]
     assert part is not None
+
+
+def test_a_model_that_is_kept_whole(assert_exact: Callable[..., ft.Plan]) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.graph, self.code = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.graph(x) * self.code
+            return h if h.sum() > 0 else -h
+
+    plan = assert_exact(Whole(), torch.randn(2, 4), at_least=0)
+    assert plan.opaque
