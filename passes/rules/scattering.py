@@ -18,6 +18,7 @@ from fxteleport.passes.rules.joining import joined, merged
 from fxteleport.passes.rules.movement import moved
 from fxteleport.passes.rules.operand import Operand
 from fxteleport.passes.rules.registry import named, rule
+from fxteleport.passes.rules.writing import beside
 
 
 @rule(*named("index_add"), shape=shape_functions.same)
@@ -75,7 +76,13 @@ def index_fill(call: Call, input: Operand, dim: int, index: Operand, value: Any)
 
 
 def put(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
-    return spread(call, input, dim, source) if index.value.is_meta else moved(call, [input, source], writes=True)
+    """Values that take the place of others; where other inputs have more positions, the others stay."""
+    if index.value.is_meta:
+        return spread(call, input, dim, source)
+    axes = axes_of(dim, input.rank)
+    if index.rank == input.rank:  # of scatter, which may leave positions along any axis
+        axes += [i for i in range(input.rank) if i not in axes and index.sizes[i] != input.sizes[i]]
+    return beside(call, input, moved(call, [input, source], writes=True), axes)
 
 
 def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
