@@ -58,6 +58,8 @@ class Lowering:
             return kind(map(self.lower, x))
         if kind is slice:
             return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
+        if isinstance(x, (set, frozenset)) or (isinstance(x, dict) and any(map(is_proxy, x))):
+            return self._hashed(x)
         if isinstance(x, dict):
             return {k: self.lower(v) for k, v in x.items()} if kind is dict else self._table(x)
         if kind is PackedSequence:
@@ -79,6 +81,17 @@ class Lowering:
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
             return node_of(self._tensors.constant(torch.from_numpy(x.copy())))
         return x if is_spelt(x) else self._assembled(x)
+
+    def _hashed(self, x: Any) -> Any:
+        """What Python finds by its hash: sizes there are numbers, on which the graph depends since they were hashed."""
+        hashed = list(x)
+        if any(is_proxy(v) and not issubclass(type(v), proxy.NumberProxy) for v in hashed) or (
+            not isinstance(x, dict) and any(proxy.find_trace(v) is not None and not is_proxy(v) for v in hashed)
+        ):
+            raise RuntimeError("a set, or the keys of a dictionary, hold values of the network")
+        if isinstance(x, dict):
+            return self.lower(dict(zip(map(proxy.plain, hashed), x.values(), strict=True)))
+        return type(x)(map(proxy.plain, hashed))
 
     def _behind(self, x: Proxy) -> Any:
         """The node of a proxy; one that has outlived its trace is its value."""

@@ -20,7 +20,7 @@ from torch import nn
 from fxteleport.passes.graph.module_clone import PATH, is_clone
 from fxteleport.passes.graph.structure import PLAIN
 
-_ABSENT = object()
+ABSENT = object()
 _TABLES = frozenset({dict, set, collections.OrderedDict})
 _OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", PATH})  # that clones have of their own
 
@@ -38,7 +38,7 @@ class Writes:
 
     def note(self, table: dict[str, Any], key: str) -> None:
         """A key is about to be assigned to, or deleted."""
-        self._log.append((table, key, dict.get(table, key, _ABSENT)))
+        self._log.append((table, key, dict.get(table, key, ABSENT)))
         self._written.add(id(table))
 
     def called(self, layer: nn.Module) -> None:
@@ -54,7 +54,7 @@ class Writes:
     def left(self) -> Iterator[str]:
         """What a layer was called with, and is another now: the next run would start from that."""
         for i, table, key, before in self._first():
-            if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, _ABSENT), before):
+            if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, ABSENT), before):
                 yield key
 
     def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
@@ -73,7 +73,7 @@ class Writes:
             return any(
                 i < mark
                 and (id(table) in theirs or (id(table) in own and key in names))
-                and not same(dict.get(table, key, _ABSENT), before)
+                and not same(dict.get(table, key, ABSENT), before)
                 for i, table, key, before in self._first()
             )
 
@@ -89,7 +89,7 @@ class Writes:
         """Everything as it was when the journal was `mark` long."""
         later: list[Any] = []
         for table, key, before in reversed(self._log[mark:]):
-            later.append(dict.get(table, key, _ABSENT))
+            later.append(dict.get(table, key, ABSENT))
             _put(table, key, before)
         try:
             yield
@@ -103,7 +103,7 @@ def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
-    if value is _ABSENT:
+    if value is ABSENT:
         dict.pop(table, key, None)
     else:
         dict.__setitem__(table, key, value)
@@ -115,7 +115,7 @@ def same_settings(made: nn.Module, real: nn.Module) -> bool:
     if len(now) != len(then) + (not is_clone(real)) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
         return False
     for key, value in now.items():
-        held = then.get(key, _ABSENT)
+        held = then.get(key, ABSENT)
         if value is held or key in _OTHER:
             continue
         if type(value) in _TABLES and type(held) is type(value) and not (value or held):  # a dozen empty ones

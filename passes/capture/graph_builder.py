@@ -31,6 +31,7 @@ class GraphBuilder:
 
     def __init__(self, handles: Handles, stack: CallStack, gradients: GradientContexts) -> None:
         self.graph = fx.Graph()
+        self.graph._graph_namespace.create_name("self", None)  # what the generated code has for the network
         self.mutations: list[tuple[fx.Node, Tensor]] = []
         self._handles, self._stack, self._gradients = handles, stack, gradients
 

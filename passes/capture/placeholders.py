@@ -98,15 +98,20 @@ class Placeholders:
     def _container(self, handle: Proxy, value: Any, in_object: bool) -> Any:
         kind = kind_of(type(value))
         if kind is None:
-            return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else value
+            return handle if any(isinstance(x, Tensor) for x in pytree.tree_leaves(value)) else _own(value)
         items = [self._item(handle, kind.read, key, x, in_object) for key, x in parts(value)]
         return kind.like(value, items)
 
     def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
         changes = type(value) in CHANGED  # and what is changed there has a node
         if not (changes or any(_has_parts(x) for x in pytree.tree_leaves(value, is_leaf=is_object))):
-            return value
+            return _own(value)
         return self._opened(self._record("call_function", read, (handle, key), {}), in_object)
+
+
+def _own(value: Any) -> Any:
+    """A set of the trace's own, which forward may change; any other value itself."""
+    return set(value) if type(value) is set else value
 
 
 def _has_parts(x: Any) -> bool:
@@ -137,7 +142,7 @@ def _form(value: Any, name: str) -> Any:
         fields = tuple((k, _form(v, f"{name}.{k}")) for k, v in vars(value).items())
         return (("__class__", _form(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
-        return value
+        return _own(value)
     raise CaptureError(
         f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
         " whose forward takes tensors and plain values"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import proxy
-from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.attribute_journal import ABSENT, Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
 from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
@@ -20,6 +20,7 @@ from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import reassigned
 from fxteleport.passes.graph.aten import draws
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.settings import Reads
@@ -128,10 +129,11 @@ class SideEffects:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     yield (path, name), now
-            elif (path, name) in reads.found and self._depends(now, made_once=before is None):
+            elif (path, name) in reads.found and self._depends(now, made_once=before is None or before is ABSENT):
                 yield (path, name), stand_in(now)
         for place, container in filled.items():
-            if place in reads.found and self._depends(container, made_once=True):
+            counts = PLAIN.issuperset(map(type, leaves(container)))  # which the next run may read
+            if place in reads.found and (counts or self._depends(container, made_once=True)):
                 yield place, stand_in(container)
 
     def _depends(self, x: Any, made_once: bool) -> bool:

@@ -169,6 +169,14 @@ class _TracedCall:
     def __init_subclass__(cls) -> None:
         """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]
+        except AttributeError:  # what is not there yet is read, too: forward may leave it for the next run
+            if is_clone(self):  # type: ignore[arg-type]
+                self._shadows.reads.note(path_of(self), name, None)  # type: ignore[arg-type]
+            raise
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "training":
             self._shadows.writes.note(vars(self), name)

@@ -24,7 +24,7 @@ from fxteleport.passes.graph.containers import (
     mapped_table,
 )  # fmt: skip
 from fxteleport.passes.graph.reachable import fields_of
-from fxteleport.passes.graph.structure import SHARED
+from fxteleport.passes.graph.structure import SHARED, new_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _filled(x: Any, values: tuple[Any, ...]) -> Any:
         return mapped(x, lambda part: _filled(part, values)) if kind_of(kind) in _REBUILT else x
     if x.table is not None:
         return mapped_table(x.table, lambda part: _filled(part, values))
-    made = object.__new__(x.kind)
+    made = new_object(x.kind)
     for name, part in x.fields.items():
         object.__setattr__(made, name, _filled(part, values))
     return made

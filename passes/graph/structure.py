@@ -40,7 +40,7 @@ def _is_ordinary(x: Any) -> bool:
     if any(vars(base).get("__slots__") for base in kind.__mro__):  # attributes that are elsewhere
         return False
     try:
-        _new(kind)
+        new_object(kind)
     except TypeError:  # a partial, a lock, an exception
         return False
     return True
@@ -60,12 +60,12 @@ def _is_closed(x: Any, seen: set[int]) -> bool:
 
 def with_fields(x: Any, fields: dict[str, Any]) -> Any:
     """An object of the same class with other attributes; its constructor is not called."""
-    made = _new(type(x))
+    made = new_object(type(x))
     vars(made).update(fields)
     return made
 
 
-def _new(kind: type) -> Any:
+def new_object(kind: type) -> Any:
     """An object without attributes."""
     return (types.SimpleNamespace if issubclass(kind, types.SimpleNamespace) else object).__new__(kind)
 

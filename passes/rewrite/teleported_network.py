@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -226,6 +227,19 @@ def _unpickled(
 
 # A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
 _ADOPTED = (*TABLES, *CARRIED, WHOLE)
+
+
+def _memory_format(name: str) -> torch.memory_format:
+    form: torch.memory_format = getattr(torch, name)
+    return form
+
+
+def _reduced(form: torch.memory_format) -> tuple[Any, tuple[str]]:
+    return _memory_format, (str(form).removeprefix("torch."),)
+
+
+# `torch.save` writes a memory format as an attribute of the module `torch`, which it cannot write.
+copyreg.pickle(torch.memory_format, _reduced)
 
 TELEPORTATION = "teleportation"  # in the network's meta: how it was made (see `fxteleport.plan.teleportation`)
 _NAMED = "wraps_are_named"  # in the metadata of a state dict

@@ -15,7 +15,7 @@ from fxteleport.passes.capture.proxy.tensor import TensorProxy
 
 def _binary(fn: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
     def method(self: Proxy, other: Any) -> Any:
-        if other is None:
+        if other is None or isinstance(other, (str, bytes)):  # a text is repeated by a number
             return NotImplemented
         turned = reflected and not (fn is operator.mul and isinstance(other, Tensor))  # torch's own is the product
         args = (other, self) if turned else (self, other)
