@@ -6,6 +6,7 @@ writes is state, and what it never reads (a trainer, a log) may be anything.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.containers import is_record
-from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -90,7 +90,7 @@ class Reads:
     def note(self, path: str, name: str, value: Any) -> Any:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
         if (path, name) not in self._read:
-            self._read[path, name] = (value, _items(value)) if isinstance(value, FILLED) else None
+            self._read[path, name] = (value, _items(value)) if type(value) in _FILLED else None
             if (path, name) not in self.written:
                 self.found.add((path, name))
                 if type(value) not in PLAIN and (given := self._watch(path, name, value)) is not value:
@@ -112,6 +112,9 @@ class Reads:
             for where, held in self._read.items()
             if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
         }
+
+
+_FILLED = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 
 
 def _items(held: Any) -> list[Any]:
