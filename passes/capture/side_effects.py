@@ -132,7 +132,8 @@ class SideEffects:
             elif (path, name) in reads.found and self._depends(now, made_once=before is None or before is ABSENT):
                 yield (path, name), stand_in(now)
         for place, container in filled.items():
-            plain = PLAIN.issuperset(map(type, leaves(container)))
+            held = list(container.values() if isinstance(container, dict) else container)
+            plain = PLAIN.issuperset(map(type, leaves(held)))
             counts = plain and proxy.find_trace(list(container)) is None  # no size is a key: the next run may read it
             if place in reads.found and (counts or self._depends(container, made_once=True)):
                 yield place, stand_in(container)
