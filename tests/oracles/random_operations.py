@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -518,7 +518,7 @@ def steps(as_function: bool) -> Operation:
         kind, function = pick(*_CELLS)
         return Steps(kind(x.shape[-1], pick(3, 4)), function if as_function else None)
 
-    return Operation(make, lambda x: tokens(x) and x.shape[1] >= 2)
+    return Operation(make, lambda x: tokens(x) and x.shape[1] >= 2, plain=False)
 
 
 # Documented freedom that is given up (docs/reliability.md).
@@ -531,7 +531,6 @@ _CROSS = "one weight that projects queries and keys needs one CoB for both input
 _DIRECTION = "the direction of a weight norm keeps its scale, though its length is divided away"
 _MASK = "the values of a mask are not looked at: what it chooses from shares a CoB, also where it hides"
 _ROWS = "the indices of an embedding are not looked at: its rows share a CoB"
-_BESIDE = "a constant beside positions of which other inputs may have more pins them all"
 _ZEROS = "zeros that are contracted fit any CoB, too: settled, they need an equation an axis instead of one a term"
 _ORDER = "what is put in order shares a CoB, though any that keeps the order at one point would do there"
 _INDEX = "an index that scatters is not looked at: all positions that it may pick share a CoB"
@@ -704,7 +703,7 @@ OPERATIONS: dict[str, Operation] = {
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
     "lstm": recurrent(OwnLstm),
-    "RNN of ReLUs": recurrent(functools.partial(nn.RNN, nonlinearity="relu")),
+    "RNN of ReLUs": replace(recurrent(functools.partial(nn.RNN, nonlinearity="relu")), plain=False),
     "recurrent cell": steps(as_function=False),
     "recurrent cell function": steps(as_function=True),
     "packed GRU": Operation(
@@ -973,11 +972,9 @@ OPERATIONS: dict[str, Operation] = {
         lambda pick, x: Own(lambda x, w: torch.cat([w.expand(x.shape[0], -1, -1), x], 1), 1, 1, x.shape[-1]), tokens
     ),
     "zeros": Operation(zero_padded, floats, gives_up=_ZEROS),
-    "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps="", gives_up=_BESIDE),
-    "full": pointwise(
-        lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps="", gives_up=_BESIDE
-    ),
-    "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps="", gives_up=_BESIDE),
+    "ones": pointwise(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1), keeps=""),
+    "full": pointwise(lambda x: torch.cat([torch.full(x[:, :1].shape, 0.5, dtype=x.dtype), x], 1), keeps=""),
+    "fill": pointwise(lambda x: torch.cat([x, x[:, :1].clone().fill_(1.5)], 1), keeps=""),
     "isfinite": pointwise(lambda x: torch.where(x.isfinite(), x, 0.0), keeps=""),
     # made by the network itself, and written to
     "written zeros": Operation(lambda pick, x: into_zeros, floats, gives_up=_ZEROS, plain=False),
