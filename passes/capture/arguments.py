@@ -23,7 +23,7 @@ from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import Proxy, is_proxy, node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.graph.assembly import take_apart
-from fxteleport.passes.graph.containers import is_named_tuple, is_record
+from fxteleport.passes.graph.containers import is_named_tuple, is_record, leaves
 from fxteleport.passes.graph.structure import PLAIN, is_spelt
 
 
@@ -58,7 +58,7 @@ class Lowering:
             return kind(map(self.lower, x))
         if kind is slice:
             return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
-        if isinstance(x, (set, frozenset)) or (isinstance(x, dict) and any(map(is_proxy, x))):
+        if isinstance(x, (set, frozenset)) or (isinstance(x, dict) and proxy.find_trace(list(x))):
             return self._hashed(x)
         if isinstance(x, dict):
             return {k: self.lower(v) for k, v in x.items()} if kind is dict else self._table(x)
@@ -83,15 +83,11 @@ class Lowering:
         return x if is_spelt(x) else self._assembled(x)
 
     def _hashed(self, x: Any) -> Any:
-        """What Python finds by its hash: sizes there are numbers, on which the graph depends since they were hashed."""
-        hashed = list(x)
-        if any(is_proxy(v) and not issubclass(type(v), proxy.NumberProxy) for v in hashed) or (
-            not isinstance(x, dict) and any(proxy.find_trace(v) is not None and not is_proxy(v) for v in hashed)
-        ):
+        """A set, or a dictionary: sizes in it or among its keys were hashed, so they are numbers with a guard."""
+        if any(is_proxy(v) and not issubclass(type(v), proxy.NumberProxy) for v in leaves(list(x))):
             raise RuntimeError("a set, or the keys of a dictionary, hold values of the network")
-        if isinstance(x, dict):
-            return self.lower(dict(zip(map(proxy.plain, hashed), x.values(), strict=True)))
-        return type(x)(map(proxy.plain, hashed))
+        hashed = map(proxy.plain, x)
+        return self.lower(dict(zip(hashed, x.values(), strict=True))) if isinstance(x, dict) else type(x)(hashed)
 
     def _behind(self, x: Proxy) -> Any:
         """The node of a proxy; one that has outlived its trace is its value."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.containers import is_record
+from fxteleport.passes.graph.contents import Contents
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -83,14 +84,14 @@ class Reads:
     def __init__(self, watch: Callable[[str, str, Any], Any]) -> None:
         self._watch = watch
         self._stand_ins: dict[int, Any] = {}  # by the id of what they stand for
-        self._read: dict[tuple[str, str], tuple[Any, list[Any]] | None] = {}
+        self._read: dict[tuple[str, str], Contents | None] = {}
         self.written: set[tuple[str, str]] = set()
         self.found: set[tuple[str, str]] = set()
 
     def note(self, path: str, name: str, value: Any) -> Any:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
         if (path, name) not in self._read:
-            self._read[path, name] = (value, _items(value)) if type(value) in _FILLED else None
+            self._read[path, name] = Contents(value) if type(value) in _FILLED else None
             if (path, name) not in self.written:
                 self.found.add((path, name))
                 if type(value) not in PLAIN and (given := self._watch(path, name, value)) is not value:
@@ -107,18 +108,11 @@ class Reads:
 
     def filled(self) -> dict[tuple[str, str], Any]:
         """The containers that hold other things than when they were read."""
-        return {
-            where: held[0]
-            for where, held in self._read.items()
-            if held is not None and list(map(id, _items(held[0]))) != list(map(id, held[1]))
-        }
+        return {where: held.container for where, held in self._read.items() if held is not None and held.changed()}
 
 
+# Those that a clone has of its own, whatever is in them (`module_clone`).
 _FILLED = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
-
-
-def _items(held: Any) -> list[Any]:
-    return [*held.keys(), *held.values()] if isinstance(held, dict) else list(held)
 
 
 # -- values ----------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Operation:
             output has its input's CoB) or "input" (a norm, which sees the original values).
         gives_up: the documented freedom that its rule does not find; "" where it finds all.
         plain: False where its own derivative does not tell what is free: it writes into its input, wraps a part of
-            itself, or takes positive numbers only.
+            itself, or takes positive numbers only; and where the draws of the complete list are not to change.
     """
 
     make: Callable[..., Any]
@@ -703,6 +703,7 @@ OPERATIONS: dict[str, Operation] = {
     "LSTM": recurrent(nn.LSTM),
     "GRU": recurrent(nn.GRU),
     "lstm": recurrent(OwnLstm),
+    # Not in the complete list, whose fixed draws would be others (docs/reliability.md).
     "RNN of ReLUs": replace(recurrent(functools.partial(nn.RNN, nonlinearity="relu")), plain=False),
     "recurrent cell": steps(as_function=False),
     "recurrent cell function": steps(as_function=True),

@@ -74,6 +74,7 @@ SIZES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a text": lambda x, h: h[: len("x" * x.shape[0]) - 1],
     "a set": lambda x, h: (h, {1, x.shape[1]}),
     "keys": lambda x, h: {x.shape[0]: h},
+    "keys of two sizes": lambda x, h: {x.shape: h, ("rows", x.shape[0]): h},
     "a frozen set": lambda x, h: (h, frozenset({(1, x.shape[0])})),
 }
 
