@@ -233,8 +233,8 @@ def build(
 ) -> Script:
     """Draw a network of up to `most` steps beside stems and heads, with values of up to `size` elements.
 
-    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken. What is drawn rests
-    on values, and so on torch's random numbers: the same each time.
+    Where it is to be `sized`, most steps that would leave an axis with no other size are not taken, and no step that
+    would leave none of them one. What is drawn rests on values, and so on torch's random numbers: the same each time.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -263,7 +263,8 @@ def _built(
             return
         if takes:
             left = others(more[0], more[2], takes)
-            if {axis for axis, _ in left} < {axis for axis, _ in takes} and name not in STEMS and draw(8):
+            lost = {axis for axis, _ in left} < {axis for axis, _ in takes} and name not in STEMS
+            if not left or (lost and draw(8)):
                 return
             takes = left
         script, values, network = more
