@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Sequence
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ class GraphBuilder:
 
     def call(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed) -> Proxy:
         """Append the node of an evaluated call; proxies of tensors that it has written to move on to it."""
-        node = self.graph.create_node(op, target)
+        node = self.graph.create_node(op, target, name=_name_of(target) if type(target) in _NAMED else None)
         node.args = args  # handed to it, fx would look through them for symbolic sizes, at twice the time
         if kwargs:
             node.kwargs = kwargs
@@ -114,3 +116,12 @@ class GraphBuilder:
 
 
 _GONE = torch.empty((), device=META)
+
+
+_NAMED = frozenset({str, BuiltinFunctionType})
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_of(target: Any) -> str:
+    """What torch names a node of this target after: its regular expressions take a third of the time of a node."""
+    return fx.Graph()._target_to_str(target)

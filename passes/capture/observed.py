@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fxteleport.passes.capture.proxy import Proxy
 from fxteleport.passes.graph.node_info import Trust
+from fxteleport.passes.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Observed:
     """The value of a call and its side effects.
 

@@ -147,8 +147,8 @@ class Recorder:
             if _form(x) != form:
                 self._builder.reshape_in_place(x, form)
         written = [mine for (mine, _), held in zip(opened.lent, before, strict=True) if held.changed()]
-        if any(map(trust_of, opened.handles)):
-            trust = max(trust, min(max(map(trust_of, opened.handles)), Trust.GUESS))
+        if given := max(map(trust_of, opened.handles), default=Trust.KNOWN):
+            trust = max(trust, min(given, Trust.GUESS))
         return Observed(value, trust, mutated, written)
 
     def commit(
@@ -185,7 +185,8 @@ class Recorder:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
         if isinstance(seen.value, np.generic):
             seen = replace(seen, value=seen.value.item())
-        return self._builder.call(op, target, self._lowering.lower(args), self._lowering.lower(kwargs), seen)
+        lower = self._lowering.lower
+        return self._builder.call(op, target, lower(args), lower(kwargs) if kwargs else {}, seen)
 
 
 def record_left_over(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

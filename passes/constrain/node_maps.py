@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +13,13 @@ from fxteleport.passes.domain.cob_map import IDENTITY, structural_zeros
 from fxteleport.passes.domain.constraints import Origin
 from fxteleport.passes.domain.size import Size
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.record import record
 from fxteleport.passes.rules.operand import Operand, Unknown, carries
 from fxteleport.passes.rules.operands import of_nodes, operands_in
 from fxteleport.passes.rules.shape_functions import Sized
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Reference:
     """The map of a `get_attr` node: decided by the first use of the parameter that it names."""
 

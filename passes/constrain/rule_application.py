@@ -15,6 +15,7 @@ from fxteleport.passes.constrain.node_maps import NodeMaps
 from fxteleport.passes.constrain.rule_context import RuleContext
 from fxteleport.passes.errors import Decline
 from fxteleport.passes.graph.leaf_modules import is_stateful
+from fxteleport.passes.record import record
 from fxteleport.passes.rules import folds as folded
 from fxteleport.passes.rules.call import Call, Wrap
 from fxteleport.passes.rules.operand import Operand, carries, is_dense
@@ -33,7 +34,7 @@ class Settings:
     norms: str
 
 
-@dataclass(frozen=True)
+@record()
 class Applied:
     """What a rule says of a node.
 

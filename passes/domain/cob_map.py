@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fxteleport.passes.domain.size import Extent
+from fxteleport.passes.record import record
 
 ANY, ONE = 0, 1  # ANY is 0, so that padding with zeros pads with structural zeros
 Factor = tuple[Tensor, int]
@@ -28,7 +28,7 @@ Block = tuple[list[int], list[int]]  # axes before and after a reshape
 Parts = tuple[Extent, ...]  # of an axis: sizes whose product is its size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class CobMap:
     """The CoB of one tensor: factors (symbols, exponent); no factors is the identity.
 
@@ -53,7 +53,7 @@ class CobMap:
         """The map with `fn` applied to the symbols of every factor."""
         if not self.factors:
             return self
-        return CobMap(tuple((fn(s), e) for s, e in self.factors), self.zeros)
+        return CobMap(tuple([(fn(s), e) for s, e in self.factors]), self.zeros)
 
     def settled(self) -> CobMap:
         """The map with structural zeros given the CoB 1, for operations that do not keep zero."""
@@ -71,7 +71,7 @@ class CobMap:
 
     def varies(self, axis: int) -> bool:
         """True if the map may differ along an axis."""
-        return any(s.size(axis) > 1 for s, _ in self.factors)
+        return max([s.size(axis) for s, _ in self.factors], default=1) > 1
 
     def scale(self, tau: Tensor) -> Tensor | None:
         """The factor of every element, broadcastable to the tensor; None for the identity."""

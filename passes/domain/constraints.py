@@ -19,9 +19,10 @@ from torch import Tensor
 
 from fxteleport.passes.domain.cob_map import ANY, CobMap, support
 from fxteleport.passes.errors import RuleError
+from fxteleport.passes.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Origin:
     """Where a constraint or a symbol comes from: a node (or parameter) name and a reason in words."""
 
@@ -29,7 +30,7 @@ class Origin:
     why: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Batch:
     """Equations with the same exponents: `symbols` has a row for each equation, a column for each factor."""
 
@@ -38,7 +39,7 @@ class Batch:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Vector:
     """A run of symbols made together: `size` symbols from `start`, for an axis of a tensor."""
 

@@ -72,16 +72,17 @@ def clone(
             state["training"] = training
         state[PATH] = name
         state.pop("_compiled_call_impl", None)  # of `module.compile()`: it is bound to the original
-        for kind, empty in _REGISTRIES:
-            state[kind] = held.copy() if (held := state.get(kind)) else empty()
-        twin.__dict__.update(state)
+        registries = {name: empty() for name, empty in _REGISTRIES}
+        for filled in filter(state.get, _NAMES_OF_REGISTRIES):
+            registries[filled] = state[filled].copy()
+        state.update(registries)
+        object.__setattr__(twin, "__dict__", state)
     for twin in clones:
         state = twin.__dict__
         state["_modules"] = {k: twins.get(id(m)) for k, m in state["_modules"].items()}
-        for key, value in state.items():
-            if type(value) in PLAIN or key in BOOKKEEPING:
-                continue
-            if (
+        for key in list(itertools.filterfalse(BOOKKEEPING.__contains__, state)):
+            value = state[key]
+            if type(value) not in PLAIN and (
                 type(value) in _REFERRING
                 or id(value) in twins.carriers
                 or id(value) in twins
@@ -147,6 +148,7 @@ _REGISTRIES = tuple(
     for name, held in vars(nn.Module()).items()
     if isinstance(held, (dict, set)) and name not in ("_parameters", "_buffers", "_modules")
 )
+_NAMES_OF_REGISTRIES = [name for name, _ in _REGISTRIES]
 _TABLES = frozenset({dict, collections.OrderedDict, collections.defaultdict})
 _REFERRING = (
     frozenset({list, tuple, set, collections.deque, types.MethodType, types.FunctionType, functools.partial})

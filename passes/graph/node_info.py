@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from fxteleport.passes.graph.source_location import Line
+from fxteleport.passes.record import record
 
 _KEY = "fxteleport"
 
@@ -35,7 +36,7 @@ class Trust(enum.IntEnum):
     RAGGED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class NodeInfo:
     """The facts of one node.
 

@@ -130,5 +130,5 @@ class Operand:
 
 def is_dense(x: Any) -> bool:
     """False for a sparse tensor (or operand), which cannot be multiplied by every factor: nothing can wrap it."""
-    value = x.value if isinstance(x, Operand) else x
+    value = x.value if type(x) is Operand else x
     return not isinstance(value, Tensor) or value.layout is torch.strided

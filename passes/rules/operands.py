@@ -71,7 +71,13 @@ def _leaves(x: Any, kind: type[T]) -> list[T]:
         x = x.values()
     elif not isinstance(x, (tuple, list)):
         return []
-    return [leaf for item in x if type(item) not in PLAIN for leaf in _leaves(item, kind)]
+    found: list[T] = []
+    for item in x:
+        if type(item) is kind:
+            found.append(item)
+        elif type(item) not in PLAIN:
+            found += _leaves(item, kind)
+    return found
 
 
 operands_in = functools.partial(_leaves, kind=Operand)

@@ -158,7 +158,10 @@ _ALIAS = re.compile(r"\bAlias (?:for|of) :(?:func|meth):`~?(?:\w+\.)*(\w+)`")
 def lookup(op: str, target: Any) -> Rule | None:
     """The rule of a node's target: a function, a method name, or (for a module) the nearest class."""
     if op == "call_module":
-        return next((RULES[c] for c in type(target).__mro__ if c in RULES and c is not nn.Module), None)
+        for cls in type(target).__mro__:
+            if cls in RULES and cls is not nn.Module:
+                return RULES[cls]
+        return None
     return RULES.get(getattr(target, "_qualified_op_name", target))  # "namespace::name" of a library's own
 
 

@@ -15,7 +15,7 @@ from fxteleport.passes.capture.proxy.tensor import TensorProxy
 
 def make(node: fx.Node, trace: Trace, value: Any) -> Proxy:
     """The proxy of the kind that fits the value."""
-    kind = next((_KINDS[base] for base in type(value).__mro__ if base in _KINDS), ObjectProxy)
+    kind = _KINDS.get(type(value)) or next((_KINDS[c] for c in type(value).__mro__ if c in _KINDS), ObjectProxy)
     return kind(node, trace, value)
 
 

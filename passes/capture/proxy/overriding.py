@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ class Overriding:
 
 def overridden(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Record a function of torch's, as `__torch_function__` names it."""
-    if not torch.overrides.is_tensor_method_or_property(func):
+    if not _is_method_or_property(func):
         return trace.call_function(func, args, kwargs)
     name = func.__name__
     if name == "__get__":  # a property such as Tensor.T
@@ -64,4 +65,6 @@ def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return fn(*args, **kwargs)
 
 
+# torch's own sets Python's filters of warnings at each call, which takes longer than to record it.
+_is_method_or_property = functools.lru_cache(maxsize=4096)(torch.overrides.is_tensor_method_or_property)
 _OPERATORS = {"__getitem__": operator.getitem, "__setitem__": setitem}  # those that no method of torch's names

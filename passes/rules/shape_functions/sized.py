@@ -8,18 +8,18 @@ then the operation is run on other sizes, and they are read off (`sizing.probed`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from fxteleport.passes.domain.size import Extent, Size, Sizes
 from fxteleport.passes.graph.ops import name_of
+from fxteleport.passes.record import record
 
 Shape = Sequence[Extent]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Sized:
     """A tensor with its axes as sizes.
 
@@ -35,7 +35,7 @@ class Repeated(list[Any]):
     """The items of a list of which other inputs may have more or fewer: `[x] * n`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class At:
     """The node whose shape is asked for: its target (or module), its value in the example, the sizes made so far."""
 
