@@ -111,7 +111,7 @@ def convolution(
     return convolved(call, input, weight, bias, groups)
 
 
-@rule(*named("_grouped_mm grouped_mm"))
+@rule(*named("_grouped_mm grouped_mm"), shape=shape_functions.grouped_linear)
 def grouped_linear(
     call: Call, input: Operand, weight: Operand, offs: Operand | None = None, bias: Operand | None = None,
     out_dtype: Any = None,

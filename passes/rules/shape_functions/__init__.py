@@ -16,7 +16,14 @@ from fxteleport.passes.rules.shape_functions.elementwise import (
 )
 from fxteleport.passes.rules.shape_functions.indexing import getitem
 from fxteleport.passes.rules.shape_functions.joining import concatenated, padded, stacked
-from fxteleport.passes.rules.shape_functions.layers import attention_layer, convolution, embedding, linear, recurrent
+from fxteleport.passes.rules.shape_functions.layers import (
+    attention_layer,
+    convolution,
+    embedding,
+    grouped_linear,
+    linear,
+    recurrent,
+)
 from fxteleport.passes.rules.shape_functions.movement import moved
 from fxteleport.passes.rules.shape_functions.products import attention, einsum, matmul
 from fxteleport.passes.rules.shape_functions.sized import At, Repeated, Shape, Sized
@@ -38,6 +45,7 @@ __all__ = [
     "embedding",
     "expanded",
     "getitem",
+    "grouped_linear",
     "linear",
     "made",
     "matmul",

@@ -40,6 +40,14 @@ def linear(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> 
     return *input.sizes[:-1], weight.sizes[0]
 
 
+def grouped_linear(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape | None:
+    """Rows [n, in] against a stack [groups, in, out] -> [n, out]."""
+    if (len(input.sizes), len(weight.sizes)) != (2, 3):
+        return None
+    at.sizes.insist(input.sizes[1], weight.sizes[1])
+    return input.sizes[0], weight.sizes[2]
+
+
 def embedding(at: At, input: Sized, weight: Sized, *rest: Any, **settings: Any) -> Shape:
     """[...] -> [..., columns]."""
     return *input.sizes, weight.sizes[1]

@@ -382,3 +382,30 @@ def test_bags_have_the_columns_of_their_rows(
     mode: str, functional: bool, weighted: bool, free: int, check_operation: Callable[..., None]
 ) -> None:
     check_operation(Bags(mode, functional, weighted), free, free)
+
+
+class Experts(nn.Module):
+    """Rows in groups, a gated layer for each group: a mixture of experts as transformers writes it."""
+
+    def __init__(self, experts: int = 3, width: int = 8, inner: int = 16) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, width), nn.Linear(width, 2)
+        self.into = nn.Parameter(torch.randn(experts, 2 * inner, width))
+        self.back = nn.Parameter(torch.randn(experts, width, inner))
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        rows = self.stem(x)
+        gate, up = F.grouped_mm(rows, self.into.transpose(-2, -1), offs=ends).chunk(2, dim=-1)
+        return self.head(F.grouped_mm(F.silu(gate) * up, self.back.transpose(-2, -1), offs=ends))
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped matrix product")
+def test_experts_have_their_neurons_free_at_any_number_of_rows() -> None:
+    torch.manual_seed(0)
+    net = Experts().eval().bfloat16()
+    ends = torch.tensor([1, 3, 6], dtype=torch.int32)
+    plan = ft.plan(net, torch.randn(6, 4).bfloat16(), ends)
+    assert plan.num_free == 8 + 16 + 16 + 8  # stem, gate, up, what goes back
+    twin = plan.rewrite(plan.sample(exact=True, seed=0))
+    for x, at in ((torch.randn(6, 4), ends), (torch.randn(9, 4), ends + 3)):
+        assert torch.equal(twin(x.bfloat16(), at), net(x.bfloat16(), at))
