@@ -163,8 +163,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         if not repeats(traced):
             if traced.objects.shared:
                 raise CaptureError(
-                    f"its forward changes {traced.objects.shared}, which the whole program shares, and computes"
-                    " something else in the next run: no network has one of its own. Keep it in the module"
+                    f"its forward changes {traced.objects.shared}, and computes something else in the next run: no"
+                    " network has one of its own. Keep it in the module"
                 )
             paths = {path for path, _ in traced.left} | traced.objects.owners
             raise NextRunDiffers(paths, traced.objects.carriers)

@@ -35,5 +35,5 @@ def leaving_nothing(module: nn.Module, path: str, watch: HeldObjects, trace: Hel
         watch.restore()
         if refused := watch.refused or trace.refused:
             raise refused
-    if left.objects or left.differs:
+    if left.objects or left.arrays or left.differs:
         raise NextRunDiffers(left.owners, left.carriers)

@@ -6,7 +6,8 @@ import functools
 import operator
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -80,6 +81,11 @@ class Shadows:
         return known
 
 
+def class_of_shadow(shadow: nn.Module) -> type:
+    """The class of the user's, or of torch's, that a shadow's is made of."""
+    return type(shadow).__mro__[2]
+
+
 def reassigned(module: nn.Module) -> dict[str, Any]:
     """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -112,6 +118,13 @@ def holds_its_own(module: nn.Module) -> bool:
     return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
 
 
+@dataclass(frozen=True)
+class InBuffers:
+    """A value that the next run finds among a module's buffers."""
+
+    value: Any
+
+
 class Table(dict):  # type: ignore[type-arg]
     """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
 
@@ -121,6 +134,7 @@ class Table(dict):  # type: ignore[type-arg]
     def __init__(self, writes: Writes, given: dict[str, Any]) -> None:
         super().__init__(given)
         self._writes, self._given = writes, given
+        self._missed: set[str] = set()
 
     def is_its_own(self) -> bool:
         return len(self) == len(self._given) and all(map(operator.is_, dict.values(self), self._given.values()))
@@ -147,12 +161,27 @@ class Table(dict):  # type: ignore[type-arg]
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
+    def made(self, are_missed: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+        """What forward has put where it has found nothing.
+
+        Args:
+            are_missed: whether it has looked for an attribute of a name in vain.
+        """
+        for key, value in dict.items(self):
+            if self._given.get(key) is None and value is not None and (key in self._missed or are_missed(key)):
+                yield key, value
+
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)
+        if value is None:
+            self._missed.add(key)
         return value.proxy() if type(value) is _Lazy else value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default  # noqa: SIM401 it is this method
+        if key not in self:
+            self._missed.add(key)
+            return default
+        return self[key]
 
     def items(self) -> Any:
         return [(k, self[k]) for k in self]

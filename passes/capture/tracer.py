@@ -89,7 +89,7 @@ class Tracer:
         self.model_tensors = ModelTensors(self.parts)
         self.additions = Additions((self.model_tensors.metas, self.parts), added)
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
-        self.held = HeldObjects(self.parts)
+        self.held = HeldObjects(self.parts, self.model_tensors.names)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings, self.held)
         guards = TraceGuards(self.builder.graph, self.stack)
         data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)

@@ -58,9 +58,9 @@ def remade(record: Any, fields: dict[str, Any]) -> Any:
 
 
 def _table_like(table: Any, values: Iterable[Any]) -> Any:
-    made, new = mapped_table(table, lambda x: x), dict(zip(dict.keys(table), values, strict=True))
+    made, new = mapped_table(table, lambda x: x), dict(zip(TABLE.keys(table), values, strict=True))
     refill(made, new)
-    keys = {id(x): key for key, x in dict.items(table)}  # an attribute that is an item stays it
+    keys = {id(x): key for key, x in items_of(table).items()}  # an attribute that is an item stays it
     for name, x in getattr(table, "__dict__", {}).items():
         if id(x) in keys:
             made.__dict__[name] = new[name if name in new else keys[id(x)]]
@@ -81,11 +81,21 @@ def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
         made = copy.copy(table)
     if isinstance(table, collections.defaultdict):
         made.default_factory = table.default_factory
-    new = {id(v): fn(v) for v in dict.values(table)}  # an attribute that is an item stays it
-    refill(made, {k: new[id(v)] for k, v in dict.items(table)})
+    new = {id(v): fn(v) for v in TABLE.values(table)}  # an attribute that is an item stays it
+    refill(made, {k: new[id(v)] for k, v in items_of(table).items()})
     for name, x in getattr(table, "__dict__", {}).items():
         made.__dict__[name] = new[id(x)] if id(x) in new else fn(x)
     return made
+
+
+def items_of(table: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dictionary of any class holds, in its order, past what its class makes of that."""
+    return dict(_table_of(table).items(table))
+
+
+def _table_of(x: Any) -> Any:
+    """The class of Python's that knows what a dictionary holds: an ordered one has an order of its own."""
+    return collections.OrderedDict if isinstance(x, collections.OrderedDict) else dict
 
 
 def refill(container: Any, values: Any) -> None:
@@ -137,7 +147,13 @@ QUEUE = Kind(
     lambda x, values: type(x)(values, x.maxlen),
     operator.getitem,
 )
-TABLE = Kind(lambda cls: issubclass(cls, dict), dict.keys, dict.values, _table_like, operator.getitem)
+TABLE = Kind(
+    lambda cls: issubclass(cls, dict),
+    lambda x: _table_of(x).keys(x),
+    lambda x: _table_of(x).values(x),
+    _table_like,
+    operator.getitem,
+)
 RECORD = Kind(
     dataclasses.is_dataclass,
     _fields,
