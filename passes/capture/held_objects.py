@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.capture.recording_mode import unrecorded
+from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph import arrays, streams
 from fxteleport.passes.graph.code_state import state_of
 from fxteleport.passes.graph.contents import FILLED
@@ -102,6 +105,14 @@ class Left:
 
     def __bool__(self) -> bool:
         return bool(self.owners)
+
+    def require_own(self) -> None:
+        """Raise CaptureError where no copy of the model could have its own of what is changed."""
+        if self.shared:
+            raise CaptureError(
+                f"its forward changes {self.shared}, and may compute something else in the next run: no network has one"
+                " of its own. Keep it in the module"
+            )
 
     def leave(self, found: Callable[[Any], Any]) -> None:
         """Have the objects hold what the run has left in them.
@@ -224,8 +235,18 @@ class HeldObjects:
             frozenset({_common(owners)}),
             tuple(carriers),
             any(h.is_source for h in deeper),
-            next((_said(h) for h in deeper if ("", _CODE) in places[id(h)]), "") or _sharing(deeper),
+            next((_said(h) for h in deeper if ("", _CODE) in places[id(h)]), "") or self._sharing(deeper),
         )
+
+    def _sharing(self, changed: list[_Held]) -> str:
+        """The changed array that lies in the memory of another one, which copies would not: in a few words."""
+        written = [h.x for h in changed if h.is_array]
+        if not written:
+            return ""
+        others = [h.x for h in self._held.values() if h.is_array]
+        others += [t for _, t in named_tensors(self._parts) if t.layout is torch.strided and not t.is_meta]
+        shared = (x for x in written for y in others if x is not y and arrays.overlap(x, y))
+        return next((f"a {type(x).__name__} in the memory of another array" for x in shared), "")
 
     def _places(self, held: _Held) -> set[Place]:
         """The attributes that lead to an object."""
@@ -243,7 +264,7 @@ class HeldObjects:
     @unrecorded
     def restore(self) -> None:
         """Have all objects of the user's hold what they held."""
-        for held in self._held.values():
+        for held in reversed(self._held.values()):  # of arrays in one memory, the first knows what that held
             if held.of_clone:
                 continue
             held.put_back()
@@ -257,13 +278,6 @@ def _said(held: _Held) -> str:
     where = of.__qualname__ if isinstance(of, (type, types.FunctionType)) else type(of).__name__
     where = of.get("__name__", where) if isinstance(of, dict) else where
     return (f"{name} of {where}" if name else f"a {where}") + ", which the whole program shares"
-
-
-def _sharing(changed: list[_Held]) -> str:
-    """The changed array that lies in the memory of another one, which copies would not: in a few words."""
-    written = [h.x for h in changed if h.is_array]
-    pairs = ((x, y) for i, x in enumerate(written) for y in written[:i])
-    return next((f"a {type(x).__name__} in the memory of another array" for x, y in pairs if arrays.overlap(x, y)), "")
 
 
 def _may_fill(kind: type) -> bool:

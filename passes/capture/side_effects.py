@@ -122,10 +122,10 @@ class SideEffects:
             reads: the attributes that were read, and those among them that the run has found.
         """
         for shadow in shadows:
-            path = path_of(shadow)
-            for name, now in shadow._buffers.made(lambda name, path=path: (path, name) in reads.found):  # type: ignore[attr-defined]
+            where = path_of(shadow)
+            for name, now in shadow._buffers.made(lambda name, where=where: (where, name) in reads.found):  # type: ignore[attr-defined]
                 if self._may_matter(now, None):
-                    yield (path, name), InBuffers(stand_in(now))
+                    yield (where, name), InBuffers(stand_in(now))
         ends, filled, read = list(self._writes.ends()), reads.filled(), reads.read()
         paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
         reads_any = bool(ends) and any(

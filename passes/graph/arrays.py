@@ -46,7 +46,8 @@ def still_holds(x: Any, before: Any) -> bool:
         if x.dtype.hasobject:
             return all(a is b for a, b in zip(x.flat, before.flat, strict=True))
         return x.tobytes() == before.tobytes()
-    return bool((x.tobytes() if isinstance(x, memoryview) else x) == before)
+    held: Any = x.tobytes() if isinstance(x, memoryview) else x
+    return bool(held == before)
 
 
 def put_into(x: Any, before: Any) -> None:
@@ -65,7 +66,8 @@ def copied(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.detach().clone().requires_grad_(x.requires_grad)
     if isinstance(x, memoryview):
-        return memoryview(bytearray(x)).cast(x.format) if x.format else memoryview(bytearray(x))
+        code: Any = x.format
+        return memoryview(bytearray(x)).cast(code)
     return x.copy() if isinstance(x, np.ndarray) else x[:]
 
 

@@ -114,6 +114,13 @@ def refill(container: Any, values: Any) -> None:
         kind.__setitem__(container, key, x)
 
 
+def _filled_like(x: Any, values: Iterable[Any]) -> Any:
+    """A list or a queue of the same class, with its attributes, and with other items."""
+    made = [] if type(x) is list else copy.copy(x)
+    refill(made, list(values))
+    return made
+
+
 def _as_it_is(x: Any) -> Any:
     return x
 
@@ -137,14 +144,14 @@ SEQUENCE = Kind(
     lambda cls: issubclass(cls, (tuple, list)),
     _numbers,
     _as_it_is,
-    lambda x, values: type(x)(values),
+    lambda x, values: _filled_like(x, values) if isinstance(x, list) else type(x)(values),
     operator.getitem,
 )
 QUEUE = Kind(
     lambda cls: issubclass(cls, collections.deque),
     _numbers,
     _as_it_is,
-    lambda x, values: type(x)(values, x.maxlen),
+    lambda x, values: _filled_like(x, values),
     operator.getitem,
 )
 TABLE = Kind(
