@@ -18,6 +18,7 @@ from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
+from fxteleport.passes.graph.code_state import asking_for_types
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import clone, is_clone, path_of
 from fxteleport.passes.graph.settings import Reads, note_reads
@@ -60,6 +61,15 @@ class Shadows:
         """The shadow of one of the user's own modules."""
         return self._of.get(id(real))
 
+    @property
+    def asking(self) -> list[dict[str, Any]]:
+        """The globals of the code of shadows that asks for types."""
+        tables = [table for cls in self._classes for table in asking_for_types(cls)]
+        for shadow in self._of.values():
+            if types.FunctionType in map(type, vars(shadow).values()):
+                tables += asking_for_types(class_of_shadow(shadow), vars(shadow).values())
+        return list({id(table): table for table in tables}.values())
+
     def finish(self) -> None:
         """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""
         self.finished = True
@@ -70,7 +80,7 @@ class Shadows:
         known = self._classes.get(cls)
         if known is None:
             members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
-            members |= {"_shadows": self, "__module__": cls.__module__}
+            members |= {"_shadows": self, "_shadowed": cls, "__module__": cls.__module__}
             if not any("training" in vars(c) for c in cls.__mro__):
                 members["training"] = _mode_attribute(self)
             known = self._classes[cls] = type(cls.__name__, (_TracedCall, cls), members)
@@ -83,7 +93,8 @@ class Shadows:
 
 def class_of_shadow(shadow: nn.Module) -> type:
     """The class of the user's, or of torch's, that a shadow's is made of."""
-    return type(shadow).__mro__[2]
+    cls: type = type(shadow)._shadowed  # type: ignore[attr-defined]
+    return cls
 
 
 def reassigned(module: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import collections
 import copy
 import dataclasses
 import operator
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -161,6 +162,13 @@ TABLE = Kind(
     _table_like,
     operator.getitem,
 )
+VIEW = Kind(  # of a dictionary, which cannot be changed through it
+    lambda cls: cls is types.MappingProxyType,
+    lambda x: x.keys(),
+    lambda x: x.values(),
+    lambda x, values: types.MappingProxyType(dict(zip(x, values, strict=True))),
+    operator.getitem,
+)
 RECORD = Kind(
     dataclasses.is_dataclass,
     _fields,
@@ -170,7 +178,7 @@ RECORD = Kind(
     lambda x, name: str(name),
 )
 SEQUENCES = (NAMED_TUPLE, SEQUENCE, QUEUE)  # their values are in an order, and have numbers
-_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, RECORD)
+_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, VIEW, RECORD)
 
 
 @once_per_class

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -107,12 +108,13 @@ def expect_form(value: Any, form: Any, name: str) -> None:
         _require(isinstance(value, Tensor), "a tensor", value, name)
     elif isinstance(form, tuple):
         keys = [key for key, _ in form]
-        if isinstance(value, dict):
+        is_table = isinstance(value, (dict, types.MappingProxyType))
+        if is_table:
             expect(set(value), set(keys), f"the keys of {name}")
         else:
             _require(all(isinstance(key, str) and hasattr(value, key) for key in keys), f"{keys}", value, name)
         for key, inner in form:
-            expect_form(value[key] if isinstance(value, dict) else getattr(value, key), inner, f"{name}[{key!r}]")
+            expect_form(value[key] if is_table else getattr(value, key), inner, f"{name}[{key!r}]")
     elif isinstance(form, list):
         _require(isinstance(value, (list, tuple, collections.deque)), "a list or a tuple", value, name)
         expect_length(value, len(form), name)
