@@ -29,6 +29,7 @@ from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.settings import Reads
 from fxteleport.passes.graph.structure import PLAIN
 
+_OF_RECURRENT_LAYERS = frozenset({"_flat_weights", "_flat_weight_refs"})  # their weights again: each run makes them
 NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else in the next run"
 
 
@@ -133,7 +134,7 @@ class SideEffects:
         )
         for table, name, before, now in ends:
             path = paths.get(id(table))
-            if path is None or name in BOOKKEEPING:
+            if path is None or name in BOOKKEEPING or name in _OF_RECURRENT_LAYERS:
                 continue
             filled.pop((path, name), None)
             if type(now) in PLAIN:

@@ -20,7 +20,7 @@ from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
 from fxteleport.passes.graph.code_state import asking_for_types
 from fxteleport.passes.graph.leaf_modules import is_leaf
-from fxteleport.passes.graph.module_clone import clone, is_clone, path_of
+from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, note_reads
 
 
@@ -51,6 +51,10 @@ class Shadows:
             training=training,
         )
         without_checks(made)
+        for shadow in modules_of(made).values():
+            if isinstance(shadow, nn.RNNBase) and not shadow._parameters.keys() >= set(shadow._flat_weights_names):
+                refs = [ref and _Reference(self.tensors, ref) for ref in vars(shadow)["_flat_weight_refs"]]
+                vars(shadow)["_flat_weight_refs"] = refs
         return made
 
     def link(self, real: nn.Module, shadow: nn.Module) -> None:
@@ -127,6 +131,20 @@ class _Lazy:
 def holds_its_own(module: nn.Module) -> bool:
     """True where a shadow's parameters and buffers are those that it was made with."""
     return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
+
+
+class _Reference:
+    """A weak reference to a weight that gives its proxy.
+
+    A recurrent layer, some weights of which are computed, asks for each whether it is another one than in the last run,
+    and so computes those that it asks for: what counts the calls (spectral norm) must see them.
+    """
+
+    def __init__(self, tensors: TensorTable, reference: Callable[[], Any]) -> None:
+        self._tensors, self._reference = tensors, reference
+
+    def __call__(self) -> Any:
+        return self._tensors.own(self._reference())
 
 
 @dataclass(frozen=True)

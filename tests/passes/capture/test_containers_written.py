@@ -219,14 +219,15 @@ def test_attributes_of_containers_are_guarded() -> None:
         def forward(self, given: Any) -> Tensor:
             return self.a(given[0]) * given.n
 
-    given, other, held = Kept([X]), Kept([X]), Kept([X])
-    given.n, other.n, held.n = 2, 3, X  # type: ignore[assignment]
-    plan = ft.plan(Reads().eval(), given)
+    model, lists = Reads().eval(), [Kept([X]), Kept([X]), Kept([X])]
+    for given, n in zip(lists, (2, 3, torch.ones(2)), strict=True):
+        given.n = n  # type: ignore[assignment]
+    plan = ft.plan(model, lists[0])
     network = plan.rewrite(plan.sample(exact=True, seed=0))
     with pytest.raises(GuardError):
-        network(other)
+        network(lists[1])
     with pytest.raises(ft.CaptureError, match="hold it in an item"):
-        ft.plan(Reads().eval(), held)
+        ft.plan(model, lists[2])
 
 
 def test_how_long_a_queue_may_be_is_guarded() -> None:
