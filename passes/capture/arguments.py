@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -62,6 +63,8 @@ class Lowering:
             return self._hashed(x)
         if isinstance(x, dict):
             return {k: self.lower(v) for k, v in x.items()} if kind is dict else self._table(x)
+        if kind is MappingProxyType:
+            return self._built(x, self.lower(dict(x)))
         if kind is PackedSequence:
             return self._built(proxy.plain(x), **self._fields(x._asdict()))
         if isinstance(x, tuple) and is_named_tuple(kind):

@@ -32,6 +32,7 @@ class Writes:
         self._log: list[tuple[dict[str, Any], str, Any]] = []
         self._written: set[int] = set()
         self._called: dict[int, int] = {}  # when a layer that owns the dictionary was first called
+        self._started: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def __len__(self) -> int:
         return len(self._log)
@@ -40,6 +41,20 @@ class Writes:
         """A key is about to be assigned to, or deleted."""
         self._log.append((table, key, dict.get(table, key, ABSENT)))
         self._written.add(id(table))
+
+    def start(self, modules: Iterable[nn.Module]) -> None:
+        """Forward is about to run: what modules hold now, and no assignment to them changes, it changes past them."""
+        self._started = [(module, dict(vars(module))) for module in modules]
+
+    def past(self) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+        """What forward has set of modules past its assignments (`vars(self)["n"] = 1`): it, the key, then and now."""
+        noted = {(id(table), key) for table, key, _ in self._log}
+        for module, then in self._started:
+            table = vars(module)
+            for key in table if len(table) >= len(then) else {**then, **table}:
+                now, before = table.get(key, ABSENT), then.get(key, ABSENT)
+                if now is not before and key not in _OTHER and (id(table), key) not in noted:
+                    yield module, key, before, now
 
     def called(self, layer: nn.Module) -> None:
         """A layer is called: from here on it rests on all that has not been assigned to yet."""
@@ -62,6 +77,7 @@ class Writes:
         for _, table, key, before in self._first():
             if key in table:
                 yield table, key, before, dict.__getitem__(table, key)
+        yield from ((vars(module), key, before, now) for module, key, before, now in self.past() if now is not ABSENT)
 
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()

@@ -161,11 +161,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
     def evaluate(found: TraceSettings) -> Traced:
         traced = run(Tracer(model, found, Memo(), {}))
         if not repeats(traced):
-            if traced.objects.shared:
-                raise CaptureError(
-                    f"its forward changes {traced.objects.shared}, which the whole program shares, and computes"
-                    " something else in the next run: no network has one of its own. Keep it in the module"
-                )
+            traced.objects.require_own()
             paths = {path for path, _ in traced.left} | traced.objects.owners
             raise NextRunDiffers(paths, traced.objects.carriers)
         return traced

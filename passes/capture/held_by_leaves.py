@@ -35,5 +35,6 @@ def leaving_nothing(module: nn.Module, path: str, watch: HeldObjects, trace: Hel
         watch.restore()
         if refused := watch.refused or trace.refused:
             raise refused
-    if left.objects or left.differs:
+    left.require_own()
+    if left.objects or left.arrays or left.differs:
         raise NextRunDiffers(left.owners, left.carriers)

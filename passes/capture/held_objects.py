@@ -13,15 +13,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxteleport.passes.capture.control_flow import NextRunDiffers
+from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.capture.recording_mode import unrecorded
-from fxteleport.passes.graph import streams
+from fxteleport.passes.errors import CaptureError
+from fxteleport.passes.graph import arrays, streams
 from fxteleport.passes.graph.code_state import state_of
-from fxteleport.passes.graph.holders import Held, ShadowedClass, are_same, contents_of, leading_to, put_back
+from fxteleport.passes.graph.contents import FILLED
+from fxteleport.passes.graph.holders import (
+    Held,
+    ShadowedClass,
+    are_same,
+    contents_of,
+    holds_fields,
+    leading_to,
+    put_back,
+)
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, COPIED
-from fxteleport.passes.graph.reachable import is_library
 from fxteleport.passes.graph.structure import PLAIN
 
 Place = tuple[str, str]  # a module's path, and the name of its attribute
@@ -32,7 +43,7 @@ class _Held:
     """An object as a trace has found it.
 
     Attributes:
-        before: what it held; of a source of random numbers, where it was.
+        before: what it held; of a source of random numbers, where it was; of an array, a copy.
         of_clone: the clone of a module has one of its own.
         holders: the ids of the objects, and the places, that hold it.
     """
@@ -51,8 +62,23 @@ class _Held:
     def is_source(self) -> bool:
         return streams.is_source(type(self.x))
 
+    @property
+    def is_array(self) -> bool:
+        return arrays.is_array(type(self.x))
+
     def is_changed(self) -> bool:
+        if self.is_array:
+            return not arrays.still_holds(self.x, self.before)
         return not (streams.is_at(self.x, self.before) if self.is_source else are_same(self.now, self.before))
+
+    def put_back(self) -> None:
+        """Have it hold what it held."""
+        if self.is_source:
+            streams.put(self.x, self.before)
+        elif self.is_array:
+            arrays.put_into(self.x, self.before)
+        elif not are_same(contents_of(self.x), self.before):
+            put_back(self.x, self.before)
 
 
 @dataclass(frozen=True)
@@ -61,14 +87,16 @@ class Left:
 
     Attributes:
         objects: those, with what they held before and after.
+        arrays: the same of arrays.
         places: the attributes in whose lists and dictionaries, which are the clone's, it has changed something deeper.
         owners: the modules that hold something of all this.
         carriers: the objects, and those that lead to them: a copy of a module has its own.
         differs: the next run computes something else in any case: it takes the next item.
-        shared: what of this the whole program shares, so that no copy of the model has one of its own; or "".
+        shared: what of this no copy of the model has one of its own of, and why; or "".
     """
 
     objects: tuple[tuple[Any, Held, Held], ...] = ()
+    arrays: tuple[tuple[Any, Any, Any], ...] = ()
     places: frozenset[Place] = frozenset()
     owners: frozenset[str] = frozenset()
     carriers: tuple[Any, ...] = ()
@@ -78,17 +106,29 @@ class Left:
     def __bool__(self) -> bool:
         return bool(self.owners)
 
+    def require_own(self) -> None:
+        """Raise CaptureError where no copy of the model could have its own of what is changed."""
+        if self.shared:
+            raise CaptureError(
+                f"its forward changes {self.shared}, and may compute something else in the next run: no network has one"
+                " of its own. Keep it in the module"
+            )
+
     def leave(self, found: Callable[[Any], Any]) -> None:
         """Have the objects hold what the run has left in them.
 
         Args:
             found: what the next run is to find in the place of a value that was not there before.
         """
+        for x, _, now in self.arrays:
+            arrays.put_into(x, now)
         for x, before, now in self.objects:
             put_back(x, {key: v if key in before and before[key] is v else found(v) for key, v in now.items()})
 
     def undo(self) -> None:
         """Have them hold what they held before."""
+        for x, before, _ in self.arrays:
+            arrays.put_into(x, before)
         for x, before, _ in self.objects:
             put_back(x, before)
 
@@ -98,13 +138,14 @@ class HeldObjects:
 
     Args:
         parts: the model's modules by path.
+        names: of its parameters and buffers, by their ids: those are no state of Python's.
 
     Attributes:
         refused: what was raised where an item of an iterator was asked for; who runs leaves may have caught it.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Mapping[str, nn.Module], names: Mapping[int, str]) -> None:
+        self._parts, self._names = parts, names
         self.refused: NextRunDiffers | None = None
         self._held: dict[int, _Held] = {}
         self._stand_ins: list[tuple[int, streams.Watched]] = []  # with the iterators' ids
@@ -124,7 +165,7 @@ class HeldObjects:
             known = self._held[id(x)]
             is_new = not known.holders
             known.holders.add(holder)
-            if is_new and not known.is_source:
+            if is_new and not (known.is_source or known.is_array):
                 waiting += [(v, id(x), known.of_clone) for v in known.before.values()]
         return value
 
@@ -138,8 +179,13 @@ class HeldObjects:
         if streams.is_source(type(x)):
             self._held[id(x)] = _Held(x, streams.position(x), of_clone)
             return True
+        if arrays.is_array(type(x)):
+            held = None if id(x) in self._names else arrays.held_by(x)
+            if held is not None:
+                self._held[id(x)] = _Held(x, held, of_clone)
+            return held is not None
         contents = contents_of(x)
-        if not contents and type(x) not in (*COPIED, ShadowedClass) and is_library(type(x).__module__):
+        if not contents and type(x) is not ShadowedClass and not _may_fill(type(x)):
             return False
         self._held[id(x)] = _Held(x, contents, of_clone)
         iterators = {key: self._watched(v, id(x)) for key, v in contents.items() if streams.is_iterator(type(v))}
@@ -183,13 +229,24 @@ class HeldObjects:
         for h in deeper:
             owners |= {path for path, _ in places[id(h)]}
         return Left(
-            tuple((h.x, h.before, h.now) for h in deeper if not (h.is_source or h.of_clone)),
+            tuple((h.x, h.before, h.now) for h in deeper if not (h.is_source or h.is_array or h.of_clone)),
+            tuple((h.x, h.before, arrays.copied(h.x)) for h in deeper if h.is_array),
             frozenset(place for h in deeper if h.of_clone for place in places[id(h)]),
             frozenset({_common(owners)}),
             tuple(carriers),
             any(h.is_source for h in deeper),
-            next((_said(h) for h in deeper if ("", _CODE) in places[id(h)]), ""),
+            next((_said(h) for h in deeper if ("", _CODE) in places[id(h)]), "") or self._sharing(deeper),
         )
+
+    def _sharing(self, changed: list[_Held]) -> str:
+        """The changed array that lies in the memory of another one, which copies would not: in a few words."""
+        written = [h.x for h in changed if h.is_array]
+        if not written:
+            return ""
+        others = [h.x for h in self._held.values() if h.is_array]
+        others += [t for _, t in named_tensors(self._parts) if t.layout is torch.strided and not t.is_meta]
+        shared = (x for x in written for y in others if x is not y and arrays.overlap(x, y))
+        return next((f"a {type(x).__name__} in the memory of another array" for x in shared), "")
 
     def _places(self, held: _Held) -> set[Place]:
         """The attributes that lead to an object."""
@@ -207,13 +264,10 @@ class HeldObjects:
     @unrecorded
     def restore(self) -> None:
         """Have all objects of the user's hold what they held."""
-        for held in self._held.values():
+        for held in reversed(self._held.values()):  # of arrays in one memory, the first knows what that held
             if held.of_clone:
                 continue
-            if held.is_source:
-                streams.put(held.x, held.before)
-            elif not are_same(contents_of(held.x), held.before):
-                put_back(held.x, held.before)
+            held.put_back()
 
 
 def _said(held: _Held) -> str:
@@ -223,7 +277,12 @@ def _said(held: _Held) -> str:
     of = getattr(held.x, "of", held.x)
     where = of.__qualname__ if isinstance(of, (type, types.FunctionType)) else type(of).__name__
     where = of.get("__name__", where) if isinstance(of, dict) else where
-    return f"{name} of {where}" if name else f"a {where}"
+    return (f"{name} of {where}" if name else f"a {where}") + ", which the whole program shares"
+
+
+def _may_fill(kind: type) -> bool:
+    """True for a class whose objects may come to hold something, if they hold nothing now."""
+    return issubclass(kind, FILLED) or holds_fields(kind)
 
 
 _CODE = "<code>"

@@ -68,6 +68,7 @@ class History:
             NextRunDiffers: something was left in other objects, and what they held at that moment is not known.
         """
         if left := self._held.left():
+            left.require_own()
             if not left.owners <= self._stateful:
                 raise NextRunDiffers(left.owners, left.carriers)
             self._held.restore()

@@ -100,7 +100,7 @@ class LeafTable:
         where = "" if path == WHOLE else path
         if path not in self.opaque or where in self._stateful:
             return nullcontext()
-        return leaving_nothing(self.real(path), where, HeldObjects(self._parts), self._held)
+        return leaving_nothing(self.real(path), where, HeldObjects(self._parts, self._tensors.names), self._held)
 
     def keep_method_whole(self, path: str, module: nn.Module, method: FunctionType, why: str) -> None:
         """The same of a method, which is a leaf at `path`; what it names of its module's tensors is not known to it."""

@@ -22,7 +22,7 @@ from fxteleport.passes.capture.patching import unaware
 from fxteleport.passes.capture.placeholders import said
 from fxteleport.passes.capture.replay import runs
 from fxteleport.passes.capture.side_effects import stand_in
-from fxteleport.passes.capture.traced_modules import reassigned
+from fxteleport.passes.capture.traced_modules import InBuffers, reassigned
 from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes.graph.grad_mode import write_switches
@@ -112,7 +112,10 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
         return
     by_path = {path_of(shadow): shadow for shadow in shadows}
     for (path, name), value in tracer.settings.found.items():
-        vars(by_path[path])[name] = _found(tracer, value)
+        if isinstance(value, InBuffers):
+            dict.__setitem__(by_path[path]._buffers, name, _found(tracer, value.value))
+        else:
+            vars(by_path[path])[name] = _found(tracer, value)
     if not started.attributes or started.seen_on is None:
         return
     places = {id(m): by_path[path] for path, m in started.seen_on.named_modules()}
@@ -140,6 +143,7 @@ def _run(
 ) -> tuple[Any, Attributes, Left]:
     """What the model's forward gives, and what it leaves in attributes and objects."""
     args, kwargs = arguments
+    tracer.writes.start(shadows)
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
     whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state

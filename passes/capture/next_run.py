@@ -27,9 +27,12 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            other = again(replace(tracer.settings, found=traced.left, objects=traced.objects)).tracer
+            next_run = again(replace(tracer.settings, found=traced.left, objects=traced.objects))
     except Exception:
         return False
+    if traced.objects.arrays and next_run.objects.arrays:  # a run that writes the same again would leave them
+        return False
+    other = next_run.tracer
     graphs, training = (
         (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
         tracer.settings.training,

@@ -6,7 +6,6 @@ is put back into that one at the end of each run, and where it is returned, that
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +18,10 @@ from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.proxy import Proxy, node_of
 from fxteleport.passes.graph.containers import refill
 from fxteleport.passes.graph.contents import FILLED, Contents, contents
-from fxteleport.passes.graph.holders import put_back
+from fxteleport.passes.graph.guards import expect_apart, guard
+from fxteleport.passes.graph.holders import contents_of, put_back
 from fxteleport.passes.graph.node_info import NodeInfo, describe
 from fxteleport.passes.graph.reachable import fields_of
-
-CHANGED = frozenset({list, dict, collections.OrderedDict, collections.defaultdict})  # what forward may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,21 @@ class _Opened:
     Attributes:
         as_given: where a call is given it, the graph has the one that is given.
         handle: the one that is given.
-        fields: what it held at first: its attributes by name, or its items.
+        fields: its attributes at first, by name.
+        items: what it held at first, where it is a container.
     """
 
     opened: Any
     handle: Proxy
-    fields: Any
+    fields: dict[str, Any]
+    items: Contents | None
     as_given: bool
+
+    @property
+    def is_changed(self) -> bool:
+        now = _fields(self.opened)
+        is_filled = self.items is not None and self.items.changed()
+        return is_filled or now.keys() != self.fields.keys() or any(now[k] is not x for k, x in self.fields.items())
 
 
 class ObjectInputs:
@@ -48,12 +54,18 @@ class ObjectInputs:
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
         self._held: dict[int, _Opened] = {}
+        self._same: list[tuple[Proxy, Proxy]] = []
+        self.are_shared = False  # a part of an input is given twice
 
     def hold(self, opened: Any, handle: Proxy, as_given: bool = True) -> Any:
         """Have an object, a list or a dictionary of the trace's stand for an input, or for a part of one."""
-        self._held[id(opened)] = _Opened(
-            opened, handle, Contents(opened) if isinstance(opened, FILLED) else _fields(opened), as_given
-        )
+        items = Contents(opened) if isinstance(opened, FILLED) else None
+        self._held[id(opened)] = _Opened(opened, handle, _fields(opened), items, as_given)
+        return opened
+
+    def hold_again(self, opened: Any, handle: Proxy) -> Any:
+        """Have it stand for another input, too, as one object is given for both."""
+        self._same.append((self._held[id(opened)].handle, handle))
         return opened
 
     def node_of(self, x: Any) -> fx.Node | None:
@@ -72,22 +84,27 @@ class ObjectInputs:
     def reset(self) -> None:
         """Undo what code has done to them."""
         for held in self._held.values():
-            if type(held.fields) is Contents:
-                held.fields.restore()
-            else:
-                put_back(held.opened, held.fields)
+            if held.items is not None:
+                held.items.restore()
+            put_back(held.opened, held.fields | _items(held.opened))
 
     def put_back(self, lower: Callable[[Any], Any]) -> None:
         """Append nodes that leave in the inputs what forward has left in what stands for them.
 
         Raises:
-            DataDependent: it has deleted an attribute.
+            DataDependent: it has deleted an attribute, or a part of an input is given twice.
         """
+        if any(held.is_changed for held in self._held.values()):
+            if self.are_shared:
+                raise DataDependent("its forward changes what it is given, and a part of that is given twice")
+            handles = [node_of(held.handle) for held in self._held.values()]
+            for one, other in self._same:
+                guard(self._builder.graph, expect_apart, [node_of(one), node_of(other)], False)
+            if len(handles) > 1:
+                guard(self._builder.graph, expect_apart, handles, True)
         for held in list(self._held.values()):
-            if type(held.fields) is Contents:
-                if held.fields.changed():
-                    self._append(refill, held.handle, lower(self.given(contents(held.opened))))
-                continue
+            if held.items is not None and held.items.changed():
+                self._append(refill, held.handle, lower(self.given(contents(held.opened))))
             now, before = _fields(held.opened), held.fields
             for name in before:
                 if name not in now:
@@ -99,6 +116,11 @@ class ObjectInputs:
     def _append(self, target: Callable[..., Any], handle: Proxy, *args: Any) -> None:
         node = self._builder.graph.call_function(target, (node_of(handle), *args))
         describe(node, NodeInfo(has_effect=True))
+
+
+def _items(x: Any) -> dict[Any, Any]:
+    """What a container holds now, as `put_back` takes it."""
+    return {key: value for key, value in contents_of(x).items() if type(key) is tuple}
 
 
 def _fields(x: Any) -> dict[str, Any]:

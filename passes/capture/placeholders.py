@@ -7,6 +7,8 @@ network refuses another length, other keys and other plain values.
 
 from __future__ import annotations
 
+import collections
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,14 +19,16 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.meta_values import MetaValues, tree_map
-from fxteleport.passes.capture.object_inputs import CHANGED, ObjectInputs
+from fxteleport.passes.capture.object_inputs import ObjectInputs
 from fxteleport.passes.capture.proxy import Proxy, node_of, value_of
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
-from fxteleport.passes.graph.containers import SEQUENCES, is_record, kind_of, parts, spelled
+from fxteleport.passes.graph.containers import SEQUENCES, held, is_record, kind_of, parts, spelled
+from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.guards import expect_form, guard
-from fxteleport.passes.graph.structure import is_object, is_spelt, with_fields
+from fxteleport.passes.graph.structure import PLAIN, is_object, is_spelt, with_fields
 
+_BARE = frozenset({list, tuple, dict, set, collections.OrderedDict, collections.defaultdict})
 _SAID = 4
 _LONGEST = 200
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -48,6 +52,8 @@ class Placeholders:
     ) -> None:
         self._builder, self._conditions, self._values, self._record = builder, conditions, values, record
         self._objects = objects
+        self._inside: list[int] = []  # the ids of all objects that it may change
+        self._seen: dict[int, Any] = {}  # what forward gets for an object that it may change, by the given one's id
 
     def of_call(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -81,7 +87,14 @@ class Placeholders:
         what = f"a {type(value).__name__} of this structure" if tensors else repr(value)
         self._conditions.note("form", f"input '{name}' is {what}"[:_LONGEST], node_of(handle), path="")
         guard(self._builder.graph, expect_form, node_of(handle), form, name)
-        return self._opened(handle)
+        if id(value) in self._seen:
+            return self._objects.hold_again(self._seen[id(value)], handle)
+        self._inside += [id(x) for x in _holders_in(value)]
+        self._objects.are_shared = len(set(self._inside)) < len(self._inside)
+        opened = self._opened(handle)
+        if _may_change(value):
+            self._seen[id(value)] = opened
+        return opened
 
     def _opened(self, handle: Proxy, in_object: bool = False) -> Any:
         """The like of a placeholder's value, with tensors that are read out of it."""
@@ -92,7 +105,7 @@ class Placeholders:
             fields = {name: self._item(handle, getattr, name, x, True) for name, x in vars(value).items()}
             return self._objects.hold(with_fields(value, fields), handle)
         opened = self._container(handle, value, in_object)
-        is_open = opened is not handle and (type(value) in CHANGED or is_record(value))
+        is_open = opened is not handle and (isinstance(value, FILLED) or is_record(value))
         return self._objects.hold(opened, handle, as_given=in_object) if is_open else opened
 
     def _container(self, handle: Proxy, value: Any, in_object: bool) -> Any:
@@ -103,7 +116,7 @@ class Placeholders:
         return kind.like(value, items)
 
     def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
-        changes = type(value) in CHANGED  # and what is changed there has a node
+        changes = isinstance(value, FILLED)  # and what is changed there has a node
         if not (changes or any(_has_parts(x) for x in pytree.tree_leaves(value, is_leaf=is_object))):
             return _own(value)
         return self._opened(self._record("call_function", read, (handle, key), {}), in_object)
@@ -111,11 +124,22 @@ class Placeholders:
 
 def _own(value: Any) -> Any:
     """A set of the trace's own, which forward may change; any other value itself."""
-    return set(value) if type(value) is set else value
+    return copy.copy(value) if isinstance(value, set) else value
 
 
 def _has_parts(x: Any) -> bool:
     return isinstance(x, Tensor) or is_record(x) or is_object(x)
+
+
+def _may_change(x: Any) -> bool:
+    """True for what forward may change: a container, or an object that is taken apart."""
+    return isinstance(x, FILLED) or (type(x) not in PLAIN and (is_record(x) or is_object(x)))
+
+
+def _holders_in(x: Any) -> list[Any]:
+    """What forward may change in an input, all the way down."""
+    inner = vars(x).values() if kind_of(type(x)) is None and _may_change(x) and not isinstance(x, set) else held(x)
+    return [*([x] if _may_change(x) else []), *(y for v in inner if type(v) not in PLAIN for y in _holders_in(v))]
 
 
 def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -131,7 +155,8 @@ def _form(value: Any, name: str) -> Any:
         return ...
     if (kind := kind_of(type(value))) is not None:
         forms = [(key, _form(x, name + spelled(value, key))) for key, x in parts(value)]
-        return [form for _, form in forms] if kind in SEQUENCES else tuple(forms)
+        form = [form for _, form in forms] if kind in SEQUENCES else tuple(forms)
+        return {"held": form, "fields": fields} if (fields := _other_fields(value, name)) else form
     if isinstance(value, np.generic):
         return value.item()
     if value is ...:
@@ -142,11 +167,29 @@ def _form(value: Any, name: str) -> Any:
         fields = tuple((k, _form(v, f"{name}.{k}")) for k, v in vars(value).items())
         return (("__class__", _form(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
-        return _own(value)
+        return set(value) if isinstance(value, set) else value
     raise CaptureError(
         f"the input '{name}' is a {type(value).__name__}, which no graph can hold: wrap the model in a module"
         " whose forward takes tensors and plain values"
     )
+
+
+def _other_fields(value: Any, name: str) -> tuple[tuple[str, Any], ...]:
+    """What the attributes of a container are like that are none of its items: plain values."""
+    if type(value) in _BARE:
+        return ()
+    items = set(map(id, held(value)))
+    fields = {key: x for key, x in getattr(value, "__dict__", {}).items() if id(x) not in items}
+    fields |= {"maxlen": value.maxlen} if isinstance(value, collections.deque) else {}
+    if not isinstance(value, FILLED):
+        return ()
+    for key, x in fields.items():
+        if not is_spelt(x):
+            raise CaptureError(
+                f"the input '{name}' is a {type(value).__name__} with the attribute '{key}', a {type(x).__name__},"
+                " which no graph can hold: hold it in an item"
+            )
+    return tuple(fields.items())
 
 
 def _argument_names(bound: inspect.BoundArguments) -> list[str]:

@@ -24,6 +24,7 @@ from fxteleport.passes.capture.conversions import recording_conversions
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy import is_proxy
 from fxteleport.passes.capture.recording_mode import run_by, running
+from fxteleport.passes.capture.type_questions import answering
 from fxteleport.passes.graph.source_location import OWN
 from fxteleport.passes.graph.structure import is_spelt
 
@@ -69,10 +70,14 @@ def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
 
 @contextmanager
 def run_watching(
-    trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType]
+    trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType], asking: Sequence[Any]
 ) -> Iterator[None]:
-    """`run_by` for a trace that is to see the calls of some functions, and the conversions of numbers in others."""
-    with recording_conversions(converting), watching(functions), run_by(trace):
+    """`run_by` for a trace that is to see the calls of some functions, and the conversions of numbers in others.
+
+    Args:
+        asking: globals of code that asks for types.
+    """
+    with answering(asking), recording_conversions(converting), watching(functions), run_by(trace):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,14 +19,17 @@ from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
-from fxteleport.passes.capture.traced_modules import reassigned
+from fxteleport.passes.capture.traced_modules import InBuffers, class_of_shadow, reassigned
 from fxteleport.passes.graph.aten import draws
+from fxteleport.passes.graph.code_state import reads_past_attributes
 from fxteleport.passes.graph.containers import leaves
+from fxteleport.passes.graph.holders import are_equal, contents_of, holds_fields, leaves_in, put_back
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
 from fxteleport.passes.graph.ops import leaves_of
 from fxteleport.passes.graph.settings import Reads
 from fxteleport.passes.graph.structure import PLAIN
 
+_OF_RECURRENT_LAYERS = frozenset({"_flat_weights", "_flat_weight_refs"})  # their weights again: each run makes them
 NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else in the next run"
 
 
@@ -83,7 +87,7 @@ class SideEffects:
 
     def reject_changed_layers(self) -> None:
         """Raise DataDependent where forward leaves a layer with other settings or tensors than it finds."""
-        for key in self._writes.left():
+        for key in (*self._writes.left(), *(key for module, key, _, _ in self._writes.past() if _is_layer(module))):
             raise DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
 
     def reject_stateful(self, path: str) -> None:
@@ -118,25 +122,40 @@ class SideEffects:
         Args:
             reads: the attributes that were read, and those among them that the run has found.
         """
+        for shadow in shadows:
+            where = path_of(shadow)
+            for name, now in shadow._buffers.made(lambda name, where=where: (where, name) in reads.found):  # type: ignore[attr-defined]
+                if self._may_matter(now, None):
+                    yield (where, name), InBuffers(stand_in(now))
         ends, filled, read = list(self._writes.ends()), reads.filled(), reads.read()
         paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
+        reads_any = bool(ends) and any(
+            reads_past_attributes(class_of_shadow(shadow), vars(shadow).values()) for shadow in shadows
+        )
         for table, name, before, now in ends:
             path = paths.get(id(table))
-            if path is None or name in BOOKKEEPING:
+            if path is None or name in BOOKKEEPING or name in _OF_RECURRENT_LAYERS:
                 continue
             filled.pop((path, name), None)
             if type(now) in PLAIN:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     yield (path, name), now
-            elif (path, name) in reads.found and self._depends(now, made_once=before is None or before is ABSENT):
+            elif ((path, name) in reads.found or reads_any) and self._may_matter(now, before):
                 yield (path, name), stand_in(now)
         for place, container in filled.items():
             held = list(container.values() if isinstance(container, dict) else container)
             plain = PLAIN.issuperset(map(type, leaves(held)))
             counts = plain and proxy.find_trace(list(container)) is None  # no size is a key: the next run may read it
-            if place in reads.found and (counts or self._depends(container, made_once=True)):
+            if place in reads.found and (counts or reads.loses(place) or self._depends(container, made_once=True)):
                 yield place, stand_in(container)
+
+    def _may_matter(self, now: Any, before: Any) -> bool:
+        """True for a value that the next run may find to be another one than this run has found."""
+        held = list(leaves_in(now))
+        if not any(map(proxy.is_proxy, held)):
+            return not are_equal(now, before)
+        return self._depends(held, made_once=before is None or before is ABSENT)
 
     def _depends(self, x: Any, made_once: bool) -> bool:
         """True where something in a value depends on an input, or, unless it is made once, on a weight."""
@@ -167,10 +186,19 @@ def stand_in(x: Any) -> Any:
     """A value with tensors of its own in the place of proxies."""
 
     def plain(leaf: Any) -> Any:
+        if not proxy.is_proxy(leaf) and holds_fields(type(leaf)) and (held := contents_of(leaf)):
+            made = copy.copy(leaf)
+            put_back(made, {key: stand_in(value) for key, value in held.items()})
+            return made
         value = proxy.plain(leaf)
         return torch.zeros(value.shape, dtype=value.dtype) if value is not leaf and isinstance(value, Tensor) else value
 
     return tree_map(plain, x)
+
+
+def _is_layer(shadow: nn.Module) -> bool:
+    """True for the shadow of a layer of torch's."""
+    return class_of_shadow(shadow).__module__.startswith("torch.nn.") and not shadow._modules
 
 
 def _is_drawn(x: Any) -> bool:

@@ -50,6 +50,11 @@ class TensorTable:
         """The proxy of a parameter or buffer that forward has read."""
         return self._attributes.get(self._model.canonical.get(name, name))
 
+    def own(self, tensor: Tensor | None) -> Any:
+        """The proxy of one of the model's tensors; any other one itself."""
+        name = self._model.names.get(id(tensor))
+        return tensor if name is None else self.attribute(name)
+
     def is_parameter(self, handle: Proxy) -> bool:
         """True for the proxy of a parameter of the model's."""
         node = node_of(handle)

@@ -6,7 +6,8 @@ import functools
 import operator
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -17,8 +18,9 @@ from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
+from fxteleport.passes.graph.code_state import asking_for_types
 from fxteleport.passes.graph.leaf_modules import is_leaf
-from fxteleport.passes.graph.module_clone import clone, is_clone, path_of
+from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, note_reads
 
 
@@ -49,6 +51,10 @@ class Shadows:
             training=training,
         )
         without_checks(made)
+        for shadow in modules_of(made).values():
+            if isinstance(shadow, nn.RNNBase) and not shadow._parameters.keys() >= set(shadow._flat_weights_names):
+                refs = [ref and _Reference(self.tensors, ref) for ref in vars(shadow)["_flat_weight_refs"]]
+                vars(shadow)["_flat_weight_refs"] = refs
         return made
 
     def link(self, real: nn.Module, shadow: nn.Module) -> None:
@@ -58,6 +64,15 @@ class Shadows:
     def of(self, real: nn.Module) -> nn.Module | None:
         """The shadow of one of the user's own modules."""
         return self._of.get(id(real))
+
+    @property
+    def asking(self) -> list[dict[str, Any]]:
+        """The globals of the code of shadows that asks for types."""
+        tables = [table for cls in self._classes for table in asking_for_types(cls)]
+        for shadow in self._of.values():
+            if types.FunctionType in map(type, vars(shadow).values()):
+                tables += asking_for_types(class_of_shadow(shadow), vars(shadow).values())
+        return list({id(table): table for table in tables}.values())
 
     def finish(self) -> None:
         """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""
@@ -69,7 +84,7 @@ class Shadows:
         known = self._classes.get(cls)
         if known is None:
             members: dict[str, Any] = {name: _helper(fn) for name, fn in _helpers(cls).items()}
-            members |= {"_shadows": self, "__module__": cls.__module__}
+            members |= {"_shadows": self, "_shadowed": cls, "__module__": cls.__module__}
             if not any("training" in vars(c) for c in cls.__mro__):
                 members["training"] = _mode_attribute(self)
             known = self._classes[cls] = type(cls.__name__, (_TracedCall, cls), members)
@@ -78,6 +93,12 @@ class Shadows:
             return known
         note_reads(known, module, self.reads)
         return known
+
+
+def class_of_shadow(shadow: nn.Module) -> type:
+    """The class of the user's, or of torch's, that a shadow's is made of."""
+    cls: type = type(shadow)._shadowed  # type: ignore[attr-defined]
+    return cls
 
 
 def reassigned(module: nn.Module) -> dict[str, Any]:
@@ -112,6 +133,27 @@ def holds_its_own(module: nn.Module) -> bool:
     return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
 
 
+class _Reference:
+    """A weak reference to a weight that gives its proxy.
+
+    A recurrent layer, some weights of which are computed, asks for each whether it is another one than in the last run,
+    and so computes those that it asks for: what counts the calls (spectral norm) must see them.
+    """
+
+    def __init__(self, tensors: TensorTable, reference: Callable[[], Any]) -> None:
+        self._tensors, self._reference = tensors, reference
+
+    def __call__(self) -> Any:
+        return self._tensors.own(self._reference())
+
+
+@dataclass(frozen=True)
+class InBuffers:
+    """A value that the next run finds among a module's buffers."""
+
+    value: Any
+
+
 class Table(dict):  # type: ignore[type-arg]
     """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
 
@@ -121,6 +163,7 @@ class Table(dict):  # type: ignore[type-arg]
     def __init__(self, writes: Writes, given: dict[str, Any]) -> None:
         super().__init__(given)
         self._writes, self._given = writes, given
+        self._missed: set[str] = set()
 
     def is_its_own(self) -> bool:
         return len(self) == len(self._given) and all(map(operator.is_, dict.values(self), self._given.values()))
@@ -147,12 +190,27 @@ class Table(dict):  # type: ignore[type-arg]
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
+    def made(self, are_missed: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+        """What forward has put where it has found nothing.
+
+        Args:
+            are_missed: whether it has looked for an attribute of a name in vain.
+        """
+        for key, value in dict.items(self):
+            if self._given.get(key) is None and value is not None and (key in self._missed or are_missed(key)):
+                yield key, value
+
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)
+        if value is None:
+            self._missed.add(key)
         return value.proxy() if type(value) is _Lazy else value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default  # noqa: SIM401 it is this method
+        if key not in self:
+            self._missed.add(key)
+            return default
+        return self[key]
 
     def items(self) -> Any:
         return [(k, self[k]) for k in self]

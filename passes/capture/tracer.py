@@ -89,7 +89,7 @@ class Tracer:
         self.model_tensors = ModelTensors(self.parts)
         self.additions = Additions((self.model_tensors.metas, self.parts), added)
         self.tensors = TensorTable(self.model_tensors, self.builder, self.additions, memo.values)
-        self.held = HeldObjects(self.parts)
+        self.held = HeldObjects(self.parts, self.model_tensors.names)
         self.leaves = LeafTable(model, self.parts, self.model_tensors, self.additions, settings, self.held)
         guards = TraceGuards(self.builder.graph, self.stack)
         data = DataValues(self.builder.graph, memo, self.model_tensors.buffer, self.additions.held.get)
@@ -145,7 +145,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_watching(self, self.settings.functions, self.settings.converting)
+        return run_watching(self, self.settings.functions, self.settings.converting, self.shadows.asking)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""

@@ -9,29 +9,62 @@ import functools
 import opcode
 import types
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+from fxteleport.passes.graph.arrays import is_array
+from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.holders import Namespace
 from fxteleport.passes.graph.reachable import codes, is_library
 from fxteleport.passes.graph.structure import PLAIN
 
 _STORES = opcode.opmap["STORE_GLOBAL"]
-_known: weakref.WeakKeyDictionary[type, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+_PAST_ATTRIBUTES = frozenset({"__dict__", "vars"})
+
+
+class _Known(NamedTuple):
+    state: tuple[Any, ...]
+    asking: tuple[dict[str, Any], ...]
+    names: frozenset[str]
+
+
+_known: weakref.WeakKeyDictionary[type, _Known] = weakref.WeakKeyDictionary()
 
 
 def state_of(cls: type) -> tuple[Any, ...]:
     """What the `forward` of a class, and what it calls by name, may keep in namespaces and functions."""
+    return _known_of(cls).state
+
+
+def reads_past_attributes(cls: type, held: Iterable[Any] = ()) -> bool:
+    """True where that code, or a function that an object of the class holds, reads the dictionary of an object."""
+    functions = (x for x in held if type(x) is types.FunctionType)
+    return not (
+        _PAST_ATTRIBUTES.isdisjoint(_known_of(cls).names)
+        and all(_PAST_ATTRIBUTES.isdisjoint(_named(f.__code__)[0]) for f in functions)
+    )
+
+
+def asking_for_types(cls: type, held: Iterable[Any] = ()) -> Iterator[dict[str, Any]]:
+    """The globals of that code, and of functions that an object of the class holds, where it names `type`."""
+    yield from _known_of(cls).asking
+    yield from (x.__globals__ for x in held if type(x) is types.FunctionType and "type" in _named(x.__code__)[0])
+
+
+def _known_of(cls: type) -> _Known:
     if cls not in _known:
-        _known[cls] = tuple(_found(cls))
+        names: set[str] = set()
+        functions: dict[int, types.FunctionType] = {}
+        state = tuple(_found(cls, names, functions))
+        asking = {id(f.__globals__): f.__globals__ for f in functions.values() if "type" in _named(f.__code__)[0]}
+        _known[cls] = _Known(state, tuple(asking.values()), frozenset(names))
     return _known[cls]
 
 
-def _found(cls: type) -> Iterator[Any]:
-    functions: dict[int, types.FunctionType] = {}
+def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType]) -> Iterator[Any]:
+    """The same; `names` and `functions` are given the code's."""
     spaces: dict[int, tuple[dict[str, Any], set[str]]] = {}
     classes = [c for c in cls.__mro__ if not is_library(c.__module__)]
-    names: set[str] = set()
     waiting: list[Any] = [getattr(cls, "forward", None)]
     while waiting:
         function = waiting.pop()
@@ -69,9 +102,9 @@ def _code_of(member: Any) -> Any:
 
 
 def _may_change(x: Any) -> bool:
-    """True for what can come to hold something else: a container, or an object of the user's."""
+    """True for what can come to hold something else: a container, an array, or an object of the user's."""
     kind = type(x)
-    if kind in (list, dict, set):
+    if issubclass(kind, FILLED) or is_array(kind):
         return True
     fixed = (type, types.FunctionType, types.ModuleType, types.BuiltinFunctionType)
     return kind not in PLAIN and not issubclass(kind, fixed) and not is_library(kind.__module__)

@@ -10,6 +10,7 @@ import collections
 import copy
 import dataclasses
 import operator
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -58,9 +59,9 @@ def remade(record: Any, fields: dict[str, Any]) -> Any:
 
 
 def _table_like(table: Any, values: Iterable[Any]) -> Any:
-    made, new = mapped_table(table, lambda x: x), dict(zip(dict.keys(table), values, strict=True))
+    made, new = mapped_table(table, lambda x: x), dict(zip(TABLE.keys(table), values, strict=True))
     refill(made, new)
-    keys = {id(x): key for key, x in dict.items(table)}  # an attribute that is an item stays it
+    keys = {id(x): key for key, x in items_of(table).items()}  # an attribute that is an item stays it
     for name, x in getattr(table, "__dict__", {}).items():
         if id(x) in keys:
             made.__dict__[name] = new[name if name in new else keys[id(x)]]
@@ -81,11 +82,21 @@ def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
         made = copy.copy(table)
     if isinstance(table, collections.defaultdict):
         made.default_factory = table.default_factory
-    new = {id(v): fn(v) for v in dict.values(table)}  # an attribute that is an item stays it
-    refill(made, {k: new[id(v)] for k, v in dict.items(table)})
+    new = {id(v): fn(v) for v in TABLE.values(table)}  # an attribute that is an item stays it
+    refill(made, {k: new[id(v)] for k, v in items_of(table).items()})
     for name, x in getattr(table, "__dict__", {}).items():
         made.__dict__[name] = new[id(x)] if id(x) in new else fn(x)
     return made
+
+
+def items_of(table: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dictionary of any class holds, in its order, past what its class makes of that."""
+    return dict(_table_of(table).items(table))
+
+
+def _table_of(x: Any) -> Any:
+    """The class of Python's that knows what a dictionary holds: an ordered one has an order of its own."""
+    return collections.OrderedDict if isinstance(x, collections.OrderedDict) else dict
 
 
 def refill(container: Any, values: Any) -> None:
@@ -102,6 +113,13 @@ def refill(container: Any, values: Any) -> None:
         return
     for key, x in values.items():
         kind.__setitem__(container, key, x)
+
+
+def _filled_like(x: Any, values: Iterable[Any]) -> Any:
+    """A list or a queue of the same class, with its attributes, and with other items."""
+    made = [] if type(x) is list else copy.copy(x)
+    refill(made, list(values))
+    return made
 
 
 def _as_it_is(x: Any) -> Any:
@@ -127,17 +145,30 @@ SEQUENCE = Kind(
     lambda cls: issubclass(cls, (tuple, list)),
     _numbers,
     _as_it_is,
-    lambda x, values: type(x)(values),
+    lambda x, values: _filled_like(x, values) if isinstance(x, list) else type(x)(values),
     operator.getitem,
 )
 QUEUE = Kind(
     lambda cls: issubclass(cls, collections.deque),
     _numbers,
     _as_it_is,
-    lambda x, values: type(x)(values, x.maxlen),
+    lambda x, values: _filled_like(x, values),
     operator.getitem,
 )
-TABLE = Kind(lambda cls: issubclass(cls, dict), dict.keys, dict.values, _table_like, operator.getitem)
+TABLE = Kind(
+    lambda cls: issubclass(cls, dict),
+    lambda x: _table_of(x).keys(x),
+    lambda x: _table_of(x).values(x),
+    _table_like,
+    operator.getitem,
+)
+VIEW = Kind(  # of a dictionary, which cannot be changed through it
+    lambda cls: cls is types.MappingProxyType,
+    lambda x: x.keys(),
+    lambda x: x.values(),
+    lambda x, values: types.MappingProxyType(dict(zip(x, values, strict=True))),
+    operator.getitem,
+)
 RECORD = Kind(
     dataclasses.is_dataclass,
     _fields,
@@ -147,7 +178,7 @@ RECORD = Kind(
     lambda x, name: str(name),
 )
 SEQUENCES = (NAMED_TUPLE, SEQUENCE, QUEUE)  # their values are in an order, and have numbers
-_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, RECORD)
+_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, VIEW, RECORD)
 
 
 @once_per_class

@@ -6,14 +6,14 @@ import collections
 import operator
 from typing import Any
 
-from fxteleport.passes.graph.containers import held, refill
+from fxteleport.passes.graph.containers import held, items_of, refill
 
 FILLED = (list, dict, set, collections.deque)  # and their subclasses
 
 
 def contents(container: Any) -> Any:
     """What one holds, in a plain dictionary or list."""
-    return dict(dict.items(container)) if isinstance(container, dict) else list(container)
+    return items_of(container) if isinstance(container, dict) else list(container)
 
 
 class Contents:
@@ -32,6 +32,13 @@ class Contents:
     def changed(self) -> bool:
         """True if it no longer holds the same objects, in the same order."""
         return not _same(contents(self.container), self.before)
+
+    def loses(self) -> bool:
+        """True if something that it held is not there any more."""
+        now, before = contents(self.container), self.before
+        if isinstance(before, dict):
+            return any(key not in now or now[key] is not x for key, x in before.items())
+        return not _same(now[: len(before)], before) and not isinstance(self.container, set)
 
     def restore(self) -> None:
         """Have it hold again what it held, past what its class makes of that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -97,18 +98,23 @@ def expect_form(value: Any, form: Any, name: str) -> None:
 
     Args:
         form: `...` for a tensor; a list for a list, a tuple or a deque; a tuple of pairs for a dictionary, or for the
-            fields of a data class; the value itself for a plain one.
+            fields of a data class; the value itself for a plain one; a dictionary for a container that also has fields.
     """
-    if form is ...:
+    if isinstance(form, dict):
+        expect_form(value, form["held"], name)
+        for key, inner in form["fields"]:
+            expect_form(getattr(value, key, None), inner, f"{name}.{key}")
+    elif form is ...:
         _require(isinstance(value, Tensor), "a tensor", value, name)
     elif isinstance(form, tuple):
         keys = [key for key, _ in form]
-        if isinstance(value, dict):
+        is_table = isinstance(value, (dict, types.MappingProxyType))
+        if is_table:
             expect(set(value), set(keys), f"the keys of {name}")
         else:
             _require(all(isinstance(key, str) and hasattr(value, key) for key in keys), f"{keys}", value, name)
         for key, inner in form:
-            expect_form(value[key] if isinstance(value, dict) else getattr(value, key), inner, f"{name}[{key!r}]")
+            expect_form(value[key] if is_table else getattr(value, key), inner, f"{name}[{key!r}]")
     elif isinstance(form, list):
         _require(isinstance(value, (list, tuple, collections.deque)), "a list or a tuple", value, name)
         expect_length(value, len(form), name)
@@ -116,6 +122,16 @@ def expect_form(value: Any, form: Any, name: str) -> None:
             expect_form(item, inner, f"{name}[{i}]")
     else:
         expect(value, form, name)
+
+
+@one_call
+def expect_apart(values: list[Any], apart: bool) -> None:
+    """Refuse one object for several inputs that forward changes, where there was one for each; or the other way."""
+    if (len(set(map(id, values))) == len(values)) is not apart:
+        was, now = ("several objects", "one") if apart else ("one object", "several")
+        raise GuardError(
+            f"forward changes its inputs, and was captured with {was} where it gets {now}: capture it again"
+        )
 
 
 def _require(holds: bool, kind: str, value: Any, name: str) -> None:
@@ -163,6 +179,7 @@ GUARDS = frozenset(
         expect_tensor,
         expect_ones,
         expect_form,
+        expect_apart,
         expect_gradient,
         insist,
     }

@@ -5,25 +5,27 @@ Lists and other containers, objects of the user's classes, and functions with wh
 
 from __future__ import annotations
 
-import argparse
 import collections
+import dataclasses
 import functools
 import types
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from fxteleport.passes.graph.containers import refill
+from fxteleport.passes.graph.arrays import held_by, is_array, still_holds
+from fxteleport.passes.graph.class_cache import once_per_class
+from fxteleport.passes.graph.containers import items_of, refill
 from fxteleport.passes.graph.contents import FILLED
-from fxteleport.passes.graph.reachable import fields_of, is_library
+from fxteleport.passes.graph.reachable import NAMESPACES, fields_of, is_library
 from fxteleport.passes.graph.structure import PLAIN
 
 _OPAQUE = (Tensor, nn.Module, type, types.ModuleType, types.CodeType)
 _ITEMS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
-_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_CODE = (types.FunctionType, types.MethodType, functools.partial)
 _EMPTY = object()  # what a cell holds that is not assigned yet
 Held = dict[Any, Any]
 
@@ -92,11 +94,17 @@ def contents_of(x: Any) -> Held:
         return {"func": x.func, "args": x.args, "keywords": x.keywords}
     if issubclass(kind, weakref.ReferenceType):
         return {"": x()}
-    fields = {} if is_library(kind.__module__) and kind not in _NAMESPACES else _fields(x)
+    fields = _fields(x) if holds_fields(kind) else {}
     if issubclass(kind, dict):
-        return {(0, k): v for k, v in dict.items(x)} | fields
+        return {(0, k): v for k, v in items_of(x).items()} | fields
     base = next((base for base in _ITEMS if issubclass(kind, base)), None)
     return fields if base is None else {(0, i): v for i, v in enumerate(base.__iter__(x))} | fields
+
+
+@once_per_class
+def holds_fields(kind: type) -> bool:
+    """True for a class whose objects hold what their attributes are: the user's, and Python's namespaces and tables."""
+    return not is_library(kind.__module__) or issubclass(kind, NAMESPACES) or dataclasses.is_dataclass(kind)
 
 
 def put_back(x: Any, held: Held) -> None:
@@ -123,11 +131,36 @@ def put_back(x: Any, held: Held) -> None:
 
 def are_same(now: Held, then: Held) -> bool:
     """True where the same objects, or equal plain ones, are in the same places."""
-    return now.keys() == then.keys() and all(v is then[k] or _equal(v, then[k]) for k, v in now.items())
+    return list(now) == list(then) and all(v is then[k] or _equal(v, then[k]) for k, v in now.items())
 
 
 def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and type(a) in PLAIN and bool(a == b or (a != a and b != b))
+
+
+def are_equal(a: Any, b: Any) -> bool:
+    """True for values that hold the same, all the way down; arrays and objects that hold nothing else among them."""
+    if a is b or _equal(a, b):
+        return True
+    if type(a) is not type(b):
+        return False
+    if is_array(type(a)):
+        held = held_by(b)
+        return held is not None and held_by(a) is not None and still_holds(a, held)
+    one, other = contents_of(a), contents_of(b)
+    return bool(one) and list(one) == list(other) and all(are_equal(v, other[k]) for k, v in one.items())
+
+
+def leaves_in(x: Any) -> Iterator[Any]:
+    """What a value holds, all the way down, that holds nothing itself, or is code."""
+    waiting, seen = [x], set[int]()
+    while waiting:
+        x = waiting.pop()
+        held = {} if type(x) in PLAIN or id(x) in seen or isinstance(x, _CODE) else contents_of(x)
+        seen.add(id(x))
+        waiting += held.values()
+        if not held:
+            yield x
 
 
 def leading_to(values: Iterable[Any], ids: Collection[int]) -> list[Any]:

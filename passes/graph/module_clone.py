@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxteleport.passes.graph import streams
+from fxteleport.passes.graph import arrays, streams
+from fxteleport.passes.graph.containers import items_of, refill
 from fxteleport.passes.graph.reachable import Reached, fields_of
 from fxteleport.passes.graph.structure import PLAIN
 
@@ -234,9 +235,12 @@ def _relinked_object(value: Any, twins: _Twins) -> Any:
     if isinstance(value, (tuple, frozenset)):
         items = [_relink(v, twins) for v in value]
         return kind._make(items) if hasattr(kind, "_make") else kind(items)  # type: ignore[attr-defined]
+    if arrays.is_array(kind):
+        made = twins[id(value)] = arrays.copied(value)
+        return made
     made = twins[id(value)] = copy.copy(value)
     if isinstance(value, dict):
-        made.update({k: _relink(v, twins) for k, v in value.items()})
+        refill(made, {k: _relink(v, twins) for k, v in items_of(value).items()})
     elif isinstance(value, (list, set, collections.deque)):
         _refill(made, [_relink(v, twins) for v in value])
     for name in fields_of(value):

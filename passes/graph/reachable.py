@@ -12,6 +12,7 @@ import collections
 import dis
 import functools
 import inspect
+import queue
 import sys
 import types
 import weakref
@@ -140,7 +141,11 @@ _BY_ANY_NAME = frozenset(
     " named_modules children named_children parameters named_parameters buffers named_buffers state_dict".split()
 )
 _CACHED = type(functools.cache(len))
-_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+# Python's own classes whose objects hold what their attributes are.
+NAMESPACES = (
+    types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.UserList, collections.ChainMap,
+    queue.Queue,
+)  # fmt: skip
 
 
 def is_library(name: Any) -> bool:
@@ -175,7 +180,7 @@ def _referred(x: Any) -> Iterable[Any]:
         return [v for c in x.__mro__ if not is_library(c.__module__) for v in vars(c).values()]
     if isinstance(x, _CACHED):
         return (x.__wrapped__,)
-    if isinstance(x, types.ModuleType) or (is_library(type(x).__module__) and not isinstance(x, _NAMESPACES)):
+    if isinstance(x, types.ModuleType) or (is_library(type(x).__module__) and not isinstance(x, NAMESPACES)):
         return ()
     return [*_own_fields(x), type(x)]
 

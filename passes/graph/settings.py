@@ -15,9 +15,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxteleport.passes.graph.arrays import is_array
 from fxteleport.passes.graph.containers import is_record
 from fxteleport.passes.graph.contents import Contents
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
@@ -110,6 +112,11 @@ class Reads:
         """The containers that hold other things than when they were read."""
         return {where: held.container for where, held in self._read.items() if held is not None and held.changed()}
 
+    def loses(self, place: tuple[str, str]) -> bool:
+        """True where a container does not hold any more what it held, in the same place, when it was read."""
+        held = self._read[place]
+        return held is not None and held.loses()
+
 
 # Those that a clone has of its own, whatever is in them (`module_clone`).
 _FILLED = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
@@ -143,6 +150,8 @@ def spelled(value: Any, depth: int = _DEEP) -> Any:
         return kind, inner((value.start, value.stop, value.step))
     if isinstance(value, Tensor):
         return kind if value.requires_grad else (kind, value.dtype, tuple(value.shape), digest(value))
+    if is_array(kind):
+        return kind, digest(value)
     if isinstance(value, types.FunctionType):
         closed = tuple(_cell(c) for c in value.__closure__ or ())
         return kind, value.__code__, inner(value.__defaults__), inner(value.__kwdefaults__), inner(closed)
@@ -166,8 +175,12 @@ def _cell(cell: types.CellType) -> Any:
         return None
 
 
-def digest(tensor: Tensor) -> str:
-    """A hash of what a tensor holds; "" where that is not to be had."""
+def digest(tensor: Any) -> str:
+    """A hash of what a tensor, or another array, holds; "" where that is not to be had."""
+    if not isinstance(tensor, Tensor):
+        is_object = isinstance(tensor, np.ndarray) and tensor.dtype.hasobject
+        said = f"{getattr(tensor, 'dtype', '')}{getattr(tensor, 'shape', '')}".encode()
+        return "" if is_object else hashlib.blake2b(said + bytes(tensor), digest_size=16).hexdigest()
     if tensor.is_meta or tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
         return ""
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

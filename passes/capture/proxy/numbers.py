@@ -12,6 +12,8 @@ import torch
 from fxteleport.passes.capture.proxy.base import NumericProxy
 from fxteleport.passes.capture.proxy.overriding import Overriding
 
+_CLASS: Any = vars(object)["__class__"]
+
 
 class NumberProxy(NumericProxy):
     """An int or a float, mostly a size. What it decides is recorded as specialised.
@@ -21,6 +23,15 @@ class NumberProxy(NumericProxy):
     """
 
     __slots__ = ()
+
+    @property
+    def __class__(self) -> Any:
+        """Python's `match`, and code that asks so, take it for the number that it is."""
+        return type(self._value)
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        _CLASS.__set__(self, kind)  # type: ignore[attr-defined]
 
     def __bool__(self) -> bool:
         return bool(self._trace.record("call_function", operator.truth, (self,), {}))

@@ -1,0 +1,90 @@
+"""Arrays: objects that hold numbers of their own, which code may write over: numpy's arrays, bytes, and plain tensors.
+
+No name in a model's state has them, so a forward that writes to one leaves that for the next run. A copy of a module
+that does has arrays of its own.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxteleport.passes.graph.class_cache import once_per_class
+
+_KINDS = (np.ndarray, bytearray, array.array, memoryview, Tensor)
+
+
+@once_per_class
+def is_array(kind: type) -> bool:
+    """True for a class of arrays, of which some may still hold nothing that can be compared (`held_by`)."""
+    return issubclass(kind, _KINDS)
+
+
+def held_by(x: Any) -> Any:
+    """A copy of what an array holds; None where that is not to be had, or nobody can change it."""
+    if isinstance(x, Tensor):
+        has_numbers = x.layout is torch.strided and x.device.type != "meta" and type(x) is Tensor
+        return x.detach().clone() if has_numbers else None
+    if isinstance(x, np.ndarray):
+        return x.copy() if x.flags.writeable else None
+    if isinstance(x, memoryview):
+        return None if x.readonly else x.tobytes()
+    return x[:]
+
+
+def still_holds(x: Any, before: Any) -> bool:
+    """True where an array holds what it held, to the last bit."""
+    if isinstance(x, Tensor):
+        return x.shape == before.shape and x.dtype == before.dtype and _same_bits(x.detach(), before)
+    if isinstance(x, np.ndarray):
+        if x.shape != before.shape or x.dtype != before.dtype:
+            return False
+        if x.dtype.hasobject:
+            return all(a is b for a, b in zip(x.flat, before.flat, strict=True))
+        return x.tobytes() == before.tobytes()
+    held: Any = x.tobytes() if isinstance(x, memoryview) else x
+    return bool(held == before)
+
+
+def put_into(x: Any, before: Any) -> None:
+    """Have an array hold what it held."""
+    if isinstance(x, Tensor):
+        with torch.no_grad():
+            x.detach().copy_(before)
+    elif isinstance(x, np.ndarray):
+        x[...] = before
+    else:
+        x[:] = before
+
+
+def copied(x: Any) -> Any:
+    """An array that holds the same, in memory of its own."""
+    if isinstance(x, Tensor):
+        return x.detach().clone().requires_grad_(x.requires_grad)
+    if isinstance(x, memoryview):
+        code: Any = x.format
+        return memoryview(bytearray(x)).cast(code)
+    return x.copy() if isinstance(x, np.ndarray) else x[:]
+
+
+def overlap(x: Any, y: Any) -> bool:
+    """True where two arrays lie in the same memory, in part at least."""
+    (start, end), (first, last) = _place(x), _place(y)
+    return start < last and first < end
+
+
+def _place(x: Any) -> tuple[int, int]:
+    if isinstance(x, Tensor):
+        storage = x.untyped_storage()
+        return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    bounds: Any = getattr(np.lib, "array_utils", np).byte_bounds  # it has moved in numpy 2
+    start, end = bounds(x if isinstance(x, np.ndarray) else np.frombuffer(x, np.uint8))
+    return start, end
+
+
+def _same_bits(x: Tensor, y: Tensor) -> bool:
+    return torch.equal(*(t.cpu().contiguous().reshape(-1).view(torch.uint8) for t in (x, y)))
