@@ -91,7 +91,9 @@ def called(name: str, config: str, model: str, kind: str, seconds: int) -> Row:
     try:
         with at_most(_TO_BUILD):
             network, made, _ = built(
-                config, model, lambda network, config: [way.given for way in itertools.islice(ways(network, config, kind), 1)]
+                config,
+                model,
+                lambda network, config: [way.given for way in itertools.islice(ways(network, config, kind), 1)],
             )
     except (Unfit, Late) as error:
         return row | {"state": "unfit", "why": str(error)}
