@@ -22,7 +22,7 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     """
     if not mutations:
         return
-    given = _of_inputs(graph)
+    given = memory_of_inputs(graph)
     order = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -45,7 +45,7 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
             update(writer, is_aliased=True)
 
 
-def _of_inputs(graph: fx.Graph) -> set[int]:
+def memory_of_inputs(graph: fx.Graph) -> set[int]:
     """The memory of the inputs, also of those inside a structure or an object."""
     found: set[int] = set()
 
@@ -57,6 +57,12 @@ def _of_inputs(graph: fx.Graph) -> set[int]:
         if node.op == "placeholder":
             tree_map(collect, info(node).value)
     return found
+
+
+def memory_of_attributes(graph: fx.Graph) -> set[int]:
+    """The memory of the parameters, buffers and constants that a graph reads."""
+    values = (info(node).value for node in graph.nodes if node.op == "get_attr")
+    return set().union(*(memory(x) for x in values if isinstance(x, Tensor)))
 
 
 # Operations that give a view or a copy, as sizes have it: a matrix that was turned is copied, but for a square one.
