@@ -49,7 +49,11 @@ class PlainFunction(nn.Module):
     def is_like(self, other: PlainFunction) -> bool:
         """True for the same function with the same settings."""
         alike = self._settings.keys() == other._settings.keys()
-        return alike and self._function is other._function and all(other._settings[k] is v for k, v in self._settings.items())
+        return (
+            alike
+            and self._function is other._function
+            and all(other._settings[k] is v for k, v in self._settings.items())
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = list(args)
