@@ -30,7 +30,7 @@ def outputs_and_writes(call: Callable[..., Any], inputs: Any, keyword_inputs: An
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a network: what it put out (into its inputs, too), and the names of the buffers that its forward wrote to."""
+    """One run of a network: what it put out (into its inputs, too), and the names of the buffers that it wrote to."""
 
     outputs: Outputs
     written: frozenset[str]

@@ -133,7 +133,7 @@ def functions_of_data(frame: FrameType | None, is_data: Callable[[Any], bool]) -
 
 
 def can_be_held(x: Any) -> bool:
-    """True for arguments that a graph can hold: tensors and plain values, in tuples, lists and dictionaries; settings."""
+    """True for arguments that a leaf can be given: tensors and plain values, in tuples and such; configurations."""
     if is_proxy(x) or isinstance(x, Tensor):
         return True
     if type(x) in (tuple, list):

@@ -16,7 +16,6 @@ import argparse
 import collections
 import contextlib
 import hashlib
-import itertools
 import json
 import signal
 import sys
@@ -90,11 +89,7 @@ def called(name: str, config: str, model: str, kind: str, seconds: int) -> Row:
     torch.manual_seed(0)
     try:
         with at_most(_TO_BUILD):
-            network, made, _ = built(
-                config,
-                model,
-                lambda network, config: [way.given for way in itertools.islice(ways(network, config, kind), 1)],
-            )
+            network, made, _ = built(config, model, lambda *built: [next(ways(*built, kind)).given])
     except (Unfit, Late) as error:
         return row | {"state": "unfit", "why": str(error)}
     row["parameters"] = sum(p.numel() for p in network.parameters())
@@ -130,11 +125,13 @@ def heads() -> list[tuple[str, str, str, str]]:
             if model not in found or model.startswith(config.removesuffix("Config")):  # others share their class
                 found[model] = (name, config, model, kind)
     seen: collections.Counter[str] = collections.Counter()
-    ordered = []
-    for call in sorted(found.values(), key=lambda call: (KINDS.index(call[3]), call)):
-        ordered.append((seen[call[0]], hashlib.md5(call[2].encode()).hexdigest(), call))
+
+    def place(call: tuple[str, str, str, str]) -> tuple[int, str]:
         seen[call[0]] += 1
-    return [call for _, _, call in sorted(ordered)]
+        return seen[call[0]], hashlib.md5(call[2].encode()).hexdigest()
+
+    calls = sorted(found.values(), key=lambda call: (KINDS.index(call[3]), call))
+    return [call for _, call in sorted((place(call), call) for call in calls)]
 
 
 def _first(models: Any) -> str:
@@ -166,7 +163,8 @@ def main() -> int:
             out.write(json.dumps(row) + "\n")
         print(row["model"], row["state"], row.get("why", "")[:200], flush=True)
     if arguments.heads:
-        print(table(rows, len(heads())))
+        found = collections.Counter(kind for *_, kind in heads())
+        print(table(rows, {kind: found[kind] for kind in KINDS}))
         return int(any("error" in way or not way.get("exact", True) for row in rows for way in row["ways"].values()))
     print(dict(collections.Counter(row["state"] for row in rows)))
     return int(any(row["state"] in ("wrong", "error") for row in rows))

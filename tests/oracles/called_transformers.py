@@ -1,9 +1,9 @@
 """Models of transformers as people call them: with masks that are padded on either side, labels, and a cache.
 
 For each class behind `AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, SequenceClassification, ImageClassification,
-ObjectDetection, CTC}` (`all_transformers.py FILE.jsonl --heads`): the free values and the share that moves, called with its main input
-alone and in each other way; whether the emitted network is exact at every node, and whether its outputs are on other
-paddings.
+ObjectDetection, CTC}` (`all_transformers.py FILE.jsonl --heads`): the free values and the share that moves, called with
+its main input alone and in each other way; whether the emitted network is exact at every node, and whether its outputs
+are on other paddings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small random networks of Hugging Face's transformers: a configuration with small sizes, and inputs that it runs on."""
+"""Small random networks of Hugging Face's transformers: a configuration with small sizes, and inputs for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of detectors: targets are matched to predictions outside torch, in a function that makes modules of its own."""
+"""Losses of detectors: targets are matched to predictions outside torch, by modules that the function makes itself."""
 
 from __future__ import annotations
 

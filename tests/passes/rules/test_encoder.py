@@ -36,7 +36,9 @@ def masks(batch: int = 3, length: int = 5) -> dict[str, Tensor]:
     return {"right": right, "left": right.flip(1), "holes": holes, "none": torch.zeros_like(right)}
 
 
-def planned(mode: Any = "full", dtype: torch.dtype = torch.float32, **settings: Any) -> tuple[ft.Plan, nn.Module, Tensor]:
+def planned(
+    mode: Any = "full", dtype: torch.dtype = torch.float32, **settings: Any
+) -> tuple[ft.Plan, nn.Module, Tensor]:
     torch.manual_seed(0)
     model = ft.randomize(Net(**settings)).eval().to(dtype)
     x = torch.randn(3, 5, WIDTH).to(dtype)
@@ -65,7 +67,7 @@ def test_keys_values_hidden_units_and_the_last_norm_are_free(settings: dict[str,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("settings", [settings for settings, _ in SETTINGS])
 def test_equal_by_torchs_own_kernels(settings: dict[str, Any], dtype: torch.dtype) -> None:
-    """Without gradients it runs on nested tensors where the padding is at the end, and each part runs on its own else."""
+    """Without gradients it runs on nested tensors where the padding is at the end, and its parts run else."""
     plan, model, _ = planned(dtype=dtype, **settings)
     emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert torch.backends.mha.get_fastpath_enabled()
