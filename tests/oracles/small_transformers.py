@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,38 +20,64 @@ SMALL: dict[str, int] = {
     "attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "num_hidden_layers": 2, "n_layer": 2,
     "num_layers": 2, "n_layers": 2, "depth": 2, "intermediate_size": 48, "ffn_dim": 48, "d_ff": 48, "mlp_dim": 48,
     "n_inner": 48, "hidden_size": 32, "d_model": 32, "n_embd": 32, "embed_dim": 32, "embedding_size": 32,
-    "projection_dim": 32, "dim": 32, "num_queries": 5, "max_position_embeddings": 64,
+    "projection_dim": 32, "dim": 32, "num_queries": 5, "max_position_embeddings": 64, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8, "v_head_dim": 8, "q_lora_rank": 16, "kv_lora_rank": 16,
 }  # fmt: skip
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
+
+class Shrinking(NamedTuple):
+    """How a configuration is made small.
+
+    Attributes:
+        names: the settings that get their small value.
+        part: other whole numbers from `_LARGE` on are divided by this, so that their ratios stay.
+    """
+
+    names: frozenset[str]
+    part: int = 1
+
+
+_LAYERS = frozenset(
+    "vocab_size encoder_layers decoder_layers num_hidden_layers n_layer num_layers n_layers num_queries".split()
+)
+_HEADS = frozenset("num_attention_heads num_heads n_head attention_heads num_key_value_heads head_dim".split())
+_LARGE = 128
+_OF_IMAGES = ("image_size", "patch_size", "num_channels", "sampling_rate", "num_mel_bins")
 # Architectures differ in which sizes must fit each other: what is shrunk, from the most to the least.
-_LAYERS = ("vocab_size", "encoder_layers", "decoder_layers", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_HEADS = ("num_attention_heads", "num_heads", "n_head", "attention_heads", "num_key_value_heads", "head_dim")
-SHRINKINGS: tuple[frozenset[str], ...] = (
-    frozenset(SMALL),
-    frozenset(SMALL) - {"head_dim", "num_key_value_heads"},
-    frozenset(SMALL) - frozenset(_HEADS),
-    frozenset(_LAYERS),
+SHRINKINGS: tuple[Shrinking, ...] = (
+    Shrinking(frozenset(SMALL)),
+    Shrinking(frozenset(SMALL) - {"head_dim", "num_key_value_heads"}),
+    Shrinking(frozenset(SMALL) - _HEADS),
+    Shrinking(_LAYERS, 16),
+    Shrinking(_LAYERS, 8),
+    Shrinking(_LAYERS),
 )
 
 
-def shrunk(kind: type, names: frozenset[str]) -> Any:
+def shrunk(kind: type, by: Shrinking) -> Any:
     """A configuration with small values of some settings, and its parts' alike."""
-    takes = inspect.signature(kind.__init__).parameters
+    takes, names = inspect.signature(kind.__init__).parameters, by.names
     given: dict[str, Any] = {}
-    for name, value in vars(kind()).items():
+    default = vars(kind())
+    layers = {value for name, value in default.items() if name in _LAYERS and type(value) is int}
+    for name, value in default.items():
         if name not in takes:
             continue
         if getattr(value, "model_type", None) == "timm_backbone":  # it names weights to download
             given[name] = _backbone()
         elif isinstance(getattr(value, "model_type", None), str):
-            given[name] = shrunk(type(value), names)
+            given[name] = shrunk(type(value), by)
         elif type(value) is int and name in names:
             given[name] = min(value, SMALL[name])
         elif name in _TOKENS and "vocab_size" in names and (type(value) is int or name == "pad_token_id"):
             given[name] = _TOKENS[name]
         elif name.endswith("_token_id") and isinstance(value, int) and "vocab_size" in names:
             given[name] = min(value, 1)
+        elif isinstance(value, list) and len(value) in layers:  # what each layer is
+            given[name] = value[:2]
+        elif type(value) is int and value >= _LARGE and name not in _OF_IMAGES:
+            given[name] = value // by.part
     made = kind(**given, **({"use_cache": False} if "use_cache" in takes else {}))
     if getattr(made, "is_encoder_decoder", False) and getattr(made, "decoder_start_token_id", None) is None:
         made.decoder_start_token_id = 0
@@ -118,21 +144,21 @@ def built(
         Unfit: by none.
     """
     why: list[str] = []
-    for names in SHRINKINGS:
+    for by in SHRINKINGS:
         try:
-            return _attempt(config_name, model_name, names, inputs)
+            return _attempt(config_name, model_name, by, inputs)
         except Unfit as error:
             why.append(str(error))
     raise Unfit(next((w for w in why if w.startswith("does not run")), why[0]))
 
 
 def _attempt(
-    config_name: str, model_name: str, names: frozenset[str], inputs: Callable[..., Iterable[dict[str, Any]]]
+    config_name: str, model_name: str, by: Shrinking, inputs: Callable[..., Iterable[dict[str, Any]]]
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
     import transformers
 
     try:
-        config, kind = shrunk(getattr(transformers, config_name), names), getattr(transformers, model_name)
+        config, kind = shrunk(getattr(transformers, config_name), by), getattr(transformers, model_name)
         with torch.device("meta"):
             size = sum(p.numel() for p in kind(config).parameters())
         if size > LARGEST:
