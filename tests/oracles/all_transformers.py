@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -138,6 +139,11 @@ def _first(models: Any) -> str:
     return models if isinstance(models, str) else models[0]
 
 
+def _commit() -> str:
+    given = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(given, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def main() -> int:
     """Try what the file does not hold yet; 1 where a network differs or fails."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,6 +154,7 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    commit = _commit()
     rows = [json.loads(line) for line in arguments.file.read_text().splitlines()] if arguments.file.exists() else []
     done = {row["model"] for row in rows}
     wanted = set(arguments.only.split(",")) if arguments.only else None
@@ -158,9 +165,9 @@ def main() -> int:
             row = called(name, config, model, kind[0], arguments.seconds)
         else:
             row = tried(name, config, model, arguments.seconds)
-        rows.append(row)
+        rows.append(row | {"commit": commit})
         with arguments.file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+            out.write(json.dumps(rows[-1]) + "\n")
         print(row["model"], row["state"], row.get("why", "")[:200], flush=True)
     if arguments.heads:
         found = collections.Counter(kind for *_, kind in heads())

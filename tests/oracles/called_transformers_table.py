@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import statistics
 from typing import Any
 
@@ -24,7 +25,9 @@ def table(rows: list[Row], known: dict[str, int]) -> str:
     lines = [head, "|---|---:|---:|---:|---:|---:|---:|---:|"]
     lines += [_line(NAMES[kind], [row for row in rows if row["kind"] == kind], known[kind]) for kind in known]
     lines.append(_line("all", rows, sum(known.values())))
-    return "\n".join([*lines, "", *_short(rows), "", *_not_run(rows)])
+    commits = collections.Counter(row.get("commit", "") for row in rows)
+    measured = ", ".join(f"{count} at {commit}" for commit, count in commits.most_common())
+    return "\n".join([*lines, "", f"Measured: {measured}.", "", *_short(rows), "", *_not_run(rows)])
 
 
 def _line(name: str, rows: list[Row], known: int) -> str:
