@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.rules.operand import carries
 from fxteleport.verify.compare import difference
-from fxteleport.verify.outputs import dense, outputs
-from fxteleport.verify.running import own_copy
+from fxteleport.verify.outputs import dense
+from fxteleport.verify.running import outputs_and_writes, own_copy
 
 
 def doubled(x: Any) -> Any:
@@ -43,13 +43,17 @@ def _copy(old: Tensor, new: Tensor) -> Tensor:
 
 def own_rounding(model: nn.Module, expected: Sequence[Tensor], inputs: Any, keyword_inputs: Any) -> float:
     """How far the original's outputs (those with fractions) are from `precise`, relative to the largest of each."""
-    values = outputs(precise(model, inputs, keyword_inputs)).values()
+    values = precise(model, inputs, keyword_inputs, outputs_and_writes).values()
     reference = [dense(x) for x in values if carries(x)]
     return max((difference(r, e)[1] for e, r in zip(expected, reference, strict=True)), default=0.0)
 
 
-def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
-    """The network's outputs in float64, with every parameter moved by one rounding.
+def _output(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
+    return network(*inputs, **keyword_inputs)
+
+
+def precise(model: nn.Module, inputs: Any, keyword_inputs: Any, run: Callable[..., Any] = _output) -> Any:
+    """The network's outputs (or what `run` has of it) in float64, with every parameter moved by one rounding.
 
     Teleportation rounds each parameter once more, hence the move.
     """
@@ -62,7 +66,7 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
 
     try:
         wide = clone(model, lambda name, t: moved(t) if _has_fractions(t) else t.clone())
-        return wide(*doubled(own_copy(inputs)), **doubled(own_copy(keyword_inputs)))
+        return run(wide, doubled(own_copy(inputs)), doubled(own_copy(keyword_inputs)))
     except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
         near = clone(model, lambda name, t: moved(t).to(t.dtype) if _has_fractions(t) else t.clone())
-        return near(*own_copy(inputs), **own_copy(keyword_inputs))
+        return run(near, own_copy(inputs), own_copy(keyword_inputs))

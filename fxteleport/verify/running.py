@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,18 @@ def own_copy(x: Any) -> Any:
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
 
 
+def outputs_and_writes(call: Callable[..., Any], inputs: Any, keyword_inputs: Any) -> Outputs:
+    """What a call gives, and the tensors among its inputs that it writes to in place: its caller sees both."""
+    given = [(path, x) for path, x in outputs((inputs, keyword_inputs)).items() if isinstance(x, Tensor)]
+    before = [x._version for _, x in given]
+    result = outputs(call(*inputs, **keyword_inputs))
+    written = {p: x for (p, x), version in zip(given, before, strict=True) if x._version != version}
+    return result | {path.replace("output", "input", 1): x for path, x in written.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a network: what it put out, and the names of the buffers that its forward wrote to."""
+    """One run of a network: what it put out (into its inputs, too), and the names of the buffers that it wrote to."""
 
     outputs: Outputs
     written: frozenset[str]
@@ -35,7 +45,7 @@ def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = Tr
     """
     before = dict(network.named_buffers(remove_duplicate=False))
     with undisturbed(network, weights=weights) as saved:
-        result = outputs(_called(network, own_copy(inputs), own_copy(keyword_inputs)))
+        result = outputs_and_writes(lambda *a, **k: _called(network, a, k), own_copy(inputs), own_copy(keyword_inputs))
         after = dict(network.named_buffers(remove_duplicate=False))
         written = {n for n, b in before.items() if after.get(n) is not b or not is_same(b, saved[id(b)][1])}
         held = {memory_of(t) for t, _ in saved.values()}

@@ -71,7 +71,7 @@ class Lowering:
             fields = list(map(self.lower, x))
             # What forward returns, fx of torch 2.11 and before writes by its repr, in which the class has no address.
             return kind(*fields) if self._stack else self._built(x, *fields)
-        if kind is torch.Size and proxy.find_trace(x) is not None:
+        if kind is torch.Size and (not self._stack or proxy.find_trace(x) is not None):
             return self._built(proxy.plain(x), list(map(self.lower, x)))
         if isinstance(x, tuple):
             return kind(map(self.lower, x))
@@ -80,7 +80,7 @@ class Lowering:
         if is_record(x):
             return self._built(x, **self._fields({f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}))
         if isinstance(x, np.generic):
-            return x.item()
+            return x.item() if self._stack else self._built(x, x.item())
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":  # an index
             return node_of(self._tensors.constant(torch.from_numpy(x.copy())))
         return x if is_spelt(x) else self._assembled(x)

@@ -20,12 +20,17 @@ from fxteleport.passes.capture.meta_values import to_meta, tree_map
 from fxteleport.passes.capture.recording_mode import unrecorded
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.storage import memory
 from fxteleport.passes.graph.structure import PLAIN
 
 _READING = frozenset({operator.getitem, getattr})
 _FACTS = (*PLAIN, torch.Size)
+_PICKING = frozenset(
+    {operator.getitem, torch.masked_select, "masked_select", torch.repeat_interleave, "repeat_interleave"}
+    | {torch.reshape, "reshape", "view", torch.flatten, "flatten"}
+)  # by integers alone, whose number decides the form
+_FORM = frozenset({"size", "dim", "numel", "__len__"})
 
 
 class Unknown(Exception):
@@ -114,6 +119,8 @@ class DataValues:
             raise Unknown
         if all(source in self._known for source in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), self._known.__getitem__)  # type: ignore[arg-type]
+            if args and isinstance(args[0], Tensor) and _asks_for_form(node):
+                return call_of(node.op, node.target)(*args, **kwargs)
             if isinstance(args, tuple) and not self._has_holes((args, kwargs)):
                 with contextlib.suppress(Exception):
                     value, trust = self._memo.run(node.op, node.target, tuple(args), dict(kwargs))
@@ -125,6 +132,24 @@ class DataValues:
                     return node.target(*args)
         if type(known.value) in _FACTS and not known.trust:  # a size
             return known.value
+        if node.target in _PICKING:
+            return self._picked(node)
+        raise Unknown
+
+    def _picked(self, node: fx.Node) -> Any:
+        """What is picked from a tensor by integers and booleans: if these are known, so is its form."""
+
+        def form(source: fx.Node) -> Any:
+            value = self._known.get(source, info(source).value)
+            if source not in self._known and (info(source).trust or not _has_fractions(value)):
+                raise Unknown
+            return torch.zeros(value.shape, dtype=value.dtype) if _has_fractions(value) and value.is_meta else value
+
+        args, kwargs = map_arg((node.args, node.kwargs), form)
+        if not args or not _has_fractions(args[0]) or self._has_holes((args, kwargs)):
+            raise Unknown
+        with contextlib.suppress(Exception):
+            return to_meta(call_of(node.op, node.target)(*args, **kwargs))  # type: ignore[misc]
         raise Unknown
 
     def _example(self, x: Any) -> Any:
@@ -172,3 +197,12 @@ def _without_fractions(x: Any) -> Any:
 
 def _tensors(x: Any) -> Iterator[Tensor]:
     return (t for t in leaves_of(x) if isinstance(t, Tensor))
+
+
+def _asks_for_form(node: fx.Node) -> bool:
+    is_shape = node.target is getattr and node.args[1] in ("shape", "ndim")
+    return is_shape or (node.op == "call_method" and node.target in _FORM)
+
+
+def _has_fractions(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())

@@ -30,7 +30,7 @@ from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.module_clone import path_of
 from fxteleport.passes.graph.node_info import Trust, update
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.graph.structure import is_spelt
+from fxteleport.passes.graph.structure import is_settings, is_spelt
 
 OUTSIDE = "its code can read tensors of other modules"
 
@@ -126,8 +126,11 @@ class FunctionCalls:
             raise DataDependent(f"'{function.__name__}' gives a plain value on some data, and a tensor on others")
         path = self._additions.free_path(f"{self._stack.path}.function_{function.__name__}")
         out: Any = None
+        settings: dict[Any, Any] = {key: x for key, x in (*enumerate(args), *kwargs.items()) if is_settings(x)}
+        args = tuple(x for i, x in enumerate(args) if i not in settings)
+        kwargs = {name: x for name, x in kwargs.items() if name not in settings}
         try:
-            out = self._calls.call_added(path, PlainFunction(function), args, kwargs, decides=True)
+            out = self._calls.call_added(path, PlainFunction(function, settings), args, kwargs, decides=True)
         finally:
             if not proxy.is_proxy(out) or proxy.trust_of(out) is Trust.RAGGED:
                 self._leaves.forget(path)

@@ -75,7 +75,7 @@ class GraphBuilder:
     def made(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> fx.Node:
         """Append a node that makes an object out of what is lowered; Python sees no proxy of it."""
         node = self.graph.create_node(op, target, args, kwargs)
-        describe(node, NodeInfo(value))
+        describe(node, NodeInfo(proxy.plain(value)))
         return node
 
     def reshape_in_place(self, tensor: Tensor, form: Any) -> None:

@@ -22,7 +22,7 @@ from fxteleport.passes.capture.model_tensors import ModelTensors, named_tensors
 from fxteleport.passes.capture.opaque_leaves import Helper, Withheld
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.training_mode import depends
-from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
+from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, is_nested_encoder, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.passes.graph.reachable import Reach, Reached
 
@@ -157,6 +157,8 @@ class LeafTable:
 
         name, mode = "" if path == WHOLE else path, self._mode_of(real)
         twin = clone(real, on_meta, name, class_of=class_of, training=mode, beside=self.reached.get(path))
+        if is_nested_encoder(real):  # the meta device has no nested tensors
+            vars(twin)["use_nested_tensor"] = False
         if cls is not None:
             return as_its_class(twin)
         return without_hooks(twin) if is_leaf(real) and watched(real) else twin

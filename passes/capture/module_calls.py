@@ -29,6 +29,7 @@ from fxteleport.passes.graph.leaf_modules import (
     is_compiled,
     is_leaf,
     is_mode_dependent,
+    is_nested_encoder,
     reads_training,
     watched,
 )
@@ -74,6 +75,9 @@ class ModuleCalls:
         if path and is_leaf(real) and not (is_set and reads_training(type(real))):  # type: ignore[arg-type]
             self._writes.called(module)
             return (self._layers.watched if watched(real) else self._layers.call)(module, forward, args, kwargs)
+        if path and _is_padded(real, args, kwargs) and self._layers.is_as_planned(module):
+            self._writes.called(module)
+            return self._calls.call(path, args, kwargs)
         if path and is_mode_dependent(real) and not is_set:
             with contextlib.suppress(Stores):
                 return self._mode_dependent(module, args, kwargs)
@@ -153,3 +157,11 @@ class ModuleCalls:
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
         """A method of a module, other than `forward`, is called."""
         return self._deciding.method(module, fn, args, kwargs)
+
+
+def _is_padded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True for a call of an encoder with a padding mask and no other."""
+    if not is_nested_encoder(module):
+        return False
+    given = dict(zip(("src", "mask", "src_key_padding_mask"), args, strict=False)) | kwargs
+    return given.get("src_key_padding_mask") is not None and given.get("mask") is None

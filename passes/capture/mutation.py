@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.graph.node_info import Trust, info, update
 from fxteleport.passes.graph.ops import name_of, setitem
 from fxteleport.passes.graph.storage import memory
@@ -16,10 +17,12 @@ from fxteleport.passes.graph.storage import memory
 def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: Container[Any]) -> None:
     """Mark tensors that are seen through another view after being written in place.
 
-    Those of the model itself, whose names are `own`, are seen by its layers, and by the next run.
+    Those of the model itself, whose names are `own`, are seen by its layers, and by the next run; what is written to an
+    input is seen by the caller.
     """
     if not mutations:
         return
+    given = memory_of_inputs(graph)
     order = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -38,6 +41,28 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
         if after or state or info(writer).value is not written:
             for node in kin:
                 update(node, is_aliased=True)
+        elif not given.isdisjoint(memory(written)):
+            update(writer, is_aliased=True)
+
+
+def memory_of_inputs(graph: fx.Graph) -> set[int]:
+    """The memory of the inputs, also of those inside a structure or an object."""
+    found: set[int] = set()
+
+    def collect(x: Any) -> Any:
+        found.update(memory(x) if isinstance(x, Tensor) else ())
+        return x
+
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            tree_map(collect, info(node).value)
+    return found
+
+
+def memory_of_attributes(graph: fx.Graph) -> set[int]:
+    """The memory of the parameters, buffers and constants that a graph reads."""
+    values = (info(node).value for node in graph.nodes if node.op == "get_attr")
+    return set().union(*(memory(x) for x in values if isinstance(x, Tensor)))
 
 
 # Operations that give a view or a copy, as sizes have it: a matrix that was turned is copied, but for a square one.

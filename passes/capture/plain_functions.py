@@ -25,8 +25,9 @@ from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy import is_proxy
 from fxteleport.passes.capture.recording_mode import run_by, running
 from fxteleport.passes.capture.type_questions import answering
+from fxteleport.passes.graph.module_clone import is_clone
 from fxteleport.passes.graph.source_location import OWN
-from fxteleport.passes.graph.structure import is_spelt
+from fxteleport.passes.graph.structure import is_settings, is_spelt
 
 _UNFIT = inspect.CO_NESTED | inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _lock = threading.RLock()
@@ -36,18 +37,31 @@ _uses: dict[FunctionType, list[int]] = {}  # number, and how many traces watch i
 
 
 class PlainFunction(nn.Module):
-    """A function as a leaf."""
+    """A function as a leaf.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    Args:
+        settings: arguments that no graph can spell, by their place or name: objects of plain values.
+    """
+
+    def __init__(self, function: Callable[..., Any], settings: dict[int | str, Any]) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._settings = function, settings
 
     def is_like(self, other: PlainFunction) -> bool:
-        """True for the same function."""
-        return self._function is other._function
+        """True for the same function with the same settings."""
+        alike = self._settings.keys() == other._settings.keys()
+        return (
+            alike
+            and self._function is other._function
+            and all(other._settings[k] is v for k, v in self._settings.items())
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(*args, **kwargs)
+        given = list(args)
+        for place in sorted(key for key in self._settings if isinstance(key, int)):
+            given.insert(place, self._settings[place])
+        named = {key: x for key, x in self._settings.items() if isinstance(key, str)}
+        return self._function(*given, **kwargs, **named)
 
 
 @contextmanager
@@ -124,20 +138,21 @@ def functions_of_data(frame: FrameType | None, is_data: Callable[[Any], bool]) -
 
 
 def can_be_held(x: Any) -> bool:
-    """True for arguments that a graph can hold: tensors and plain values, in tuples, lists and dictionaries."""
+    """True for arguments that a leaf can be given: tensors and plain values, in tuples and such; configurations."""
     if is_proxy(x) or isinstance(x, Tensor):
         return True
     if type(x) in (tuple, list):
         return all(map(can_be_held, x))
     if type(x) is dict:
         return all(isinstance(k, str) and can_be_held(v) for k, v in x.items())
-    return is_spelt(x)
+    return is_spelt(x) or is_settings(x)
 
 
 def _is_of_module(frame: FrameType) -> bool:
-    """True for a method of a module, and for what is no code of the model's."""
+    """True for a method of one of the model's modules; one that a function makes for itself is a part of that."""
     names = _arguments(frame.f_code)
-    return bool(names) and isinstance(frame.f_locals.get(names[0]), nn.Module)
+    owner = frame.f_locals.get(names[0]) if names else None
+    return isinstance(owner, nn.Module) and is_clone(owner)
 
 
 def _function_of(frame: FrameType) -> FunctionType | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +34,10 @@ from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.graph.contents import Contents
 from fxteleport.passes.graph.guards import expect_error, guard
-from fxteleport.passes.graph.node_info import Trust
-from fxteleport.passes.graph.ops import call_of
+from fxteleport.passes.graph.node_info import Trust, info, update
+from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.source_location import asking_frame
+from fxteleport.passes.graph.storage import memory
 
 _BARE = (bool, str, type(None), enum.Enum)
 _FACTS = frozenset(
@@ -140,7 +141,10 @@ class Recorder:
             cause = error.__cause__  # of a TypeError, what is given decides, whatever its size
             raise cannot_run(f"{what}: {error}", cause if isinstance(cause, TypeError) else None) from cause
         except WrittenConstant as error:
-            if self._settings.makes_all:  # not one that a function made which can be recorded
+            if self._settings.makes_all:
+                if self._forget_values(opened.handles[:1]):
+                    return self.observe(run, what, args, kwargs)
+                # not one that a function made which can be recorded
                 raise DataDependent(f"{what}: {error}, which the graph does not make") from None
             raise
         for _, x, _, form in tensors if mutated else ():
@@ -150,6 +154,22 @@ class Recorder:
         if given := max(map(trust_of, opened.handles), default=Trust.KNOWN):
             trust = max(trust, min(given, Trust.GUESS))
         return Observed(value, trust, mutated, written)
+
+    def _forget_values(self, handles: Sequence[Proxy]) -> bool:
+        """From now on, the values of a tensor that the graph makes (integers, a mask) are not known.
+
+        What depends on an input is written into it. False where the graph does not make it, or it has views.
+        """
+        for handle in handles:
+            node, value = proxy.node_of(handle), value_of(handle)
+            if not isinstance(value, Tensor) or value.is_meta or node.target not in MAKING:
+                return False
+            held = (x for other in node.graph.nodes if other is not node for x in leaves_of(info(other).value))
+            if any(isinstance(x, Tensor) and not memory(x).isdisjoint(memory(value)) for x in held):
+                return False
+            update(node, value=value.to("meta"))
+            proxy.rebind(handle, node, info(node).value)
+        return bool(handles)
 
     def commit(
         self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed, decides: bool

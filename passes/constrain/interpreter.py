@@ -117,7 +117,7 @@ class Interpreter:
         result = self.apply(node, module, value)
         if known.is_aliased:
             for leaf in maps_in(result):
-                self.system.pin(leaf, Origin(node.name, "it is written in place and read through another view"))
+                self.system.pin(leaf, Origin(node.name, "it is written in place and read elsewhere"))
         return result
 
     def pin_all(self, node: fx.Node, why: str) -> None:

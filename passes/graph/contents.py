@@ -63,7 +63,7 @@ def contents_in(x: Any) -> list[Contents]:
         if id(x) in seen:
             return
         seen.add(id(x))
-        if isinstance(x, FILLED):
+        if issubclass(type(x), FILLED):  # no proxy, which claims the class of its value
             inside.append(Contents(x))
         for value in held(x):
             visit(value)

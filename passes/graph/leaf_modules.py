@@ -65,6 +65,15 @@ def as_its_class(module: nn.Module) -> nn.Module:
     return without_hooks(module)
 
 
+def is_nested_encoder(module: nn.Module) -> bool:
+    """True for torch's Transformer encoder where it makes nested tensors of a padded batch, by kernels of its own."""
+    parts = list(module.modules()) if type(module) is nn.TransformerEncoder else []
+    if not parts or not module.use_nested_tensor or any(map(hooked, parts)) or any("forward" in vars(m) for m in parts):
+        return False
+    kinds = {type(layer) for layer in module.layers}  # type: ignore[union-attr]
+    return kinds == {nn.TransformerEncoderLayer} and not any(m.norm_first for m in module.layers)  # type: ignore[union-attr]
+
+
 _INTRICATE = (nn.MultiheadAttention, nn.RNNBase)
 
 

@@ -48,7 +48,8 @@ class NodeInfo:
         source: the line of the model's code that made it.
         has_effect: the node writes to a tensor, checks something, switches a mode, or draws random numbers that nothing
             uses: it is never dead code.
-        is_aliased: its tensor is written in place and read through another view.
+        is_aliased: its tensor is written in place and read elsewhere: through another view, by the next run, or by the
+            caller.
         records_gradients: whether forward had gradients recorded, or not; None: as outside.
         is_idle_dropout: a dropout layer in place of a functional one that did not drop. Train mode tells whether it is
             one that drops there.

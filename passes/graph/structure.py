@@ -19,6 +19,7 @@ _SPELT_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, TABLE)
 # What arguments and settings mostly are: they hold nothing else, and one object is as good as its equal.
 PLAIN = frozenset({bool, int, float, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format})
 SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
+_DEEPEST = 8
 _DESCRIPTORS = (property, types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
@@ -80,3 +81,14 @@ def is_spelt(x: Any) -> bool:
     if kind_of(type(x)) in _SPELT_KINDS:
         return all(is_spelt(key) and is_spelt(value) for key, value in parts(x))
     return isinstance(x, _SPELT)
+
+
+def is_settings(x: Any) -> bool:
+    """True for an object that holds plain values alone, all the way down: a configuration."""
+    return _is_settings(x, 0)
+
+
+def _is_settings(x: Any, depth: int) -> bool:
+    if not (is_record(x) or _is_ordinary(x)) or depth > _DEEPEST:
+        return False
+    return all(is_spelt(value) or _is_settings(value, depth + 1) for value in vars(x).values())

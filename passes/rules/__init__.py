@@ -9,6 +9,7 @@ from fxteleport.passes.rules import (
     aten,
     bilinear,
     concatenation,
+    encoder,
     equivariant,
     fourier,
     homogeneous,
@@ -30,7 +31,7 @@ from fxteleport.passes.rules import (
 from fxteleport.passes.rules.registry import named, rule
 
 __all__ = [
-    "aten", "bilinear", "concatenation", "equivariant", "fourier", "homogeneous", "joining", "movement", "named",
-    "norm", "odd", "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "recurrent", "rule",
+    "aten", "bilinear", "concatenation", "encoder", "equivariant", "fourier", "homogeneous", "joining", "movement",
+    "named", "norm", "odd", "ordering", "packed_sequence", "parameter", "pinning", "pointwise", "recurrent", "rule",
     "scattering", "vision", "weighted", "writing",
 ]  # fmt: skip

@@ -123,6 +123,7 @@ UNREACHED: dict[str, str] = {
         " flash_attention efficient_attention attention_written_out restrided upsampled".split(),
         _EXPORTED,
     ),
+    "transformer_encoder": "a layer of layers: tests/passes/rules/test_encoder.py has it in every setting",
     "grouped_linear": "its operation wants rows of 16 bytes; Mixtral has it in tests/oracles/test_real_world.py",
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from fxteleport.passes.capture.control_flow import DataDependent
 from fxteleport.passes.capture.proxy.access import is_proxy
 from fxteleport.passes.capture.proxy.base import NumericProxy
 from fxteleport.passes.capture.proxy.overriding import Overriding
@@ -48,7 +49,7 @@ class TensorProxy(Overriding, NumericProxy):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends."""
         if self._value.is_meta:
-            raise RuntimeError(f"an array is made of '{self._node.name}', whose values depend on the data")
+            raise DataDependent(f"an array is made of '{self._node.name}', whose values depend on the data")
         numbers = self._trace.record("call_method", "tolist", (self,), {})
         plain = pytree.tree_map(lambda x: x.__array__() if is_proxy(x) else x, numbers)
         return np.asarray(plain, dtype=dtype or self._value.numpy().dtype)

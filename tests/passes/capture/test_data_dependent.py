@@ -341,3 +341,42 @@ def test_a_size_that_the_data_give(assert_exact: Callable[..., ft.Plan]) -> None
         assert [c.kind for c in plan.conditions] == ["data"]
         with pytest.raises(ft.GuardError, match="the data decide"):
             plan.rewrite(plan.identity())(*others)
+
+
+class Experts(nn.Module):
+    """Rows go to the experts that the data choose, as many as there are: a list of numbers of the run's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6, 6))
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        return torch.cat([part @ w for part, w in zip(rows.split(counts), self.weight, strict=True)])
+
+
+class Mixture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(6, 3), Experts()
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.router(x).argmax(-1)
+        order = chosen.argsort()
+        gates = torch.zeros(x.shape[0], 3).scatter(1, chosen[:, None], 1)
+        out = self.experts(x[order], gates.long().sum(0).tolist())
+        return torch.zeros_like(x).index_copy(0, order, out)
+
+
+@pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
+def test_a_part_that_cannot_take_the_runs_numbers_is_kept_whole_with_what_is_around_it() -> None:
+    torch.manual_seed(0)
+    model = ft.randomize(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), Mixture(), nn.Linear(6, 2))).eval()
+    x = torch.randn(7, 4)
+    plan = ft.plan(model, x)
+    assert [o.path for o in plan.opaque] == ["3"]
+    assert "it depends on the data" in plan.opaque[0].why
+    assert plan.num_free == 8
+    emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for given in (x, torch.randn(5, 4)):
+        with torch.no_grad():
+            assert torch.equal(model(given), emitted(given))
