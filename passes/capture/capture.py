@@ -249,6 +249,9 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
+        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
