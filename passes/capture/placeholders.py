@@ -73,7 +73,7 @@ class Placeholders:
         if isinstance(value, Tensor):
             return self._builder.placeholder(name, self._values.stand_in(value))
         try:
-            form = _form(value, name)
+            form = form_of(value, name)
         except RecursionError:
             raise CaptureError(f"the input '{name}' holds itself, which no graph can read") from None
         handle = self._builder.placeholder(name, tree_map(self._values.stand_in, value))
@@ -125,22 +125,22 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ", ".join(words + ["..."] * (len(tensors) > _SAID)) or "no tensor"
 
 
-def _form(value: Any, name: str) -> Any:
+def form_of(value: Any, name: str) -> Any:
     """What an input is like, as `guards.expect_form` takes it."""
     if isinstance(value, Tensor):
         return ...
     if (kind := kind_of(type(value))) is not None:
-        forms = [(key, _form(x, name + spelled(value, key))) for key, x in parts(value)]
+        forms = [(key, form_of(x, name + spelled(value, key))) for key, x in parts(value)]
         return [form for _, form in forms] if kind in SEQUENCES else tuple(forms)
     if isinstance(value, np.generic):
         return value.item()
     if value is ...:
-        return (("__class__", _form(type(value), name)),)
+        return (("__class__", form_of(type(value), name)),)
     if isinstance(value, type):
         return (("__module__", value.__module__), ("__qualname__", value.__qualname__))
     if is_object(value):
-        fields = tuple((k, _form(v, f"{name}.{k}")) for k, v in vars(value).items())
-        return (("__class__", _form(type(value), name)), ("__dict__", fields))
+        fields = tuple((k, form_of(v, f"{name}.{k}")) for k, v in vars(value).items())
+        return (("__class__", form_of(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
         return _own(value)
     raise CaptureError(
