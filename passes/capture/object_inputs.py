@@ -7,6 +7,7 @@ is put back into that one at the end of each run, and where it is returned, that
 from __future__ import annotations
 
 import collections
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -102,4 +103,5 @@ class ObjectInputs:
 
 
 def _fields(x: Any) -> dict[str, Any]:
-    return {name: getattr(x, name) for name in fields_of(x)}
+    fields = {name: getattr(x, name) for name in fields_of(x)}
+    return {name: value for name, value in fields.items() if type(value) is not weakref.ReferenceType}  # to its holder

@@ -23,7 +23,7 @@ from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph.containers import SEQUENCES, is_record, kind_of, parts, spelled
 from fxteleport.passes.graph.guards import expect_form, guard
-from fxteleport.passes.graph.structure import is_object, is_spelt, with_fields
+from fxteleport.passes.graph.structure import is_object, is_spelt, own_fields, with_fields
 
 _SAID = 4
 _LONGEST = 200
@@ -89,8 +89,8 @@ class Placeholders:
         if isinstance(value, Tensor):
             return handle
         if is_object(value):
-            fields = {name: self._item(handle, getattr, name, x, True) for name, x in vars(value).items()}
-            return self._objects.hold(with_fields(value, fields), handle)
+            fields = {name: self._item(handle, getattr, name, x, True) for name, x in own_fields(value).items()}
+            return self._objects.hold(with_fields(value, vars(value) | fields), handle)
         opened = self._container(handle, value, in_object)
         is_open = opened is not handle and (type(value) in CHANGED or is_record(value))
         return self._objects.hold(opened, handle, as_given=in_object) if is_open else opened
@@ -139,7 +139,8 @@ def form_of(value: Any, name: str) -> Any:
     if isinstance(value, type):
         return (("__module__", value.__module__), ("__qualname__", value.__qualname__))
     if is_object(value):
-        fields = tuple((k, form_of(v, f"{name}.{k}")) for k, v in vars(value).items())
+        own = own_fields(value)
+        fields = tuple((k, form_of(v, f"{name}.{k}") if k in own else ()) for k, v in vars(value).items())
         return (("__class__", form_of(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
         return _own(value)

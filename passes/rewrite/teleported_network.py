@@ -39,7 +39,9 @@ class TeleportedModule(fx.GraphModule):
     choice: Choice | None = None  # where train mode has a graph of its own, or none
     in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
     variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
-    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType({})  # of what code kept whole calls; as above
+    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType(
+        {}
+    )  # of what code kept whole calls; as above
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     @classmethod

@@ -113,7 +113,15 @@ def main() -> int:
         rows[key] = row = tried(entry)
         record(arguments.file, row)
         full = row.get("full", {})
-        print(*key, row["state"], full.get("free"), full.get("moved"), row.get("seconds"), row.get("why", "")[:200], flush=True)
+        print(
+            *key,
+            row["state"],
+            full.get("free"),
+            full.get("moved"),
+            row.get("seconds"),
+            row.get("why", "")[:200],
+            flush=True,
+        )
     order = {(entry.library, entry.name): i for i, entry in enumerate(ENTRIES)}
     shown = sorted((r for k, r in rows.items() if k in order), key=lambda r: order[r["library"], r["model"]])
     print(table(shown))

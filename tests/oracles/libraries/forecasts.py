@@ -40,7 +40,10 @@ def forecast(kind: str, plain: bool = False, **settings: object) -> Called:
 
     def of_batch(size: int) -> Call:
         x, _ = next(iter(series.to_dataloader(train=False, batch_size=size)))
-        return call({k: v for k, v in x.items() if isinstance(v, Tensor)} | {k: v for k, v in x.items() if not isinstance(v, Tensor)})
+        return call(
+            {k: v for k, v in x.items() if isinstance(v, Tensor)}
+            | {k: v for k, v in x.items() if not isinstance(v, Tensor)}
+        )
 
     return Called(network, of_batch(3), (of_batch(5),))
 

@@ -92,9 +92,7 @@ def attentive() -> Called:
     from torch_geometric.nn.models import AttentiveFP
 
     network = AttentiveFP(in_channels=5, hidden_channels=8, out_channels=3, edge_dim=4, num_layers=2, num_timesteps=2)
-    given, other = (
-        call(d.x, d.edge_index, d.edge_attr, d.batch) for d in (batch((4, 5)), batch((3, 6, 4)))
-    )
+    given, other = (call(d.x, d.edge_index, d.edge_attr, d.batch) for d in (batch((4, 5)), batch((3, 6, 4))))
     return Called(network, given, (other,))
 
 
@@ -102,7 +100,9 @@ def attentive() -> Called:
 def pna() -> Called:
     from torch_geometric.nn import PNAConv
 
-    network = PNAConv(5, 8, ["mean", "max", "std"], ["identity", "amplification"], deg=torch.tensor([0, 4, 3]), edge_dim=4)
+    network = PNAConv(
+        5, 8, ["mean", "max", "std"], ["identity", "amplification"], deg=torch.tensor([0, 4, 3]), edge_dim=4
+    )
     return Called(network, call(noise(6, 5), EDGES, noise(9, 4)), (call(noise(8, 5), MORE, noise(7, 4)),))
 
 
@@ -120,7 +120,9 @@ class Typed(nn.Module):
         super().__init__()
         from torch_geometric.nn import GATConv, HeteroConv, SAGEConv
 
-        self.first = HeteroConv({("a", "to", "b"): SAGEConv((5, 6), 8), ("b", "of", "a"): GATConv((6, 5), 8, add_self_loops=False)})
+        self.first = HeteroConv(
+            {("a", "to", "b"): SAGEConv((5, 6), 8), ("b", "of", "a"): GATConv((6, 5), 8, add_self_loops=False)}
+        )
         self.second = HeteroConv({("a", "to", "b"): SAGEConv((8, 8), 4), ("b", "of", "a"): SAGEConv((8, 8), 4)})
 
     def forward(self, x: dict[str, Tensor], edges: dict[tuple[str, str, str], Tensor]) -> dict[str, Tensor]:
@@ -129,7 +131,10 @@ class Typed(nn.Module):
 
 @of("torch_geometric", "HeteroConv, called with dictionaries")
 def typed() -> Called:
-    edges = {("a", "to", "b"): torch.tensor([[0, 1, 2], [1, 0, 3]]), ("b", "of", "a"): torch.tensor([[0, 3, 2], [1, 0, 2]])}
+    edges = {
+        ("a", "to", "b"): torch.tensor([[0, 1, 2], [1, 0, 3]]),
+        ("b", "of", "a"): torch.tensor([[0, 3, 2], [1, 0, 2]]),
+    }
     return Called(Typed(), call({"a": noise(3, 5), "b": noise(4, 6)}, edges))
 
 

@@ -30,7 +30,9 @@ RESNET = VISION | {"layers": [1, 1, 1, 1], "head_width": 16, "patch_size": None}
 of("open_clip", "CLIP, ViT")(clip(VISION, TEXT))
 of("open_clip", "CLIP, ViT, quick_gelu")(clip(VISION, TEXT, quick_gelu=True))
 of("open_clip", "CLIP, ModifiedResNet")(clip(RESNET, TEXT))
-of("open_clip", "CLIP, ViT with attentional pooling")(clip(VISION | {"attentional_pool": True, "attn_pooler_heads": 2}, TEXT))
+of("open_clip", "CLIP, ViT with attentional pooling")(
+    clip(VISION | {"attentional_pool": True, "attn_pooler_heads": 2}, TEXT)
+)
 of("open_clip", "CLIP, timm image tower")(
     clip({"timm_model_name": "resnet18", "timm_model_pretrained": False, "image_size": 32}, TEXT)
 )
@@ -48,7 +50,9 @@ def images() -> Called:
 def custom_text() -> Called:
     import open_clip
 
-    network = open_clip.CustomTextCLIP(12, VISION, TEXT | {"no_causal_mask": True, "pool_type": "last"}, init_logit_bias=-10)
+    network = open_clip.CustomTextCLIP(
+        12, VISION, TEXT | {"no_causal_mask": True, "pool_type": "last"}, init_logit_bias=-10
+    )
     return Called(network, PAIR, (OTHER_PAIR,))
 
 

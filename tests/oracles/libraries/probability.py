@@ -20,7 +20,11 @@ def autoregressive() -> Called:
     from nflows.flows import Flow
     from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
 
-    steps = [ReversePermutation(6), MaskedAffineAutoregressiveTransform(6, 12), MaskedAffineAutoregressiveTransform(6, 12)]
+    steps = [
+        ReversePermutation(6),
+        MaskedAffineAutoregressiveTransform(6, 12),
+        MaskedAffineAutoregressiveTransform(6, 12),
+    ]
     return Called(Method(Flow(CompositeTransform(steps), StandardNormal([6])), "log_prob"), X, (MORE,))
 
 

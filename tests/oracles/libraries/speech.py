@@ -26,7 +26,14 @@ def ecapa() -> Called:
 def xvector() -> Called:
     from speechbrain.lobes.models.Xvector import Xvector
 
-    network = Xvector(in_channels=16, tdnn_blocks=3, tdnn_channels=[16, 16, 24], tdnn_kernel_sizes=[5, 3, 1], tdnn_dilations=[1, 2, 1], lin_neurons=12)
+    network = Xvector(
+        in_channels=16,
+        tdnn_blocks=3,
+        tdnn_channels=[16, 16, 24],
+        tdnn_kernel_sizes=[5, 3, 1],
+        tdnn_dilations=[1, 2, 1],
+        lin_neurons=12,
+    )
     return Called(network, call(noise(2, 40, 16), LENGTHS), (call(noise(1, 50, 16), ONE),))
 
 
@@ -34,7 +41,9 @@ def xvector() -> Called:
 def crdnn() -> Called:
     from speechbrain.lobes.models.CRDNN import CRDNN
 
-    network = CRDNN(input_shape=[None, None, 16], cnn_channels=[8, 8], rnn_layers=1, rnn_neurons=12, dnn_neurons=12, dnn_blocks=1)
+    network = CRDNN(
+        input_shape=[None, None, 16], cnn_channels=[8, 8], rnn_layers=1, rnn_neurons=12, dnn_neurons=12, dnn_blocks=1
+    )
     return Called(network, call(noise(2, 40, 16)), (call(noise(1, 52, 16)),))
 
 
@@ -114,4 +123,3 @@ def recurrent() -> Called:
         sb.nnet.linear.Linear(input_size=12, n_neurons=3),
     )  # fmt: skip
     return Called(network, call(noise(2, 20, 16), lengths=LENGTHS), (call(noise(1, 24, 16), lengths=ONE),))
-

@@ -140,7 +140,9 @@ for name in ("fcn_resnet50", "deeplabv3_resnet50"):
 def raft() -> Called:
     from torchvision.models.optical_flow import raft_small
 
-    return Called(raft_small(weights=None), call(noise(1, 3, 128, 128), noise(1, 3, 128, 128, seed=1), num_flow_updates=2))
+    return Called(
+        raft_small(weights=None), call(noise(1, 3, 128, 128), noise(1, 3, 128, 128, seed=1), num_flow_updates=2)
+    )
 
 
 def medical(name: str, settings: dict[str, Any], shape: tuple[int, ...], other: bool = True) -> Callable[[], Called]:
