@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.inner_calls import is_below
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.module_clone import BESIDE, BOOKKEEPING, PATH, is_clone, path_of
@@ -63,10 +64,11 @@ def _is_immutable(value: Any) -> bool:
 def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
     """What the trace has read, and all attributes of layers that are called as they are; none of opaque modules."""
     hidden = tuple(f"{path}." for path in captured.opaque)
-    if WHOLE in captured.opaque:
+    if WHOLE in captured.opaque and not captured.inner:
         return
+    hidden = ("",) if WHOLE in captured.opaque else hidden
     for path, name in captured.settings:
-        if not f"{path}.".startswith(hidden):
+        if not f"{path}.".startswith(hidden) or is_below(f"{path}.", captured.inner):
             yield (path, name), vars(captured.parts[path]).get(name)
     nodes = [node for graph in captured.graphs for node in graph.nodes]
     for path in dict.fromkeys(_owner(captured, str(n.target)) for n in nodes if n.op == "call_module"):

@@ -24,7 +24,9 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.control_flow import NextRunDiffers
 from fxteleport.passes.capture.data_variants import variants_in_both
-from fxteleport.passes.capture.leaf_table import names_in
+from fxteleport.passes.capture.inner_calls import is_below
+from fxteleport.passes.capture.inner_graphs import Inner, inner_graphs
+from fxteleport.passes.capture.leaf_table import WHOLE, names_in
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.mode_choice import Choice
 from fxteleport.passes.capture.model_tensors import named_tensors
@@ -72,6 +74,8 @@ class Captured:
         training: the graph in train mode, where it is another one.
         choice: what decides which of the two runs; None where one does for both modes.
         variants, training_variants: the graphs on data that decide otherwise than the example's, in each mode.
+        inner: path of a module that is called from code which is kept whole -> its graph.
+        owners: the leaves whose code that is.
     """
 
     graph: fx.Graph
@@ -99,12 +103,14 @@ class Captured:
     choice: Choice | None = None
     variants: tuple[fx.Graph, ...] = ()
     training_variants: tuple[fx.Graph, ...] = ()
+    inner: dict[str, fx.Graph] = dataclasses.field(default_factory=dict)
+    owners: frozenset[str] = frozenset()
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
-        """The graph, and that of train mode if it is another one; with their variants."""
+        """The graph, and that of train mode if it is another one; with their variants, and the inner ones."""
         trained = () if self.training is None else (self.training, *self.training_variants)
-        return (self.graph, *self.variants, *trained)
+        return (self.graph, *self.variants, *trained, *self.inner.values())
 
     @property
     def followed(self) -> dict[str, str]:
@@ -113,6 +119,13 @@ class Captured:
             path: getattr(leaf, "layer", leaf) for path, leaf in self.added.items() if isinstance(leaf, nn.Module)
         }
         return {path: path_of(owner) if is_clone(owner) else path.rpartition(".")[0] for path, owner in owners.items()}
+
+    @property
+    def beside_inner(self) -> frozenset[str]:
+        """The tensors of code which is kept whole and calls modules with graphs of their own, without those modules'."""
+        prefixes = tuple("" if path == WHOLE else f"{path}." for path in self.owners)
+        names = (name for name in self.metas if prefixes and name.startswith(prefixes))
+        return frozenset(self.canonical[name] for name in names if not is_below(name, self.inner))
 
     @property
     def reached_names(self) -> frozenset[str]:
@@ -183,6 +196,10 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
     if other is not None:
         name_apart(other.tracer.graph.nodes, "in_training")
     traces = [traced, *variants.traces, *([] if other is None else [other, *trained.traces])]
+    inner = inner_graphs(traced, traces[-1].tracer, (args, kwargs)) if tracer.leaves.opaque else Inner()
+    for i, found in enumerate(inner.traces.values(), start=1):
+        name_apart(found.tracer.graph.nodes, f"inner_{i}")
+    traces += inner.traces.values()
     tracers = [t.tracer for t in traces]
     return Captured(
         graph=tracer.graph,
@@ -195,7 +212,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         added=tracers[-1].additions.held,
         opaque=tracer.leaves.opaque,
         branches=_merged(t.calls.bodies for t in tracers),
-        conditions=_conditions(tracers, variants.covered | trained.covered),
+        conditions=(*_conditions(tracers, variants.covered | trained.covered), *inner.conditions()),
         assigned=_merged(t.assigned for t in traces),
         reached=_merged(t.leaves.reached for t in tracers),
         held=frozenset().union(*(t.tensors.held for t in tracers)),
@@ -210,6 +227,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         choice=choice,
         variants=tuple(t.tracer.graph for t in variants.traces),
         training_variants=tuple(t.tracer.graph for t in trained.traces),
+        inner={path: found.tracer.graph for path, found in inner.traces.items()},
+        owners=frozenset(inner.owners),
     )
 
 
@@ -245,6 +264,9 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
+        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)

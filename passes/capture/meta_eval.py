@@ -113,14 +113,16 @@ class Evaluator:
         Integers are no made-up data, where their examples are at hand.
 
         It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
-        length of a list) differ, they depend on the data.
+        length of a list) differ, they depend on the data. Code that takes neither may take ones: as lengths, say.
 
         Raises:
-            CannotRun: it fails on both, or a meta-device module has no real weights to run with.
+            CannotRun: it fails on all, or a meta-device module has no real weights to run with.
         """
         results: list[Any] = []
         written: dict[int, Tensor] = {}
-        for fill in (torch.randn, torch.zeros):
+        for fill in (torch.randn, torch.zeros, torch.ones):
+            if fill is torch.ones and results:
+                break
             with contextlib.suppress(Exception):
                 args, kwargs = tree_map(functools.partial(self.values.made_up, fill), arguments)
                 before = contents_in((args, kwargs))

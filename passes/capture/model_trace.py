@@ -52,26 +52,30 @@ class Traced:
     objects: Left
 
 
-def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any], at: str = "") -> Traced:
     """Trace the model of a new tracer on example inputs.
+
+    Args:
+        at: the path of the module that is called with them; the model itself by default.
 
     Raises:
         CaptureError: the model does not run on them.
         Again: another trace is needed, with other settings.
     """
     try:
-        return _traced(tracer, (args, kwargs))
+        return _traced(tracer, (args, kwargs), at)
     finally:
         tracer.end()
         tracer.settings.objects.undo()
 
 
-def _traced(tracer: Tracer, examples: Arguments) -> Traced:
-    arguments = tracer.placeholders.of_call(tracer.model.forward, *examples)
+def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
+    arguments = tracer.placeholders.of_call(tracer.parts[at].forward, *examples)
     inputs = [node for node in tracer.graph.nodes if isinstance(info(node).value, Tensor)]
     entry = tracer.builder.last
     root = tracer.shadow()
     shadows = list(dict.fromkeys(modules_of(root).values()))
+    called = next(shadow for shadow in shadows if path_of(shadow) == at)
     for shadow in shadows:
         tracer.shadows.link(tracer.parts[path_of(shadow)], shadow)
         if tracer.modes.started.owners:
@@ -81,7 +85,7 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
     left: Attributes = {}
     objects = Left()
     try:
-        out, left, objects = _run(tracer, root, shadows, arguments)
+        out, left, objects = _run(tracer, called, shadows, arguments)
         if entry is not None:
             tracer.inputs.insist(
                 tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
@@ -92,6 +96,9 @@ def _traced(tracer: Tracer, examples: Arguments) -> Traced:
         raise
     except Exception as error:
         raise_if_hashed(error)
+        if at:
+            tracer.history.undo(Mark(entry))
+            raise
         is_whole = True
         with tracer.effects.whole_call():
             out = _kept_whole(tracer, error, entry, examples, arguments)

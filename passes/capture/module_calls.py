@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable
 from types import FunctionType
@@ -34,6 +35,15 @@ from fxteleport.passes.graph.leaf_modules import (
     watched,
 )
 from fxteleport.passes.graph.module_clone import path_of
+
+
+def _takes(forward: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    """True where a forward has parameters for such arguments."""
+    try:
+        inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 class ModuleCalls:
@@ -102,6 +112,8 @@ class ModuleCalls:
                 raise
             except Exception as error:
                 raise_if_hashed(error)
+                if isinstance(error, TypeError) and not _takes(module.forward, args, kwargs):
+                    raise  # as it does on all data: code may try what a part takes
                 self._deciding.watch(error)
                 if not may_fall_back or any(map(watched, real.modules())):  # a leaf is as it is in the model
                     raise

@@ -6,6 +6,7 @@ is put back into that one at the end of each run, and where it is returned, that
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,4 +125,5 @@ def _items(x: Any) -> dict[Any, Any]:
 
 
 def _fields(x: Any) -> dict[str, Any]:
-    return {name: getattr(x, name) for name in fields_of(x)}
+    fields = {name: getattr(x, name) for name in fields_of(x)}
+    return {name: value for name, value in fields.items() if type(value) is not weakref.ReferenceType}  # to its holder

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxteleport.passes.capture.attribute_journal import same
+from fxteleport.passes.graph.exported import sets_modes
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, clone, modules_of
 
 
@@ -42,7 +43,7 @@ def has_own_train(module: nn.Module) -> bool:
 def own_train(module: nn.Module, training: bool) -> OwnTrain:
     """What `module.train(training)` does, seen on a clone whose tensors have no values."""
     owners = tuple(path for path, m in modules_of(module).items() if has_own_train(m))
-    if not owners:
+    if not owners or not sets_modes(module):
         return OwnTrain()
     twin = clone(module, lambda _, t: _untouched(t))
     parts = dict(twin.named_modules())

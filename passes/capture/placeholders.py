@@ -26,7 +26,7 @@ from fxteleport.passes.errors import CaptureError
 from fxteleport.passes.graph.containers import SEQUENCES, held, is_record, kind_of, parts, spelled
 from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.guards import expect_form, guard
-from fxteleport.passes.graph.structure import PLAIN, is_object, is_spelt, with_fields
+from fxteleport.passes.graph.structure import PLAIN, is_object, is_spelt, own_fields, with_fields
 
 _BARE = frozenset({list, tuple, dict, set, collections.OrderedDict, collections.defaultdict})
 _SAID = 4
@@ -79,7 +79,7 @@ class Placeholders:
         if isinstance(value, Tensor):
             return self._builder.placeholder(name, self._values.stand_in(value))
         try:
-            form = _form(value, name)
+            form = form_of(value, name)
         except RecursionError:
             raise CaptureError(f"the input '{name}' holds itself, which no graph can read") from None
         handle = self._builder.placeholder(name, tree_map(self._values.stand_in, value))
@@ -102,8 +102,8 @@ class Placeholders:
         if isinstance(value, Tensor):
             return handle
         if is_object(value):
-            fields = {name: self._item(handle, getattr, name, x, True) for name, x in vars(value).items()}
-            return self._objects.hold(with_fields(value, fields), handle)
+            fields = {name: self._item(handle, getattr, name, x, True) for name, x in own_fields(value).items()}
+            return self._objects.hold(with_fields(value, vars(value) | fields), handle)
         opened = self._container(handle, value, in_object)
         is_open = opened is not handle and (isinstance(value, FILLED) or is_record(value))
         return self._objects.hold(opened, handle, as_given=in_object) if is_open else opened
@@ -149,23 +149,24 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ", ".join(words + ["..."] * (len(tensors) > _SAID)) or "no tensor"
 
 
-def _form(value: Any, name: str) -> Any:
+def form_of(value: Any, name: str) -> Any:
     """What an input is like, as `guards.expect_form` takes it."""
     if isinstance(value, Tensor):
         return ...
     if (kind := kind_of(type(value))) is not None:
-        forms = [(key, _form(x, name + spelled(value, key))) for key, x in parts(value)]
+        forms = [(key, form_of(x, name + spelled(value, key))) for key, x in parts(value)]
         form = [form for _, form in forms] if kind in SEQUENCES else tuple(forms)
         return {"held": form, "fields": fields} if (fields := _other_fields(value, name)) else form
     if isinstance(value, np.generic):
         return value.item()
     if value is ...:
-        return (("__class__", _form(type(value), name)),)
+        return (("__class__", form_of(type(value), name)),)
     if isinstance(value, type):
         return (("__module__", value.__module__), ("__qualname__", value.__qualname__))
     if is_object(value):
-        fields = tuple((k, _form(v, f"{name}.{k}")) for k, v in vars(value).items())
-        return (("__class__", _form(type(value), name)), ("__dict__", fields))
+        own = own_fields(value)
+        fields = tuple((k, form_of(v, f"{name}.{k}") if k in own else ()) for k, v in vars(value).items())
+        return (("__class__", form_of(type(value), name)), ("__dict__", fields))
     if is_spelt(value):
         return set(value) if isinstance(value, set) else value
     raise CaptureError(

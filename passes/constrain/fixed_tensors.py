@@ -10,7 +10,7 @@ from fxteleport.passes.graph.leaf_modules import gradient_hooks
 
 def fixed_tensors(captured: Captured, mode: str) -> frozenset[str]:
     """The canonical names of the parameters and buffers whose CoB is 1 in this mode."""
-    fixed = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names}
+    fixed = {*unsaved(captured), *_with_hooks(captured), *captured.reached_names, *captured.beside_inner}
     if mode == "weights":
         fixed |= captured.overlapping | captured.named | captured.held  # of a copy, code may hold another
     return frozenset(fixed)

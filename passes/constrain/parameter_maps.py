@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.capture.inner_calls import is_below
 from fxteleport.passes.constrain.dependence import Dependence
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap
 from fxteleport.passes.domain.constraints import Origin, System
@@ -39,8 +40,10 @@ class ParameterMaps:
         return Operand(self._captured.metas[name], self.decided.get(name), name, self)
 
     def under(self, path: str) -> list[Operand]:
-        """All those of a module."""
-        return [self.operand(name) for name in self._captured.metas if name.startswith(f"{path}.")]
+        """All those of a module, but for those of modules with graphs of their own that its code calls."""
+        inner = self._captured.inner
+        names = (name for name in self._captured.metas if name.startswith(f"{path}."))
+        return [self.operand(name) for name in names if not is_below(name, inner)]
 
     def is_bound(self, name: str | None) -> bool:
         return name in self.decided

@@ -1,9 +1,11 @@
-"""What of a module's interface an exported one does not have: modes; and what a program is."""
+"""What of a module's interface some do not have: modes; and what a program is."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from torch import nn
@@ -21,9 +23,25 @@ def evaluate(module: M) -> M:
 
 def in_mode(module: M, training: bool) -> M:
     """Put a module into a mode and return it, but an exported one."""
+    if not sets_modes(module):
+        for part in module.modules():
+            part.training = training
+        return module
     with contextlib.suppress(NotImplementedError):  # what its `train` and `eval` raise
         module.train(training)
     return module
+
+
+def sets_modes(module: nn.Module) -> bool:
+    """False where the `train` of a part means something else than a mode (to fit it to data, say): call none then."""
+    return all(type(part).train is nn.Module.train or _takes_mode(part.train) for part in module.modules())
+
+
+def _takes_mode(train: Callable[..., Any]) -> bool:
+    first = next(iter(inspect.signature(train).parameters.values()), None)
+    if first is None or first.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        return False
+    return first.default is inspect.Parameter.empty or isinstance(first.default, bool)
 
 
 def is_program(x: Any) -> TypeGuard[ExportedProgram]:

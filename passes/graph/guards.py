@@ -73,6 +73,7 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
     One floating-point type is as good as another, so that the network can be cast; None for what no one asked for.
     """
+    _require(isinstance(value, Tensor), "a tensor", value, name)
     if rank is not None and value.ndim != rank:
         raise GuardError(f"this network was captured with {rank} axes of {name}, got {value.ndim}: capture it again")
     if dtype is not None and value.dtype != dtype and not (dtype.is_floating_point and value.is_floating_point()):
@@ -82,6 +83,7 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 @one_call
 def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> None:
     """Refuse a tensor that has size 1 along another one of these axes than the one that was captured."""
+    _require(isinstance(value, Tensor), "a tensor", value, name)
     if value.ndim != rank or any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
         axes = [axis for axis, one in ones.items() if one]
         raise GuardError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import types
+import weakref
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ _DESCRIPTORS = (property, types.MemberDescriptorType, types.GetSetDescriptorType
 
 def is_object(x: Any) -> bool:
     """True for an object of an ordinary class which, all the way down, holds tensors, plain values, containers, classes
-    and such objects alone, none of these twice: what its attributes are says all of it.
+    and such objects alone, none of these twice: what its attributes are says all of it. Weak references to the object
+    that holds them are no part of that: storages have them, for one.
 
     Data classes are told by `is_record`; modules, functions and what is written in C hold more.
     """
@@ -56,14 +58,39 @@ def _is_closed(x: Any, seen: set[int]) -> bool:
         seen.add(id(x))
     if type(x) in (list, tuple, dict):
         return all(is_spelt(key) and _is_closed(item, seen) for key, item in parts(x))
-    return all(_is_closed(item, seen) for item in vars(x).values()) if _is_ordinary(x) else is_spelt(x)
+    if not _is_ordinary(x):
+        return is_spelt(x)
+    return all(_is_held_by(x, v()) if type(v) is weakref.ReferenceType else _is_closed(v, seen) for v in vars(x).values())
+
+
+def _is_held_by(x: Any, owner: Any) -> bool:
+    """True for what an object holds among its attributes, or in a container among these."""
+    return any(held is x for field in getattr(owner, "__dict__", {}).values() for held in _objects_in(field))
 
 
 def with_fields(x: Any, fields: dict[str, Any]) -> Any:
-    """An object of the same class with other attributes; its constructor is not called."""
+    """An object of the same class with other attributes; its constructor is not called.
+
+    What it holds refers to it where it refers to `x`, by a weak reference.
+    """
     made = new_object(type(x))
     vars(made).update(fields)
+    for name, field in fields.items():
+        for held, before in zip(_objects_in(field), _objects_in(vars(x).get(name)), strict=False):
+            for key, value in list(vars(held).items()) if held is not before else ():
+                if type(value) is weakref.ReferenceType and value() is x:
+                    vars(held)[key] = weakref.ref(made)
     return made
+
+
+def own_fields(x: Any) -> dict[str, Any]:
+    """An object's attributes, without weak references to what holds it."""
+    return {name: value for name, value in vars(x).items() if type(value) is not weakref.ReferenceType}
+
+
+def _objects_in(x: Any) -> list[Any]:
+    held = [v for _, v in parts(x)] if type(x) in (list, tuple, dict) else [x]
+    return [v for v in held if not isinstance(v, (Tensor, *SHARED)) and hasattr(v, "__dict__")]
 
 
 def new_object(kind: type) -> Any:

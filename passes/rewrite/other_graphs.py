@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,22 +22,26 @@ class OtherGraphs:
         variants: those for data that decide otherwise, in eval mode (or in both).
         training: that of train mode, if it is another one.
         training_variants: its variants.
+        inner: those of modules that code which is kept whole calls, by their paths.
     """
 
     variants: tuple[fx.Graph, ...]
     training: fx.Graph | None
     training_variants: tuple[fx.Graph, ...]
+    inner: dict[str, fx.Graph] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graphs: Sequence[fx.Graph], variants: int) -> OtherGraphs:
-        """From a list: so many variants, then the graph of train mode and its variants."""
-        trained = graphs[variants:]
-        return cls(tuple(graphs[:variants]), trained[0] if trained else None, tuple(trained[1:]))
+    def of(cls, graphs: Sequence[fx.Graph], variants: int, inner: Collection[str] = ()) -> OtherGraphs:
+        """From a list: so many variants, then the graph of train mode and its variants, then those of inner modules."""
+        count = len(graphs) - len(inner)
+        trained, others = graphs[variants:count], dict(zip(inner, graphs[count:], strict=True))
+        return cls(tuple(graphs[:variants]), trained[0] if trained else None, tuple(trained[1:]), others)
 
     @property
     def all(self) -> tuple[fx.Graph, ...]:
         """The graphs in that order."""
-        return (*self.variants, *(() if self.training is None else (self.training, *self.training_variants)))
+        trained = () if self.training is None else (self.training, *self.training_variants)
+        return (*self.variants, *trained, *self.inner.values())
 
 
 def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -88,7 +88,7 @@ def _emitted(captured: Captured, model: nn.Module, graphs: list[fx.Graph], root:
                 raise ModelError(f"torch.fx cannot write code for the name {node.target!r}: rename it in the model")
         graph.lint()
     module = TeleportedModule.around(root.__dict__, graphs[0], type(model).__name__)
-    module.choose(captured.choice, OtherGraphs.of(graphs[1:], len(captured.variants)))
+    module.choose(captured.choice, OtherGraphs.of(graphs[1:], len(captured.variants), captured.inner))
     module.__dict__["excepted"] = excepted(model, captured.followed, below=True)
     take_modes(module, model, captured.followed)
     module.link()

@@ -12,6 +12,7 @@ from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.graph.leaf_modules import as_its_class, is_leaf, watched, without_hooks
 from fxteleport.passes.graph.module_clone import clone, modules_of
 from fxteleport.passes.rewrite.any_names import TABLES
+from fxteleport.passes.rewrite.coded import hold_code
 from fxteleport.passes.rewrite.extra_state import carry
 from fxteleport.passes.rewrite.frozen_modules import holder_of
 from fxteleport.passes.rewrite.teleported_network import adopt
@@ -27,7 +28,7 @@ def skeleton(
         return tensors(name, assigned.get(name, tensor))
 
     called = {str(n.target) for graph in captured.graphs for n in graph.nodes if n.op == "call_module"}
-    leaves = called - captured.added.keys()
+    leaves = called - captured.added.keys() - captured.owners
     root = nn.Module()
     made: dict[int, nn.Module] = {}
     if WHOLE in leaves:
@@ -76,6 +77,7 @@ def skeleton(
             owner, _, name = path.rpartition(".")
             if hasattr(type(holder := root.get_submodule(owner)), name):  # a method of a module that is kept whole, too
                 holder.__dict__[name] = made_leaf
+    hold_code(captured, model, root, made_of)
     return root
 
 

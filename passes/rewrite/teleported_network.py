@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.module_clone import linked_to, path_of
 from fxteleport.passes.graph.node_info import describe_copy
 from fxteleport.passes.rewrite.any_names import TABLES, on_plain, parts, plain
+from fxteleport.passes.rewrite.coded import codes_of
 from fxteleport.passes.rewrite.extra_state import CARRIED
 from fxteleport.passes.rewrite.frozen_modules import Excepted
 from fxteleport.passes.rewrite.network_wraps import is_at, places, take_names_
@@ -37,6 +39,9 @@ class TeleportedModule(fx.GraphModule):
     choice: Choice | None = None  # where train mode has a graph of its own, or none
     in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
     variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
+    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType(
+        {}
+    )  # of what code kept whole calls; as above
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     @classmethod
@@ -63,7 +68,7 @@ class TeleportedModule(fx.GraphModule):
         return plain(self).get_buffer(target)
 
     def train(self, mode: bool = True) -> TeleportedModule:
-        if WHOLE in self.__dict__:  # it holds the same modules
+        if WHOLE in self.__dict__ and not codes_of(self):  # it holds the same modules
             in_mode(self.__dict__[WHOLE], mode)
             self.training = mode
         else:
@@ -104,6 +109,9 @@ class TeleportedModule(fx.GraphModule):
 
     def choose(self, choice: Choice | None, others: OtherGraphs) -> None:
         """Have the modes of the network's modules choose between its graph and another one, and data among variants."""
+        self.__dict__["inner_networks"] = {path: self._beside(graph) for path, graph in others.inner.items()}
+        for code in codes_of(self) if others.inner else ():
+            code.belong(self)
         if choice is None and not others.variants:
             return
         self.__dict__["choice"] = choice
@@ -127,7 +135,7 @@ class TeleportedModule(fx.GraphModule):
     def networks(self) -> list[TeleportedModule]:
         """It, and those that hold its other graphs."""
         trained = [] if self.in_training is None else [self.in_training, *self.in_training.variants]
-        return [self, *self.variants, *trained]
+        return [self, *self.variants, *trained, *self.inner_networks.values()]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -173,7 +181,7 @@ class TeleportedModule(fx.GraphModule):
 
     def _others(self) -> OtherGraphs:
         """Copies of its other graphs."""
-        return OtherGraphs.of(list(map(copied_graph, self.graphs[1:])), len(self.variants))
+        return OtherGraphs.of(list(map(copied_graph, self.graphs[1:])), len(self.variants), self.inner_networks)
 
 
 def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:

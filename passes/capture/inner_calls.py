@@ -1,0 +1,141 @@
+"""Calls of modules from code that is kept whole: which it makes, and whether it reads the called ones' weights itself.
+
+An ODE solver, a loop that halts when the data say so, code that takes gradients: no graph holds it, but the modules that
+it calls have graphs of their own. For that the code may do nothing but call them: so it is run once, as the module that
+it is of, and once more with the weights of what it calls withheld.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxteleport.passes.capture.meta_values import tree_map
+from fxteleport.passes.capture.opaque_leaves import Withheld
+from fxteleport.passes.capture.placeholders import form_of
+from fxteleport.passes.capture.plain_functions import can_be_held
+from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked, is_leaf
+from fxteleport.passes.graph.module_clone import clone, path_of
+from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.reachable import Reached
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Sealed(Withheld):
+    """A weight of a module that code which is kept whole calls, and that it may not read by itself.
+
+    Beside size and type, it may be asked whether it is a parameter that is trained: solvers hand parameters on to the
+    backward of theirs.
+    """
+
+    _FACTS = Withheld._FACTS | {
+        Tensor.device.__get__, Tensor.requires_grad.__get__, Tensor.is_floating_point, Tensor.numel,
+        Tensor.is_complex, Tensor.is_leaf.__get__, Tensor.layout.__get__,
+    }  # fmt: skip
+
+
+def sealed(tensor: Tensor) -> Sealed:
+    """What stands for a tensor that may not be read."""
+    made: Sealed = torch.Tensor._make_subclass(Sealed, torch.empty_like(tensor.detach()), tensor.requires_grad)
+    return made
+
+
+def is_below(name: str, paths: Collection[str]) -> bool:
+    """True for what is in a module at one of these paths."""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+@dataclass
+class Calls:
+    """The calls of one module: with what the first was, and whether all others are like it."""
+
+    given: Arguments
+    form: Any
+    alike: bool = True  # and a graph can hold what they take and give
+
+
+class Inside:
+    """The code of a module that is kept whole, run by itself.
+
+    Args:
+        path: of the module.
+        reached: what its code can read of the model outside it.
+    """
+
+    def __init__(self, module: nn.Module, path: str, reached: Reached | None) -> None:
+        self._module, self._path, self._reached = module, path, reached
+
+    def calls(self, arguments: Arguments) -> dict[str, Calls]:
+        """The modules that a run calls, by their paths; of those of torch's own layers, which have no inside, none."""
+        found: dict[str, Calls] = {}
+        code = self._clone(())
+        for module in code.modules():
+            if module is not code and not is_leaf(module) and any(True for _ in module.parameters()):
+                watched = functools.partial(_noted, found, path_of(module), module.forward)
+                module.__dict__["forward"] = watched
+        code(*arguments[0], **arguments[1])
+        return found
+
+    def calls_only(self, arguments: Arguments, paths: Collection[str], parts: Mapping[str, nn.Module]) -> bool:
+        """True where the run does nothing with the modules at these paths but to call them."""
+        code = self._clone(paths)
+        for module in code.modules():
+            if path_of(module) in paths:
+                real = parts[path_of(module)]
+                module.__dict__["forward"] = clone(real, _own(), path_of(module), training=False).forward
+        try:
+            code(*arguments[0], **arguments[1])
+        except Exception:
+            return False
+        return True
+
+    def _clone(self, paths: Collection[str]) -> nn.Module:
+        own = _own()
+
+        def tensors(name: str, tensor: Tensor) -> Tensor:
+            return sealed(tensor) if is_below(name, paths) else own(name, tensor)
+
+        return clone(self._module, tensors, self._path, training=False, beside=self._reached)
+
+
+def may_have_a_graph(module: nn.Module) -> bool:
+    """True for a module whose calls are nothing but its forward."""
+    return not (is_leaf(module) or any(hooked(part) or changes_gradients(part) for part in module.modules()))
+
+
+def _own() -> Callable[[str, Tensor], Tensor]:
+    """Gives copies of tensors, which the run may write to."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(_: str, tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            made = tensor.detach().clone()
+            copies[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        return copies[id(tensor)]
+
+    return copied
+
+
+def _noted(found: dict[str, Calls], path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    form = _form((args, kwargs))
+    if path in found:
+        found[path].alike &= form == found[path].form
+        return forward(*args, **kwargs)
+    given = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
+    found[path] = Calls(given, form)
+    out = forward(*args, **kwargs)
+    found[path].alike &= form is not None and can_be_held(out)  # what other objects hold, no graph sees
+    return out
+
+
+def _form(arguments: Arguments) -> Any:
+    """What a graph rests on of the arguments; None where no graph can hold them."""
+    if not can_be_held(list(arguments)):
+        return None
+    return form_of(list(arguments), ""), [(x.shape, x.dtype) for x in leaves_of(arguments) if isinstance(x, Tensor)]
