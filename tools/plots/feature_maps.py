@@ -19,6 +19,7 @@ from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.plots.palette import DIVERGING
 from fxteleport.tools.plots.panels import plain, spaced, with_owners, wrapped
 from fxteleport.verify import in_step
 
@@ -84,7 +85,7 @@ def _row(axis: Axes, values: Tensor, below: Sequence[str]) -> None:
         joined[:, i * step : i * step + width] = value
         frame = Rectangle((i * step - 0.5, -0.5), width, height, fill=False, color="#999999", linewidth=0.5)
         axis.add_patch(frame).set_clip_on(False)
-    axis.imshow(joined, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    axis.imshow(joined, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     axis.set_xticks([i * step + (width - 1) / 2 for i in range(len(values))], below, fontsize=6.5)
     axis.set_yticks([])
     axis.tick_params(length=0, pad=2)
