@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -54,6 +55,15 @@ def require_scalar(value: Any, what: str, hint: str = "") -> Tensor:
         raise InputError(f"{what} returned {shape}, not a scalar tensor{hint}")
     if not value.requires_grad and torch.is_grad_enabled():
         raise InputError(f"{what} returned a tensor without a gradient: let it depend on the network's weights")
+    return value
+
+
+def require_number(value: Any, what: str) -> Any:
+    """A result that is one number, as a tensor or not; InputError for anything else."""
+    one = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not one:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
+        raise InputError(f"{what} returned {shape}, not one number")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,9 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def checked_graphs() -> Iterator[None]:
     """Every plan that the tests make checks its graphs after each pass (`passes/check_graph.py`)."""
-    ft.plan.__kwdefaults__["checks"] = True
+    defaults = inspect.unwrap(ft.plan).__kwdefaults__
+    defaults["checks"] = True
     yield
-    ft.plan.__kwdefaults__["checks"] = False
+    defaults["checks"] = False
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

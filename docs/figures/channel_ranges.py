@@ -14,6 +14,7 @@ import timm
 import torch
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import AFTER, BEFORE
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -39,16 +40,15 @@ def ranges(of: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 before, after = ranges(folded), ranges(network)
 order = before[0].argsort(descending=True)
-blue, orange = "#0072B2", "#D55E00"  # told apart by colour-blind readers and in print
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained", sharex=True)
 for axis, old, new, what in zip(
     axes, before, after, (f"{FIRST}: output channels", f"{SECOND}: input channels"), strict=True
 ):
     old, new = old[order], new[order]
     axis.plot(
-        old, ".", color=blue, markersize=5, label=f"before: largest / median {float(old.max() / old.median()):.1f}"
+        old, ".", color=BEFORE, markersize=5, label=f"before: largest / median {float(old.max() / old.median()):.1f}"
     )
-    axis.plot(new, ".", color=orange, markersize=5, label=f"after: {float(new.max() / new.median()):.1f}")
+    axis.plot(new, ".", color=AFTER, markersize=5, label=f"after: {float(new.max() / new.median()):.1f}")
     axis.set(title=what, xlabel="channel, by its range in the first layer before", yscale="log")
     axis.set_ylim(bottom=0.5 * float(old[old > 1e-4 * old.max()].min()))  # dead channels are left out
     axis.legend(frameon=False)

@@ -10,6 +10,7 @@ import timm
 import torch
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import AFTER, BEFORE
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,21 +24,20 @@ network = plan.rewrite(cob)
 with torch.no_grad():
     before, after = model(x), network(x)
 
-blue, orange = "#0072B2", "#D55E00"  # told apart by colour-blind readers and in print
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 name = "layer2.0.conv1.weight"
 bins = torch.linspace(-0.15, 0.15, 61).tolist()
-for net, colour, label in ((model, blue, "original"), (network, orange, "teleported")):
+for net, colour, label in ((model, BEFORE, "original"), (network, AFTER, "teleported")):
     weight = net.get_parameter(name).detach().flatten().numpy()
     left.hist(weight, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label)
 left.set(title=f"weights of {name[:-7]}", xlabel="weight", ylabel="count")
 left.set_xticks([-0.1, 0, 0.1])
 left.legend(frameon=False)
-middle.hist(cob.values.numpy(), bins=60, color=orange)
+middle.hist(cob.values.numpy(), bins=60, color=AFTER)
 middle.set(title=f"{plan.num_free} free CoB values", xlabel="change of basis", ylabel="count")
-right.plot(before.flatten(), after.flatten(), ".", color=orange, markersize=2)
+right.plot(before.flatten(), after.flatten(), ".", color=AFTER, markersize=2)
 low, high = before.min(), before.max()
-right.plot([low, high], [low, high], color=blue, linewidth=0.8)
+right.plot([low, high], [low, high], color=BEFORE, linewidth=0.8)
 gap = (after - before).abs().max()
 right.set(title=f"8000 logits: largest gap {gap:.0e}", xlabel="original", ylabel="teleported")
 for axes in (left, middle, right):

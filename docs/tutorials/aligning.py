@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import AFTER, BEFORE
 
 torch.manual_seed(0)
 x = torch.randn(512, 16)
@@ -90,8 +91,8 @@ print(f"accuracy of the mean: {accuracy(middle(aligned, b)):.3f}")
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", num="Distances, and the line between")
 places = range(len(before))
-left.barh([p + 0.2 for p in places], list(before.values()), 0.4, color="#0072B2", label="before")
-left.barh([p - 0.2 for p in places], list(after.values()), 0.4, color="#D55E00", label="aligned")
+left.barh([p + 0.2 for p in places], list(before.values()), 0.4, color=BEFORE, label="before")
+left.barh([p - 0.2 for p in places], list(after.values()), 0.4, color=AFTER, label="aligned")
 left.set_yticks(places, list(before))
 left.invert_yaxis()
 left.set(xlabel="relative distance to b", xscale="log")
@@ -103,7 +104,7 @@ def loss(net):
 
 
 ends, alphas = ft.curvature.trainable(b), [i / 20 for i in range(21)]
-for net, colour, label in ((a, "#0072B2", "from a"), (aligned, "#D55E00", "from a, aligned")):
+for net, colour, label in ((a, BEFORE, "from a"), (aligned, AFTER, "from a, aligned")):
     at = ft.curvature.at(b, loss)
     right.plot(alphas, ft.landscapes.line(at, ft.curvature.trainable(net), ends, alphas), color=colour, label=label)
 right.set(xlabel="on the line to b", ylabel="loss")

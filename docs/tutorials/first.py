@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import AFTER, BEFORE
 
 torch.manual_seed(0)
 
@@ -96,14 +97,14 @@ print(report.verdict, "- first at", report.first_difference.node)
 # %%
 network = plan.rewrite(cob)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", num="Weights and outputs of both")
-for net, colour, label in ((model, "#0072B2", "original"), (network, "#D55E00", "teleported")):
+for net, colour, label in ((model, BEFORE, "original"), (network, AFTER, "teleported")):
     weights = net.get_parameter("blocks.0.up.weight").detach().flatten()
     left.hist(weights, bins=61, range=(-0.7, 0.7), histtype="step", color=colour, label=label)
 left.set(title="blocks.0.up.weight", xlabel="weight", ylabel="count")
 left.legend()
 with torch.no_grad():
-    right.plot(model(x).flatten(), network(x).flatten(), ".", color="#D55E00")
-right.axline((0, 0), slope=1, color="#0072B2", linewidth=0.8)
+    right.plot(model(x).flatten(), network(x).flatten(), ".", color=AFTER)
+right.axline((0, 0), slope=1, color=BEFORE, linewidth=0.8)
 right.set(title="outputs", xlabel="original", ylabel="teleported")
 
 # %% [markdown]

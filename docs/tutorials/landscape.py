@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import SURFACE
 
 torch.manual_seed(0)
 x = torch.randn(256, 2)
@@ -57,7 +58,7 @@ for net in (model, network):
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", sharey=True, num="The loss around two places")
 levels = torch.logspace(-2.5, 1.5, 17).tolist()
 for axis, surface, name in zip(axes, surfaces, ("trained", "teleported"), strict=True):
-    drawn = axis.contourf(steps, steps, surface.clamp_min(levels[0]), levels, norm="log", cmap="cividis", extend="max")
+    drawn = axis.contourf(steps, steps, surface.clamp_min(levels[0]), levels, norm="log", cmap=SURFACE, extend="max")
     axis.plot(0, 0, "s", markersize=7, color="white", markeredgecolor="black")
     axis.set(title=name, aspect="equal", xlabel="first direction")
 axes[0].set_ylabel("second direction")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxteleport as ft
+from fxteleport.tools.plots.palette import AFTER, BEFORE, MIXED
 
 torch.manual_seed(0)
 angle = torch.rand(512) * 5
@@ -98,11 +99,11 @@ print("same outputs as the teleported network:", torch.allclose(ordinary(x), aga
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained", num="Training loss with and without a teleportation")
-axis.plot(plain, color="#0072B2", label="plain")
-axis.plot(moved, color="#D55E00", label="teleported once")
+axis.plot(plain, color=BEFORE, label="plain")
+axis.plot(moved, color=AFTER, label="teleported once")
 for epoch, what in ((20, "teleportation"), (150, "saved, resumed")):
-    axis.axvline(epoch, color="#666666", linewidth=0.8, linestyle=":")
-    axis.annotate(what, (epoch, max(plain)), xytext=(4, -4), textcoords="offset points", fontsize=8, color="#666666")
+    axis.axvline(epoch, color=MIXED, linewidth=0.8, linestyle=":")
+    axis.annotate(what, (epoch, max(plain)), xytext=(4, -4), textcoords="offset points", fontsize=8, color=MIXED)
 axis.set(xlabel="epoch", ylabel="training loss")
 axis.legend(loc="upper right")
 

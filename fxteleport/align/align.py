@@ -24,6 +24,7 @@ from fxteleport.align.descent import Distance, share
 from fxteleport.align.magnitudes import Pair, exponents, magnitudes, refined
 from fxteleport.align.signs import signs
 from fxteleport.arguments import require_weights
+from fxteleport.checked import checked
 from fxteleport.passes.capture.model_tensors import named_tensors
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import InputError
@@ -56,6 +57,7 @@ class Alignment:
     exact: bool
 
 
+@checked
 @torch.no_grad()
 def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
     """Find the change of basis that maps weights `a` onto weights `b`, or as near to them as descent comes.

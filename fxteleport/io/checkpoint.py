@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.arguments import kind, require_module
 from fxteleport.atomic_files import require_writable
+from fxteleport.checked import checked
 from fxteleport.io.description import FORMAT, Description, installed_versions, versions_text
 from fxteleport.io.example_inputs import described_inputs, inputs_from, number_format
 from fxteleport.io.state_tensors import extra_state, parted, unshared
@@ -40,6 +41,7 @@ MARK = "teleported"  # the one key of X.safetensors' metadata: "MODE ID" (their 
 _SUFFIXES = (".cob.safetensors", ".safetensors", ".json")
 
 
+@checked
 def save(
     path: str | Path, module: fx.GraphModule, model_spec: str, input_size: Sequence[int] | None = None
 ) -> list[Path]:
@@ -69,7 +71,7 @@ def save(
         )
     cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
     tensors, extra = parted(module.state_dict())
-    size = None if input_size is None else list(input_size)
+    size = None if input_size is None else [int(n) for n in input_size]
     description = _description(module, made.plan, _identity(cob), model_spec, size, extra)
     files = paths(path)
     for file in files:
@@ -86,6 +88,7 @@ def save(
     return files
 
 
+@checked
 def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
     """Rebuild a network that `save` wrote, on the CPU and in eval mode.
 

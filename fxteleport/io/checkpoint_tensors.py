@@ -8,12 +8,14 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from fxteleport.checked import checked
 from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.io.stream import fits
 from fxteleport.passes.errors import CheckpointError
 from fxteleport.plan.analysis import Analysis
 
 
+@checked
 def checkpoint_tensors(plan: Analysis, source: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint on disk, for `equalize(plan, weights=...)`: none is kept in memory.
 

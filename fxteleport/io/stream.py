@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fxteleport.atomic_files import write_bytes, write_file
+from fxteleport.checked import checked
 from fxteleport.io.safetensors_layout import Entry, Layout, Shard, read_layout
 from fxteleport.passes.errors import CheckpointError, InputError
 from fxteleport.passes.scale.format_range import largest
@@ -32,6 +33,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 Progress = Callable[[int], None]
 
 
+@checked
 def stream(
     plan: Analysis,
     cob: ChangeOfBasis,

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from fxteleport.arguments import require_weights
+from fxteleport.checked import checked
 
 Weights = dict[str, Tensor]
 
 
+@checked
 def pseudo_teleport(before: Mapping[str, Tensor], after: Mapping[str, Tensor], seed: int = 0) -> Weights:
     """A random point as far from the weights `before` as a teleportation took them, uniform on that sphere."""
     require_weights(before, what="the weights before")
@@ -27,6 +29,7 @@ def pseudo_teleport(before: Mapping[str, Tensor], after: Mapping[str, Tensor], s
     return {n: w.detach() + length.to(w) * noise[n] for n, w in before.items()}
 
 
+@checked
 def reinitialize(after: Mapping[str, Tensor], seed: int = 0) -> Weights:
     """Weights of the same distribution: every tensor's teleported values, in a random order.
 

@@ -16,7 +16,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import grad, vjp
 
-from fxteleport.arguments import require_callable, require_module, require_weights
+from fxteleport.arguments import require_callable, require_module, require_number, require_weights
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.teleported_point import Loss, Point, Weights, isolated, require_loss
 
@@ -24,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 LossOfWeights = Callable[[Weights], Tensor]
 
 
+@checked
 def at(network: nn.Module, loss: Loss) -> LossOfWeights:
     """The loss as a function of the network's weights. In eval mode, where batch norm is a plain function."""
     require_module(network, "the network")
@@ -31,27 +33,31 @@ def at(network: nn.Module, loss: Loss) -> LossOfWeights:
     return lambda weights: loss(isolated(network, weights))
 
 
+@checked
 def around(point: Point, loss: Loss) -> LossOfWeights:
     """The loss as a function of a teleported network's weights."""
     require_loss(loss)
     return lambda weights: point.loss(loss, weights)
 
 
+@checked
 def trainable(network: nn.Module) -> Weights:
     """A network's trainable parameters by name, detached."""
     require_module(network, "the network")
     return {n: p.detach() for n, p in network.named_parameters() if p.requires_grad}
 
 
+@checked
 def hvp(loss: LossOfWeights, weights: Weights, vector: Weights) -> Weights:
     """The Hessian of the loss at the weights, times a vector (reverse over reverse; the Hessian is symmetric)."""
     _require(loss, weights)
     require_weights(vector, like=weights, what="the vector")
-    pull: Any = vjp(grad(loss), weights)[1]
+    pull: Any = vjp(grad(lambda at: require_number(loss(at), "the loss")), weights)[1]
     product: Weights = pull(vector)[0]
     return product
 
 
+@checked
 def top_eigenvalue(
     loss: LossOfWeights, weights: Weights, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0
 ) -> tuple[float, Weights]:
@@ -68,6 +74,10 @@ def top_eigenvalue(
         InputError: it is not found within so many iterations.
     """
     _require(loss, weights)
+    if iterations < 1:
+        raise InputError(f"iterations={iterations}: take a number from 1")
+    if not tolerance >= 0:
+        raise InputError(f"tolerance={tolerance}: take a number from 0")
     start = _random(weights, seed, torch.randn)
     size = float(dot(first := hvp(loss, weights, start), first)) ** 0.5
     if size == 0 or not math.isfinite(size):  # ARPACK takes neither
@@ -95,9 +105,12 @@ def top_eigenvalue(
 _BASIS = 8  # vectors that Lanczos keeps: fewer restart often, more take memory
 
 
+@checked
 def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 0) -> tuple[float, float]:
     """The trace of the Hessian and its standard error: Hutchinson's estimate, the mean of v H v over signs v."""
     _require(loss, weights)
+    if samples < 1:
+        raise InputError(f"samples={samples}: take a number from 1")
     found = []
     for i in range(samples):
         vector = _random(weights, seed + i, lambda *a, **k: torch.randint(0, 2, *a, **k) * 2.0 - 1.0)
@@ -106,6 +119,7 @@ def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 
     return float(values.mean()), float(values.std() / samples**0.5) if samples > 1 else float("nan")
 
 
+@checked
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     """The inner product of two sets of weights, float64."""
     return torch.stack([(x.double() * b[n].double()).sum() for n, x in a.items()]).sum()

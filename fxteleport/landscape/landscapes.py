@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxteleport.arguments import require_weights
+from fxteleport.arguments import require_number, require_weights
+from fxteleport.checked import checked
 from fxteleport.landscape.curvature import LossOfWeights
+from fxteleport.passes.errors import InputError
 from fxteleport.plan.teleported_point import Weights
 
 
@@ -34,6 +36,7 @@ class Plane:
     explained: Tensor
 
 
+@checked
 def random_direction(weights: Mapping[str, Tensor], seed: int = 0, normalize: bool = True) -> Weights:
     """A Gaussian direction; with `normalize` filter-normalised, and zero for vectors (biases, gains)."""
     require_weights(weights)
@@ -42,6 +45,7 @@ def random_direction(weights: Mapping[str, Tensor], seed: int = 0, normalize: bo
     return filter_normalized(drawn, weights) if normalize else drawn
 
 
+@checked
 def filter_normalized(direction: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
     """The direction with every filter (row of a weight) as long as the weights' own; zero for vectors."""
     require_weights(weights, like=direction)
@@ -56,6 +60,7 @@ def _normalized(direction: Tensor, weight: Tensor) -> Tensor:
     return scaled
 
 
+@checked
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> Weights:
     """(1 - alpha) start + alpha end."""
     require_weights(start, what="the first weights")
@@ -63,6 +68,7 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
     return {n: torch.lerp(w.detach(), end[n].detach(), alpha) for n, w in start.items()}
 
 
+@checked
 def moved(center: Mapping[str, Tensor], *steps: tuple[float, Mapping[str, Tensor]]) -> Weights:
     """The centre plus each direction times its step; weights that a direction does not name stay."""
     require_weights(center)
@@ -74,14 +80,16 @@ def moved(center: Mapping[str, Tensor], *steps: tuple[float, Mapping[str, Tensor
     return weights
 
 
+@checked
 @torch.no_grad()
 def line(
     loss: LossOfWeights, start: Mapping[str, Tensor], end: Mapping[str, Tensor], alphas: Sequence[float]
 ) -> Tensor:
     """The loss along (1 - alpha) start + alpha end; float64 [alphas]."""
-    return torch.tensor([float(loss(interpolate(start, end, a))) for a in alphas], dtype=torch.float64)
+    return torch.tensor([_number(loss(interpolate(start, end, a))) for a in alphas], dtype=torch.float64)
 
 
+@checked
 @torch.no_grad()
 def surface(
     loss: LossOfWeights,
@@ -92,12 +100,19 @@ def surface(
     ys: Sequence[float],
 ) -> Tensor:
     """The loss on centre + x first + y second; float64 [ys, xs]."""
-    rows = [[float(loss(moved(center, (x, first), (y, second)))) for x in xs] for y in ys]
+    rows = [[_number(loss(moved(center, (x, first), (y, second)))) for x in xs] for y in ys]
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def _number(value: object) -> float:
+    return float(require_number(value, "the loss"))
+
+
+@checked
 def pca_plane(trajectory: Sequence[Mapping[str, Tensor]]) -> Plane:
     """The plane that holds most of a training trajectory, seen from its last weights (Li et al., Section 7)."""
+    if not len(trajectory):
+        raise InputError("the trajectory is empty: pass the weights of some steps")
     for weights in trajectory:
         require_weights(weights)
     last = {n: w.detach() for n, w in trajectory[-1].items()}

@@ -12,28 +12,33 @@ import torch
 from torch import Tensor
 
 from fxteleport.arguments import require_callable, require_weights
+from fxteleport.checked import checked
 from fxteleport.plan.teleported_point import Loss, Point, require_loss
 
 Objective = Callable[[Point], Tensor]
 
 
+@checked
 def weight_norm(point: Point) -> Tensor:
     """The Euclidean norm of all weights."""
     return _norm(point.weights)
 
 
+@checked
 def gradient_norm(loss: Loss) -> Objective:
     """The Euclidean norm of the gradient."""
     require_loss(loss)
     return lambda point: _norm(point.gradients(loss))
 
 
+@checked
 def relative_gradient(loss: Loss) -> Objective:
     """The gradient's norm over the weights' norm, which the paper's Fig. 6 measures."""
     require_loss(loss)
     return lambda point: _norm(point.gradients(loss)) / _norm(point.weights)
 
 
+@checked
 def lookahead(loss: Loss, lr: float) -> Objective:
     """The loss after one step of gradient descent from the teleported weights."""
     require_loss(loss)
@@ -45,6 +50,7 @@ def lookahead(loss: Loss, lr: float) -> Objective:
     return objective
 
 
+@checked
 def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
     """By how much the loss rises at a distance `radius` up the gradient: the first-order sharpness of SAM.
 
@@ -61,6 +67,7 @@ def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
     return objective
 
 
+@checked
 def distance(target: Mapping[str, Tensor]) -> Objective:
     """The Euclidean distance to other weights."""
     require_weights(target, what="the target weights")
@@ -72,6 +79,7 @@ def distance(target: Mapping[str, Tensor]) -> Objective:
     return objective
 
 
+@checked
 def negative(objective: Objective) -> Objective:
     """An objective turned round: to make large what was to be made small."""
     require_callable(objective, "the objective", "a function of a Point")

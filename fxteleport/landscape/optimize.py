@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fxteleport.arguments import called, require_callable, require_scalar
+from fxteleport.checked import checked
 from fxteleport.landscape import objectives
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.domain.solution import UNIT
@@ -39,6 +40,7 @@ class Optimized:
     history: list[float] = field(repr=False)
 
 
+@checked
 def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
     """Minimise an objective from a change of basis on, with Adam on the log-magnitudes.
 
@@ -59,6 +61,8 @@ def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: in
     require_callable(objective, "the objective", "a function of a Point, such as fxteleport.objectives.weight_norm")
     if steps < 0:
         raise InputError(f"steps={steps}: take a number from 0")
+    if not 0 <= lr < math.inf:
+        raise InputError(f"lr={lr}: take a number from 0")
     require_planned(plan)
     check(plan, cob)
     start = cob.values.detach()

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from fxteleport.arguments import require_module
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError, ModelError
 
 
+@checked
 @torch.no_grad()
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Re-draw every parameter and every batch norm statistic, in place; returns the model.

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from fxteleport.arguments import kind
+from fxteleport.checked import checked
 from fxteleport.passes.domain.solution import POSITIVE, UNIT
 from fxteleport.passes.errors import CobError
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis, require_cob, sample_values
 
 
+@checked
 def sample(
     plan: Analysis,
     cob_range: float = 0.5,

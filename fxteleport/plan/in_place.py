@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.arguments import require_module
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.dtensor import local, put_back
 from fxteleport.passes.scale import row_column_scaling
@@ -24,6 +25,7 @@ from fxteleport.plan.unguarded import admit
 from fxteleport.plan.weights import matching_tensors
 
 
+@checked
 def apply_(plan: Analysis, cob: ChangeOfBasis, model: nn.Module | None = None, strict: bool = False) -> nn.Module:
     """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from fxteleport.checked import checked
 from fxteleport.explain.groups import Group, Grouping, neuron_groups
 from fxteleport.explain.joins import Link, Tie, group_links, group_ties
 from fxteleport.explain.scalings import Use, group_uses
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Plan")
 
 
+@checked
 def plan(
     model: nn.Module | ExportedProgram,
     *example_inputs: Any,
@@ -149,6 +151,7 @@ def _on_cpu(switch: bool) -> contextlib.AbstractContextManager[Any]:
     return torch.device("cpu") if switch else contextlib.nullcontext()
 
 
+@checked
 def teleport(
     model: nn.Module,
     *example_inputs: Any,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxteleport.arguments import require_callable, require_scalar
+from fxteleport.checked import checked
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.factors import scales
@@ -83,6 +84,7 @@ def at(plan: Analysis, cob: ChangeOfBasis) -> Point:
     return Point(plan.captured.model, scales(plan, cob))
 
 
+@checked
 def gradients(network: nn.Module, loss: Loss) -> Weights:
     """The gradients of a loss for every trainable parameter; zero where it does not reach. Buffers stay as they are."""
     require_loss(loss)

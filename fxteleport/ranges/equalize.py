@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError, NothingFree
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
@@ -59,6 +60,7 @@ class Equalized:
     share: float
 
 
+@checked
 def equalize(
     plan: Analysis, method: str = "range", data: Iterable[Any] | None = None, **settings: Any
 ) -> ChangeOfBasis:
@@ -85,6 +87,7 @@ def equalize(
     return equalized(plan, method, data, **settings).cob
 
 
+@checked
 def equalized(
     plan: Analysis,
     method: str = "range",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError
 from fxteleport.ranges.calibrate import batches
 from fxteleport.ranges.choices import check_bits
@@ -67,6 +68,7 @@ def quantized_weight(weight: Tensor, bits: int, layer: Layer, per_channel: bool)
     return (rounded if layer.out_axis == 0 else rounded.transpose(1, 2)).reshape(weight.shape)
 
 
+@checked
 def fake_quantize(
     network: fx.GraphModule,
     bits: int = 8,

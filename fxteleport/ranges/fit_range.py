@@ -21,6 +21,7 @@ from scipy import optimize, sparse
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxteleport.checked import checked
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.errors import InputError, ModelError, NothingFree
@@ -44,6 +45,7 @@ _NAMED = 4  # values of an error message
 Told = Callable[[str], None]
 
 
+@checked
 def fit_range(
     plan: Analysis,
     data: Iterable[Any],

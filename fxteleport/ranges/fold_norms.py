@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.checked import checked
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
@@ -35,6 +36,7 @@ class Folded:
     kept: dict[str, str] = field(default_factory=dict)
 
 
+@checked
 def fold_norms(model: nn.Module, *example_inputs: Any, strict: bool = False, **keyword_inputs: Any) -> TeleportedModule:
     """A network in eval mode whose batch norms are folded into the layers beside them; the model is not touched.
 
@@ -75,6 +77,7 @@ def fold_norms(model: nn.Module, *example_inputs: Any, strict: bool = False, **k
     return network
 
 
+@checked
 def folded_norms(network: nn.Module) -> Folded:
     """What `fold_norms` did to a network that it made."""
     found: Folded = getattr(network, "meta", {}).get(FOLDED, Folded())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.any_names import plain
@@ -67,6 +68,7 @@ def range_of(value: Tensor, dtype: torch.dtype) -> Range:
     return Range(float(size.max()), int((size > limits.max).sum()), int(below.sum()))
 
 
+@checked
 def range_report(
     plan: Analysis, cob: ChangeOfBasis, data: Iterable[Any], dtype: torch.dtype = torch.float16
 ) -> list[RangeRow]:

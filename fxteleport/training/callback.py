@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch.optim import Optimizer
 
+from fxteleport.checked import checked
 from fxteleport.landscape.objectives import Objective
 from fxteleport.passes.errors import InputError
 from fxteleport.plan.choices import check_range
@@ -47,6 +48,7 @@ class Teleport:
         CobError: a range outside its law.
     """
 
+    @checked
     def __init__(
         self,
         network: Teleportable,
@@ -110,6 +112,7 @@ class Teleport:
         return min(drawn, key=lambda cob: float(self.metric(self.network.at(cob))))  # type: ignore[misc]
 
 
+@checked
 def lightning_callback(teleport: Teleport) -> Any:
     """The same as a Lightning callback: called at the start of every training epoch.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxteleport.arguments import kind, require_module
+from fxteleport.checked import checked
 from fxteleport.passes.errors import InputError
 
 STATES = ("transport", "reset", "keep")
@@ -38,6 +39,7 @@ _EXCEPTIONS: dict[tuple[str, str], int | str] = {
 }
 
 
+@checked
 @torch.no_grad()
 def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Tensor], state: str = "transport") -> None:
     """Move an optimiser's state to the basis that its parameters were teleported to.

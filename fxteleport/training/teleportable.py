@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxteleport.arguments import require_module
+from fxteleport.checked import checked
 from fxteleport.passes.errors import CobError, InputError, ModelError
 from fxteleport.passes.rewrite.network_wraps import take_names_
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
@@ -46,6 +47,7 @@ class Teleportable(nn.Module):
         InputError, ModelError, CaptureError: as of `plan`.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -74,10 +76,12 @@ class Teleportable(nn.Module):
         """What the model takes and returns."""
         return self.network(*inputs, **keyword_inputs)
 
+    @checked
     def at(self, cob: ChangeOfBasis) -> Point:
         """The network seen from where `teleport_(cob)` would take it, without going there."""
         return Point(self.network, self.plan.scales(cob))
 
+    @checked
     @torch.no_grad()
     def teleport_(
         self, cob: ChangeOfBasis, optimizer: Optimizer | None = None, state: str = "transport"

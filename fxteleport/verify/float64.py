@@ -15,6 +15,8 @@ from fxteleport.verify.compare import difference
 from fxteleport.verify.outputs import dense
 from fxteleport.verify.running import outputs_and_writes, own_copy
 
+_DRAWN = 65537  # numbers drawn for a tensor, which larger ones repeat: a prime, so that no two rows begin alike
+
 
 def doubled(x: Any) -> Any:
     """Tensors of fractions in a structure as float64 (complex128)."""
@@ -60,8 +62,10 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any, run: Callable[..
     generator = torch.Generator().manual_seed(0)
 
     def moved(tensor: Tensor) -> Tensor:
-        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-        factor = noise.mul_(2).sub_(1).mul_(torch.finfo(tensor.dtype).eps).add_(1)  # in place: as large as the network
+        count = tensor.numel()
+        noise = torch.rand(min(count, _DRAWN), generator=generator, dtype=torch.float64)
+        few = noise.mul_(2).sub_(1).mul_(torch.finfo(tensor.dtype).eps).add_(1).to(tensor.device)
+        factor = few.repeat(-(-count // _DRAWN))[:count].view(tensor.shape) if count else few.view(tensor.shape)
         return tensor.to(_wide(tensor.dtype)) * factor if tensor.is_complex() else factor.mul_(tensor)
 
     try:

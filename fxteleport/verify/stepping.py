@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,20 @@ from fxteleport.verify.running import own_copy
 from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 
+def no_one(value: NodeValue) -> None:
+    """A watch that looks at nothing."""
+
+
+Watch = Callable[["NodeValue"], None]
+
+
 def compare_nodes(
-    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, tolerance: float
+    made: Teleportation,
+    gm: fx.GraphModule,
+    inputs: Any,
+    keyword_inputs: Any,
+    tolerance: float,
+    watch: Watch = no_one,
 ) -> tuple[dict[str, float], int, Difference | None]:
     """Hold every value against the original's times tau: each node's relative error, how many, and the first wrong.
 
@@ -44,6 +56,7 @@ def compare_nodes(
     compared, first = 0, None
     for value in in_step(gm, *inputs, **keyword_inputs):
         compared += 1
+        watch(value)
         if first is not None:
             continue
         if tolerance == 0.0 and equal(value.expected, value.actual):

@@ -27,7 +27,7 @@ from fxteleport.verify.decide import verdict_in_float64, verdict_on
 from fxteleport.verify.parameters import compare_parameters, exercised
 from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference, EquivalenceReport, TensorDifference, Verdict
-from fxteleport.verify.stepping import compare_nodes
+from fxteleport.verify.stepping import Watch, compare_nodes, no_one
 from fxteleport.verify.tolerance import BITWISE, Pair, tolerance_of
 from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
@@ -54,6 +54,18 @@ def verify(
         ModelError: one is no network, or does not run on these inputs.
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
     """
+    return watched(model, gm, inputs, keyword_inputs)
+
+
+@torch.no_grad()
+def watched(
+    model: nn.Module | ExportedProgram,
+    gm: nn.Module | ExportedProgram,
+    inputs: tuple[Any, ...],
+    keyword_inputs: dict[str, Any],
+    watch: Watch = no_one,
+) -> EquivalenceReport:
+    """As `verify`; `watch` is shown the values of each node in both networks as they are compared."""
     if is_program(model) and not (inputs or keyword_inputs):
         inputs, keyword_inputs = inputs_of(model)
     original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]
@@ -69,8 +81,8 @@ def verify(
         pair = Pair(original, network, inputs, keyword_inputs, draws, writes)
         restored = _restored(pair)
         if restored is None:
-            return _report(pair, start)
-        found = _report(replace(pair, teleported=restored), start)
+            return _report(pair, start, watch)
+        found = _report(replace(pair, teleported=restored), start, watch)
         gap = pair.compared()[0].max_rel
         return replace(found, epsilon_gap=gap, bitwise_equal=found.bitwise_equal and gap == 0)
 
@@ -83,11 +95,11 @@ def _restored(pair: Pair) -> nn.Module | None:
     return with_epsilons(pair.teleported, made.plan.scaled_norms, tau(made.plan, made.cob))  # type: ignore[arg-type]
 
 
-def _report(pair: Pair, start: float) -> EquivalenceReport:
+def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
     outputs, written = pair.compared()
     bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
     tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
-    errors, compared, first, parameters, wrong = _inside(pair, written, tolerance.value)
+    errors, compared, first, parameters, wrong = _inside(pair, written, tolerance.value, watch)
     verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
     applied = tolerance.value
     wide = verdict_in_float64(pair, outputs) if verdict is None else None
@@ -125,7 +137,7 @@ def _must_be_bitwise(pair: Pair) -> bool:
 
 
 def _inside(
-    pair: Pair, written: frozenset[str], tolerance: float
+    pair: Pair, written: frozenset[str], tolerance: float, watch: Watch
 ) -> tuple[dict[str, float], int, Difference | None, int, TensorDifference | None]:
     """The nodes' errors of an emitted network, how many there are, the first that differs; the same of parameters."""
     if pair.made is None:
@@ -134,4 +146,4 @@ def _inside(
     parameters = compare_parameters(pair.made, pair.model, network, written)
     if not isinstance(network, TeleportedModule):  # a program, which was exported from one
         network = rewrite(pair.made.plan, pair.made.cob)
-    return *compare_nodes(pair.made, network, pair.inputs, pair.keyword_inputs, tolerance), *parameters
+    return *compare_nodes(pair.made, network, pair.inputs, pair.keyword_inputs, tolerance, watch), *parameters

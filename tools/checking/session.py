@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
@@ -16,12 +16,18 @@ from fxteleport.tools.models.determinism import deterministic
 from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.check import Execution
 from fxteleport.tools.options.common import Settings
-from fxteleport.verify import EquivalenceReport, verify
+from fxteleport.verify import EquivalenceReport, NodeValue
+from fxteleport.verify.stepping import Watch, no_one
+from fxteleport.verify.verify import watched
 
 
 @dataclass(frozen=True)
 class Run:
-    """A teleportation and its check."""
+    """A teleportation and its check.
+
+    Attributes:
+        values: of some nodes, the values in both networks, as the check has seen them.
+    """
 
     loaded: Loaded
     settings: Settings
@@ -30,6 +36,7 @@ class Run:
     network: TeleportedModule
     report: EquivalenceReport
     executed: Executed | None = None
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -50,10 +57,11 @@ def run(
     execution: Execution | None = None,
     strict: bool = False,
     plan: Plan | None = None,
+    keep: Collection[str] = (),
 ) -> Run:
     """Plan, sample, rewrite and verify; `step` hears what comes next; `strict` refuses a plan with conditions.
 
-    A `plan` that was made with these settings is not made again.
+    A `plan` that was made with these settings is not made again. The values of the nodes in `keep` are kept.
 
     Where an execution is wanted too, the networks must first agree as they are, node by node.
 
@@ -69,12 +77,18 @@ def run(
     step("rewriting")
     network = plan.rewrite(cob)
     step("verifying")
-    report, executed = compare(loaded, network, execution)
-    return Run(loaded, settings, plan, cob, network, report, executed)
+    values: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(value: NodeValue) -> None:
+        if value.node in keep:  # copies: the networks may write into their values later
+            values[value.node] = value.original.detach().clone(), value.actual.detach().clone()
+
+    report, executed = compare(loaded, network, execution, look)
+    return Run(loaded, settings, plan, cob, network, report, executed, values)
 
 
 def compare(
-    loaded: Loaded, network: nn.Module, execution: Execution | None = None
+    loaded: Loaded, network: nn.Module, execution: Execution | None = None, watch: Watch = no_one
 ) -> tuple[EquivalenceReport, Executed | None]:
     """Verify a network against the loaded one, and (if that passes) run in another way.
 
@@ -84,7 +98,7 @@ def compare(
     """
     try:
         with deterministic(loaded.device):
-            report = verify(loaded.model, network, *loaded.args, **loaded.kwargs)
+            report = watched(loaded.model, network, loaded.args, loaded.kwargs, watch)
             if not execution or not report.passed:
                 return report, None
             return report, execute(loaded.model, network, execution, loaded.args, loaded.kwargs)

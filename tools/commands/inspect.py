@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import typer
 from rich.console import Group
@@ -31,7 +32,6 @@ def inspect(
     from fxteleport.tools.checking.session import Run, run
     from fxteleport.tools.export import outputs as files
     from fxteleport.tools.inspection.as_json import checked, described
-    from fxteleport.tools.inspection.module_rows import module_rows
     from fxteleport.tools.inspection.name_lookup import require_names
     from fxteleport.tools.inspection.plan_view import Reading
     from fxteleport.tools.inspection.views import View
@@ -52,10 +52,11 @@ def inspect(
         files.require_pictures(outputs, plan, loaded)
         if outputs.any:
             step("teleporting", 1)
-            done = run(loaded, settings, plan=plan)
-        row = module_rows(reading)
-    data = {} if json is None else described(loaded, reading, row)
-    views = View(reading, loaded, row, look.limit, data)
+            done = run(loaded, settings, plan=plan, keep=files.kept(outputs, plan, loaded))
+    data: dict[str, Any] = {}
+    views = View(reading, loaded, look.limit, data)
+    if json is not None:
+        data |= described(loaded, reading, views.row)
     if look.group is not None:
         out.print(Group(*views.group(look.group)))
     if look.node is not None:

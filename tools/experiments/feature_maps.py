@@ -16,6 +16,7 @@ from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.tools.experiments import data, networks, sgd
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap
+from fxteleport.tools.plots.palette import DIVERGING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +150,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         depths = {r["layer"]: r["depth"] + 1 for r in where(rows, kind="feature", activation=activation)}
         part.suptitle(
             f"{model}, {activation}: four channels of three layers before (left) and after (right) teleportation;\n"
-            f"the output changes by {change:.0e} of its size (red: positive, blue: negative; one scale a pair)", size=9
+            f"the output changes by {change:.0e} of its size (purple: positive, orange: negative)", size=9
         )  # fmt: skip
         for row, layer in zip(axes, layers, strict=True):
             for channel in range(_CHANNELS):
@@ -159,7 +160,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
                     axis.set_xticks([]), axis.set_yticks([])
                     if found:
                         side = max(r["y"] for r in found) + 1
-                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap="PuOr", **_range(found))
+                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap=DIVERGING, **_range(found))
             row[0].set_ylabel(f"layer {depths[layer]} of {max(depths.values())}", size=8)
 
 

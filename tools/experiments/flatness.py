@@ -116,14 +116,14 @@ def draw(rows: list[Row], figure: Figure) -> None:
                 loss = [np.mean(column(where(own, alpha=a), f"{part}_loss")) for a in alphas]
                 accuracy = [np.mean(column(where(own, alpha=a), f"{part}_accuracy")) for a in alphas]
                 axis.plot(alphas, loss, style, color="C0", label=f"{part} loss")
-                twin.plot(alphas, accuracy, style, color="C3", label=f"{part} accuracy")
+                twin.plot(alphas, accuracy, style, color="C1", label=f"{part} accuracy")
             axis.set_yscale("log")
             axis.set_title(f"{model}: " + (f"sigma {sigma:g}" if sigma else "not teleported"), size=9)
             axis.set_xlabel("alpha (0: A, small batches; 1: B, large)", size=8)
             twin.set_ylim(0, 1.05)
             twin.tick_params(labelright=axis is line[-1])
         line[0].set_ylabel("cross-entropy", color="C0")
-        twin.set_ylabel("accuracy", color="C3")
+        twin.set_ylabel("accuracy", color="C1")
         handles = line[0].get_legend_handles_labels()[0] + twin.get_legend_handles_labels()[0]
     figure.legend(handles=handles, fontsize=8, ncols=4, loc="outside upper center")
 

@@ -19,6 +19,7 @@ from fxteleport.plan.teleported_point import Weights
 from fxteleport.tools.experiments import data, networks, sgd
 from fxteleport.tools.experiments.experiment import Experiment, Options, Row, Run, Verdict, column, values, where
 from fxteleport.tools.experiments.statistics import bootstrap, trend
+from fxteleport.tools.plots.palette import SURFACE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,7 +142,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         for axis, sigma, grid in zip(line, sigmas, grids, strict=True):
             xs, ys = (sorted({r[k] for r in grid}) for k in ("x", "y"))
             z = np.log10(np.maximum(column(grid, "loss"), 1e-12)).reshape(len(ys), len(xs))
-            filled = axis.contourf(xs, ys, z, levels=levels, cmap="viridis")
+            filled = axis.contourf(xs, ys, z, levels=levels, cmap=SURFACE)
             axis.contour(xs, ys, z, levels=levels[::3], colors="white", linewidths=0.4, linestyles="solid")
             name = f"sigma {sigma:g}" if sigma else "not teleported"
             axis.set_title(f"{setting[1]}, {setting[2]}, {setting[0]}: {name}", size=9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fxteleport.plan.plan import Plan
@@ -12,12 +12,19 @@ from fxteleport.tools.export.model_explorer import explore, write_explorer
 from fxteleport.tools.models.request import Loaded
 from fxteleport.tools.options.outputs import Outputs
 from fxteleport.tools.plots.draw import draw, require_drawable
+from fxteleport.tools.plots.feature_maps import shown_nodes
 
 
 def require_pictures(outputs: Outputs, plan: Plan, loaded: Loaded) -> None:
     """Raise InputError where a picture is asked for that this network does not have."""
     if outputs.plot is not None:
         require_drawable(outputs.plot, plan, loaded, outputs.image, tuple(outputs.layer or ()))
+
+
+def kept(outputs: Outputs, plan: Plan, loaded: Loaded) -> Collection[str]:
+    """The nodes whose values the files show: the check is to keep them."""
+    features = outputs.html is not None or (outputs.plot == "features" and outputs.image is None and not outputs.layer)
+    return shown_nodes(plan, loaded) if features else ()
 
 
 def write(outputs: Outputs, done: Run) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rich.console import RenderableType
@@ -15,7 +16,7 @@ from fxteleport.tools.console import count
 from fxteleport.tools.inspection import as_json
 from fxteleport.tools.inspection.diff import diff_tables, node_changes, tensor_changes
 from fxteleport.tools.inspection.group_text import group_lines, node_lines
-from fxteleport.tools.inspection.module_rows import Row
+from fxteleport.tools.inspection.module_rows import Row, module_rows
 from fxteleport.tools.inspection.name_lookup import find_group, find_node
 from fxteleport.tools.inspection.pinned import other_settings, pinned_lines, reasons
 from fxteleport.tools.inspection.plan_view import Reading
@@ -30,9 +31,13 @@ class View:
 
     reading: Reading
     loaded: Loaded
-    row: Row
     limit: int
     data: dict[str, Any]
+
+    @cached_property
+    def row(self) -> Row:
+        """The model's row; the files need none."""
+        return module_rows(self.reading)
 
     def tree(self, every: bool, depth: int | None) -> Iterator[RenderableType]:
         """The module tree, with totals at the top."""

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fxteleport.atomic_files import write_bytes
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
@@ -87,8 +89,22 @@ def rendered(
     with matplotlib.rc_context(_STYLE):
         figure = _figure(kind, done, image, layers)
         held = io.BytesIO()
-        figure.savefig(held, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else {"Software": None})
+        if form == "png":
+            _save_png(figure, held, dpi)
+        else:
+            figure.savefig(held, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else {"Software": None})
     return held.getvalue()
+
+
+def _save_png(figure: Figure, held: io.BytesIO, dpi: int) -> None:
+    """Lay out and draw once; `savefig` draws all once more, to lay it out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(held, "png", dpi=(dpi, dpi))
 
 
 def _figure(kind: str, done: Run, image: Path | None, layers: Sequence[str]) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.session import Run
 from fxteleport.tools.models.request import Loaded
+from fxteleport.tools.plots.palette import DIVERGING
 from fxteleport.tools.plots.panels import plain, spaced, with_owners, wrapped
-from fxteleport.verify import NodeValue, in_step
+from fxteleport.verify import in_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +85,7 @@ def _row(axis: Axes, values: Tensor, below: Sequence[str]) -> None:
         joined[:, i * step : i * step + width] = value
         frame = Rectangle((i * step - 0.5, -0.5), width, height, fill=False, color="#999999", linewidth=0.5)
         axis.add_patch(frame).set_clip_on(False)
-    axis.imshow(joined, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    axis.imshow(joined, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     axis.set_xticks([i * step + (width - 1) / 2 for i in range(len(values))], below, fontsize=6.5)
     axis.set_yticks([])
     axis.tick_params(length=0, pad=2)
@@ -100,14 +101,35 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     """The first image's maps at the layers asked for, or at some over the whole depth whose features move."""
     tau = done.plan.tau(done.cob).detach()
     names, able = _nodes(done.plan, done.loaded)
-    wanted = _wanted(able, names, layers) if layers else _spread_out(done, able, names)
+    wanted = _wanted(able, names, layers) if layers else _spread_out(done.plan, able, names)
     found: dict[str, Maps] = {}
+    for name, before, after in _values(done, x, wanted):
+        cob = done.plan.constrained.maps.get(names[name])
+        scale = cob.scale(tau) if isinstance(cob, CobMap) else None
+        found[name] = _of(before, after, wanted[name], scale, channel_axis(before, cob))
+    return [found[n] for n in wanted if n in found]
+
+
+def _values(done: Run, x: Tensor, wanted: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Nodes with their values before and after: those that the check has kept, or else both networks run once more."""
+    if x is done.loaded.args[0] and set(wanted) <= done.values.keys():
+        yield from ((name, *done.values[name]) for name in wanted)
+        return
     for value in in_step(done.network, x, *done.loaded.args[1:], **done.loaded.kwargs):
         if value.node in wanted:
-            cob = done.plan.constrained.maps.get(names[value.node])
-            scale = cob.scale(tau) if isinstance(cob, CobMap) else None
-            found[value.node] = _of(value, wanted[value.node], scale, channel_axis(value.original, cob))
-    return [found[n] for n in wanted if n in found]
+            yield value.node, value.original, value.actual
+
+
+def shown_nodes(plan: Plan, loaded: Loaded) -> Collection[str]:
+    """The nodes whose values `features` shows where no layers and no image are asked for; none where it cannot."""
+    if plan.norms != "exact":  # the check compares a copy with other epsilons
+        return ()
+    try:
+        require_features(plan, loaded, None, ())
+    except InputError:
+        return ()
+    names, able = _nodes(plan, loaded)
+    return _spread_out(plan, able, names).keys()
 
 
 def _nodes(plan: Plan, loaded: Loaded) -> tuple[dict[str, fx.Node], list[str]]:
@@ -138,13 +160,13 @@ def _wanted(able: Sequence[str], names: dict[str, Any], layers: Sequence[str]) -
     return wanted
 
 
-def _spread_out(done: Run, able: Sequence[str], names: dict[str, Any]) -> dict[str, str]:
+def _spread_out(plan: Plan, able: Sequence[str], names: dict[str, Any]) -> dict[str, str]:
     """The last value of modules over the whole depth, of those whose features move."""
-    kinds = [g.kind != "pinned" for g in done.plan.groups]
-    of = done.plan.grouping.of
+    kinds = [g.kind != "pinned" for g in plan.groups]
+    of = plan.grouping.of
     last: dict[str, str] = {}  # a block's last value is what the block makes
     for name in able:
-        cob = done.plan.constrained.maps.get(names[name])
+        cob = plan.constrained.maps.get(names[name])
         groups = [g for s, _ in cob.factors for g in of[s.reshape(-1).numpy()]] if isinstance(cob, CobMap) else []
         if any(g >= 0 and kinds[g] for g in groups):
             path = _path(names[name])
@@ -193,9 +215,9 @@ def channel_axis(value: Tensor, cob: object) -> int:
     return 3 if value.shape[1] == value.shape[2] != value.shape[3] else 1
 
 
-def _of(value: NodeValue, layer: str, scale: Tensor | None, axis: int) -> Maps:
+def _of(original: Tensor, actual: Tensor, layer: str, scale: Tensor | None, axis: int) -> Maps:
     full = torch.ones(()) if scale is None else scale
-    parts = [value.original, value.actual, full.to(value.original.device).expand(value.original.shape)]
+    parts = [original, actual, full.to(original.device).expand(original.shape)]
     # Copies: the networks may write into their values later.
     before, after, cob = (_channels_first(t[0], axis - 1).detach().to("cpu", torch.float32, copy=True) for t in parts)
     active = before.flatten(1).std(1).nan_to_num().topk(min(_CHANNELS, len(before))).indices.sort().values

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+# Every figure of the package and of the docs takes its colours from here.
 BEFORE, AFTER = "#0072B2", "#D55E00"
 PINNED, MIXED = "#BBBBBB", "#666666"
-# They repeat, so numbers stand beside them.
+DIVERGING, SURFACE = "PuOr", "cividis"  # matplotlib's maps: of signed values, and of heights
+# They repeat, so numbers stand beside them; the lines of a figure take them in order.
 COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933", "#882255", "#44AA99",
-    "#AA4499", "#117733",
+    BEFORE, AFTER, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#999933", "#882255", "#44AA99", "#AA4499",
+    "#117733",
 )  # fmt: skip
 
 

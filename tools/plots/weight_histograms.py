@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS, _FEWEST = 121, 11  # both odd: a bin lies about 0
-_SAMPLE = 1 << 17  # elements that stand for all of a large tensor where its limits are looked for
-_COUNTED = 1 << 22  # weights of a panel: of more, every k-th is counted
+_SAMPLE = 1 << 15  # elements that stand for all of a large tensor where its limits are looked for
+_COUNTED = 1 << 21  # weights of a panel: of more, every k-th is counted
 
 
 def weights(done: Run, layers: Sequence[str] = ()) -> Figure:
