@@ -96,7 +96,8 @@ def items_of(table: dict[Any, Any]) -> dict[Any, Any]:
 
 def _table_of(x: Any) -> Any:
     """The class of Python's that knows what a dictionary holds: an ordered one has an order of its own."""
-    return collections.OrderedDict if isinstance(x, collections.OrderedDict) else dict
+    ordered = type(x) is not dict and isinstance(x, collections.OrderedDict)
+    return collections.OrderedDict if ordered else dict
 
 
 def refill(container: Any, values: Any) -> None:
