@@ -61,7 +61,7 @@ def coca() -> Called:
     import open_clip
 
     network = open_clip.CoCa(
-        12, multimodal_cfg=TEXT | {"mlp_ratio": 2}, text_cfg=TEXT | {"embed_cls": True, "output_tokens": True},
+        16, multimodal_cfg=TEXT | {"mlp_ratio": 2}, text_cfg=TEXT | {"embed_cls": True, "output_tokens": True},
         vision_cfg=VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
     )  # fmt: skip
     return Called(network, PAIR, (OTHER_PAIR,))

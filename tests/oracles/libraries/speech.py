@@ -86,7 +86,7 @@ def sepformer() -> Called:
 def tasnet() -> Called:
     from speechbrain.lobes.models.conv_tasnet import MaskNet
 
-    return Called(MaskNet(N=16, B=8, H=16, P=3, X=2, R=2, C=2), call(noise(2, 40, 16)), (call(noise(1, 60, 16)),))
+    return Called(MaskNet(N=16, B=8, H=16, P=3, X=2, R=2, C=2), call(noise(2, 16, 40)), (call(noise(1, 16, 60)),))
 
 
 @of("speechbrain", "HifiganGenerator")
@@ -94,7 +94,7 @@ def hifigan() -> Called:
     from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 
     network = HifiganGenerator(
-        in_channels=16, out_channels=1, resblock_type="1", resblock_dilation_sizes=[[1, 3]], resblock_kernel_sizes=[3],
+        in_channels=16, out_channels=1, resblock_type="1", resblock_dilation_sizes=[[1, 3, 5]], resblock_kernel_sizes=[3],
         upsample_kernel_sizes=[8, 4], upsample_initial_channel=16, upsample_factors=[4, 2],
     )  # fmt: skip
     return Called(network, call(noise(2, 16, 20)), (call(noise(1, 16, 24)),))
@@ -106,7 +106,7 @@ def sequential() -> Called:
     from speechbrain.nnet.containers import LengthsCapableSequential
 
     network = LengthsCapableSequential(
-        sb.nnet.linear.Linear(input_size=16, n_neurons=12), sb.nnet.normalization.InputNormalization(),
+        sb.nnet.linear.Linear(input_size=16, n_neurons=12), sb.nnet.normalization.LayerNorm(input_size=12),
         torch.nn.ReLU(), sb.nnet.pooling.StatisticsPooling(), sb.nnet.linear.Linear(input_size=24, n_neurons=3),
     )  # fmt: skip
     return Called(network, call(noise(2, 20, 16), lengths=LENGTHS), (call(noise(1, 24, 16), lengths=ONE),))

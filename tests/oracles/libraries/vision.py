@@ -19,7 +19,7 @@ def segmenter(name: str, encoder: str, **settings: Any) -> Callable[[], Called]:
         import segmentation_models_pytorch as library
 
         network = getattr(library, name)(encoder, encoder_weights=None, classes=4, **settings)
-        return Called(network, IMAGES, (OTHER,))
+        return Called(network, call(noise(2, 3, 128, 128)) if name == "PAN" else IMAGES, (OTHER,) if name != "PAN" else ())
 
     return make
 
