@@ -122,7 +122,7 @@ class Captured:
 
     @property
     def beside_inner(self) -> frozenset[str]:
-        """The tensors of code which is kept whole and calls modules with graphs of their own, without those modules'."""
+        """The tensors of code that is kept whole and calls modules with graphs of their own, but for those modules'."""
         prefixes = tuple("" if path == WHOLE else f"{path}." for path in self.owners)
         names = (name for name in self.metas if prefixes and name.startswith(prefixes))
         return frozenset(self.canonical[name] for name in names if not is_below(name, self.inner))

@@ -113,7 +113,7 @@ class Evaluator:
         Integers are no made-up data, where their examples are at hand.
 
         It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
-        length of a list) differ, they depend on the data. Code that takes no integer zeros may take ones: as lengths, say.
+        length of a list) differ, they depend on the data. Code that takes no integer zeros may take ones: lengths are.
 
         Raises:
             CannotRun: it fails on all, or a meta-device module has no real weights to run with.

@@ -67,8 +67,8 @@ class MetaValues:
     def made_up(self, fill: Callable[..., Tensor], x: Any, integer: int = 0) -> Any:
         """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or made up.
 
-        Integers are zeros, which are indices of anything, or others. Of booleans two in three are true on the first run, so that
-        what they choose is neither nothing nor all.
+        Integers are zeros, which are indices of anything, or others. Of booleans two in three are true on the first
+        run, so that what they choose is neither nothing nor all.
         """
         if not isinstance(x, Tensor):
             return x

@@ -846,5 +846,5 @@ class Called(nn.Module):
 
 
 def test_a_facade_without_a_forward_says_what_to_plan() -> None:
-    with pytest.raises(ft.ModelError, match="Called has no forward: plan the network .*'network'"):
+    with pytest.raises(ft.ModelError, match=r"Called has no forward: plan the network .*'network'"):
         ft.plan(Called(), torch.randn(2, 4))
