@@ -183,7 +183,7 @@ TWO = {"in_channels": 1, "out_channels": 2}
 VOLUME = {"spatial_dims": 3} | TWO
 for name, settings, shape, other in (
     ("UNet", VOLUME | {"channels": (8, 16, 32), "strides": (2, 2), "num_res_units": 2}, (1, 16, 16, 16), True),
-    ("BasicUNet", VOLUME | {"features": (8, 8, 16, 16, 32, 8)}, (1, 16, 16, 16), True),
+    ("BasicUNet", VOLUME | {"features": (8, 8, 16, 16, 32, 8)}, (1, 32, 32, 32), True),
     ("SegResNet", VOLUME | {"init_filters": 8}, (1, 16, 16, 16), True),
     ("VNet", VOLUME, (1, 16, 16, 16), True),
     ("AttentionUnet", VOLUME | {"channels": (8, 16, 32), "strides": (2, 2)}, (1, 16, 16, 16), True),
@@ -200,7 +200,7 @@ for name, settings, shape, other in (
         (1, 32, 32, 32),
         False,
     ),
-    ("SwinUNETR", TWO | {"feature_size": 12}, (1, 32, 32, 32), True),
+    ("SwinUNETR", TWO | {"spatial_dims": 2, "feature_size": 12}, (1, 64, 64), True),
     ("HighResNet", VOLUME, (1, 16, 16, 16), True),
     ("DenseNet121", VOLUME | {"init_features": 8, "growth_rate": 4}, (1, 32, 32, 32), True),
     ("SEResNet50", {"spatial_dims": 2, "in_channels": 3, "num_classes": 2}, (3, 64, 64), True),
@@ -225,7 +225,7 @@ for name, settings, shape, other in (
         {
             "in_channels": 1,
             "img_size": 16,
-            "patch_size": 8,
+            "patch_size": 4,
             "hidden_size": 24,
             "mlp_dim": 32,
             "num_heads": 4,
