@@ -268,9 +268,6 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
-        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
-        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
@@ -282,6 +279,9 @@ def reject_unsupported(model: Any) -> None:
             )
             what = what if scripted else "quantised: teleport the float model before quantising it"
             raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
+        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     for name, tensor in named_tensors(modules):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")
