@@ -122,7 +122,7 @@ class Captured:
 
     @property
     def beside_inner(self) -> frozenset[str]:
-        """The tensors of code which is kept whole and calls modules with graphs of their own, without those modules'."""
+        """The tensors of code that is kept whole and calls modules with graphs of their own, but for those modules'."""
         prefixes = tuple("" if path == WHOLE else f"{path}." for path in self.owners)
         names = (name for name in self.metas if prefixes and name.startswith(prefixes))
         return frozenset(self.canonical[name] for name in names if not is_below(name, self.inner))
@@ -264,9 +264,6 @@ def reject_unsupported(model: Any) -> None:
     """Raise ModelError for what has no graph of torch operations on parameters."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got {type(model).__name__}: pass a model instance")
-    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
-        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
-        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     modules = modules_of(model)
     for path, module in modules.items():
         scripted = isinstance(module, torch.jit.ScriptModule)
@@ -278,6 +275,9 @@ def reject_unsupported(model: Any) -> None:
             )
             what = what if scripted else "quantised: teleport the float model before quantising it"
             raise ModelError(f"module '{path or 'the model itself'}' ({type(module).__name__}) is {what}")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        held = ", ".join(f"'{name}'" for name, _ in model.named_children()) or "none"
+        raise ModelError(f"{type(model).__name__} has no forward: plan the network that it calls (its modules: {held})")
     for name, tensor in named_tensors(modules):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"'{name}' is lazy and not materialised: run the model once on real inputs first")

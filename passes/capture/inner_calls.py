@@ -1,8 +1,8 @@
 """Calls of modules from code that is kept whole: which it makes, and whether it reads the called ones' weights itself.
 
-An ODE solver, a loop that halts when the data say so, code that takes gradients: no graph holds it, but the modules that
-it calls have graphs of their own. For that the code may do nothing but call them: so it is run once, as the module that
-it is of, and once more with the weights of what it calls withheld.
+An ODE solver, a loop that halts when the data say so, code that takes gradients: no graph holds it, but the modules
+that it calls have graphs of their own. For that the code may do nothing but call them: so it is run once as it is, and
+once more with the weights of what it calls withheld.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Sealed(Withheld):
     """
 
     _FACTS = Withheld._FACTS | {
-        Tensor.device.__get__, Tensor.requires_grad.__get__, Tensor.is_floating_point, Tensor.numel,
-        Tensor.is_complex, Tensor.is_leaf.__get__, Tensor.layout.__get__,
+        Tensor.is_floating_point, Tensor.is_complex, Tensor.numel,
+        *(vars(torch._C.TensorBase)[name].__get__ for name in ("device", "requires_grad", "is_leaf", "layout")),
     }  # fmt: skip
 
 

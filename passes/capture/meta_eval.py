@@ -113,18 +113,18 @@ class Evaluator:
         Integers are no made-up data, where their examples are at hand.
 
         It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
-        length of a list) differ, they depend on the data. Code that takes neither may take ones: as lengths, say.
+        length of a list) differ, they depend on the data. Code that takes no integer zeros may take ones: lengths are.
 
         Raises:
             CannotRun: it fails on all, or a meta-device module has no real weights to run with.
         """
         results: list[Any] = []
         written: dict[int, Tensor] = {}
-        for fill in (torch.randn, torch.zeros, torch.ones):
-            if fill is torch.ones and results:
+        for fill, integer in ((torch.randn, 0), (torch.zeros, 0), (torch.randn, 1)):
+            if integer and results:
                 break
             with contextlib.suppress(Exception):
-                args, kwargs = tree_map(functools.partial(self.values.made_up, fill), arguments)
+                args, kwargs = tree_map(functools.partial(self.values.made_up, fill, integer=integer), arguments)
                 before = contents_in((args, kwargs))
                 results.append(fn(*args, **kwargs))
                 for given, now in zip(contents_in(arguments), before, strict=True):

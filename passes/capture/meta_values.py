@@ -64,11 +64,11 @@ class MetaValues:
         self.has_examples = True
         self._examples[tensor] = example
 
-    def made_up(self, fill: Callable[..., Tensor], x: Any) -> Any:
+    def made_up(self, fill: Callable[..., Tensor], x: Any, integer: int = 0) -> Any:
         """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or made up.
 
-        Integers are zeros, which are indices of anything (or ones, if that is the fill). Of booleans two in three are true on the first run, so that
-        what they choose is neither nothing nor all.
+        Integers are zeros, which are indices of anything, or others. Of booleans two in three are true on the first
+        run, so that what they choose is neither nothing nor all.
         """
         if not isinstance(x, Tensor):
             return x
@@ -80,7 +80,7 @@ class MetaValues:
                 return example.clone()
             if x.dtype is torch.bool and fill is not torch.zeros:
                 return (torch.arange(x.numel()) % 3 < 2).view(x.shape)
-            return (torch.ones if fill is torch.ones else torch.zeros)(x.shape, dtype=x.dtype)
+            return torch.full(x.shape, integer, dtype=x.dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             if x.layout is torch.strided and x.numel() and not x.is_contiguous() and 0 not in x.stride():

@@ -198,7 +198,9 @@ def fields_of(x: Any) -> list[str]:
     """The names of an object's own attributes."""
     slots = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
     names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
-    return [*getattr(x, "__dict__", ()), *(n for n in names if hasattr(x, n) and n not in ("__dict__", "__weakref__"))]
+    held = getattr(x, "__dict__", ())
+    held = held if isinstance(held, (Mapping, tuple)) else ()  # some objects have whatever they are asked for
+    return [*held, *(n for n in names if hasattr(x, n) and n not in ("__dict__", "__weakref__"))]
 
 
 def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:

@@ -60,7 +60,8 @@ def _is_closed(x: Any, seen: set[int]) -> bool:
         return all(is_spelt(key) and _is_closed(item, seen) for key, item in parts(x))
     if not _is_ordinary(x):
         return is_spelt(x)
-    return all(_is_held_by(x, v()) if type(v) is weakref.ReferenceType else _is_closed(v, seen) for v in vars(x).values())
+    own = vars(x).values()
+    return all(_is_held_by(x, v()) if type(v) is weakref.ReferenceType else _is_closed(v, seen) for v in own)
 
 
 def _is_held_by(x: Any, owner: Any) -> bool:

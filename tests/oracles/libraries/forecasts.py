@@ -16,26 +16,42 @@ def data(weeks: int = 40) -> pandas.DataFrame:
     made = [
         pandas.DataFrame(
             {
-                "step": steps.numpy(), "series": name, "value": (steps * phase).sin().numpy() + 2.0,
-                "price": (steps * 0.3 * phase).cos().numpy(), "day": [str(int(i) % 3) for i in steps],
+                "step": steps.numpy(),
+                "series": name,
+                "value": (steps * phase).sin().numpy() + 2.0,
+                "price": (steps * 0.3 * phase).cos().numpy(),
+                "day": [str(int(i) % 3) for i in steps],
             }
         )
         for name, phase in (("a", 0.7), ("b", 0.4))
-    ]  # fmt: skip
+    ]
     return pandas.concat(made, ignore_index=True)
 
 
 def forecast(kind: str, plain: bool = False, **settings: object) -> Called:
     import pytorch_forecasting as library
 
-    extra = {} if plain else {
-        "time_varying_known_categoricals": ["day"], "time_varying_known_reals": ["price", "step"], "static_categoricals": ["series"],
-    }  # fmt: skip
+    extra = (
+        {}
+        if plain
+        else {
+            "time_varying_known_categoricals": ["day"],
+            "time_varying_known_reals": ["price", "step"],
+            "static_categoricals": ["series"],
+        }
+    )
     series = library.TimeSeriesDataSet(
-        data(), time_idx="step", target="value", group_ids=["series"], max_encoder_length=8, max_prediction_length=4,
-        min_encoder_length=8, time_varying_unknown_reals=["value"], **extra,
+        data(),
+        time_idx="step",
+        target="value",
+        group_ids=["series"],
+        max_encoder_length=8,
+        max_prediction_length=4,
+        min_encoder_length=8,
+        time_varying_unknown_reals=["value"],
+        **extra,
         target_normalizer=library.GroupNormalizer(groups=["series"]) if not plain else library.EncoderNormalizer(),
-    )  # fmt: skip
+    )
     network = getattr(library, kind).from_dataset(series, **settings)
 
     def of_batch(size: int) -> Call:

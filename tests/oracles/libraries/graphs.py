@@ -27,9 +27,14 @@ def basic(name: str, **settings: Any) -> Callable[[], Called]:
 
 
 for name, settings in (
-    ("GCN", {}), ("GraphSAGE", {}), ("GIN", {}), ("GAT", {"heads": 2}), ("GAT", {"heads": 2, "v2": True, "norm": "layer"}),
-    ("EdgeCNN", {}), ("GCN", {"jk": "cat", "norm": "batch"}),
-):  # fmt: skip
+    ("GCN", {}),
+    ("GraphSAGE", {}),
+    ("GIN", {}),
+    ("GAT", {"heads": 2}),
+    ("GAT", {"heads": 2, "v2": True, "norm": "layer"}),
+    ("EdgeCNN", {}),
+    ("GCN", {"jk": "cat", "norm": "batch"}),
+):
     of("torch_geometric", name + "".join(f", {k}={v}" for k, v in settings.items()))(basic(name, **settings))
 
 
@@ -40,9 +45,15 @@ def batch(sizes: tuple[int, ...]) -> Any:
         return torch.stack([torch.arange(n), (torch.arange(n) + 1) % n])
 
     made = [
-        Data(x=noise(n, 5, seed=n), edge_index=ring(n), edge_attr=noise(n, 4, seed=n), pos=noise(n, 3, seed=n), z=torch.arange(n) % 5 + 1)
+        Data(
+            x=noise(n, 5, seed=n),
+            edge_index=ring(n),
+            edge_attr=noise(n, 4, seed=n),
+            pos=noise(n, 3, seed=n),
+            z=torch.arange(n) % 5 + 1,
+        )
         for n in sizes
-    ]  # fmt: skip
+    ]
     return Batch.from_data_list(made)
 
 
@@ -82,7 +93,13 @@ def on_data() -> Called:
 def schnet() -> Called:
     from torch_geometric.nn.models import SchNet
 
-    network = SchNet(hidden_channels=8, num_filters=8, num_interactions=2, num_gaussians=6)
+    def near(pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # its own graph needs compiled extensions
+        apart = (pos[:, None] - pos).norm(dim=-1)
+        edges = ((batch[:, None] == batch) & (apart < 10) & (apart > 0)).nonzero().t()
+        return edges, apart[edges[0], edges[1]]
+
+    settings = {"hidden_channels": 8, "num_filters": 8, "num_interactions": 2, "num_gaussians": 6}
+    network = SchNet(**settings, interaction_graph=near)
     data, other = batch((4, 5)), batch((3, 6, 4))
     return Called(network, call(data.z, data.pos, data.batch), (call(other.z, other.pos, other.batch),))
 

@@ -61,16 +61,23 @@ def coca() -> Called:
     import open_clip
 
     network = open_clip.CoCa(
-        12, multimodal_cfg=TEXT | {"mlp_ratio": 2}, text_cfg=TEXT | {"embed_cls": True, "output_tokens": True},
+        16,
+        multimodal_cfg=TEXT | {"mlp_ratio": 2},
+        text_cfg=TEXT | {"embed_cls": True, "output_tokens": True},
         vision_cfg=VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-    )  # fmt: skip
+    )
     return Called(network, PAIR, (OTHER_PAIR,))
 
 
 LLAMA = {
-    "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-    "num_key_value_heads": 1, "use_cache": False,
-}  # fmt: skip
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "num_key_value_heads": 1,
+    "use_cache": False,
+}
 
 
 def llama(**settings: Any) -> nn.Module:
@@ -109,17 +116,37 @@ def adapted(base: Callable[[], nn.Module], kind: str, **settings: Any) -> Callab
 
 for name, base, kind, settings in (
     ("LoRA, Llama", llama, "LoraConfig", {"r": 4, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}),
-    ("DoRA, Llama", llama, "LoraConfig", {"r": 4, "target_modules": LINEAR, "use_dora": True, "task_type": "CAUSAL_LM"}),
+    (
+        "DoRA, Llama",
+        llama,
+        "LoraConfig",
+        {"r": 4, "target_modules": LINEAR, "use_dora": True, "task_type": "CAUSAL_LM"},
+    ),
     ("LoRA, BERT", bert, "LoraConfig", {"r": 4, "target_modules": ["query", "value"], "task_type": "SEQ_CLS"}),
     ("AdaLoRA, Llama", llama, "AdaLoraConfig", {"target_modules": LINEAR, "total_step": 10, "task_type": "CAUSAL_LM"}),
-    ("IA3, Llama", llama, "IA3Config", {"target_modules": LINEAR, "feedforward_modules": ["down_proj"], "task_type": "CAUSAL_LM"}),
+    (
+        "IA3, Llama",
+        llama,
+        "IA3Config",
+        {"target_modules": LINEAR, "feedforward_modules": ["down_proj"], "task_type": "CAUSAL_LM"},
+    ),
     ("LoHa, Llama", llama, "LoHaConfig", {"r": 4, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}),
     ("VeRA, Llama", llama, "VeraConfig", {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}),
     ("OFT, Llama", llama, "OFTConfig", {"oft_block_size": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}),
     ("prompt tuning, Llama", llama, "PromptTuningConfig", {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}),
-    ("prefix tuning, Llama", lambda: llama(use_cache=True), "PrefixTuningConfig", {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}),
-    ("P-tuning, BERT", bert, "PromptEncoderConfig", {"num_virtual_tokens": 3, "encoder_hidden_size": 12, "task_type": "SEQ_CLS"}),
-):  # fmt: skip
+    (
+        "prefix tuning, Llama",
+        lambda: llama(use_cache=True),
+        "PrefixTuningConfig",
+        {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"},
+    ),
+    (
+        "P-tuning, BERT",
+        bert,
+        "PromptEncoderConfig",
+        {"num_virtual_tokens": 3, "encoder_hidden_size": 12, "task_type": "SEQ_CLS"},
+    ),
+):
     of("peft", name)(adapted(base, kind, **settings))
 
 

@@ -67,10 +67,16 @@ def flow(name: str, *sizes: int, **settings: Any) -> Callable[[], Called]:
 
 
 for name, settings in (
-    ("MAF", {"transforms": 2}), ("NSF", {"transforms": 2, "bins": 4}), ("NICE", {"transforms": 2}),
-    ("NCSF", {"transforms": 1, "bins": 4}), ("SOSPF", {"transforms": 1}), ("NAF", {"transforms": 1}),
-    ("UNAF", {"transforms": 1}), ("BPF", {"transforms": 1}), ("CNF", {}),
-):  # fmt: skip
+    ("MAF", {"transforms": 2}),
+    ("NSF", {"transforms": 2, "bins": 4}),
+    ("NICE", {"transforms": 2}),
+    ("NCSF", {"transforms": 1, "bins": 4}),
+    ("SOSPF", {"transforms": 1}),
+    ("NAF", {"transforms": 1}),
+    ("UNAF", {"transforms": 1}),
+    ("BPF", {"transforms": 1}),
+    ("CNF", {}),
+):
     of("zuko", f"{name}, log_prob")(flow(name, 6, 3, **settings))
 
 
@@ -115,7 +121,7 @@ for name, how in (
     ("odeint, euler with a step size", {"method": "euler", "options": {"step_size": 0.25}}),
     ("odeint_adjoint, dopri5", {"method": "dopri5", "adjoint": True, "rtol": 1e-3, "atol": 1e-3}),
     ("odeint_adjoint, midpoint", {"method": "midpoint", "adjoint": True}),
-):  # fmt: skip
+):
 
     @of("torchdiffeq", name)
     def solved(how: dict[str, Any] = how) -> Called:

@@ -16,9 +16,15 @@ def ecapa() -> Called:
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
     network = ECAPA_TDNN(
-        16, lin_neurons=12, channels=[16, 16, 16, 16, 48], kernel_sizes=[5, 3, 3, 3, 1], dilations=[1, 2, 3, 4, 1],
-        attention_channels=8, res2net_scale=4, se_channels=8,
-    )  # fmt: skip
+        16,
+        lin_neurons=12,
+        channels=[16, 16, 16, 16, 48],
+        kernel_sizes=[5, 3, 3, 3, 1],
+        dilations=[1, 2, 3, 4, 1],
+        attention_channels=8,
+        res2net_scale=4,
+        se_channels=8,
+    )
     return Called(network, call(noise(2, 40, 16), LENGTHS), (call(noise(1, 50, 16), ONE),))
 
 
@@ -51,9 +57,16 @@ def recogniser(**settings: object) -> torch.nn.Module:
     from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
     return TransformerASR(
-        input_size=16, tgt_vocab=60, d_model=16, nhead=2, num_encoder_layers=2, num_decoder_layers=1, d_ffn=24,
-        activation=torch.nn.GELU, **settings,
-    )  # fmt: skip
+        input_size=16,
+        tgt_vocab=60,
+        d_model=16,
+        nhead=2,
+        num_encoder_layers=2,
+        num_decoder_layers=1,
+        d_ffn=24,
+        activation=torch.nn.GELU,
+        **settings,
+    )
 
 
 @of("speechbrain", "TransformerASR, with lengths")
@@ -75,10 +88,16 @@ def sepformer() -> Called:
     from speechbrain.lobes.models import dual_path as library
 
     network = library.Dual_Path_Model(
-        num_spks=2, in_channels=16, out_channels=8, num_layers=1, K=8, norm="ln", linear_layer_after_inter_intra=False,
+        num_spks=2,
+        in_channels=16,
+        out_channels=8,
+        num_layers=1,
+        K=8,
+        norm="ln",
+        linear_layer_after_inter_intra=False,
         intra_model=library.SBTransformerBlock(num_layers=1, d_model=8, nhead=2, d_ffn=16),
         inter_model=library.SBTransformerBlock(num_layers=1, d_model=8, nhead=2, d_ffn=16),
-    )  # fmt: skip
+    )
     return Called(network, call(noise(2, 16, 40)), (call(noise(1, 16, 60)),))
 
 
@@ -86,7 +105,7 @@ def sepformer() -> Called:
 def tasnet() -> Called:
     from speechbrain.lobes.models.conv_tasnet import MaskNet
 
-    return Called(MaskNet(N=16, B=8, H=16, P=3, X=2, R=2, C=2), call(noise(2, 40, 16)), (call(noise(1, 60, 16)),))
+    return Called(MaskNet(N=16, B=8, H=16, P=3, X=2, R=2, C=2), call(noise(2, 16, 40)), (call(noise(1, 16, 60)),))
 
 
 @of("speechbrain", "HifiganGenerator")
@@ -94,9 +113,15 @@ def hifigan() -> Called:
     from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 
     network = HifiganGenerator(
-        in_channels=16, out_channels=1, resblock_type="1", resblock_dilation_sizes=[[1, 3]], resblock_kernel_sizes=[3],
-        upsample_kernel_sizes=[8, 4], upsample_initial_channel=16, upsample_factors=[4, 2],
-    )  # fmt: skip
+        in_channels=16,
+        out_channels=1,
+        resblock_type="1",
+        resblock_dilation_sizes=[[1, 3, 5]],
+        resblock_kernel_sizes=[3],
+        upsample_kernel_sizes=[8, 4],
+        upsample_initial_channel=16,
+        upsample_factors=[4, 2],
+    )
     return Called(network, call(noise(2, 16, 20)), (call(noise(1, 16, 24)),))
 
 
@@ -106,9 +131,12 @@ def sequential() -> Called:
     from speechbrain.nnet.containers import LengthsCapableSequential
 
     network = LengthsCapableSequential(
-        sb.nnet.linear.Linear(input_size=16, n_neurons=12), sb.nnet.normalization.InputNormalization(),
-        torch.nn.ReLU(), sb.nnet.pooling.StatisticsPooling(), sb.nnet.linear.Linear(input_size=24, n_neurons=3),
-    )  # fmt: skip
+        sb.nnet.linear.Linear(input_size=16, n_neurons=12),
+        sb.nnet.normalization.LayerNorm(input_size=12),
+        torch.nn.ReLU(),
+        sb.nnet.pooling.StatisticsPooling(),
+        sb.nnet.linear.Linear(input_size=24, n_neurons=3),
+    )
     return Called(network, call(noise(2, 20, 16), lengths=LENGTHS), (call(noise(1, 24, 16), lengths=ONE),))
 
 
@@ -119,7 +147,8 @@ def recurrent() -> Called:
 
     network = LengthsCapableSequential(
         sb.nnet.RNN.LSTM(hidden_size=12, input_shape=[None, None, 16], bidirectional=True),
-        sb.nnet.linear.Linear(input_size=24, n_neurons=12), torch.nn.LeakyReLU(),
+        sb.nnet.linear.Linear(input_size=24, n_neurons=12),
+        torch.nn.LeakyReLU(),
         sb.nnet.linear.Linear(input_size=12, n_neurons=3),
-    )  # fmt: skip
+    )
     return Called(network, call(noise(2, 20, 16), lengths=LENGTHS), (call(noise(1, 24, 16), lengths=ONE),))

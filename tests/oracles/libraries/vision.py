@@ -19,17 +19,27 @@ def segmenter(name: str, encoder: str, **settings: Any) -> Callable[[], Called]:
         import segmentation_models_pytorch as library
 
         network = getattr(library, name)(encoder, encoder_weights=None, classes=4, **settings)
-        return Called(network, IMAGES, (OTHER,))
+        return Called(
+            network, call(noise(2, 3, 128, 128)) if name == "PAN" else IMAGES, (OTHER,) if name != "PAN" else ()
+        )
 
     return make
 
 
 for name, encoder, settings in (
-    ("Unet", "resnet18", {}), ("UnetPlusPlus", "resnet18", {}), ("MAnet", "resnet18", {}), ("Linknet", "resnet18", {}),
-    ("FPN", "resnet18", {}), ("PSPNet", "resnet18", {}), ("PAN", "resnet18", {}), ("DeepLabV3Plus", "resnet18", {}),
-    ("UPerNet", "resnet18", {}), ("Segformer", "mit_b0", {}), ("Unet", "efficientnet-b0", {}),
+    ("Unet", "resnet18", {}),
+    ("UnetPlusPlus", "resnet18", {}),
+    ("MAnet", "resnet18", {}),
+    ("Linknet", "resnet18", {}),
+    ("FPN", "resnet18", {}),
+    ("PSPNet", "resnet18", {}),
+    ("PAN", "resnet18", {}),
+    ("DeepLabV3Plus", "resnet18", {}),
+    ("UPerNet", "resnet18", {}),
+    ("Segformer", "mit_b0", {}),
+    ("Unet", "efficientnet-b0", {}),
     ("Unet", "tu-mobilenetv3_small_100", {"decoder_attention_type": "scse"}),
-):  # fmt: skip
+):
     of("segmentation_models_pytorch", f"{name}, {encoder}")(segmenter(name, encoder, **settings))
 
 
@@ -43,11 +53,17 @@ def yolo(kind: str, file: str) -> Callable[[], Called]:
 
 
 for kind, file in (
-    ("DetectionModel", "yolov8n.yaml"), ("DetectionModel", "yolo11n.yaml"), ("DetectionModel", "yolov5n.yaml"),
-    ("SegmentationModel", "yolov8n-seg.yaml"), ("PoseModel", "yolov8n-pose.yaml"), ("OBBModel", "yolov8n-obb.yaml"),
-    ("ClassificationModel", "yolov8n-cls.yaml"), ("DetectionModel", "yolov10n.yaml"),
-    ("DetectionModel", "yolo12n.yaml"), ("RTDETRDetectionModel", "rtdetr-l.yaml"),
-):  # fmt: skip
+    ("DetectionModel", "yolov8n.yaml"),
+    ("DetectionModel", "yolo11n.yaml"),
+    ("DetectionModel", "yolov5n.yaml"),
+    ("SegmentationModel", "yolov8n-seg.yaml"),
+    ("PoseModel", "yolov8n-pose.yaml"),
+    ("OBBModel", "yolov8n-obb.yaml"),
+    ("ClassificationModel", "yolov8n-cls.yaml"),
+    ("DetectionModel", "yolov10n.yaml"),
+    ("DetectionModel", "yolo12n.yaml"),
+    ("RTDETRDetectionModel", "rtdetr-l.yaml"),
+):
     of("ultralytics", f"{kind}, {file}")(yolo(kind, file))
 
 
@@ -94,8 +110,10 @@ def efficient_det_train() -> Called:
     network = effdet.DetBenchTrain(effdet.EfficientDet(config, pretrained_backbone=False), create_labeler=True)
     target = {
         "bbox": torch.tensor([[[10.0, 10.0, 60.0, 80.0]], [[20.0, 30.0, 100.0, 90.0]]]),
-        "cls": torch.ones(2, 1), "img_scale": torch.ones(2), "img_size": torch.full((2, 2), 128.0),
-    }  # fmt: skip
+        "cls": torch.ones(2, 1),
+        "img_scale": torch.ones(2),
+        "img_size": torch.full((2, 2), 128.0),
+    }
     return Called(network, call(noise(2, 3, 128, 128), target))
 
 
@@ -115,10 +133,16 @@ def detector(name: str, **settings: Any) -> Callable[[], Called]:
 
 SMALL = {"min_size": 64, "max_size": 96}
 for name, settings in (
-    ("fasterrcnn_resnet50_fpn", SMALL), ("fasterrcnn_resnet50_fpn_v2", SMALL), ("maskrcnn_resnet50_fpn", SMALL),
-    ("keypointrcnn_resnet50_fpn", SMALL), ("retinanet_resnet50_fpn", SMALL), ("fcos_resnet50_fpn", SMALL),
-    ("fasterrcnn_mobilenet_v3_large_320_fpn", SMALL), ("ssd300_vgg16", {}), ("ssdlite320_mobilenet_v3_large", {}),
-):  # fmt: skip
+    ("fasterrcnn_resnet50_fpn", SMALL),
+    ("fasterrcnn_resnet50_fpn_v2", SMALL),
+    ("maskrcnn_resnet50_fpn", SMALL),
+    ("keypointrcnn_resnet50_fpn", SMALL),
+    ("retinanet_resnet50_fpn", SMALL),
+    ("fcos_resnet50_fpn", SMALL),
+    ("fasterrcnn_mobilenet_v3_large_320_fpn", SMALL),
+    ("ssd300_vgg16", {}),
+    ("ssdlite320_mobilenet_v3_large", {}),
+):
     of("torchvision", name)(detector(name, **settings))
 
 
@@ -159,29 +183,105 @@ TWO = {"in_channels": 1, "out_channels": 2}
 VOLUME = {"spatial_dims": 3} | TWO
 for name, settings, shape, other in (
     ("UNet", VOLUME | {"channels": (8, 16, 32), "strides": (2, 2), "num_res_units": 2}, (1, 16, 16, 16), True),
-    ("BasicUNet", VOLUME | {"features": (8, 8, 16, 16, 32, 8)}, (1, 16, 16, 16), True),
+    ("BasicUNet", VOLUME | {"features": (8, 8, 16, 16, 32, 8)}, (1, 32, 32, 32), True),
     ("SegResNet", VOLUME | {"init_filters": 8}, (1, 16, 16, 16), True),
     ("VNet", VOLUME, (1, 16, 16, 16), True),
     ("AttentionUnet", VOLUME | {"channels": (8, 16, 32), "strides": (2, 2)}, (1, 16, 16, 16), True),
     (
         "DynUNet",
-        VOLUME | {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [8, 16, 32]},
-        (1, 16, 16, 16), True,
+        VOLUME
+        | {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [8, 16, 32]},
+        (1, 16, 16, 16),
+        True,
     ),
-    ("UNETR", TWO | {"img_size": 32, "feature_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4}, (1, 32, 32, 32), False),
-    ("SwinUNETR", TWO | {"feature_size": 12}, (1, 32, 32, 32), True),
+    (
+        "UNETR",
+        TWO | {"img_size": 32, "feature_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4},
+        (1, 32, 32, 32),
+        False,
+    ),
+    ("SwinUNETR", TWO | {"spatial_dims": 2, "feature_size": 12}, (1, 64, 64), True),
     ("HighResNet", VOLUME, (1, 16, 16, 16), True),
     ("DenseNet121", VOLUME | {"init_features": 8, "growth_rate": 4}, (1, 32, 32, 32), True),
     ("SEResNet50", {"spatial_dims": 2, "in_channels": 3, "num_classes": 2}, (3, 64, 64), True),
     ("EfficientNetBN", {"model_name": "efficientnet-b0", "pretrained": False, "in_channels": 3}, (3, 64, 64), True),
-    ("ViT", {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4, "num_layers": 2, "classification": True}, (1, 16, 16, 16), False),
-    ("ViTAutoEnc", {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4, "num_layers": 2}, (1, 16, 16, 16), False),
+    (
+        "ViT",
+        {
+            "in_channels": 1,
+            "img_size": 16,
+            "patch_size": 8,
+            "hidden_size": 24,
+            "mlp_dim": 32,
+            "num_heads": 4,
+            "num_layers": 2,
+            "classification": True,
+        },
+        (1, 16, 16, 16),
+        False,
+    ),
+    (
+        "ViTAutoEnc",
+        {
+            "in_channels": 1,
+            "img_size": 16,
+            "patch_size": 4,
+            "hidden_size": 24,
+            "mlp_dim": 32,
+            "num_heads": 4,
+            "num_layers": 2,
+        },
+        (1, 16, 16, 16),
+        False,
+    ),
     ("AutoEncoder", VOLUME | {"channels": (8, 16), "strides": (2, 2)}, (1, 16, 16, 16), True),
-    ("VarAutoEncoder", {"spatial_dims": 2, "in_shape": (1, 16, 16), "out_channels": 1, "latent_size": 4, "channels": (8, 16), "strides": (2, 2)}, (1, 16, 16), False),
-    ("ResNet", {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [8, 16, 24, 32], "n_input_channels": 1, "num_classes": 3}, (1, 32, 32, 32), True),
-    ("FlexibleUNet", {"in_channels": 3, "out_channels": 2, "backbone": "efficientnet-b0", "spatial_dims": 2}, (3, 64, 64), True),
-    ("AutoencoderKL", {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": (8, 16), "num_res_blocks": 1, "attention_levels": (False, True), "latent_channels": 3, "norm_num_groups": 4}, (1, 16, 16), True),
-):  # fmt: skip
+    (
+        "VarAutoEncoder",
+        {
+            "spatial_dims": 2,
+            "in_shape": (1, 16, 16),
+            "out_channels": 1,
+            "latent_size": 4,
+            "channels": (8, 16),
+            "strides": (2, 2),
+        },
+        (1, 16, 16),
+        False,
+    ),
+    (
+        "ResNet",
+        {
+            "block": "basic",
+            "layers": [1, 1, 1, 1],
+            "block_inplanes": [8, 16, 24, 32],
+            "n_input_channels": 1,
+            "num_classes": 3,
+        },
+        (1, 32, 32, 32),
+        True,
+    ),
+    (
+        "FlexibleUNet",
+        {"in_channels": 3, "out_channels": 2, "backbone": "efficientnet-b0", "spatial_dims": 2},
+        (3, 64, 64),
+        True,
+    ),
+    (
+        "AutoencoderKL",
+        {
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 1,
+            "channels": (8, 16),
+            "num_res_blocks": 1,
+            "attention_levels": (False, True),
+            "latent_channels": 3,
+            "norm_num_groups": 4,
+        },
+        (1, 16, 16),
+        True,
+    ),
+):
     of("monai", name)(medical(name, settings, shape, other))
 
 
@@ -190,8 +290,16 @@ def diffusion_unet() -> Called:
     from monai.networks.nets import DiffusionModelUNet
 
     network = DiffusionModelUNet(
-        spatial_dims=2, in_channels=1, out_channels=1, channels=(8, 16), num_res_blocks=1, attention_levels=(False, True),
-        norm_num_groups=4, num_head_channels=4, with_conditioning=True, cross_attention_dim=6,
-    )  # fmt: skip
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(8, 16),
+        num_res_blocks=1,
+        attention_levels=(False, True),
+        norm_num_groups=4,
+        num_head_channels=4,
+        with_conditioning=True,
+        cross_attention_dim=6,
+    )
     given = call(noise(2, 1, 16, 16), torch.tensor([3, 8]), noise(2, 5, 6))
     return Called(network, given, (call(noise(1, 1, 32, 16), torch.tensor([3]), noise(1, 7, 6)),))

@@ -380,3 +380,51 @@ def test_a_part_that_cannot_take_the_runs_numbers_is_kept_whole_with_what_is_aro
     for given in (x, torch.randn(5, 4)):
         with torch.no_grad():
             assert torch.equal(model(given), emitted(given))
+
+
+class Lengths(nn.Module):
+    """A recurrent layer that leaves the padding out, between layers that do not know of lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Plainly(4, 6), nn.ReLU(), Plainly(6, 5), Packed(5), Plainly(3, 6), Plainly(6, 2)])
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        for part in self.parts:
+            try:
+                x = part(x, lengths=lengths)
+            except TypeError:
+                x = part(x)
+        return x
+
+
+class Plainly(nn.Module):
+    def __init__(self, takes: int, gives: int) -> None:
+        super().__init__()
+        self.w = nn.Linear(takes, gives)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w(x)
+
+
+class Packed(nn.Module):
+    def __init__(self, takes: int) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(takes, 3, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        steps = (lengths * x.shape[1]).long()
+        packed = nn.utils.rnn.pack_padded_sequence(x, steps.cpu(), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_padding_that_a_recurrent_layer_leaves_out(mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    model, x = Lengths(), torch.randn(3, 8, 4, generator=draw)
+    plan = assert_exact(model, x, torch.tensor([0.5, 1.0, 0.75]), mode=mode)
+    assert plan.num_free == 6 + 5 + 3 + 6  # the recurrent layer's hidden units by their signs
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    others = [(x, torch.tensor([1.0, 0.25, 0.5])), (x[:2, :4], torch.tensor([0.5, 0.25])), (x[:1], torch.tensor([1.0]))]
+    for other in others:
+        assert torch.equal(network(*other), model(*other))

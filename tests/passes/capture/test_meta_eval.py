@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxteleport.passes.capture.control_flow import CannotRun
 from fxteleport.passes.capture.meta_eval import Evaluator
+from fxteleport.passes.graph.node_info import Trust
 
 
 def strided(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -46,3 +47,16 @@ def test_a_batch_norm_refuses_what_torch_refuses(shape: tuple[int, ...]) -> None
 
 def refuse(*args: Any) -> Any:
     raise ValueError("nor do real tensors fit")
+
+
+def test_code_that_takes_no_zeros_may_take_ones() -> None:
+    lengths = torch.empty(3, dtype=torch.long, device="meta")
+
+    def positive(x: Tensor, lengths: Tensor) -> Tensor:
+        if not (lengths > 0).all():
+            raise ValueError("a length is not positive")
+        return x[: int(lengths[0])]
+
+    out, trust = Evaluator().run("call_function", positive, (torch.empty(4, 2, device="meta"), lengths), {})
+    assert out.shape == (1, 2)
+    assert trust is not Trust.KNOWN

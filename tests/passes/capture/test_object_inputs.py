@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -274,3 +275,61 @@ def test_any_structure_is_exact_or_refused(seed: int) -> None:
     except ft.TeleportError:
         return
     assert ft.verify(model, plan.rewrite(plan.sample(exact=True, seed=0)), tokens()[:, 0], given).bitwise_equal
+
+
+class Store:
+    """Holds tensors, and by a weak reference what holds it: as the storage of a graph's data does."""
+
+    def __init__(self, owner: Any, x: Tensor, edges: Tensor) -> None:
+        self.held, self.owner = {"x": x, "edges": edges}, weakref.ref(owner)
+
+
+class Graph:
+    def __init__(self, nodes: int, seed: int = 0) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        edges = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
+        self.store = Store(self, torch.randn(nodes, 4, generator=draw), edges)
+
+    def __getattr__(self, name: str) -> Any:
+        held = vars(self).get("store")
+        if held is None or name not in held.held:
+            raise AttributeError(name)
+        return held.held[name]
+
+    def neighbours(self) -> Tensor:
+        return self.store.owner().edges  # there and back
+
+
+class Messages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, graph: Graph) -> Tensor:
+        x = torch.relu(self.first(graph.x))
+        start, end = graph.neighbours()
+        return self.second(torch.zeros_like(x).index_add(0, end, x[start]))
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_what_a_storage_refers_back_to(mode: str, assert_exact: Callable[..., ft.Plan]) -> None:
+    model = Messages()
+    plan = assert_exact(model, Graph(5), mode=mode)
+    assert plan.num_free == 6
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for graph in (Graph(5, 1), Graph(8, 2)):
+        before = vars(graph.store).copy()
+        assert torch.equal(network(graph), model(graph))
+        assert vars(graph.store) == before
+        assert graph.store.owner() is graph
+    with pytest.raises(ft.GuardError):
+        other = Graph(5)
+        del other.store.held["edges"]
+        network(other)
+
+
+def test_a_weak_reference_to_something_else_is_no_part_of_an_input() -> None:
+    graph, other = Graph(5), Graph(5)
+    graph.store.owner = weakref.ref(other)
+    with pytest.raises(ft.CaptureError, match="no graph can hold"):
+        ft.plan(Messages(), graph)

@@ -804,3 +804,47 @@ def test_teleportable_keeps_modes_and_unsaved_buffers(mode: str) -> None:
         live.teleport_(live.plan.sample(0.9, "inter", seed=seed))
         assert torch.allclose(model(vectors()), live(vectors()))
         assert live.network.training and not live.network.get_submodule("net.1").training
+
+
+class Fitted(nn.Module):
+    """A facade whose `train` fits it to data: no plan may begin that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.fitted: list[Any] = []
+
+    def train(self, trainer: Any = None, **settings: Any) -> Any:  # type: ignore[override]
+        self.fitted.append(trainer)
+        raise AssertionError("it begins to fit")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_train_that_is_no_mode_is_not_called(inside: bool) -> None:
+    facade = Fitted()
+    facade.training = facade.net.training = False
+    model: nn.Module = nn.Sequential(facade) if inside else facade
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    plan = ft.plan(ft.randomize(model), x)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert ft.verify(model, network, x).passed
+    assert (plan.num_free, facade.fitted) == (6, [])
+
+
+class Called(nn.Module):
+    """A facade without a forward: its `__call__` makes more of what it is given than a network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(4, 3)
+
+    def __call__(self, x: Tensor) -> list[Any]:
+        return [self.network(x).argmax().item()]
+
+
+def test_a_facade_without_a_forward_says_what_to_plan() -> None:
+    with pytest.raises(ft.ModelError, match=r"Called has no forward: plan the network .*'network'"):
+        ft.plan(Called(), torch.randn(2, 4))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fxteleport as ft
-from fxteleport.passes.graph.guards import expect, expect_form, expect_length, expect_tensor, insist
+from fxteleport.passes.graph.guards import expect, expect_form, expect_length, expect_ones, expect_tensor, insist
 from fxteleport.passes.rewrite.teleported_modules import scaled
 
 ZERO = torch.zeros(2, 3)
@@ -32,6 +32,8 @@ ZERO = torch.zeros(2, 3)
         (expect_form, (3, (("b", ...),), "x"), ["['b'] for x", "got 3"]),
         (expect_form, ({"b": 1}, (("b", 2),), "x"), ["x['b']=2", "got 1"]),
         (insist, (torch.tensor(False), True, "model.py:3"), ["own check", "model.py:3"]),
+        (expect_tensor, (7, 1, None, "t"), ["t", "a tensor", "7"]),
+        (expect_ones, (7, 1, {0: True}, "t"), ["t", "a tensor", "7"]),
         (scaled, (ZERO, torch.ones(4)), ["other sizes", "[4]", "[2, 3]"]),
     ],
 )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
-from fxteleport.passes.graph.reachable import Reach
+from fxteleport.passes.graph.reachable import Reach, fields_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::fxteleport.OpaqueModuleWarning")
 
@@ -310,3 +310,25 @@ def test_what_is_reached_in_a_model() -> None:
     assert set(reach.of(lambda: model[0].weight).modules) >= {"0", "1"}  # a closure holds the whole model
     weight = model[0].weight
     assert list(reach.of(lambda: weight).tensors) == ["0.weight"]
+
+
+class Anything:
+    """Has whatever it is asked for, as a library that is loaded from C does; its attributes are not its own."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        return lambda *args: name
+
+    def __deepcopy__(self, memo: Any) -> Anything:
+        return self
+
+
+def test_an_object_that_has_whatever_it_is_asked_for() -> None:
+    assert fields_of(Anything()) == []
+    model = Network(lambda layer: 6, nn.Linear, 6)
+    vars(model.reads)["library"] = Anything()
+    ft.randomize(model.eval())
+    plan = ft.plan(model, X, mode="weights")
+    moved = plan.apply_(plan.sample(0.9, "inter", exact=True, seed=0), copy.deepcopy(model))
+    assert torch.equal(moved(X), model(X))
