@@ -52,7 +52,7 @@ class Shadows:
         )
         without_checks(made)
         for shadow in modules_of(made).values():
-            if isinstance(shadow, nn.RNNBase) and not shadow._parameters.keys() >= set(shadow._flat_weights_names):
+            if isinstance(shadow, nn.RNNBase) and "parametrizations" in shadow._modules:
                 refs = [ref and _Reference(self.tensors, ref) for ref in vars(shadow)["_flat_weight_refs"]]
                 vars(shadow)["_flat_weight_refs"] = refs
         return made

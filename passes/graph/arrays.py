@@ -45,7 +45,7 @@ def still_holds(x: Any, before: Any) -> bool:
             return False
         if x.dtype.hasobject:
             return all(a is b for a, b in zip(x.flat, before.flat, strict=True))
-        return x.tobytes() == before.tobytes()
+        return bool(x.tobytes() == before.tobytes())
     held: Any = x.tobytes() if isinstance(x, memoryview) else x
     return bool(held == before)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, compress, together
 from fxteleport.passes.domain.size import Size
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.axes import BY_DIM, FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call
 from fxteleport.passes.rules.joining import merged
@@ -44,7 +44,7 @@ def joined(call: Call, tensors: Sequence[Operand], dim: int = 0, **settings: Any
     return moved(call, list(dict.fromkeys(tensors)))
 
 
-@rule(*named("pad constant_pad_nd"), shape=shape_functions.padded, axes=FROM_THE_RIGHT)
+@rule(*named("pad constant_pad_nd"), shape=shape_functions.padded, along=folds.padded, axes=FROM_THE_RIGHT)
 def padded(call: Call, input: Operand, pad: Sequence[int], mode: Any = "constant", value: Any = 0) -> Any:
     if not isinstance(mode, str):  # constant_pad_nd(input, pad, value)
         mode, value = "constant", mode

@@ -13,6 +13,7 @@ calls get one CoB for all positions of a fold.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from fxteleport.passes.domain.cob_map import Block, CobMap, Parts, reshape
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.domain.size import Extent, Size, product, quotient
 from fxteleport.passes.rules.call import Call
-from fxteleport.passes.rules.operand import Operand
+from fxteleport.passes.rules.operand import Operand, Unknown
 
 Along = Callable[[Call, Operand], Sequence[int | None]]  # the axis of the result that each axis of an operand becomes
 _UNCLEAR = "other inputs have more or fewer of these positions"
@@ -55,6 +56,48 @@ def permuted(call: Call, operand: Operand) -> Sequence[int | None]:
     """The operation itself, on axes of sizes that tell them apart."""
     axes = call.rerun({operand: torch.empty([i + 2 for i in range(operand.rank)], device="meta")}).shape
     return [list(axes).index(i + 2) for i in range(operand.rank)]
+
+
+def padded(call: Call, operand: Operand) -> Sequence[int | None]:
+    """All axes but those that are padded; the padding begins with the last one."""
+    pad: Any = call.kwargs.get("pad", call.args[1] if len(call.args) > 1 else ())
+    return [None if any(pad[2 * i : 2 * i + 2]) else operand.rank - 1 - i for i in reversed(range(operand.rank))]
+
+
+def by_group(call: Call, operand: Operand) -> Sequence[int | None]:
+    """A convolution whose groups, and so whose channels, are one after another what each example of a batch has.
+
+    Its input is [1, b * in, *k], its weight [b * out, in / groups, *k], with b times as many groups as known: it
+    makes the channels of each example with the weight of that one. The channels that come in go nowhere (`WITHIN`).
+    """
+    axes: list[int | None] = [None] * operand.rank
+    input, weight, bias = (_argument(call, i, name) for i, name in enumerate(("input", "weight", "bias")))
+    if not (
+        grouped_by_batch(input, weight, groups := _argument(call, 6, "groups")) and operand in (input, weight, bias)
+    ):
+        return axes
+    axis, place = (1, WITHIN) if operand is input else (0, 1)
+    parts = dict(operand.folds).get(axis, ())
+    batch = product(itertools.takewhile(lambda n: type(n) is Size, parts))
+    if all(type(quotient(n, batch)) is int for n in (operand.sizes[axis], groups.size)):
+        axes[axis] = place
+    return axes
+
+
+WITHIN = -1  # the place of an axis that a call takes apart by itself: it is no axis of the result
+
+
+def grouped_by_batch(input: Any, weight: Any, groups: Any) -> bool:
+    """True where a convolution has some number of times as many groups, channels in and channels out as are known."""
+    if not (isinstance(input, Operand) and isinstance(weight, Operand) and isinstance(groups, Unknown)):
+        return False
+    batch = quotient(groups.size, math.gcd(*(c for _, c in groups.size.terms)))
+    sizes = (groups.size, input.sizes[1], weight.sizes[0])
+    return input.rank == weight.rank and batch is not None and all(type(quotient(n, batch)) is int for n in sizes)
+
+
+def _argument(call: Call, place: int, name: str) -> Any:
+    return call.kwargs.get(name, call.args[place] if len(call.args) > place else None)
 
 
 def picked(call: Call, operand: Operand) -> Sequence[int | None]:
@@ -106,6 +149,8 @@ def through(call: Call, along: Along | None, operands: Iterable[Operand]) -> dic
     found: dict[int, Parts] = {}
     for (operand, axis, parts), to in zip(held, wanted, strict=True):
         others = {other for (_, _, other), place in zip(held, wanted, strict=True) if place == to}
+        if to == WITHIN:
+            continue
         if to is None or len(others) > 1:
             operand.unfold(call.state.system, axis, call.origin(_UNCLEAR))
         else:

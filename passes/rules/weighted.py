@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxteleport.passes.domain.cob_map import IDENTITY, ONE, CobMap, reshape, single
-from fxteleport.passes.rules import shape_functions
+from fxteleport.passes.rules import folds, shape_functions
 from fxteleport.passes.rules.axes import FROM_THE_RIGHT
 from fxteleport.passes.rules.call import Call
-from fxteleport.passes.rules.operand import Operand
+from fxteleport.passes.rules.operand import Operand, Unknown
 from fxteleport.passes.rules.registry import named, rule
 
 SHARED = "these positions share one weight"
@@ -102,12 +102,17 @@ def convolved(
     nn.Conv2d,
     nn.Conv3d,
     shape=shape_functions.convolution,
+    along=folds.by_group,
     axes=FROM_THE_RIGHT,
 )
 def convolution(
     call: Call, input: Operand, weight: Operand, bias: Operand | None = None, stride: Any = 1, padding: Any = 0,
-    dilation: Any = 1, groups: int = 1,
+    dilation: Any = 1, groups: int | Unknown = 1,
 ) -> CobMap:  # fmt: skip
+    if isinstance(groups, Unknown):
+        if not (folds.grouped_by_batch(input, weight, groups) and type(call.settled(weight.sizes[1])) is int):
+            call.decline("how many groups there are is not known")
+        groups = int(groups.value)  # there are as many in each example of the batch
     return convolved(call, input, weight, bias, groups)
 
 

@@ -6,6 +6,7 @@ reads another module's parameter; a layer that gives None; a forward that does s
 
 from __future__ import annotations
 
+import collections
 import functools
 import types
 from collections.abc import Callable
@@ -183,11 +184,13 @@ class Training(nn.Module):
 
 
 class Logged(nn.Module):
-    """A layer that leaves what it computes, and how often, in an object, a list of it, or a dictionary in that."""
+    """A layer that leaves what it computes, and how often, in objects, containers, or past assignments."""
 
     def __init__(self, width: int, way: int) -> None:
         super().__init__()
         self.layer, self.way = nn.Linear(width, width), way
+        self.counter, self.queue = collections.Counter[str](), collections.deque[Tensor](maxlen=2)
+        self.order, self.table = collections.OrderedDict(a=1, b=2), {"n": 0}
         self.log = types.SimpleNamespace(last=None, steps=0, inner=types.SimpleNamespace(table={}))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,6 +200,14 @@ class Logged(nn.Module):
             self.log.last = out
         elif self.way == 1:
             self.log.inner.table["last"] = (out, x.shape[0])
+        elif self.way == 2:
+            self.counter["runs"] += 1
+            self.queue.append(out)
+            self.order.move_to_end("a" if next(iter(self.order)) == "a" else "b")
+        elif self.way == 3:
+            vars(self)["last"] = out
+            object.__setattr__(self, "shape", x.shape[0])
+            self.table = {**self.table, "n": x.shape[0]}
         else:
             self.log.inner.last = [out * 2]
             return self.log.inner.last[0]  # type: ignore[no-any-return]
@@ -317,6 +328,25 @@ class Nothing(nn.Module):
         return self.way
 
 
+class Types(nn.Module):
+    """Code that asks for the type of a size, a quotient, a tensor, a shape or a layer."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way, self.act = way, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(x)
+        answers = (
+            type(x.shape[0]) is int,
+            type(x.numel() / 2) is float,
+            type(y) is Tensor and type(self.act) is nn.ReLU,
+            type(x.shape) is torch.Size,
+            x.shape[-1].__class__ is int and type(self) is Types,
+        )
+        return y * 2 if answers[self.way] else y - 3.0
+
+
 class Asked(nn.Module):
     """Code that asks a module for a decision."""
 
@@ -404,7 +434,9 @@ CHANGES: dict[str, Operation] = {
     "training: spectral norm": Operation(
         lambda pick, x: nn.utils.parametrizations.spectral_norm(nn.Linear(x.shape[-1], 2)), same, plain=False
     ),
-    "state: left in an object": Operation(lambda pick, x: Logged(x.shape[-1], pick(0, 1, 2)), floats, plain=False),
+    "state: left in an object": Operation(
+        lambda pick, x: Logged(x.shape[-1], pick(0, 1, 2, 3, 4)), floats, plain=False
+    ),
     "gradient: clipped": Operation(lambda pick, x: Clipped.apply, floats, plain=False),
     "gradient: spike": Operation(lambda pick, x: Spike.apply, floats, plain=False),
     "hidden: whole": hiding(Hidden, *HIDDEN),
@@ -415,6 +447,7 @@ CHANGES: dict[str, Operation] = {
         lambda pick, x: Given(nn.Identity(), pick(None, False, True)), floats, plain=False
     ),
     "value: a decision": Operation(lambda pick, x: Asked(pick(None, False, True, 0)), floats, plain=False),
+    "value: a type": Operation(lambda pick, x: Types(pick(*range(5))), floats, plain=False),
     "forward: replaced": Operation(
         lambda pick, x: replaced(
             pick(nn.BatchNorm1d(x.shape[1]), nn.LayerNorm(x.shape[-1], eps=0.1), nn.LeakyReLU(0.5))

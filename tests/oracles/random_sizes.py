@@ -410,7 +410,30 @@ def same_but_length(x: Tensor, y: Tensor) -> bool:
     return tokens(x) and tokens(y) and x.shape == y.shape and x.shape[-1] > 1
 
 
+class Experts(nn.Module):
+    """A convolution whose weight is mixed for each example of the batch, which decides how many groups there are."""
+
+    def __init__(self, width: int, groups: int, bias: bool) -> None:
+        super().__init__()
+        self.route, self.groups, self.width = nn.Linear(width, 2), groups, 2 * groups
+        self.weight = nn.Parameter(torch.randn(2, self.width * (width // groups)))
+        self.bias = nn.Parameter(torch.randn(2, self.width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, *positions = x.shape
+        routing = self.route(x.mean((2, 3)))
+        weight = (routing @ self.weight).view(b * self.width, c // self.groups, 1, 1)
+        bias = None if self.bias is None else (routing @ self.bias).view(b * self.width)
+        out = F.conv2d(x.reshape(1, b * c, *positions), weight, bias, groups=self.groups * b)
+        return out.permute(1, 0, 2, 3).view(b, self.width, *positions)
+
+
 SIZES: dict[str, Operation] = {
+    "view: experts": Operation(
+        lambda pick, x: Experts(x.shape[1], pick(1, *[n for n in (2,) if x.shape[1] % 2 == 0]), pick(True, False)),
+        images,
+        plain=False,
+    ),
     **{f"rows: {name}": rowed(fn) for name, fn in ROWS.items()},
     "rows: scales": Operation(scaled_there_and_back, matrices, plain=False),
     "rows: relative": Operation(

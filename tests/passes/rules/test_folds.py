@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxteleport as ft
+from fxteleport.errors import GuardError
 
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -129,3 +130,78 @@ def test_a_fold_is_right_at_every_size(name: str, mode: str, batch: int) -> None
                 assert torch.equal(each(x), model(x)), (b, n)
             report = ft.verify(model, network, x)
             assert report.passed and report.bitwise_equal, (b, n, report.first_difference)
+
+
+class Experts(nn.Module):
+    """A convolution with a weight of its own for each example of the batch, a mixture of 3 (CondConv)."""
+
+    def __init__(self, groups: int, bias: bool, turned: bool) -> None:
+        super().__init__()
+        self.groups, self.turned = groups, turned
+        self.a, self.route, self.b = nn.Conv2d(3, 4, 1), nn.Linear(4, 3), nn.Conv2d(6, 2, 1)
+        self.weight = nn.Parameter(torch.randn(3, 6 * 4 // groups * 9))
+        self.bias = nn.Parameter(torch.randn(3, 6)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        b, c, height, width = h.shape
+        routing = torch.sigmoid(self.route(h.mean((2, 3))))
+        weight = (routing @ self.weight).view(b, 6, 4 // self.groups, 3, 3)
+        if self.turned:  # which weight meets which example, another batch would decide
+            weight = weight.transpose(0, 1)
+        bias = None if self.bias is None else (routing @ self.bias).view(b * 6)
+        joined = F.pad(h.reshape(1, b * c, height, width), (1, 1, 1, 1))
+        made = F.conv2d(joined, weight.reshape(b * 6, -1, 3, 3), bias, groups=self.groups * b)
+        return self.b(torch.relu(made.permute(1, 0, 2, 3).view(b, 6, made.shape[-2], made.shape[-1])))
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "groups, bias, turned", [(1, True, False), (2, True, False), (1, False, False), (1, True, True)]
+)
+def test_a_weight_of_its_own_for_each_example(groups: int, bias: bool, turned: bool, batch: int, mode: str) -> None:
+    torch.manual_seed(0)
+    model = ft.randomize(Experts(groups, bias, turned).eval())
+    plan = ft.plan(model, torch.randn(batch, 3, 5, 5), mode=mode)
+    if not turned:
+        assert plan.num_free == (
+            13 if mode == "full" else 10
+        )  # channels in and out, and the routing where it is wrapped
+    cob = plan.sample(0.9, "inter", exact=True, seed=1)
+    networks = [plan.rewrite(cob)]
+    if mode == "weights":
+        assert not plan.conditions
+        networks.append(plan.apply_(cob, copy.deepcopy(model)))
+    with torch.no_grad():
+        for b, n in [(batch, 5), (1, 5), (2, 5), (3, 7), (4, 3)]:
+            x = torch.randn(b, 3, n, n)
+            for each in networks:
+                assert torch.equal(each(x), model(x)), (b, n)
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+def test_groups_of_known_channels_that_an_input_counts(mode: str) -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.weight = nn.Linear(3, 8), nn.Linear(8, 2), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            n = y.shape[0]
+            h = self.a(x).transpose(1, 2)
+            return self.b(F.conv1d(h, self.weight[:, : 8 // n, None], groups=n).transpose(1, 2))
+
+    torch.manual_seed(0)
+    model = ft.randomize(Counted().eval())
+    plan = ft.plan(model, torch.randn(2, 5, 3), torch.randn(2), mode=mode)
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+    with torch.no_grad():
+        for n in (2, 1, 4, 8):
+            x, y = torch.randn(3, 4, 3), torch.randn(n)
+            try:
+                found = network(x, y)
+            except GuardError:
+                assert n != 2
+                continue
+            assert torch.equal(found, model(x, y))
