@@ -98,7 +98,8 @@ class Reader:
                 for node, count in ((layer.node, outputs), (layer.input, inputs))
             )
         if positions == 1:
-            size = grouped[..., 0].abs()
+            own = grouped[..., 0]
+            size = own.abs() if grouped.dtype == weight.dtype else own.abs_()  # in a copy: memory takes its time
             square = size.square()
         else:
             size, square = grouped.abs().amax(3), grouped.square().sum(3)
