@@ -43,4 +43,5 @@ def largest_along(x: Tensor, count: int, axis: int) -> Tensor:
     tops = x.unflatten(axis, (size // _BLOCK, _BLOCK)).amax(axis + 1).topk(count, axis).indices
     inside = torch.arange(_BLOCK, device=x.device).view(-1, *[1] * (x.ndim - axis - 1))
     near = (tops.unsqueeze(axis + 1) * _BLOCK + inside).flatten(axis, axis + 1)
-    return near.gather(axis, x.gather(axis, near).topk(count, axis).indices)
+    found: Tensor = near.gather(axis, x.gather(axis, near).topk(count, axis).indices)
+    return found
