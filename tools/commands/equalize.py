@@ -57,7 +57,7 @@ def equalize(
 
     if stream:
         _refuse_what_needs_weights(how, source, given)
-        from fxteleport.tools.equalizing.streamed import streamed
+        from fxteleport.tools.commands.equalize_stream import streamed
 
         settings = common.Settings(mode="weights", norms=norms, seed=seed)
         try:
