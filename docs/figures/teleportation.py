@@ -33,7 +33,7 @@ for net, colour, label in ((model, BEFORE, "original"), (network, AFTER, "telepo
 left.set(title=f"weights of {name[:-7]}", xlabel="weight", ylabel="count")
 left.set_xticks([-0.1, 0, 0.1])
 left.legend(frameon=False)
-middle.hist(cob.values.numpy(), bins=60, color=AFTER)
+middle.hist(cob.values.numpy(), bins=30, color=AFTER)
 middle.set(title=f"{plan.num_free} free CoB values", xlabel="change of basis", ylabel="count")
 right.plot(before.flatten(), after.flatten(), ".", color=AFTER, markersize=2)
 low, high = before.min(), before.max()

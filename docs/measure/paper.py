@@ -1,6 +1,7 @@
 """Put the results of `fxteleport paper all --output RESULTS` into docs/paper.md: its tables and figures.
 
 python docs/measure/paper.py RESULTS
+python docs/measure/paper.py --figures RESULTS     # of some experiments, redrawn: the page's tables stay
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from PIL import Image
 
 DOCS = Path(__file__).parents[1]
 WIDTH = 1200  # pixels, at most
+
+
+def figures(results: Path) -> None:
+    """Replace the figures of the experiments that are there, whose verdicts must be those of the page."""
+    page = (DOCS / "paper.md").read_text()
+    for folder in sorted(p.parent for p in results.glob("*/verdict.json")):
+        figure = json.loads((folder / "config.json").read_text())["figure"]
+        for verdict in json.loads((folder / "verdict.json").read_text())["verdicts"]:
+            if row(folder.name, figure, verdict) not in page:
+                print(f"not as on the page: {row(folder.name, figure, verdict)}")
+        shrink(folder / "figure.png", DOCS / "figures" / "experiments" / f"{folder.name}.png")
 
 
 def main(results: Path) -> None:
@@ -66,4 +78,7 @@ def shrink(source: Path, target: Path) -> None:
     image.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-main(Path(sys.argv[1]))
+if sys.argv[1] == "--figures":
+    figures(Path(sys.argv[2]))
+else:
+    main(Path(sys.argv[1]))

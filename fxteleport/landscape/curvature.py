@@ -52,7 +52,11 @@ def hvp(loss: LossOfWeights, weights: Weights, vector: Weights) -> Weights:
     """The Hessian of the loss at the weights, times a vector (reverse over reverse; the Hessian is symmetric)."""
     _require(loss, weights)
     require_weights(vector, like=weights, what="the vector")
-    pull: Any = vjp(grad(lambda at: require_number(loss(at), "the loss")), weights)[1]
+
+    def value(at: Weights) -> Any:
+        return require_number(loss(at), "the loss")
+
+    pull: Any = vjp(grad(value), weights)[1]
     product: Weights = pull(vector)[0]
     return product
 

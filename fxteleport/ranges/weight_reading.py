@@ -7,7 +7,6 @@ a row is the largest of its scaled elements, and as long as that is one of the k
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from fxteleport.passes.graph.node_info import info
 from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.calibrate import Channels
 from fxteleport.ranges.held_weights import meets_the_input
+from fxteleport.ranges.largest import largest_elements
 from fxteleport.ranges.layers import Layer
 from fxteleport.ranges.log_basis import LogBasis, Slots
 
@@ -73,6 +73,7 @@ class Reader:
         self, plan: Analysis, weights: Mapping[str, Tensor], seen: Mapping[str, Channels] | None, logs: Tensor
     ) -> None:
         self.plan, self.weights, self.seen, self.logs = plan, weights, seen, logs
+        self.is_moved = bool(logs.any())
         self.basis = LogBasis(plan.solution)
         self.flow = torch.zeros(plan.num_free, dtype=torch.float64)  # mean squares without data, by free value
 
@@ -85,7 +86,7 @@ class Reader:
         canonical, maps = self.plan.captured.canonical, self.plan.constrained.maps
         name = canonical[layer.weight]
         weight = self.weights[name].detach()
-        _require_numbers(name, weight)
+        _require_fractions(name, weight)
         grouped = by_group(weight, layer)
         grouped = grouped.to(torch.float64 if grouped.dtype is torch.float64 else torch.float32)
         groups, outputs, inputs, positions = grouped.shape
@@ -96,10 +97,21 @@ class Reader:
                 self.basis.channels(maps[node], channel_axis(layer, node, weight.ndim), groups * count)
                 for node, count in ((layer.node, outputs), (layer.input, inputs))
             )
-        up = rows.of(self.logs).view(groups, -1, 1).to(grouped)
-        down = columns.of(self.logs).view(groups, 1, -1).to(grouped)
-        square, size = grouped.square().sum(3), grouped.abs().amax(3).log()
-        norms = (square * (-2 * down).exp()).sum(2).log() / 2, (square * (2 * up).exp()).sum(1).log() / 2
+        if positions == 1:
+            own = grouped[..., 0]
+            size = own.abs() if grouped.dtype == weight.dtype else own.abs_()  # in a copy: memory takes its time
+            square = size.square()
+        else:
+            size, square = grouped.abs().amax(3), grouped.square().sum(3)
+        tops = size.amax(2), size.amax(1)
+        _require_numbers(name, tops[0])
+        sums = square.sum(2), square.sum(1)
+        moved, norms = size, (sums[0].log() / 2, sums[1].log() / 2)
+        if self.is_moved:
+            up = rows.of(self.logs).view(groups, -1, 1).to(grouped)
+            down = columns.of(self.logs).view(groups, 1, -1).to(grouped)
+            moved = size * up.exp() / down.exp()
+            norms = (square * (-2 * down).exp()).sum(2).log() / 2, (square * (2 * up).exp()).sum(1).log() / 2
         bias = None if layer.bias is None else self.weights[canonical[layer.bias]]
         magnitude = torch.zeros(rows.count) if bias is None else bias.detach().abs()
         return Reading(
@@ -108,11 +120,11 @@ class Reader:
             columns=columns,
             groups=groups,
             positions=positions,
-            squares=(_plain(square.sum(2)), _plain(square.sum(1))),
+            squares=(_plain(sums[0]), _plain(sums[1])),
             norms=(_plain(norms[0]), _plain(norms[1])),
-            alive=_alive(size),
+            alive=_alive(*tops),
             bias=_plain(magnitude),
-            peaks=_largest(size, size + up - down),
+            peaks=largest_elements(size, moved, PEAKS),
             signals=self._signals(layer, square, rows, columns, _plain(magnitude)),
             seen=None if self.seen is None or layer.is_held else self.seen.get(layer.input.name),
             is_rounded_input=not layer.is_held,
@@ -156,11 +168,14 @@ def channel_axis(layer: Layer, node: fx.Node, weight_rank: int) -> int:
     return rank - 1 if layer.kind == "linear" else rank - weight_rank + 1
 
 
-def _require_numbers(name: str, weight: Tensor) -> None:
+def _require_fractions(name: str, weight: Tensor) -> None:
     if not weight.is_floating_point() or weight.itemsize < 2:
         kind = str(weight.dtype).removeprefix("torch.")
         raise ModelError(f"'{name}' holds {kind} numbers, which are quantised already: equalise the float model")
-    if not bool(torch.isfinite(weight).all()):
+
+
+def _require_numbers(name: str, largest: Tensor) -> None:
+    if not bool(torch.isfinite(largest).all()):  # where an element is not, neither is its row's largest magnitude
         raise ModelError(f"'{name}' holds NaN or infinity, which have no range: mend the weights first")
 
 
@@ -168,24 +183,6 @@ def _plain(values: Tensor) -> Tensor:
     return values.reshape(-1).double().cpu()
 
 
-def _alive(size: Tensor) -> Pair:
-    least = size.max() + math.log(DEAD)
-    return (size.amax(2) > least).reshape(-1).cpu(), (size.amax(1) > least).reshape(-1).cpu()
-
-
-def _largest(size: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The elements of [groups, rows, columns] that are among the largest of their row or column once moved."""
-    groups, rows, columns = size.shape
-    if size.numel() <= PEAKS * (rows + columns) * groups:
-        at = torch.arange(size.numel(), device=size.device)
-    else:
-        first = (rows * columns * torch.arange(groups, device=size.device)).view(-1, 1, 1)
-        row, column = (torch.arange(n, device=size.device) for n in (rows, columns))
-        of_rows = first + columns * row[:, None] + moved.topk(min(PEAKS, columns), 2).indices
-        of_columns = first + column + columns * moved.topk(min(PEAKS, rows), 1).indices
-        at = torch.cat([of_rows.reshape(-1), of_columns.reshape(-1)]).unique()
-    values = size.reshape(-1)[at]
-    there = values.isfinite()  # the logarithm of a zero is not
-    at, values = at[there].cpu(), _plain(values[there])
-    group, rest = at // (rows * columns), at % (rows * columns)
-    return values, group * rows + rest // columns, group * columns + rest % columns
+def _alive(of_rows: Tensor, of_columns: Tensor) -> Pair:
+    least = of_rows.max() * DEAD
+    return (of_rows > least).reshape(-1).cpu(), (of_columns > least).reshape(-1).cpu()

@@ -41,6 +41,8 @@ class Teleportable(nn.Module):
         mode: "full" or "weights".
         norm_stats: "fixed", "rescaled" or "wrapped".
         data_guards: as of `plan`.
+        norms: as of `plan`: with "scaled" (mode "weights") a residual stream before norms has a scale, and the function
+            stays up to the norms' epsilons, each time it is teleported.
         **keyword_inputs: what its forward takes by name.
 
     Raises:
@@ -55,13 +57,20 @@ class Teleportable(nn.Module):
         mode: str = "full",
         norm_stats: str = "fixed",
         data_guards: bool = True,
+        norms: str = "exact",
         **keyword_inputs: Any,
     ) -> None:
         super().__init__()
         require_module(model)
         require_weights(model)
         self.plan = plan(
-            model, *example_inputs, mode=mode, norm_stats=norm_stats, data_guards=data_guards, **keyword_inputs
+            model,
+            *example_inputs,
+            mode=mode,
+            norm_stats=norm_stats,
+            data_guards=data_guards,
+            norms=norms,
+            **keyword_inputs,
         )
         shared = next((n for n in sorted(self.plan.planned.overlapping) if n in self.plan.planned.moving), None)
         if shared is not None:

@@ -246,3 +246,41 @@ def test_lightning() -> None:
         scale = seen["scales"].get(name, torch.ones(()))
         assert torch.allclose(after["state"][name], held / scale, rtol=1e-12), name
     assert float(loss(live).detach()) < after["loss"]  # the trainer still trains what is called
+
+
+class PreNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Linear(5, 8), nn.LayerNorm(8, eps=1e-12)
+        self.up, self.down, self.end, self.head = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.LayerNorm(8, 1e-12),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.end(x + self.down(self.up(self.norm(x)).relu())))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_residual_stream_before_norms_moves_with_scaled_norms(optimizer: str) -> None:
+    model = ft.randomize(PreNorm().double())
+    with pytest.raises(ft.InputError, match="norms"):
+        ft.Teleportable(model, X, norms="scaled")
+    fixed = ft.Teleportable(model, X, mode="weights").plan.num_free
+    live = ft.Teleportable(model, X, mode="weights", norms="scaled")
+    moves, settings = OPTIMIZERS[optimizer]
+    own = moves(live.parameters(), lr=0.01, **settings)
+    train(live, own, 2)
+    assert live.plan.num_free == fixed + 1
+    before, weight = live(X).detach(), model.stem.weight.detach().clone()
+    cob = live.plan.cob(torch.full((live.plan.num_free,), 4.0))
+    with pytest.warns(ft.ConditionWarning):
+        live.teleport_(cob, own)
+    assert list(live.state_dict()) == [f"network.{n}" for n in PreNorm().state_dict()]
+    assert torch.equal(model.stem.weight, 4 * weight)  # the stream has one factor
+    assert torch.allclose(live(X), before, rtol=1e-9) and not torch.equal(live(X), before)
+    train(live, own, 2)
+    assert torch.isfinite(live(X)).all()

@@ -14,6 +14,7 @@ from fxteleport.atomic_files import require_writable
 from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.io.stream import stream
 from fxteleport.passes.errors import ConditionWarning, InputError
+from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.console import Output, count, write_json
@@ -42,32 +43,15 @@ def streamed(
         ConditionError: `strict`, and the plan rests on conditions.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
-    source = wanted.checkpoint
-    if source is None or output is None:
-        raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
-    basis = output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
-    require_writable(basis)
+    source, target = named(wanted, output)
     load.check_spec(spec, wanted)
     layout = read_layout(source)
     loaded = load.skeleton(spec, wanted)
     plan = settings.plan(loaded)
     cob = settings.sample(plan)
     start = time.perf_counter()
-    total = sum(e.size for e in layout.entries())
-    with out.progress(max(1, total // 1_000_000)) as step:
-        moved = 0
-
-        def told(size: int) -> None:
-            nonlocal moved
-            before, moved = moved, moved + size
-            step("megabytes", moved // 1_000_000 - before // 1_000_000)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
-            written = stream(plan, cob, source, output, told, strict)
+    written = scaled(out, plan, cob, source, target, strict)
     seconds = time.perf_counter() - start
-    cob.save(basis)
-    written.append(basis)
     facts: dict[str, Any] = {
         "model": wanted.named(spec),
         **{name: getattr(settings, name) for name in _FACTS},
@@ -82,6 +66,41 @@ def streamed(
     }
     show(out, facts, plan)
     write_json(json, facts)
+
+
+def named(wanted: Request, output: Path | None) -> tuple[Path, Path]:
+    """The checkpoint that is read, and where it goes.
+
+    Raises:
+        InputError: no checkpoint or no output is given.
+        CheckpointError: the output cannot be written.
+    """
+    if wanted.checkpoint is None or output is None:
+        raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
+    require_writable(_basis(output))
+    return wanted.checkpoint, output
+
+
+def _basis(output: Path) -> Path:
+    return output.with_name(f"{output.name.removesuffix('.safetensors')}.cob.safetensors")
+
+
+def scaled(out: Output, plan: Plan, cob: ChangeOfBasis, source: Path, output: Path, strict: bool = False) -> list[Path]:
+    """Scale a checkpoint from disk to disk under a progress bar; the files, of which the last is the CoB's."""
+    total = sum(e.size for e in read_layout(source).entries())
+    with out.progress(max(1, total // 1_000_000)) as step:
+        moved = 0
+
+        def told(size: int) -> None:
+            nonlocal moved
+            before, moved = moved, moved + size
+            step("megabytes", moved // 1_000_000 - before // 1_000_000)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
+            written = stream(plan, cob, source, output, told, strict)
+    cob.save(_basis(output))
+    return [*written, _basis(output)]
 
 
 def show(out: Output, facts: dict[str, Any], plan: Plan) -> None:

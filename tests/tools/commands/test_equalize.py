@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import fxteleport as ft
@@ -90,3 +91,57 @@ def test_pictures_are_the_data(source: str, tmp_path: Path) -> None:
     done = call(f"{source}:net", "--method", "noise", "--activation-bits", "8", "--images", str(folder))
     assert done.exit_code == 0, done.output
     assert "inputs 8 bits" in done.output
+
+
+@pytest.fixture
+def shard(source: str, tmp_path: Path) -> Path:
+    """The weights of a network that a change of basis has spread."""
+    scope: dict[str, Any] = {}
+    exec(CODE, scope)
+    torch.manual_seed(0)
+    model, x = scope["integers"](), scope["example_inputs"]()
+    plan = ft.plan(model, x, mode="weights")
+    plan.apply_(plan.cob(torch.tensor([1.0, 8.0, 64.0, 0.125])))
+    path = tmp_path / "spread.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_a_checkpoint_is_equalised_from_disk_to_disk(source: str, shard: Path, tmp_path: Path) -> None:
+    output = tmp_path / "equal.safetensors"
+    done = call(f"{source}:integers", "--stream", "--checkpoint", str(shard), "--output", str(output), "--exact",
+                "--json", str(tmp_path / "facts"))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "never in memory together" in done.output
+    facts = json.loads((tmp_path / "facts").read_text())
+    assert facts["mode"] == "weights" and facts["noise"]["after"] < facts["noise"]["before"]
+    assert facts["files"] == [str(output), str(tmp_path / "equal.cob.safetensors")]
+    scope: dict[str, Any] = {}
+    exec(CODE, scope)
+    before, after, x = scope["integers"](), scope["integers"](), scope["example_inputs"]()
+    before.load_state_dict(load_file(shard))
+    after.load_state_dict(load_file(output))
+    assert torch.equal(before(x), after(x)) and not torch.equal(before[1].weight, after[1].weight)
+    rows = after[1].weight.abs().amax(1)
+    assert rows.max() / rows.min() < before[1].weight.abs().amax(1).max() / before[1].weight.abs().amax(1).min()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "pass --checkpoint"),
+        (["--method", "l2"], "--method l2 does not go with --stream"),
+        (["--mode", "full"], "--mode full does not go with --stream"),
+        (["--dtype", "float16"], "--dtype does not go with --stream"),
+    ],
+)
+def test_a_stream_needs_no_weights_in_memory(source: str, options: list[str], said: str) -> None:
+    done = call(f"{source}:integers", "--stream", *options)
+    assert done.exit_code == 2 and said in done.output
+
+
+def test_a_stream_of_nothing_free_is_status_1(source: str, tmp_path: Path) -> None:
+    save_file({"1.weight": torch.randn(4, 192), "1.bias": torch.randn(4)}, tmp_path / "w.safetensors")
+    output = tmp_path / "o.safetensors"
+    done = call(f"{source}:fixed", "--stream", "--checkpoint", str(tmp_path / "w.safetensors"), "--output", str(output))
+    assert done.exit_code == 1 and "Nothing was changed" in done.output and not output.exists()

@@ -233,3 +233,21 @@ def test_a_narrow_page_in_both_schemes(scheme: str, visit: Callable[[str], Any],
     assert box["y"] > 0 and box["y"] + box["height"] <= 845  # in sight
     opened.locator("#leave").click()
     assert not opened.locator("#facts").is_visible()
+
+
+def test_no_network_runs_for_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxteleport.tools.plots import feature_maps
+
+    loaded, settings = load("test_vit", Request(redraw=True)), Settings()
+    plan = settings.plan(loaded)
+    kept = run(loaded, settings, plan=plan, keep=feature_maps.shown_nodes(plan, loaded))
+    again = [
+        (maps.layer, maps.channels, maps.cob) for maps in feature_maps._maps(run(loaded, settings), loaded.args[0], ())
+    ]
+    assert kept.values.keys() == set(feature_maps.shown_nodes(plan, loaded)) != set()
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("both networks are run once more")
+
+    monkeypatch.setattr(feature_maps, "in_step", fail)
+    assert [(m.layer, m.channels, m.cob) for m in feature_maps._maps(kept, loaded.args[0], ())] == again

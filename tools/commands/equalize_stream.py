@@ -1,0 +1,90 @@
+"""`equalize --stream`: a checkpoint equalised from disk to disk, for models that no memory holds.
+
+The statistics of its tensors are read once, a tensor at a time; then it is scaled as `teleport --stream` scales.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fxteleport.io.checkpoint_tensors import checkpoint_tensors
+from fxteleport.io.safetensors_layout import read_layout
+from fxteleport.ranges.equalize import equalized
+from fxteleport.tools.checking.conditions import resting
+from fxteleport.tools.commands.stream import named, scaled
+from fxteleport.tools.console import Output, count, write_json
+from fxteleport.tools.models import load
+from fxteleport.tools.models.request import Request
+from fxteleport.tools.options.common import Settings
+from fxteleport.tools.options.equalize import Equalizing
+
+
+def streamed(
+    out: Output, spec: str, how: Equalizing, settings: Settings, wanted: Request, output: Path | None, json: str | None
+) -> None:
+    """Plan a network without its weights, equalise its checkpoint, and scale it.
+
+    Raises:
+        InputError: no checkpoint or no output is given, or the method needs the weights in memory.
+        NothingFree: nothing can be chosen.
+        CheckpointError: the checkpoint does not fit the network, or something cannot be written.
+    """
+    source, target = named(wanted, output)
+    load.check_spec(spec, wanted)
+    layout = read_layout(source)
+    loaded = load.skeleton(spec, wanted)
+    plan = settings.plan(loaded)
+    start = time.perf_counter()
+    with out.progress(1, estimate=False) as step:
+        step("reading the checkpoint")
+        given = checkpoint_tensors(plan, source)
+        found = equalized(plan, weights=given, progress=lambda what: step(what), **how.settings())
+    chosen = time.perf_counter()
+    files = scaled(out, plan, found.cob, source, target)
+    values = found.cob.values
+    facts: dict[str, Any] = {
+        "model": wanted.named(spec),
+        "mode": plan.mode,
+        "norms": plan.norms,
+        **how.settings(),
+        "num_free": plan.num_free,
+        "objective": {"before": found.before, "after": found.after},
+        "share": found.share,
+        "noise": {"before": found.noise_before, "after": found.noise_after},
+        "cob": {"smallest": float(values.min()), "largest": float(values.max())},
+        "conditions": [asdict(c) for c in plan.conditions],
+        "parameters": loaded.parameters,
+        "tensors": sum(1 for _ in layout.entries()),
+        "bytes": layout.size,
+        "seconds": plan.seconds | {"equalize": chosen - start, "stream": time.perf_counter() - chosen},
+        "files": [str(f) for f in files],
+    }
+    _show(out, facts, plan.conditions)
+    write_json(json, facts)
+
+
+def _show(out: Output, facts: dict[str, Any], conditions: Any) -> None:
+    seconds, noise, cob = facts["seconds"], facts["noise"], facts["cob"]
+    size = f"{count(facts['tensors'], 'tensor')}, {facts['bytes'] / 1e9:.2f} GB"
+    rows = [
+        ("model", f"{facts['model']}, {count(facts['parameters'], 'parameter')}"),
+        ("freedom", f"{count(facts['num_free'], 'CoB value')}, {cob['smallest']:.4g} to {cob['largest']:.4g} now"),
+        ("format", f"{facts['bits']} bits, a scale for each {'channel' if facts['per_channel'] else 'tensor'}"),
+        ("method", f"{facts['method']}, in {seconds['equalize']:.1f} s"),
+        ("noise", f"{noise['before']:.3g} to signal, modelled; {noise['after']:.3g} now"),
+        ("checkpoint", f"{size}, scaled in {seconds['stream']:.1f} s"),
+        *resting(conditions),
+        ("compared", "nothing: the weights were never in memory together"),
+        *(("written" if i == 0 else "", path) for i, path in enumerate(facts["files"])),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
