@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.capture.plain_functions import PlainFunction
 from fxteleport.passes.graph.containers import kind_of, parts
-from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.guards import GUARDS, expect_tensor
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.storage import equal
@@ -30,7 +30,7 @@ def alike(
         less_sure: the second graph may have fewer guards.
     """
     ones, others = list(evaluated.nodes), list(trained.nodes)
-    if less_sure and len(ones) != len(others):
+    if less_sure:
         ones, others = _but_for_guards(ones), _but_for_guards(others)
     if len(ones) != len(others):
         return False
@@ -39,7 +39,14 @@ def alike(
         return False
     known = [_spelt(node, place) for node in evaluated.nodes if node.target in GUARDS] if less_sure else []
     asked = [_spelt(node, place) for node in trained.nodes if node.target in GUARDS] if less_sure else []
-    return all(any(_equal(guard, other) for other in known) for guard in asked)
+    return all(any(_implies(other, guard) for other in known) for guard in asked)
+
+
+def _implies(one: Any, other: Any) -> bool:
+    """True for a guard that refuses all that another one does."""
+    if one[1] is not expect_tensor or other[1] is not expect_tensor:
+        return _equal(one, other)
+    return all(b is None or _equal(a, b) for a, b in zip(one[2], other[2], strict=True))  # of any rank, of any type
 
 
 def _but_for_guards(nodes: list[fx.Node]) -> list[fx.Node]:

@@ -39,6 +39,8 @@ class Net(nn.Module):
 
 class NotesTheKind(Net):
     def loss(self, out: Tensor, labels: Tensor) -> Tensor:
+        if out.dim() != 2:
+            raise ValueError("one row a sample")
         if self.config.kind is None:
             self.config.kind = "one" if labels.dtype == torch.long else "several"
         if self.config.kind == "one":
