@@ -73,7 +73,7 @@ def _has_its_place(node: fx.Node) -> bool:
 
 
 def _left(graph: fx.Graph, mutations: Iterable[tuple[fx.Node, Tensor]]) -> set[fx.Node]:
-    """The nodes with an effect, but for those that write into tensors which the run itself has made, and nothing else."""
+    """The nodes with an effect, but for those that write into tensors of the run's own, and nothing else."""
     outside = memory_of_inputs(graph) | memory_of_attributes(graph)
     written: dict[fx.Node, set[int]] = {}
     for writer, tensor in mutations:

@@ -1,4 +1,4 @@
-"""What a model looks at in its first run, and notes: transformers' classifiers note what kind of labels they are given."""
+"""What a model looks at in its first run, and notes: classifiers note what kind of labels they are given."""
 
 from __future__ import annotations
 
