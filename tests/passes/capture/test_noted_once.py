@@ -101,3 +101,24 @@ def test_what_a_later_run_asks_or_computes_is_not_lost(kind: type[Net], config: 
         except ft.GuardError:
             continue
         assert all(map(torch.equal, expected, found))
+
+
+@dataclasses.dataclass
+class Guarded:
+    """A configuration that refuses to tell one of its fields, as one does whose layers differ in it."""
+
+    width: int = 8
+    heads: int = 2
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "heads":
+            raise RuntimeError("ask the layers")
+        return super().__getattribute__(name)
+
+
+def test_a_configuration_that_refuses_to_tell_a_field() -> None:
+    model = ft.randomize(NotesTheKind(Config())).eval()
+    model.other = Guarded()
+    plan = ft.plan(model, X)
+    assert plan.num_free == 8
+    assert ft.verify(model, plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0)), X).passed
