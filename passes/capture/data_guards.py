@@ -10,7 +10,6 @@ from torch import Tensor, fx
 from fxteleport.passes.capture.mutation import memory_of_attributes, memory_of_inputs
 from fxteleport.passes.graph.guards import GUARDS, expect_data
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import setitem
 from fxteleport.passes.graph.storage import memory
 
 
@@ -31,13 +30,19 @@ def deciding(guards: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def hoist(graph: fx.Graph, writes: Callable[[fx.Node], bool], draws: Callable[[fx.Node], bool]) -> bool:
+def hoist(
+    graph: fx.Graph,
+    mutations: Iterable[tuple[fx.Node, Tensor]],
+    writes: Callable[[fx.Node], bool],
+    draws: Callable[[fx.Node], bool],
+) -> bool:
     """Have the data guards run first, so that a network refuses before it has computed, drawn or written anything.
 
     Where they cannot be moved, they stay: True if nothing is written before them but tensors that the run itself has
     made, so that it can begin again.
 
     Args:
+        mutations: the nodes that write to tensors, each with such a tensor.
         writes: tells whether a call of a module may write to anything.
         draws: tells whether a call draws random numbers, in either mode.
     """
@@ -45,8 +50,8 @@ def hoist(graph: fx.Graph, writes: Callable[[fx.Node], bool], draws: Callable[[f
     needed = deciding(guards)
     if any(_has_its_place(node) or writes(node) or draws(node) for node in needed):
         before = itertools.takewhile(lambda node: node is not guards[-1], graph.nodes)
-        outside = memory_of_inputs(graph) | memory_of_attributes(graph)
-        return not any(_leaves_something(node, outside) or writes(node) for node in before)
+        left = _left(graph, mutations)
+        return not any(node in left or writes(node) for node in before)
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     while last.next.target in GUARDS and last.next.target is not expect_data and _is_of_inputs(last.next):
         last = last.next
@@ -67,15 +72,11 @@ def _has_its_place(node: fx.Node) -> bool:
     return known.has_effect or known.is_aliased or is_written
 
 
-def _leaves_something(node: fx.Node, outside: set[int]) -> bool:
-    """True for a node with an effect, unless it writes into a tensor that the run itself has made.
-
-    Args:
-        outside: the memory of what was there before the run.
-    """
-    if not info(node).has_effect or node.target in GUARDS:
-        return False
-    is_method = node.op == "call_method" and str(node.target).endswith("_")
-    written = node.args[0] if node.args and (is_method or node.target is setitem) else None
-    value = info(written).value if isinstance(written, fx.Node) else None
-    return not isinstance(value, Tensor) or not outside.isdisjoint(memory(value))
+def _left(graph: fx.Graph, mutations: Iterable[tuple[fx.Node, Tensor]]) -> set[fx.Node]:
+    """The nodes with an effect, but for those that write into tensors of the run's own, and nothing else."""
+    outside = memory_of_inputs(graph) | memory_of_attributes(graph)
+    written: dict[fx.Node, set[int]] = {}
+    for writer, tensor in mutations:
+        written.setdefault(writer, set()).update(memory(tensor))
+    effects = [node for node in graph.nodes if info(node).has_effect and node.target not in GUARDS]
+    return {node for node in effects if node not in written or not outside.isdisjoint(written[node])}

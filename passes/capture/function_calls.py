@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from types import FunctionType
@@ -129,11 +130,19 @@ class FunctionCalls:
         settings: dict[Any, Any] = {key: x for key, x in (*enumerate(args), *kwargs.items()) if is_settings(x)}
         args = tuple(x for i, x in enumerate(args) if i not in settings)
         kwargs = {name: x for name, x in kwargs.items() if name not in settings}
+        before = copy.deepcopy(list(map(vars, settings.values())))
         try:
             out = self._calls.call_added(path, PlainFunction(function, settings), args, kwargs, decides=True)
         finally:
+            changed = [vars(x) for x in settings.values()] != before
+            for x, held in zip(settings.values(), before, strict=True) if changed else ():
+                vars(x).clear()
+                vars(x).update(held)
             if not proxy.is_proxy(out) or proxy.trust_of(out) is Trust.RAGGED:
                 self._leaves.forget(path)
+        if changed:
+            self._leaves.forget(path)
+            raise DataDependent(f"'{function.__name__}' changes an object that it is given")
         if path not in self._leaves.twins:
             raise DataDependent(f"what '{function.__name__}' gives depends on the data, and decides")
         self._guards.insist_on_form(proxy.node_of(out))

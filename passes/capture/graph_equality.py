@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.capture.plain_functions import PlainFunction
 from fxteleport.passes.graph.containers import kind_of, parts
+from fxteleport.passes.graph.guards import GUARDS, expect_tensor
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.storage import equal
@@ -19,17 +20,55 @@ from fxteleport.passes.graph.storage import equal
 Added = Mapping[str, nn.Module | Tensor]
 
 
-def alike(evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True) -> bool:
+def alike(
+    evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True, less_sure: bool = False
+) -> bool:
     """True where two graphs make the same calls, but for the modes that layers know by themselves.
 
     Args:
         drops: what dropouts drop matters; in eval mode it does not.
+        less_sure: the second graph may have fewer guards.
     """
     ones, others = list(evaluated.nodes), list(trained.nodes)
+    if less_sure:
+        ones, others = _but_for_guards(ones), _but_for_guards(others)
     if len(ones) != len(others):
         return False
     place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
-    return all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True))
+    if not all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True)):
+        return False
+    known = [_spelt(node, place) for node in evaluated.nodes if node.target in GUARDS] if less_sure else []
+    asked = [_spelt(node, place) for node in trained.nodes if node.target in GUARDS] if less_sure else []
+    return all(any(_implies(other, guard) for other in known) for guard in asked)
+
+
+def _implies(one: Any, other: Any) -> bool:
+    """True for a guard that refuses all that another one does."""
+    if one[1] is not expect_tensor or other[1] is not expect_tensor:
+        return _equal(one, other)
+    return all(b is None or _equal(a, b) for a, b in zip(one[2], other[2], strict=True))  # of any rank, of any type
+
+
+def _but_for_guards(nodes: list[fx.Node]) -> list[fx.Node]:
+    """The nodes that compute something, without guards and what these alone look at."""
+    left: set[fx.Node] = set()
+    for node in reversed(nodes):
+        is_looked_at = bool(node.users) and left.issuperset(node.users) and not info(node).has_effect
+        if node.target in GUARDS or (is_looked_at and node.op != "placeholder"):
+            left.add(node)
+    return [node for node in nodes if node not in left]
+
+
+def _spelt(node: fx.Node, place: Mapping[fx.Node, _Place]) -> Any:
+    """A guard, or what it alone looks at, in terms of the nodes that compute something; its name does not matter."""
+
+    def known(source: fx.Node) -> Any:
+        return place[source] if source in place and source.target not in GUARDS else _spelt(source, place)
+
+    args, kwargs = map_arg((node.args, node.kwargs), known)  # type: ignore[arg-type]
+    if node.target in GUARDS and args and isinstance(args[-1], str):  # type: ignore[arg-type]
+        args = args[:-1]  # type: ignore[index]
+    return (node.op, node.target, args, kwargs)
 
 
 @dataclass(frozen=True)

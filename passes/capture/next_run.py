@@ -14,6 +14,9 @@ from fxteleport.passes.capture.trace_settings import TraceSettings
 def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) -> bool:
     """True where a run that finds the attributes that a traced one has left does the same.
 
+    It may ask for less: a model that looks once at what its labels are, and notes it. The traced run's guards are right
+    in every run.
+
     Where only dropouts drop more or less, it does in eval mode; train mode is asked about.
 
     Args:
@@ -37,7 +40,7 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
         (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
         tracer.settings.training,
     )
-    same = alike(*graphs, drops=training)
-    if same and not training and not alike(*graphs):
+    same = alike(*graphs, drops=training, less_sure=True)
+    if same and not training and not alike(*graphs, less_sure=True):
         tracer.modes.asked |= {path: tracer.modes.at_start(path) for path, _ in traced.left}
     return same

@@ -154,7 +154,7 @@ class Tracer:
         mark_aliases(self.graph, mutations, self.model_tensors.metas)
         forget_stale(self.graph, mutations, self.memo.values.memory_of)
         remove_dead(self.graph, self.calls.draws)
-        self.hoisted = not self.decisions.any or hoist(self.graph, self.leaves.may_write, self.calls.draws)
+        self.hoisted = not self.decisions.any or hoist(self.graph, mutations, self.leaves.may_write, self.calls.draws)
         return self.graph
 
     def end(self) -> None:

@@ -50,6 +50,14 @@ def _fields(x: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(x)]
 
 
+def field_of(record: Any, name: str) -> Any:
+    """A field of a data class's object; where its class refuses to say, what is held by that name."""
+    try:
+        return getattr(record, name, None)
+    except Exception:
+        return getattr(record, "__dict__", {}).get(name)
+
+
 def remade(record: Any, fields: dict[str, Any]) -> Any:
     """A copy of a data class's object, frozen or not, with other fields."""
     made = copy.copy(record)
@@ -173,7 +181,7 @@ VIEW = Kind(  # of a dictionary, which cannot be changed through it
 RECORD = Kind(
     dataclasses.is_dataclass,
     _fields,
-    lambda x: [getattr(x, name, None) for name in _fields(x)],
+    lambda x: [field_of(x, name) for name in _fields(x)],
     lambda x, values: remade(x, dict(zip(_fields(x), values, strict=True))),
     getattr,
     lambda x, name: str(name),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.graph.arrays import is_array
-from fxteleport.passes.graph.containers import is_record
+from fxteleport.passes.graph.containers import field_of, is_record
 from fxteleport.passes.graph.contents import Contents
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH
 from fxteleport.passes.graph.structure import PLAIN
@@ -162,7 +162,7 @@ def spelled(value: Any, depth: int = _DEEP) -> Any:
     if isinstance(value, (type, types.BuiltinFunctionType)):
         return kind, value.__module__, value.__qualname__
     if is_record(value):
-        return kind, tuple((f.name, inner(getattr(value, f.name, None))) for f in dataclasses.fields(value))
+        return kind, tuple((f.name, inner(field_of(value, f.name))) for f in dataclasses.fields(value))
     if kind is types.SimpleNamespace:
         return kind, inner(vars(value))
     return (kind,)

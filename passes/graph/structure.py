@@ -117,6 +117,6 @@ def is_settings(x: Any) -> bool:
 
 
 def _is_settings(x: Any, depth: int) -> bool:
-    if not (is_record(x) or _is_ordinary(x)) or depth > _DEEPEST:
+    if not ((is_record(x) and hasattr(x, "__dict__")) or _is_ordinary(x)) or depth > _DEEPEST:
         return False
     return all(is_spelt(value) or _is_settings(value, depth + 1) for value in vars(x).values())

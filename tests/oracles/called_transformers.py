@@ -175,7 +175,7 @@ def tried_in_ways(network: nn.Module, config: Any, kind: str, done: Callable[[st
                 return
             name = way.name
             with torch.no_grad():
-                network(**copy.deepcopy(way.given))
+                copy.deepcopy(network)(**copy.deepcopy(way.given))  # it may note something of its labels
         except Exception as error:
             done(name, {"unfit": f"{type(error).__name__}: {str(error)[:200]}"})
             if name == "the next way":

@@ -88,3 +88,46 @@ def test_the_loss_is_kept_whole_and_the_model_is_free(config: Any, mode: Any) ->
             expected, found = model(y, given), emitted(y, given)
             assert torch.equal(expected.loss, found.loss)
             assert all(torch.equal(v, found.parts[k]) for k, v in expected.parts.items())
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    weights: dict[str, float] = dataclasses.field(default_factory=lambda: {"class": 1.0, "box": 5.0})
+
+
+def test_an_object_with_slots_is_no_setting() -> None:
+    model = ft.randomize(Detector(Slotted())).eval()
+    x = torch.randn(1, 5, 4)
+    plan = ft.plan(model, x, targets(0, 2))
+    emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    assert ft.verify(model, emitted, x, targets(0, 2)).passed
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+def counted(x: Tensor, counter: Counter) -> Tensor:
+    counter.calls += 1
+    return x * counter.calls if float(x.sum()) > 0 else x - counter.calls
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter, self.a, self.b = Counter(), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return counted(self.b(torch.relu(self.a(x))), self.counter)
+
+
+def test_an_object_that_the_function_changes_is_no_setting() -> None:
+    torch.manual_seed(0)
+    model = ft.randomize(Counting()).eval()
+    x = torch.randn(3, 4)
+    plan = ft.plan(model, x)
+    assert model.counter.calls == 0
+    emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for given in (x, -x, x):
+        assert torch.equal(model(given), emitted(given))
