@@ -111,7 +111,10 @@ def test_every_public_function_is_in_the_table() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CALLS)
-def test_wrong_values_are_told_in_one_line(name: str, paths: dict[str, Path]) -> None:
+def test_wrong_values_are_told_in_one_line(
+    name: str, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a text is a path that may be written to
     function, right = CALLS[name]
     parameters = inspect.signature(function).parameters.values()
     own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
