@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import IO, Any, TextIO
@@ -28,6 +28,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.segment import ControlType
+from rich.table import Table
 from rich.text import Text
 
 from fxteleport.atomic_files import require_writable, write_text
@@ -67,6 +68,16 @@ def console(json_path: str | None = None) -> Output:
     if out.is_terminal:
         return out
     return Output(**options, emoji=False, width=WIDTH, force_terminal=False, no_color=True)
+
+
+def named_rows(rows: Iterable[tuple[str, str]]) -> Table:
+    """Facts with their names before them, as the summary of a command has them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
 
 
 class Output(Console):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon
@@ -14,7 +13,7 @@ from fxteleport.passes.rewrite.teleported_modules import Rescale, TeleportedActi
 from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.checking.records import verdict
 from fxteleport.tools.checking.session import Run
-from fxteleport.tools.console import count
+from fxteleport.tools.console import count, named_rows
 from fxteleport.tools.options.common import Settings
 
 _PASSES = ("capture", "constrain", "solve", "rewrite", "verify")
@@ -41,11 +40,7 @@ def show(out: Console, done: Run, written: list[Path]) -> None:
         ("seconds", ", ".join(f"{name} {seconds[name]:.1f}" for name in _PASSES if name in seconds)),
         *(("written" if i == 0 else "", str(path)) for i, path in enumerate(written)),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
+    table = named_rows(rows)
     mark = Text("same function" if report.passed else "FAILED", style="bold green" if report.passed else "bold red")
     table.add_row(mark, Text(verdict(report)))
     out.print(table)

@@ -10,14 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from fxteleport.io.checkpoint_tensors import checkpoint_tensors
 from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.ranges.equalize import equalized
 from fxteleport.tools.checking.conditions import resting
 from fxteleport.tools.commands.stream import named, scaled
-from fxteleport.tools.console import Output, count, write_json
+from fxteleport.tools.console import Output, count, named_rows, write_json
 from fxteleport.tools.models import load
 from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
@@ -82,9 +80,4 @@ def _show(out: Output, facts: dict[str, Any], conditions: Any) -> None:
         ("compared", "nothing: the weights were never in memory together"),
         *(("written" if i == 0 else "", path) for i, path in enumerate(facts["files"])),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    out.print(named_rows(rows))

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from fxteleport.atomic_files import require_writable
 from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.io.stream import stream
@@ -17,7 +15,7 @@ from fxteleport.passes.errors import ConditionWarning, InputError
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.checking.conditions import resting
-from fxteleport.tools.console import Output, count, write_json
+from fxteleport.tools.console import Output, count, named_rows, write_json
 from fxteleport.tools.models import load
 from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
@@ -114,9 +112,4 @@ def show(out: Output, facts: dict[str, Any], plan: Plan) -> None:
         ("compared", "nothing: the weights were never in memory together"),
         *(("written" if i == 0 else "", path) for i, path in enumerate(facts["files"])),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    out.print(named_rows(rows))
