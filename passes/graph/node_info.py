@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
 from fxteleport.passes.graph.source_location import Line
-from fxteleport.passes.record import record
 
 _KEY = "fxteleport"
 
@@ -36,7 +35,7 @@ class Trust(enum.IntEnum):
     RAGGED = 3
 
 
-@record()
+@dataclass(frozen=True, slots=True)
 class NodeInfo:
     """The facts of one node.
 
