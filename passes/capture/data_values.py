@@ -138,14 +138,7 @@ class DataValues:
 
     def _picked(self, node: fx.Node) -> Any:
         """What is picked from a tensor by integers and booleans: if these are known, so is its form."""
-
-        def form(source: fx.Node) -> Any:
-            value = self._known.get(source, info(source).value)
-            if source not in self._known and (info(source).trust or not _has_fractions(value)):
-                raise Unknown
-            return torch.zeros(value.shape, dtype=value.dtype) if _has_fractions(value) and value.is_meta else value
-
-        args, kwargs = map_arg((node.args, node.kwargs), form)
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: _with_form(source, self._known))
         if not args or not _has_fractions(args[0]) or self._has_holes((args, kwargs)):
             raise Unknown
         with contextlib.suppress(Exception):
@@ -202,6 +195,18 @@ def _tensors(x: Any) -> Iterator[Tensor]:
 def _asks_for_form(node: fx.Node) -> bool:
     is_shape = node.target is getattr and node.args[1] in ("shape", "ndim")
     return is_shape or (node.op == "call_method" and node.target in _FORM)
+
+
+def _with_form(source: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """What is known of a node's value; of floating-point numbers the form is enough.
+
+    Raises:
+        Unknown: not even that is.
+    """
+    value = values.get(source, info(source).value)
+    if source not in values and (info(source).trust or not _has_fractions(value)):
+        raise Unknown
+    return torch.zeros(value.shape, dtype=value.dtype) if _has_fractions(value) and value.is_meta else value
 
 
 def _has_fractions(x: Any) -> bool:

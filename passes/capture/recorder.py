@@ -142,7 +142,7 @@ class Recorder:
             raise cannot_run(f"{what}: {error}", cause if isinstance(cause, TypeError) else None) from cause
         except WrittenConstant as error:
             if self._settings.makes_all:
-                if self._forget_values(opened.handles[:1]):
+                if _forget_values(opened.handles[:1]):
                     return self.observe(run, what, args, kwargs)
                 # not one that a function made which can be recorded
                 raise DataDependent(f"{what}: {error}, which the graph does not make") from None
@@ -154,22 +154,6 @@ class Recorder:
         if given := max(map(trust_of, opened.handles), default=Trust.KNOWN):
             trust = max(trust, min(given, Trust.GUESS))
         return Observed(value, trust, mutated, written)
-
-    def _forget_values(self, handles: Sequence[Proxy]) -> bool:
-        """From now on, the values of a tensor that the graph makes (integers, a mask) are not known.
-
-        What depends on an input is written into it. False where the graph does not make it, or it has views.
-        """
-        for handle in handles:
-            node, value = proxy.node_of(handle), value_of(handle)
-            if not isinstance(value, Tensor) or value.is_meta or node.target not in MAKING:
-                return False
-            held = (x for other in node.graph.nodes if other is not node for x in leaves_of(info(other).value))
-            if any(isinstance(x, Tensor) and not memory(x).isdisjoint(memory(value)) for x in held):
-                return False
-            update(node, value=value.to("meta"))
-            proxy.rebind(handle, node, info(node).value)
-        return bool(handles)
 
     def commit(
         self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed, decides: bool
@@ -207,6 +191,23 @@ class Recorder:
             seen = replace(seen, value=seen.value.item())
         lower = self._lowering.lower
         return self._builder.call(op, target, lower(args), lower(kwargs) if kwargs else {}, seen)
+
+
+def _forget_values(handles: Sequence[Proxy]) -> bool:
+    """From now on, the values of a tensor that the graph makes (integers, a mask) are not known.
+
+    What depends on an input is written into it. False where the graph does not make it, or it has views.
+    """
+    for handle in handles:
+        node, value = proxy.node_of(handle), value_of(handle)
+        if not isinstance(value, Tensor) or value.is_meta or node.target not in MAKING:
+            return False
+        held = (x for other in node.graph.nodes if other is not node for x in leaves_of(info(other).value))
+        if any(isinstance(x, Tensor) and not memory(x).isdisjoint(memory(value)) for x in held):
+            return False
+        update(node, value=value.to("meta"))
+        proxy.rebind(handle, node, info(node).value)
+    return bool(handles)
 
 
 def record_left_over(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -39,9 +39,7 @@ class TeleportedModule(fx.GraphModule):
     choice: Choice | None = None  # where train mode has a graph of its own, or none
     in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
     variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
-    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType(
-        {}
-    )  # of what code kept whole calls; as above
+    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType({})  # of what opaque code calls; as above
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     @classmethod
@@ -80,17 +78,7 @@ class TeleportedModule(fx.GraphModule):
 
     def recompile(self) -> Any:
         code = super().recompile()
-        cls = type(self)  # of this network alone
-        if not parts(self).isdisjoint(own_names()):
-            cls.forward = on_plain(cls.forward)  # type: ignore[method-assign]
-        if any(node.target is switch for node in self.graph.nodes):
-            cls.forward = restoring(cls.forward)  # type: ignore[method-assign]
-        if self.variants:
-            cls.forward = trying_variants(cls.forward)  # type: ignore[method-assign]
-        if self.choice is not None:
-            cls.forward = choosing(cls.forward)  # type: ignore[method-assign]
-        if any(node.target == WHOLE for node in self.graph.nodes):
-            cls.forward = _in_its_mode(cls.forward)  # type: ignore[method-assign]
+        _wrap_forward(self, type(self))
         return code
 
     def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
@@ -182,6 +170,20 @@ class TeleportedModule(fx.GraphModule):
     def _others(self) -> OtherGraphs:
         """Copies of its other graphs."""
         return OtherGraphs.of(list(map(copied_graph, self.graphs[1:])), len(self.variants), self.inner_networks)
+
+
+def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
+    """What the class of a network, which is of this network alone, does around the code of its graph."""
+    if not parts(network).isdisjoint(own_names()):
+        cls.forward = on_plain(cls.forward)
+    if any(node.target is switch for node in network.graph.nodes):
+        cls.forward = restoring(cls.forward)
+    if network.variants:
+        cls.forward = trying_variants(cls.forward)
+    if network.choice is not None:
+        cls.forward = choosing(cls.forward)
+    if any(node.target == WHOLE for node in network.graph.nodes):
+        cls.forward = _in_its_mode(cls.forward)
 
 
 def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
