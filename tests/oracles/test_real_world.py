@@ -134,7 +134,7 @@ CASES: dict[str, Case] = {
         ),
         ([noise(3, 64, 64), noise(3, 48, 80)],),
         0.99,
-        ("function_batched_nms", "_multiscale_roi_align", "function_decode"),
+        ("function_batched_nms", "box_roi_pool", "function_decode"),
     ),
     "Conv-TasNet": Case(
         "torchaudio",
