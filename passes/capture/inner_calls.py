@@ -59,6 +59,11 @@ class Calls:
     form: Any
     alike: bool = True  # and a graph can hold what they take and give
 
+    @property
+    def plain(self) -> Any:
+        """The form but for the shapes of tensors: the plain values among the arguments."""
+        return None if self.form is None else self.form[0]
+
 
 class Inside:
     """The code of a module that is kept whole, run by itself.

@@ -10,7 +10,8 @@ import pytest
 CAPTURE = Path(__file__).parents[3] / "passes" / "capture"
 FILES = sorted(CAPTURE.rglob("*.py"))
 PACKAGE = "fxteleport.passes.capture"
-PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py", "data_variants.py"}  # those that know the tracer
+# Those that know the tracer.
+PUTS_TOGETHER = {"capture.py", "model_trace.py", "train_graph.py", "data_variants.py", "inner_graphs.py"}
 
 
 def parsed(path: Path) -> ast.Module:
