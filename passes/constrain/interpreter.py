@@ -126,8 +126,8 @@ class Interpreter:
     def bind_written(self, node: fx.Node, result: Any) -> None:
         """What is written in place and read elsewhere has the CoB 1, and what a run leaves in a state its state's."""
         state = self.context.parameters.operand(info(node).state) if info(node).state else None
-        kept = state is not None and not state.is_unbound and node not in self.wraps and isinstance(result, CobMap)
-        if kept:
+        is_bound = state is not None and not state.is_unbound and node not in self.wraps
+        if state is not None and is_bound and isinstance(result, CobMap):
             self.system.same(result, state.map, Origin(node.name, "the next run reads what it writes"))
             return
         why = Origin(node.name, "it is written in place and read elsewhere")

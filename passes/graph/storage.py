@@ -33,14 +33,10 @@ def memory(tensor: Tensor) -> set[int]:
 
 def is_same(one: Any, other: Any) -> bool:
     """True for tensors that are the same elements in memory."""
-    return (
-        isinstance(one, Tensor)
-        and isinstance(other, Tensor)
-        and one.layout is other.layout is torch.strided
-        and (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
-        and one.storage_offset() == other.storage_offset()
-        and memory(one) == memory(other)
-    )
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.layout is other.layout is torch.strided):
+        return False
+    forms = [(x.dtype, x.shape, x.stride(), x.storage_offset()) for x in (one, other)]
+    return forms[0] == forms[1] and memory(one) == memory(other)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
