@@ -55,6 +55,8 @@ def notes(report: EquivalenceReport) -> list[str]:
         found.append(f"{report.parameters} parameters and buffers are the original's times their factors")
     if report.exercised is not None:
         found.append(f"these inputs exercise {report.exercised:.1%} of the parameters")
+    if report.underflows:
+        found.append(f"{report.underflows} values are too small for their format, and were compared as it holds them")
     if report.constant_outputs:
         found.append(f"constant, and so without a say: {', '.join(report.constant_outputs)}")
     return found

@@ -91,6 +91,9 @@ class EquivalenceReport(Summarized):
         epsilon_gap: of a plan with `norms="scaled"`, the largest difference of the outputs as they are, relative to the
             largest magnitude of an output; the rest of the report is about a copy in which the norms' epsilons are put
             right. None for any other plan.
+        underflows: elements that the CoB takes below the smallest normal number of their format, where that lost bits:
+            what follows was compared with what the original makes of the bits that are left. Counted where it made a
+            difference.
         node_errors: by node, the largest difference from `original * tau` relative to the node's largest value; empty
             where no nodes were compared, or one differed. No part of `as_dict`.
     """
@@ -114,6 +117,7 @@ class EquivalenceReport(Summarized):
     wrong_parameter: TensorDifference | None = None
     exercised: float | None = None
     epsilon_gap: float | None = None
+    underflows: int = 0
     node_errors: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property

@@ -30,6 +30,7 @@ from fxteleport.verify.outputs import dense
 from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference
 from fxteleport.verify.running import own_copy
+from fxteleport.verify.underflow import Carried
 from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 
@@ -47,6 +48,7 @@ def compare_nodes(
     keyword_inputs: Any,
     tolerance: float,
     watch: Watch = no_one,
+    carried: Carried | None = None,
 ) -> tuple[dict[str, float], int, Difference | None]:
     """Hold every value against the original's times tau: each node's relative error, how many, and the first wrong.
 
@@ -54,7 +56,7 @@ def compare_nodes(
     """
     errors: dict[str, float] = {}
     compared, first = 0, None
-    for value in in_step(gm, *inputs, **keyword_inputs):
+    for value in _stepped(made, gm, inputs, keyword_inputs, carried):
         compared += 1
         watch(value)
         if first is not None:
@@ -108,11 +110,20 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     made = teleportation_of(gm)
     if made is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
+    yield from _stepped(made, gm, inputs, keyword_inputs, None)
+
+
+@torch.no_grad()
+def _stepped(
+    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+) -> Iterator[NodeValue]:
     with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
-        yield from _in_step(made, gm, inputs, keyword_inputs)
+        yield from _in_step(made, gm, inputs, keyword_inputs, carried)
 
 
-def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any) -> Iterator[NodeValue]:
+def _in_step(
+    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+) -> Iterator[NodeValue]:
     plan = made.plan
     reference: fx.GraphModule = original(plan.captured)
     reference.eval()
@@ -155,8 +166,12 @@ def _in_step(made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_input
             scale = None if cob is None else cob.scale(symbols)
             if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
                 continue
-            expected = a if scale is None else a * scale.to(device=a.device, dtype=_real(a.dtype))
+            scale = None if scale is None else scale.to(device=a.device, dtype=_real(a.dtype))
+            expected = a if scale is None else a * scale
             expected = expected * inside[name][i] if name in inside else expected
+            if carried is not None and a is before and scale is not None and name not in inside:
+                rest, expected = carried.of(a, expected, b, scale)
+                left.put(source, rest)
             op, path = _op_name(source, reference), info(source).path
             yield NodeValue(name, op, path, source, a, expected, b)
 
@@ -213,6 +228,11 @@ class _Stepper:
         given = list(args) + [kwargs[n] for n in names[len(args) :] if n in kwargs]
         self.run.args_iter = iter(own_copy(given))
         self.gradients = torch.is_grad_enabled()  # a node may switch: for this network only
+
+    def put(self, node: fx.Node, value: Any) -> None:
+        """Go on with another value of a node, if anything is still to read it."""
+        if node in self.run.env:
+            self.run.env[node] = value
 
     def step(self, node: fx.Node) -> Any:
         with torch.set_grad_enabled(self.gradients):

@@ -29,6 +29,7 @@ from fxteleport.verify.random_numbers import Draws
 from fxteleport.verify.report import Difference, EquivalenceReport, TensorDifference, Verdict
 from fxteleport.verify.stepping import Watch, compare_nodes, no_one
 from fxteleport.verify.tolerance import BITWISE, Pair, tolerance_of
+from fxteleport.verify.underflow import Carried
 from fxteleport.verify.undisturbed import evaluating, may_write_weights, undisturbed
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
     outputs, written = pair.compared()
     bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
     tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
-    errors, compared, first, parameters, wrong = _inside(pair, written, tolerance.value, watch)
+    errors, compared, first, underflows, parameters, wrong = _inside(pair, written, tolerance.value, watch)
     verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
     applied = tolerance.value
     wide = verdict_in_float64(pair, outputs) if verdict is None else None
@@ -126,6 +127,7 @@ def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
         parameters=parameters,
         wrong_parameter=wrong,
         exercised=exercised(pair.model, pair.inputs, pair.keyword_inputs),
+        underflows=underflows,
         node_errors=errors,
     )
 
@@ -138,12 +140,20 @@ def _must_be_bitwise(pair: Pair) -> bool:
 
 def _inside(
     pair: Pair, written: frozenset[str], tolerance: float, watch: Watch
-) -> tuple[dict[str, float], int, Difference | None, int, TensorDifference | None]:
-    """The nodes' errors of an emitted network, how many there are, the first that differs; the same of parameters."""
+) -> tuple[dict[str, float], int, Difference | None, int, int, TensorDifference | None]:
+    """The nodes' errors of an emitted network, how many there are, the first that differs, elements that lost bits.
+
+    Then how many parameters were compared, and the first of them that differs.
+    """
     if pair.made is None:
-        return {}, 0, None, 0, None
+        return {}, 0, None, 0, 0, None
     network = pair.teleported
     parameters = compare_parameters(pair.made, pair.model, network, written)
     if not isinstance(network, TeleportedModule):  # a program, which was exported from one
         network = rewrite(pair.made.plan, pair.made.cob)
-    return *compare_nodes(pair.made, network, pair.inputs, pair.keyword_inputs, tolerance, watch), *parameters
+    inputs, carried = (pair.inputs, pair.keyword_inputs), Carried()
+    nodes = compare_nodes(pair.made, network, *inputs, tolerance, watch)
+    if tolerance == 0 and nodes[2] is not None:  # a bit that a smaller number has no place for, or a wrong rule
+        again = compare_nodes(pair.made, network, *inputs, tolerance, carried=carried)
+        nodes = again if carried.count and again[2] is None else nodes
+    return *nodes, carried.count * (nodes[2] is None), *parameters

@@ -1,7 +1,8 @@
-"""Conversions: `int(n / 2)` and `float(n)` of a size stay functions of it, though Python makes numbers there.
+"""Conversions: `int(n / 2)`, `float(n)` and `len(x)` stay functions of sizes, though Python makes numbers there.
 
 A class cannot tell `int` to give anything but an int. So a function that converts a size is traced again, with other
-names for `int` and `float` in its code, for the time of that trace: what bears them records the call.
+names for `int`, `float` and `len` in its code, for the time of that trace: what bears them records the call. `float(y)`
+of a tensor of activations is recorded so, too, as `y.item()`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,24 @@ from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-from fxteleport.passes.capture import proxy
+import torch
+from torch import Tensor
 
-_KINDS: tuple[type, ...] = (int, float)
+from fxteleport.passes.capture import proxy
+from fxteleport.passes.capture.control_flow import DataDependent
+
+_KINDS: tuple[Callable[..., Any], ...] = (int, float, len)
 _lock = threading.RLock()
 _uses: dict[FunctionType, tuple[CodeType, int]] = {}  # its own code, and how many traces it has another for
 
 
-def converting_function(frame: FrameType | None) -> FunctionType | None:
-    """The function that a frame runs, if what it converts can be recorded."""
-    if frame is None or frame.f_code.co_flags & inspect.CO_NESTED or _renamed(frame.f_code, frame.f_globals) is None:
+def converting_function(frame: FrameType | None, kind: Callable[..., Any]) -> FunctionType | None:
+    """The function that a frame runs, if what it converts by `int`, `float` or `len` can be recorded."""
+    if frame is None or frame.f_code.co_flags & inspect.CO_NESTED:
         return None
     code = frame.f_code
+    if kind.__name__ not in _converted(code, frame.f_globals):
+        return None
     return next((f for f in gc.get_referrers(code) if type(f) is FunctionType and f.__code__ is code), None)
 
 
@@ -56,28 +63,68 @@ def recording_conversions(functions: frozenset[FunctionType]) -> Iterator[None]:
                     function.__globals__.pop(name, None)
 
 
-def _renamed(code: CodeType, table: dict[str, Any]) -> CodeType | None:
-    """Code with other names for the conversions that it calls; None where it does anything else with these."""
+def _converted(code: CodeType, table: dict[str, Any]) -> set[str]:
+    """The names of conversions with which code does nothing but call them."""
     names = {kind.__name__ for kind in _KINDS} & set(code.co_names) - table.keys()
     if not names or sys.version_info < (3, 11):  # there, code does not tell what it loads to call it
-        return None
+        return set()
     for step in dis.get_instructions(code):
-        if step.argval in names and (step.opname != "LOAD_GLOBAL" or not step.arg or not step.arg & 1):
+        if step.argval in names and not (step.opname in _OF_OBJECTS or _is_called(step)):
             names.discard(step.argval)
-    renamed = tuple(_PREFIX + name if name in names else name for name in code.co_names)
-    return code.replace(co_names=renamed) if names else None
+    return names
 
 
-def _recorded(kind: type) -> Callable[..., Any]:
+_OF_OBJECTS = ("LOAD_ATTR", "LOAD_METHOD")  # `y.float()`
+
+
+def _is_called(step: dis.Instruction) -> bool:
+    return step.opname == "LOAD_GLOBAL" and bool(step.arg and step.arg & 1)
+
+
+def _renamed(code: CodeType, table: dict[str, Any]) -> CodeType | None:
+    """Code with other names for the conversions that it calls; None where it does anything else with these."""
+    names = sorted(_converted(code, table))
+    at = {name: (len(code.co_names) + i) << 1 | 1 for i, name in enumerate(names)}
+    steps = bytearray(code.co_code)
+    for step in dis.get_instructions(code):
+        if step.argval in at and _is_called(step):
+            if max(at[step.argval], step.arg or 0) > 255:  # it would take two instructions
+                return None
+            steps[step.offset + 1] = at[step.argval]
+    renamed = (*code.co_names, *(_PREFIX + name for name in names))
+    return code.replace(co_names=renamed, co_code=bytes(steps)) if names else None
+
+
+def _recorded(kind: Callable[..., Any]) -> Callable[..., Any]:
     def convert(*args: Any, **kwargs: Any) -> Any:
         x: Any = args[0] if len(args) == 1 and not kwargs else None
-        if not (proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy)):
+        if proxy.is_proxy(x) and issubclass(type(x), proxy.TensorProxy):
+            return _of_tensor(kind, x)
+        if kind is len or not (proxy.is_proxy(x) and issubclass(type(x), proxy.NumberProxy)):
             return kind(*args, **kwargs)
         if type(proxy.value_of(x)) is kind:
             return x
         return proxy.trace_of(x).record("call_function", getattr(builtins, kind.__name__), (x,), {})
 
     return convert
+
+
+def gives_item(kind: Callable[..., Any], value: Any) -> bool:
+    """True where a conversion of a tensor is what `item` gives."""
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex() or value.dtype is torch.bool:
+        return False
+    return kind is (float if value.is_floating_point() else int)
+
+
+def _of_tensor(kind: Callable[..., Any], x: Any) -> Any:
+    if kind is len and proxy.value_of(x).ndim:
+        return proxy.trace_of(x).record("call_method", "size", (x, 0), {})
+    try:
+        return kind(x)
+    except DataDependent:
+        if not gives_item(kind, proxy.value_of(x)):
+            raise
+        return proxy.trace_of(x).record("call_method", "item", (x,), {})
 
 
 _PREFIX = "_fxteleport_"

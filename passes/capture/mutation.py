@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.graph.node_info import Trust, info, update
 from fxteleport.passes.graph.ops import name_of, setitem
-from fxteleport.passes.graph.storage import memory
+from fxteleport.passes.graph.storage import is_same, memory
 
 
 def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: Container[Any]) -> None:
@@ -37,10 +37,15 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
         kin = _kin(set(memory(written)), sharing)
         readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
         after = any(order[user] > order[writer] for user in readers)
-        state = any(node.op == "get_attr" and node.target in own for node in kin)
+        state = [node for node in kin if node.op == "get_attr" and node.target in own]
         if after or state or info(writer).value is not written:
+            name = (
+                str(state[0].target)
+                if state and all(is_same(info(node).value, info(state[0]).value) for node in kin)
+                else ""
+            )
             for node in kin:
-                update(node, is_aliased=True)
+                update(node, is_aliased=True, state=name)
         elif not given.isdisjoint(memory(written)):
             update(writer, is_aliased=True)
 

@@ -190,7 +190,13 @@ class Recorder:
         if isinstance(seen.value, np.generic):
             seen = replace(seen, value=seen.value.item())
         lower = self._lowering.lower
-        return self._builder.call(op, target, lower(args), lower(kwargs) if kwargs else {}, seen)
+        given = map(_as_tensor, args) if target in MAKING else args
+        return self._builder.call(op, target, lower(tuple(given)), lower(kwargs) if kwargs else {}, seen)
+
+
+def _as_tensor(x: Any) -> Any:
+    """An array of numbers of which a tensor is made, as a tensor."""
+    return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else x
 
 
 def _forget_values(handles: Sequence[Proxy]) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fxteleport.passes.capture.assertions import must_be, own_check
 from fxteleport.passes.capture.control_flow import Converts, DataDependent, Unhashable
-from fxteleport.passes.capture.conversions import converting_function
+from fxteleport.passes.capture.conversions import converting_function, gives_item
 from fxteleport.passes.capture.data_decisions import DataDecisions
 from fxteleport.passes.capture.data_values import Unknown
 from fxteleport.passes.capture.input_facts import InputFacts
@@ -98,13 +98,28 @@ class Specialization:
         if isinstance(value, Tensor) and value.is_meta:
             with contextlib.suppress(Unknown):
                 return kind(self._data.as_in_example(handle))
+            if gives_item(kind, value) and not self._is_body:
+                self._leave_to_trace(kind)
             what = f"{kind.__name__}({node_of(handle).name}) depends on the data"
             raise DataDependent(f"{what}: a graph holds what .item() gives, but no number of Python's own")
         if kind in (int, float) and not (isinstance(value, Tensor) or self._is_body or is_left(handle)):
-            function = converting_function(asking_frame())
-            if function is not None and function not in self._converting:
-                raise Converts(function)
+            self._leave_to_trace(kind)
         return self.forced(handle, kind(value))
+
+    def length(self, handle: Proxy) -> int:
+        """How many items a tensor has along its first axis, given as a size, as Python's own number.
+
+        Raises:
+            Converts: another trace can record the call.
+        """
+        if not (self._is_body or is_left(handle)):
+            self._leave_to_trace(len)
+        return self.forced(handle, int(value_of(handle)))
+
+    def _leave_to_trace(self, kind: Callable[..., Any]) -> None:
+        function = converting_function(asking_frame(), kind)
+        if function is not None and function not in self._converting:
+            raise Converts(function)
 
     def hashed(self, handle: Proxy) -> int:
         """Python looks a size up in a table.

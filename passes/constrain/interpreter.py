@@ -16,10 +16,11 @@ from torch import Tensor, fx, nn
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain import call_bodies
 from fxteleport.passes.constrain.node_maps import NodeMaps, attribute_map
-from fxteleport.passes.constrain.refusals import refusal, refusal_without_tensors
+from fxteleport.passes.constrain.refusals import reads_numbers, refusal, refusal_without_tensors
 from fxteleport.passes.constrain.region_maps import RegionMaps
 from fxteleport.passes.constrain.rule_application import Settings, apply_rule
 from fxteleport.passes.constrain.rule_context import RuleContext
+from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.constraints import Origin, System
 from fxteleport.passes.errors import Decline, RuleError
 from fxteleport.passes.graph.assembly import Assemble
@@ -29,6 +30,7 @@ from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import holds_tensor
 from fxteleport.passes.graph.structure import LEAVING
 from fxteleport.passes.rules.call import Wrap
+from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.operands import map_like, maps_in, part_of
 from fxteleport.passes.rules.registry import RULES
 
@@ -112,13 +114,27 @@ class Interpreter:
             if not isinstance(held, Tensor):
                 return part_of(held, self.maps[source], node.args[1], value)
         if not holds_tensor(value):
+            if (known.trust or node.op == "call_module") and reads_numbers(node, value):
+                self.pin_all(node, "a number is made of its values")
             why = refusal_without_tensors(node, value) if self.maps.operands(node) else None
             return map_like(value) if why is None else self.give_up(node, why)
         result = self.apply(node, module, value)
         if known.is_aliased:
-            for leaf in maps_in(result):
-                self.system.pin(leaf, Origin(node.name, "it is written in place and read elsewhere"))
+            self.bind_written(node, result)
         return result
+
+    def bind_written(self, node: fx.Node, result: Any) -> None:
+        """What is written in place and read elsewhere has the CoB 1, and what a run leaves in a state its state's."""
+        state = self.context.parameters.operand(info(node).state) if info(node).state else None
+        is_bound = state is not None and not state.is_unbound and node not in self.wraps
+        if state is not None and is_bound and isinstance(result, CobMap):
+            self.system.same(result, state.map, Origin(node.name, "the next run reads what it writes"))
+            return
+        why = Origin(node.name, "it is written in place and read elsewhere")
+        for leaf in maps_in(result):
+            self.system.pin(leaf, why)
+        if state is not None and carries(state.value):
+            self.context.parameters.pin(state, why)
 
     def pin_all(self, node: fx.Node, why: str) -> None:
         """Pin what a node takes."""

@@ -66,7 +66,7 @@ def attribute_map(parameters: ParameterMaps, node: fx.Node, value: Any) -> Any:
     """The map of a parameter, a buffer, a constant or another attribute that the graph reads."""
     name = str(node.target)
     if name in parameters and carries(value):
-        if info(node).is_aliased:
+        if info(node).is_aliased and not info(node).state:
             parameters.pin(parameters.operand(name), Origin(node.name, "the network writes to it"))
         return Reference(name)
     if isinstance(value, Tensor) and carries(value) and value.layout is torch.strided and not value.any():

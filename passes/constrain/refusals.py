@@ -11,7 +11,7 @@ from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain.fitting import has_more
 from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked
 from fxteleport.passes.graph.node_info import info
-from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.ops import leaves_of, name_of
 
 
 def refusal(captured: Captured, node: fx.Node, module: nn.Module | None, value: Any, sized: Any) -> str | None:
@@ -41,6 +41,17 @@ def refusal_without_tensors(node: fx.Node, value: Any) -> str | None:
     facts = all(isinstance(x, _FACTS) for x in leaves_of(value))
     return None if facts else f"it returns a {type(value).__name__}"  # an object may hide tensors
 
+
+def reads_numbers(node: fx.Node, value: Any) -> bool:
+    """True for a call that may make a number of what tensors hold (`h.mean().item()`), and not of their form only."""
+    if node.op in ("call_function", "call_method") and name_of(node.target).strip("_") in _OF_FORM:
+        return False
+    return any(isinstance(x, (int, float, complex)) for x in leaves_of(value))
+
+
+_OF_FORM = frozenset(
+    "size dim ndimension numel nelement stride storage_offset len getattr element_size get_device".split()
+)
 
 # Facts about a tensor, which do not depend on its values: sizes, types, devices.
 _FACTS = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)

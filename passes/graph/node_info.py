@@ -49,6 +49,8 @@ class NodeInfo:
             uses: it is never dead code.
         is_aliased: its tensor is written in place and read elsewhere: through another view, by the next run, or by the
             caller.
+        state: of such a one that is the model's own, and written and read as a whole only: its name. What it holds for
+            the next run has the CoB that it had for this one.
         records_gradients: whether forward had gradients recorded, or not; None: as outside.
         is_idle_dropout: a dropout layer in place of a functional one that did not drop. Train mode tells whether it is
             one that drops there.
@@ -64,6 +66,7 @@ class NodeInfo:
     source: Line | None = None
     has_effect: bool = False
     is_aliased: bool = False
+    state: str = ""
     records_gradients: bool | None = None
     is_idle_dropout: bool = False
     follows_mode: bool = True

@@ -7,6 +7,7 @@ a parameter that was expanded) are several: to scale each in place would scale t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
 def memory(tensor: Tensor) -> set[int]:
     """Which memory a tensor lies in."""
     return {int(part.untyped_storage()._cdata) for part in dense_parts(tensor)}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """True for tensors that are the same elements in memory."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.layout is other.layout is torch.strided):
+        return False
+    forms = [(x.dtype, x.shape, x.stride(), x.storage_offset()) for x in (one, other)]
+    return forms[0] == forms[1] and memory(one) == memory(other)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -15,6 +15,9 @@ from fxteleport.passes.capture.proxy.access import is_proxy
 from fxteleport.passes.capture.proxy.base import NumericProxy
 from fxteleport.passes.capture.proxy.overriding import Overriding
 from fxteleport.passes.graph.ops import setitem
+from fxteleport.passes.graph.storage import is_same
+
+_FEW = 64  # numbers, each with a guard
 
 
 class TensorProxy(Overriding, NumericProxy):
@@ -23,6 +26,8 @@ class TensorProxy(Overriding, NumericProxy):
     __slots__ = ("__dict__", "__weakref__")  # torch's recurrent layers refer to their weights weakly
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data" and is_proxy(value) and is_same(self._value, value._value):
+            return  # `x.data *= y` puts back what it has written to
         if hasattr(torch.Tensor, name):
             raise AttributeError(f"'{name}' of a tensor is assigned to")
         object.__setattr__(self, name, value)
@@ -39,7 +44,8 @@ class TensorProxy(Overriding, NumericProxy):
         self._trace.record("call_function", setitem, (self, index, value), {})
 
     def __len__(self) -> int:
-        return int(self._trace.record("call_method", "size", (self, 0), {}))
+        size = self._trace.record("call_method", "size", (self, 0), {})
+        return self._trace.values.length(size) if is_proxy(size) else int(size)
 
     def __iter__(self) -> Iterator[Any]:
         if not self._trace.lengths.takes_apart():
@@ -47,12 +53,16 @@ class TensorProxy(Overriding, NumericProxy):
         return iter(self._trace.record("call_method", "unbind", (self, 0), {}))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends."""
-        if self._value.is_meta:
+        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends.
+
+        So it does on those that the example inputs alone decide, if they have no fractions.
+        """
+        has_fractions = self._value.is_floating_point() or self._value.is_complex()
+        if self._value.is_meta and (has_fractions or self._value.numel() > _FEW):
             raise DataDependent(f"an array is made of '{self._node.name}', whose values depend on the data")
         numbers = self._trace.record("call_method", "tolist", (self,), {})
         plain = pytree.tree_map(lambda x: x.__array__() if is_proxy(x) else x, numbers)
-        return np.asarray(plain, dtype=dtype or self._value.numpy().dtype)
+        return np.asarray(plain, dtype=dtype or torch.empty(0, dtype=self._value.dtype, device="cpu").numpy().dtype)
 
     def register_hook(self, hook: Callable[..., Any]) -> Any:
         return self._trace.hook_gradient(self, hook)

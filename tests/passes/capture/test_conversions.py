@@ -108,3 +108,50 @@ def test_what_cannot_be_recorded_is_guarded() -> None:
     assert torch.equal(network(x), model(x))
     with pytest.raises(ft.GuardError, match="captured with"):
         network(torch.randn(2, 6, 6))
+
+
+class Lasts(nn.Module):
+    """What a classifier of texts does: each row's last token, and how many rows there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, last: Tensor) -> Tensor:
+        y = self.b(torch.relu(self.a(x)))
+        return y[torch.arange(len(y)), last] / len(x)
+
+
+@torch.no_grad()
+def test_the_length_of_a_tensor_is_a_size() -> None:
+    model = Lasts().eval()
+    plan = ft.plan(model, torch.randn(2, 4, 6), torch.tensor([3, 1]))
+    assert plan.num_free == 8
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for n in (2, 3, 5):
+        x, last = torch.randn(n, 4, 6), torch.arange(n) % 4
+        assert torch.equal(network(x, last), model(x, last))
+
+
+class Telling(nn.Module):
+    """It tells numbers of its outputs, and divides by one of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, float, int]:
+        y = self.b(torch.relu(self.a(x)) / float(x.abs().max()))
+        return y, float((y > 0).float().mean()), int(y.sum(0).argmax())
+
+
+@torch.no_grad()
+def test_numbers_of_activations_are_items() -> None:
+    model = Telling().eval()
+    plan = ft.plan(model, torch.randn(2, 6))
+    assert plan.num_free == 8 and not plan.opaque
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+    for n in (2, 3):
+        x = torch.randn(n, 6)
+        (y, share, best), (z, same, other) = model(x), network(x)
+        assert torch.equal(y, z) and (share, best) == (same, other) and type(other) is int
