@@ -124,7 +124,7 @@ def _locking(ids: Collection[int]) -> Callable[[nn.Module], type]:
 
     def class_of(module: nn.Module) -> type:
         cls = type(module)
-        return type(cls)(cls.__name__, (_Locked, cls), {}) if id(module) in ids else cls
+        return type(cls.__name__, (_Locked, cls), {}) if id(module) in ids else cls
 
     return class_of
 

@@ -16,7 +16,7 @@ RUNS = [torch.randn(n, 4, generator=G) for n in (2, 2, 3, 2)]
 
 
 class Part(nn.Module):
-    """What it does depends on attributes; `reads` says that its code looks at them, `decides` that the data do."""
+    """What it does depends on an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
