@@ -24,7 +24,7 @@ from fxteleport.passes.capture.history import Mark
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.meta_values import to_meta, tree_map
 from fxteleport.passes.capture.model_tensors import named_tensors
-from fxteleport.passes.capture.modules_left import InModules, modules_left
+from fxteleport.passes.capture.modules_left import InModules, ModulesLeft
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.patching import unaware
 from fxteleport.passes.capture.placeholders import said
@@ -162,6 +162,7 @@ def _run(
     """What the model's forward gives, and what it leaves in attributes and objects."""
     args, kwargs = arguments
     tracer.writes.start(shadows)
+    parts = ModulesLeft(shadows)
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
     whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
@@ -169,7 +170,7 @@ def _run(
         if not f"{path_of(shadow)}.".startswith(whole):
             tracer.effects.reject_state(shadow)
     left: Attributes = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
-    left |= modules_left(shadows, tracer.parts)
+    left |= parts.left()
     if tracer.leaves.opaque:
         state = SharedState(shadows, tracer.parts, tracer.writes, tracer.shadows.reads, set(left))
         if told := list(state.of(tracer.leaves)):

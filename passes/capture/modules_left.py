@@ -27,34 +27,27 @@ class InModules:
             holder._modules[name] = shadows[path_of(self.part)] if is_clone(self.part) else self.part
 
 
-def modules_left(
-    shadows: Iterable[nn.Module], parts: Mapping[str, nn.Module]
-) -> Iterator[tuple[tuple[str, str], InModules]]:
-    """The parts that forward has added, taken away or put in the place of others: (module's path, name), and that.
+class ModulesLeft:
+    """What modules hold before forward runs, to compare with what it leaves in them."""
 
-    Args:
-        parts: the modules that the shadows were made of, by path.
+    def __init__(self, shadows: Iterable[nn.Module]) -> None:
+        self._found = [(shadow, dict(shadow._modules), _hooks(shadow)) for shadow in shadows]
 
-    Raises:
-        DataDependent: it leaves hooks, which no graph calls.
-    """
-    for shadow in shadows:
-        path = path_of(shadow)
-        own = parts[path]
-        for table in _HOOKS:
-            if vars(shadow)[table].keys() != vars(own)[table].keys():
-                raise DataDependent(
-                    "its forward registers a hook, or removes one, which the next run would not find so"
-                )
-        now, then = shadow._modules, own._modules
-        for name in now if now.keys() == then.keys() else {**then, **now}:
-            part = now.get(name)
-            if not _stands_for(part, then.get(name), parts):
-                yield (path, name), InModules(part)
+    def left(self) -> Iterator[tuple[tuple[str, str], InModules]]:
+        """The parts that it has added, taken away or put in the place of others: (module's path, name), and that.
+
+        Raises:
+            DataDependent: it leaves hooks, which no graph calls.
+        """
+        for shadow, then, hooks in self._found:
+            if _hooks(shadow) != hooks:
+                raise DataDependent("its forward leaves a module with other hooks than it finds")
+            now = shadow._modules
+            for name in {**then, **now}:
+                if now.get(name) is not then.get(name):
+                    yield (path_of(shadow), name), InModules(now.get(name))
 
 
-def _stands_for(part: nn.Module | None, of: nn.Module | None, parts: Mapping[str, nn.Module]) -> bool:
-    """True for the shadow of a module, and for nothing in the place of nothing."""
-    if part is None or of is None:
-        return part is of
-    return is_clone(part) and parts.get(path_of(part)) is of
+def _hooks(module: nn.Module) -> tuple[tuple[int, ...], ...]:
+    held = vars(module)
+    return tuple([tuple(held[table]) for table in _HOOKS])
