@@ -95,7 +95,8 @@ class Reads:
 
     def note(self, path: str, name: str, value: Any) -> Any:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
-        if (path, name) not in self.from_outside and not is_at_or_in(self._running(), path):
+        running = self._running()
+        if running != path and not is_at_or_in(running, path):
             self.from_outside.add((path, name))
         if (path, name) not in self._read:
             self._read[path, name] = Contents(value) if type(value) in _FILLED else None
