@@ -6,6 +6,8 @@ from collections.abc import Container, Mapping, Sequence
 
 from torch import Tensor, nn
 
+CONSTANT = "_tensor_constant"  # as torch.fx names them
+
 
 class Additions:
     """Modules and tensors by path.
@@ -32,6 +34,6 @@ class Additions:
 
     def add_constant(self, tensor: Tensor) -> str:
         """Hold a constant; its name."""
-        name = f"_tensor_constant{sum(isinstance(held, Tensor) for held in self.held.values())}"
+        name = self.free_path(f"{CONSTANT}{sum(isinstance(held, Tensor) for held in self.held.values())}")
         self.held[name] = tensor
         return name

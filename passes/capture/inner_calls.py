@@ -22,7 +22,7 @@ from fxteleport.passes.capture.plain_functions import can_be_held
 from fxteleport.passes.graph.leaf_modules import changes_gradients, hooked, is_leaf
 from fxteleport.passes.graph.module_clone import clone, path_of
 from fxteleport.passes.graph.ops import leaves_of
-from fxteleport.passes.graph.reachable import Reached
+from fxteleport.passes.graph.reachable import Reach, Reached
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -71,10 +71,11 @@ class Inside:
     Args:
         path: of the module.
         reached: what its code can read of the model outside it.
+        reach: finds that for the modules that it calls.
     """
 
-    def __init__(self, module: nn.Module, path: str, reached: Reached | None) -> None:
-        self._module, self._path, self._reached = module, path, reached
+    def __init__(self, module: nn.Module, path: str, reached: Reached | None, reach: Reach) -> None:
+        self._module, self._path, self._reached, self._reach = module, path, reached, reach
 
     def calls(self, arguments: Arguments) -> dict[str, Calls]:
         """The modules that a run calls, by their paths; of those of torch's own layers, which have no inside, none."""
@@ -89,24 +90,48 @@ class Inside:
 
     def calls_only(self, arguments: Arguments, paths: Collection[str], parts: Mapping[str, nn.Module]) -> bool:
         """True where the run does nothing with the modules at these paths but to call them."""
-        code = self._clone(paths)
+        code = self._clone(paths, _locking({id(part) for path in paths for part in parts[path].modules()}))
         for module in code.modules():
             if path_of(module) in paths:
                 real = parts[path_of(module)]
-                module.__dict__["forward"] = clone(real, _own(), path_of(module), training=False).forward
+                module.__dict__["forward"] = clone(
+                    real, _own(), path_of(module), training=False, beside=self._reach.of(real)
+                ).forward
         try:
             code(*arguments[0], **arguments[1])
         except Exception:
             return False
         return True
 
-    def _clone(self, paths: Collection[str]) -> nn.Module:
+    def _clone(self, paths: Collection[str], class_of: Callable[[nn.Module], type] = type) -> nn.Module:
         own = _own()
 
         def tensors(name: str, tensor: Tensor) -> Tensor:
             return sealed(tensor) if is_below(name, paths) else own(name, tensor)
 
-        return clone(self._module, tensors, self._path, training=False, beside=self._reached)
+        return clone(self._module, tensors, self._path, class_of=class_of, training=False, beside=self._reached)
+
+
+class _Locked:
+    """Mixed into the class of a module of which code that is kept whole may set nothing but the mode."""
+
+    def __init_subclass__(cls) -> None:
+        """It is no class of the user's: a base that registers or checks its subclasses is not told of it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "training":
+            raise AttributeError(f"'{name}' is set by other code")
+        super().__setattr__(name, value)
+
+
+def _locking(ids: Collection[int]) -> Callable[[nn.Module], type]:
+    """Gives the classes of clones: locked ones for the modules with these ids."""
+
+    def class_of(module: nn.Module) -> type:
+        cls = type(module)
+        return type(cls.__name__, (_Locked, cls), {}) if id(module) in ids else cls
+
+    return class_of
 
 
 def may_have_a_graph(module: nn.Module) -> bool:

@@ -57,7 +57,7 @@ def inner_graphs(traced: Traced, last: Tracer, examples: Arguments) -> Inner:
         if (path != WHOLE and path not in tracer.parts) or not _has_inside(module := tracer.leaves.real(path)):
             continue
         where = "" if path == WHOLE else path
-        inside = Inside(module, where, tracer.leaves.reached.get(path))
+        inside = Inside(module, where, tracer.leaves.reached.get(path), tracer.leaves.reach)
         attempt = functools.partial(_attempt, tracer, inner, last)
         for name, found in _of_code(module, where, inside, list(_given(tracer, path, examples)), tracer.parts, attempt):
             inner.traces[name] = found

@@ -11,16 +11,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture.control_flow import Again, CannotRun, DataDependent, first_line, raise_if_hashed
+from fxteleport.passes.capture.control_flow import (
+    Again,
+    CannotRun,
+    DataDependent,
+    NextRunDiffers,
+    first_line,
+    raise_if_hashed,
+)
 from fxteleport.passes.capture.held_objects import Left
 from fxteleport.passes.capture.history import Mark
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.meta_values import to_meta, tree_map
 from fxteleport.passes.capture.model_tensors import named_tensors
+from fxteleport.passes.capture.modules_left import InModules, ModulesLeft
 from fxteleport.passes.capture.observed import Observed
 from fxteleport.passes.capture.patching import unaware
 from fxteleport.passes.capture.placeholders import said
 from fxteleport.passes.capture.replay import runs
+from fxteleport.passes.capture.shared_state import SharedState
 from fxteleport.passes.capture.side_effects import stand_in
 from fxteleport.passes.capture.traced_modules import InBuffers, reassigned
 from fxteleport.passes.capture.tracer import Tracer
@@ -119,7 +128,9 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
         return
     by_path = {path_of(shadow): shadow for shadow in shadows}
     for (path, name), value in tracer.settings.found.items():
-        if isinstance(value, InBuffers):
+        if isinstance(value, InModules):
+            value.put(by_path[path], name, by_path)
+        elif isinstance(value, InBuffers):
             dict.__setitem__(by_path[path]._buffers, name, _found(tracer, value.value))
         else:
             vars(by_path[path])[name] = _found(tracer, value)
@@ -151,13 +162,19 @@ def _run(
     """What the model's forward gives, and what it leaves in attributes and objects."""
     args, kwargs = arguments
     tracer.writes.start(shadows)
+    parts = ModulesLeft(shadows)
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
     whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
     for shadow in shadows:
         if not f"{path_of(shadow)}.".startswith(whole):
             tracer.effects.reject_state(shadow)
-    left = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
+    left: Attributes = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
+    left |= parts.left()
+    if tracer.leaves.opaque:
+        state = SharedState(shadows, tracer.parts, tracer.writes, tracer.shadows.reads, set(left))
+        if told := list(state.of(tracer.leaves)):
+            raise NextRunDiffers(told)
     objects = tracer.held.left()
     if objects.places:
         by_path = {path_of(shadow): shadow for shadow in shadows}

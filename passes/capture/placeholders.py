@@ -72,8 +72,15 @@ class Placeholders:
         if missing:
             self._conditions.note("form", f"forward is not given {', '.join(missing)}", path="")
         names = _argument_names(bound)
+        optional = _optional_tensors(bound)
+        if optional:
+            self._conditions.note("form", f"forward is given {', '.join(optional)}", path="")
         positional = tuple(self._placeholder(name, value) for name, value in zip(names, args, strict=False))
-        return positional, {name: self._placeholder(name, value) for name, value in kwargs.items()}
+        taken = positional, {name: self._placeholder(name, value) for name, value in kwargs.items()}
+        for node in self._builder.graph.find_nodes(op="placeholder"):
+            if node.target in optional:  # Python asked whether it is None, and no one has seen that
+                guard(self._builder.graph, expect_form, node, ..., node.target)
+        return taken
 
     def _placeholder(self, name: str, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -191,6 +198,20 @@ def _other_fields(value: Any, name: str) -> tuple[tuple[str, Any], ...]:
                 " which no graph can hold: hold it in an item"
             )
     return tuple(fields.items())
+
+
+def _optional_tensors(bound: inspect.BoundArguments) -> list[str]:
+    """The names of the tensors that another call could leave out: forward may do something else then."""
+    names = []
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{name}_{i}" for i, x in enumerate(value) if isinstance(x, Tensor)]
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            names += [key for key, x in value.items() if isinstance(x, Tensor)]
+        elif isinstance(value, Tensor) and parameter.default is not parameter.empty:
+            names += [] if isinstance(parameter.default, Tensor) else [name]
+    return names
 
 
 def _argument_names(bound: inspect.BoundArguments) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.exported_modules import without_checks
 from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
@@ -34,9 +35,17 @@ class Shadows:
         calls: gets the calls of modules and of their methods.
     """
 
-    def __init__(self, tensors: TensorTable, modes: Modes, writes: Writes, calls: Calls, held: HeldObjects) -> None:
+    def __init__(
+        self,
+        tensors: TensorTable,
+        modes: Modes,
+        writes: Writes,
+        calls: Calls,
+        held: HeldObjects,
+        stack: CallStack,
+    ) -> None:
         self.tensors, self.modes, self.writes, self.calls = tensors, modes, writes, calls
-        self.reads, self.read_code = Reads(held.read), held.read_code
+        self.reads, self.read_code = Reads(held.read, lambda: stack.path), held.read_code
         self.finished = False
         self._of: dict[int, nn.Module] = {}
         self._classes: dict[type, type] = {}

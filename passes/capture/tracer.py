@@ -128,7 +128,7 @@ class Tracer:
             settings, deciding, self.leaves, self.calls, self.layers, self.functions, bodies, self.modes,
             self.effects, self.writes, self.stack, self.history,
         )  # fmt: skip
-        self.shadows = Shadows(self.tensors, self.modes, self.writes, modules, self.held)
+        self.shadows = Shadows(self.tensors, self.modes, self.writes, modules, self.held, self.stack)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
         """The trace of a module's forward in the course of this one, for the body of a call."""

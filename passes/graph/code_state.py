@@ -5,6 +5,7 @@ Attributes of classes, globals, and the defaults and closures of functions.
 
 from __future__ import annotations
 
+import dis
 import functools
 import opcode
 import types
@@ -18,14 +19,16 @@ from fxteleport.passes.graph.holders import Namespace
 from fxteleport.passes.graph.reachable import codes, is_library
 from fxteleport.passes.graph.structure import PLAIN
 
-_STORES = opcode.opmap["STORE_GLOBAL"]
+_STORES, _SETS = opcode.opmap["STORE_GLOBAL"], frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _PAST_ATTRIBUTES = frozenset({"__dict__", "vars"})
+_BY_NAME = _PAST_ATTRIBUTES | {"setattr", "delattr", "__setattr__"}
 
 
 class _Known(NamedTuple):
     state: tuple[Any, ...]
     asking: tuple[dict[str, Any], ...]
     names: frozenset[str]
+    functions: tuple[types.FunctionType, ...]
 
 
 _known: weakref.WeakKeyDictionary[type, _Known] = weakref.WeakKeyDictionary()
@@ -45,6 +48,12 @@ def reads_past_attributes(cls: type, held: Iterable[Any] = ()) -> bool:
     )
 
 
+def may_set(cls: type, name: str) -> bool:
+    """True where that code sets an attribute of this name, of any object, or attributes that it does not spell."""
+    known = _known_of(cls)
+    return not _BY_NAME.isdisjoint(known.names) or any(name in _set_by(f.__code__) for f in known.functions)
+
+
 def asking_for_types(cls: type, held: Iterable[Any] = ()) -> Iterator[dict[str, Any]]:
     """The globals of that code, and of functions that an object of the class holds, where it names `type`."""
     yield from _known_of(cls).asking
@@ -57,7 +66,7 @@ def _known_of(cls: type) -> _Known:
         functions: dict[int, types.FunctionType] = {}
         state = tuple(_found(cls, names, functions))
         asking = {id(f.__globals__): f.__globals__ for f in functions.values() if "type" in _named(f.__code__)[0]}
-        _known[cls] = _Known(state, tuple(asking.values()), frozenset(names))
+        _known[cls] = _Known(state, tuple(asking.values()), frozenset(names), tuple(functions.values()))
     return _known[cls]
 
 
@@ -93,6 +102,13 @@ def _named(code: types.CodeType) -> tuple[frozenset[str], bool]:
     """The names of globals and attributes in code, and whether it stores globals."""
     inside = list(codes(code))
     return frozenset(n for c in inside for n in c.co_names), any(_STORES in c.co_code[::2] for c in inside)
+
+
+@functools.lru_cache(maxsize=16384)
+def _set_by(code: types.CodeType) -> frozenset[str]:
+    """The names of the attributes that code sets or deletes."""
+    found = (step for c in codes(code) for step in dis.get_instructions(c) if step.opname in _SETS)
+    return frozenset(step.argval for step in found)
 
 
 def _code_of(member: Any) -> Any:

@@ -78,20 +78,26 @@ class Reads:
 
     Args:
         watch: is told of what the trace finds in one, by path, name and value; the trace gets what it returns.
+        running: gives the path of the module whose forward is running.
 
     Attributes:
         found: those that were read before any was written: as the run before has left them.
+        from_outside: those that the code of a module read which is not in theirs.
     """
 
-    def __init__(self, watch: Callable[[str, str, Any], Any]) -> None:
-        self._watch = watch
+    def __init__(self, watch: Callable[[str, str, Any], Any], running: Callable[[], str] = str) -> None:
+        self._watch, self._running = watch, running
         self._stand_ins: dict[int, Any] = {}  # by the id of what they stand for
         self._read: dict[tuple[str, str], Contents | None] = {}
         self.written: set[tuple[str, str]] = set()
         self.found: set[tuple[str, str]] = set()
+        self.from_outside: set[tuple[str, str]] = set()
 
     def note(self, path: str, name: str, value: Any) -> Any:
         """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
+        running = self._running()
+        if running != path and not is_at_or_in(running, path):
+            self.from_outside.add((path, name))
         if (path, name) not in self._read:
             self._read[path, name] = Contents(value) if type(value) in _FILLED else None
             if (path, name) not in self.written:
@@ -116,6 +122,11 @@ class Reads:
         """True where a container does not hold any more what it held, in the same place, when it was read."""
         held = self._read[place]
         return held is not None and held.loses()
+
+
+def is_at_or_in(path: str, outer: str) -> bool:
+    """True for the path of a module, and of what is in it."""
+    return path == outer or not outer or path.startswith(f"{outer}.")
 
 
 # Those that a clone has of its own, whatever is in them (`module_clone`).

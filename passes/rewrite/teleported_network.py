@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.passes.capture.additions import CONSTANT
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.mode_choice import Choice, choosing
 from fxteleport.passes.errors import ModelError
@@ -82,7 +83,12 @@ class TeleportedModule(fx.GraphModule):
         return code
 
     def _apply(self, fn: Any, recurse: bool = True) -> TeleportedModule:
+        constants = {k: t for k, t in self._buffers.items() if k.startswith(CONSTANT) and t is not None}
         super()._apply(fn, recurse)
+        for name in constants.keys() & self._non_persistent_buffers_set:
+            before, now = constants[name], self._buffers[name]
+            if now is not None and before.is_complex() and not now.is_complex():  # in the model it is no buffer
+                self._buffers[name] = before.to(now.device)
         self.link()
         return self
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, _assert, nn
+from torch.utils import _pytree as pytree
 
 import fxteleport as ft
 from fxteleport.passes.graph.conditions import KINDS, Condition, in_short
@@ -120,7 +121,42 @@ def test_the_structure_of_an_input() -> None:
 def test_an_argument_that_was_not_given() -> None:
     (found,) = planned(Masked(nn.Identity()), torch.randn(3, 4)).conditions
     assert found.value == "forward is not given mask"
-    assert planned(Masked(nn.Identity()), torch.randn(3, 4), torch.ones(3, 6)).conditions == ()
+    (found,) = planned(Masked(nn.Identity()), torch.randn(3, 4), torch.ones(3, 6)).conditions
+    assert found.value == "forward is given mask"
+
+
+class Optional(nn.Module):
+    """What it does with what it is given may not hold where it is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, more: Tensor | None = None, *rest: Tensor, **named: Tensor) -> Tensor:
+        h = self.a(x)
+        held = [t for t in (more, *rest, *named.values()) if t is not None]
+        out: Tensor = self.c(h + sum(map(self.b, held)) if held else torch.tanh(h))
+        return out
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("given", [((0,), {}), ((), {"more": 0}), ((None, 0, 0), {}), ((), {"bias": 0})])
+def test_a_tensor_that_may_be_left_out(given: Any, mode: str) -> None:
+    args, kwargs = pytree.tree_map_only(int, lambda _: torch.randn(3, 6), given)
+    model = ft.randomize(Optional().eval())
+    plan = ft.plan(model, torch.randn(3, 4), *args, mode=mode, **kwargs)
+    assert plan.num_free == 6
+    assert any(c.value.startswith("forward is given ") for c in plan.conditions)
+    cob, x = plan.sample(exact=True, landscape="inter", seed=0), torch.randn(5, 4)
+    network = plan.rewrite(cob)
+    tensors = pytree.tree_map_only(Tensor, lambda _: torch.randn(5, 6), (args, kwargs))
+    assert torch.equal(network(x, *tensors[0], **tensors[1]), model(x, *tensors[0], **tensors[1]))
+    nothing = pytree.tree_map_only(Tensor, lambda _: None, (args, kwargs))
+    with pytest.raises(ft.GuardError, match="a tensor"):
+        network(x, *nothing[0], **nothing[1])
+    if mode == "weights":
+        with pytest.raises(ft.ConditionError):
+            plan.apply_(cob, model=copy.deepcopy(model), strict=True)
 
 
 def test_rescaled_statistics_need_eval_mode() -> None:
