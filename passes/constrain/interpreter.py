@@ -120,21 +120,8 @@ class Interpreter:
             return map_like(value) if why is None else self.give_up(node, why)
         result = self.apply(node, module, value)
         if known.is_aliased:
-            self.bind_written(node, result)
+            _bind_written(self.context, node, result, node in self.wraps)
         return result
-
-    def bind_written(self, node: fx.Node, result: Any) -> None:
-        """What is written in place and read elsewhere has the CoB 1, and what a run leaves in a state its state's."""
-        state = self.context.parameters.operand(info(node).state) if info(node).state else None
-        is_bound = state is not None and not state.is_unbound and node not in self.wraps
-        if state is not None and is_bound and isinstance(result, CobMap):
-            self.system.same(result, state.map, Origin(node.name, "the next run reads what it writes"))
-            return
-        why = Origin(node.name, "it is written in place and read elsewhere")
-        for leaf in maps_in(result):
-            self.system.pin(leaf, why)
-        if state is not None and carries(state.value):
-            self.context.parameters.pin(state, why)
 
     def pin_all(self, node: fx.Node, why: str) -> None:
         """Pin what a node takes."""
@@ -202,6 +189,19 @@ class Interpreter:
         """An interpreter of the graphs inside a call, in the same system."""
         settings = replace(self.settings, full=full, norms="exact")
         return Interpreter.of(self.captured, self.context, settings, self.strict)
+
+
+def _bind_written(context: RuleContext, node: fx.Node, result: Any, is_wrapped: bool) -> None:
+    """What is written in place and read elsewhere has the CoB 1, and what a run leaves in a state its state's."""
+    state = context.parameters.operand(info(node).state) if info(node).state else None
+    if state is not None and not state.is_unbound and not is_wrapped and isinstance(result, CobMap):
+        context.system.same(result, state.map, Origin(node.name, "the next run reads what it writes"))
+        return
+    why = Origin(node.name, "it is written in place and read elsewhere")
+    for leaf in maps_in(result):
+        context.system.pin(leaf, why)
+    if state is not None and carries(state.value):
+        context.parameters.pin(state, why)
 
 
 def _target_name(node: fx.Node) -> str:
