@@ -68,10 +68,9 @@ def _converted(code: CodeType, table: dict[str, Any]) -> set[str]:
     names = {kind.__name__ for kind in _KINDS} & set(code.co_names) - table.keys()
     if not names or sys.version_info < (3, 11):  # there, code does not tell what it loads to call it
         return set()
-    for step in dis.get_instructions(code):
-        if step.argval in names and not (step.opname in _OF_OBJECTS or _is_called(step)):
-            names.discard(step.argval)
-    return names
+    steps = [step for step in dis.get_instructions(code) if step.argval in names]
+    called = {step.argval for step in steps if _is_called(step)}  # renamed code has the names, and calls none of them
+    return called - {step.argval for step in steps if not (step.opname in _OF_OBJECTS or _is_called(step))}
 
 
 _OF_OBJECTS = ("LOAD_ATTR", "LOAD_METHOD")  # `y.float()`
