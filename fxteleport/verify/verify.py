@@ -66,7 +66,7 @@ def watched(
     keyword_inputs: dict[str, Any],
     watch: Watch = no_one,
 ) -> EquivalenceReport:
-    """As `verify`; `watch` is shown the values of each node in both networks as they are compared."""
+    """As `verify` (its errors too); `watch` is shown the values of each node in both networks as they are compared."""
     if is_program(model) and not (inputs or keyword_inputs):
         inputs, keyword_inputs = inputs_of(model)
     original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import hashlib
-import json
-import signal
 import subprocess
 import sys
 import warnings
@@ -29,30 +26,11 @@ import torch
 from called_transformers import KINDS, tried_in_ways, ways
 from called_transformers_table import table
 from small_transformers import Unfit, built
+from survey import Late, Row, at_most, record, recorded
 
 import fxteleport as ft
 
 _TO_BUILD = 20  # seconds of the processor
-Row = dict[str, Any]
-
-
-class Late(BaseException):
-    """A network took too long. It is no `Exception`, which a trace may take for the model's own."""
-
-
-@contextlib.contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    """Raise `Late` in what takes longer than that many seconds of the processor."""
-
-    def late(*_: Any) -> None:
-        raise Late(f"longer than {seconds} s")
-
-    signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 5)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def tried(name: str, config: str, model: str, seconds: int) -> Row:
@@ -155,7 +133,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     commit = _commit()
-    rows = [json.loads(line) for line in arguments.file.read_text().splitlines()] if arguments.file.exists() else []
+    rows = recorded(arguments.file)
     done = {row["model"] for row in rows}
     wanted = set(arguments.only.split(",")) if arguments.only else None
     for name, config, model, *kind in heads() if arguments.heads else base_models():
@@ -166,8 +144,7 @@ def main() -> int:
         else:
             row = tried(name, config, model, arguments.seconds)
         rows.append(row | {"commit": commit})
-        with arguments.file.open("a") as out:
-            out.write(json.dumps(rows[-1]) + "\n")
+        record(arguments.file, rows[-1])
         print(row["model"], row["state"], row.get("why", "")[:200], flush=True)
     if arguments.heads:
         found = collections.Counter(kind for *_, kind in heads())

@@ -25,7 +25,7 @@ import fxteleport as ft
 sys.path.insert(0, str(Path(__file__).parent))
 
 from libraries.called import ENTRIES, Entry
-from survey import Row, at_most, judged, record, recorded
+from survey import Late, Row, at_most, judged, record, recorded
 
 FIELDS = ("diffusion", "vision", "graphs", "speech", "language", "probability", "forecasts")
 PACKAGES = {"open_clip": "open_clip_torch"}
@@ -47,7 +47,7 @@ def tried(entry: Entry) -> Row:
             with torch.no_grad():
                 for args, kwargs in (made.given, *made.others):
                     network(*args, **kwargs)
-    except Exception as error:
+    except (Exception, Late) as error:
         row |= {"state": "unfit", "why": f"{type(error).__name__}: {str(error)[:300]}"}
         return row
     return row | {"parameters": sum(p.numel() for p in network.parameters())} | judged(network, made.given, made.others)

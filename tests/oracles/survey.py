@@ -27,19 +27,23 @@ def call(*args: Any, **kwargs: Any) -> Call:
     return args, kwargs
 
 
+class Late(BaseException):
+    """A network took too long. It is no `Exception`, which a trace may take for the model's own."""
+
+
 @contextlib.contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError where what is inside takes longer."""
+    """Raise `Late` in what takes longer than that many seconds of the processor."""
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"longer than {seconds} s")
+        raise Late(f"longer than {seconds} s")
 
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 5)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def judged(network: nn.Module, given: Call, others: tuple[Call, ...] = (), seconds: int = 900) -> Row:
@@ -47,6 +51,7 @@ def judged(network: nn.Module, given: Call, others: tuple[Call, ...] = (), secon
 
     Args:
         others: further calls, with other sizes: the emitted networks are compared on them, too, or must refuse them.
+        seconds: of the processor.
     """
     row: Row = {}
     started = time.perf_counter()
@@ -57,7 +62,7 @@ def judged(network: nn.Module, given: Call, others: tuple[Call, ...] = (), secon
                 row |= _in_mode(row, network, mode, given, others)
                 if "state" in row:
                     break
-    except TimeoutError as error:
+    except Late as error:
         row |= {"state": "late", "why": str(error)}
     except ft.TeleportError as error:
         row |= {"state": "refused", "why": f"{type(error).__name__}: {str(error)[:600]}"}

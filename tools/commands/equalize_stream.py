@@ -6,17 +6,14 @@ The statistics of its tensors are read once, a tensor at a time; then it is scal
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fxteleport.io.checkpoint_tensors import checkpoint_tensors
-from fxteleport.io.safetensors_layout import read_layout
 from fxteleport.ranges.equalize import equalized
 from fxteleport.tools.checking.conditions import resting
-from fxteleport.tools.commands.stream import named, scaled
+from fxteleport.tools.commands.stream import planned, scaled
 from fxteleport.tools.console import Output, count, named_rows, write_json
-from fxteleport.tools.models import load
 from fxteleport.tools.models.request import Request
 from fxteleport.tools.options.common import Settings
 from fxteleport.tools.options.equalize import Equalizing
@@ -32,18 +29,15 @@ def streamed(
         NothingFree: nothing can be chosen.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
-    source, target = named(wanted, output)
-    load.check_spec(spec, wanted)
-    layout = read_layout(source)
-    loaded = load.skeleton(spec, wanted)
-    plan = settings.plan(loaded)
+    disk = planned(spec, settings, wanted, output)
+    plan = disk.plan
     start = time.perf_counter()
     with out.progress(1, estimate=False) as step:
         step("reading the checkpoint")
-        given = checkpoint_tensors(plan, source)
+        given = checkpoint_tensors(plan, disk.source)
         found = equalized(plan, weights=given, progress=lambda what: step(what), **how.settings())
     chosen = time.perf_counter()
-    files = scaled(out, plan, found.cob, source, target)
+    files = scaled(out, plan, found.cob, disk.source, disk.target)
     values = found.cob.values
     facts: dict[str, Any] = {
         "model": wanted.named(spec),
@@ -55,10 +49,7 @@ def streamed(
         "share": found.share,
         "noise": {"before": found.noise_before, "after": found.noise_after},
         "cob": {"smallest": float(values.min()), "largest": float(values.max())},
-        "conditions": [asdict(c) for c in plan.conditions],
-        "parameters": loaded.parameters,
-        "tensors": sum(1 for _ in layout.entries()),
-        "bytes": layout.size,
+        **disk.facts(),
         "seconds": plan.seconds | {"equalize": chosen - start, "stream": time.perf_counter() - chosen},
         "files": [str(f) for f in files],
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fxteleport.atomic_files import require_writable
-from fxteleport.io.safetensors_layout import read_layout
+from fxteleport.io.safetensors_layout import Layout, read_layout
 from fxteleport.io.stream import stream
 from fxteleport.passes.errors import ConditionWarning, InputError
 from fxteleport.plan.cob import ChangeOfBasis
@@ -41,24 +41,18 @@ def streamed(
         ConditionError: `strict`, and the plan rests on conditions.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
-    source, target = named(wanted, output)
-    load.check_spec(spec, wanted)
-    layout = read_layout(source)
-    loaded = load.skeleton(spec, wanted)
-    plan = settings.plan(loaded)
+    disk = planned(spec, settings, wanted, output)
+    plan = disk.plan
     cob = settings.sample(plan)
     start = time.perf_counter()
-    written = scaled(out, plan, cob, source, target, strict)
+    written = scaled(out, plan, cob, disk.source, disk.target, strict)
     seconds = time.perf_counter() - start
     facts: dict[str, Any] = {
         "model": wanted.named(spec),
         **{name: getattr(settings, name) for name in _FACTS},
         "num_free": plan.num_free,
         "moved": plan.moved,
-        "conditions": [asdict(c) for c in plan.conditions],
-        "parameters": loaded.parameters,
-        "tensors": sum(1 for _ in layout.entries()),
-        "bytes": layout.size,
+        **disk.facts(),
         "seconds": plan.seconds | {"stream": seconds},
         "files": [str(f) for f in written],
     }
@@ -66,17 +60,40 @@ def streamed(
     write_json(json, facts)
 
 
-def named(wanted: Request, output: Path | None) -> tuple[Path, Path]:
-    """The checkpoint that is read, and where it goes.
+@dataclass(frozen=True)
+class OnDisk:
+    """A checkpoint, where its copy goes, and the plan of its network, which has no weights."""
+
+    source: Path
+    target: Path
+    layout: Layout
+    parameters: int
+    plan: Plan
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {
+            "conditions": [asdict(c) for c in self.plan.conditions],
+            "parameters": self.parameters,
+            "tensors": sum(1 for _ in self.layout.entries()),
+            "bytes": self.layout.size,
+        }
+
+
+def planned(spec: str, settings: Settings, wanted: Request, output: Path | None) -> OnDisk:
+    """Plan a network without its weights, for a checkpoint that is copied from disk to disk.
 
     Raises:
         InputError: no checkpoint or no output is given.
-        CheckpointError: the output cannot be written.
+        CheckpointError: the checkpoint cannot be read, or the output not be written.
     """
     if wanted.checkpoint is None or output is None:
         raise InputError("--stream copies a checkpoint: pass --checkpoint FOLDER_OR_FILE and --output FOLDER_OR_FILE")
     require_writable(_basis(output))
-    return wanted.checkpoint, output
+    load.check_spec(spec, wanted)
+    layout = read_layout(wanted.checkpoint)
+    loaded = load.skeleton(spec, wanted)
+    return OnDisk(wanted.checkpoint, output, layout, loaded.parameters, settings.plan(loaded))
 
 
 def _basis(output: Path) -> Path:
