@@ -1,45 +1,138 @@
-"""Graph equality: do two traces make the same calls on the same things?"""
+"""Graph equality: do two traces make the same calls on the same things?
+
+What is made of sizes, weights and constants alone (a table of positions) is compared as an expression, wherever it is
+made; all other calls in their order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxteleport.passes.capture.last_run import from_last_run
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.capture.plain_functions import PlainFunction
+from fxteleport.passes.capture.replay import depending
+from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.containers import kind_of, parts
 from fxteleport.passes.graph.guards import GUARDS, expect_tensor
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import asks_for_form, inputs_read, is_idle
+from fxteleport.passes.graph.settings import digest
 from fxteleport.passes.graph.storage import equal
 
 Added = Mapping[str, nn.Module | Tensor]
 
 
 def alike(
-    evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True, less_sure: bool = False
+    evaluated: fx.Graph,
+    trained: fx.Graph,
+    added: Added,
+    more: Added,
+    drops: bool = True,
+    less_sure: bool = False,
+    remade: Mapping[fx.Node, fx.Node] | None = None,
 ) -> bool:
     """True where two graphs make the same calls, but for the modes that layers know by themselves.
 
     Args:
         drops: what dropouts drop matters; in eval mode it does not.
         less_sure: the second graph may have fewer guards.
+        remade: nodes of the second graph -> those of the first that made what they are.
     """
+    remade = remade or {}
     ones, others = list(evaluated.nodes), list(trained.nodes)
     if less_sure:
         ones, others = _but_for_guards(ones), _but_for_guards(others)
+    numbers = _Numbers()
+    ones, others = numbers.of(evaluated, ones, added, {}), numbers.of(trained, others, more, remade)
+    place = numbers.place
     if len(ones) != len(others):
         return False
-    place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
     if not all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True)):
         return False
+    looking = _about_state(trained, remade)
     known = [_spelt(node, place) for node in evaluated.nodes if node.target in GUARDS] if less_sure else []
-    asked = [_spelt(node, place) for node in trained.nodes if node.target in GUARDS] if less_sure else []
+    asking = (node for node in trained.nodes if node.target in GUARDS and node not in looking)
+    asked = [_spelt(node, place) for node in asking] if less_sure else []
     return all(any(_implies(other, guard) for other in known) for guard in asked)
+
+
+def _about_state(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+    """The nodes of questions about what the run before has left, which are no guards of this run's inputs.
+
+    About what each run makes the same: whether it is to be made anew. About other tensors: what is no input's form.
+    """
+    left = [node for node in graph.nodes if node.target is from_last_run and isinstance(info(node).value, Tensor)]
+    if not (left or remade):
+        return set()
+    of_inputs = depending(graph, (node for node in graph.nodes if node.op == "placeholder"))
+    return (depending(graph, left) - of_inputs) | depending(graph, remade)
+
+
+class _Numbers:
+    """Numbers the nodes of two graphs.
+
+    Attributes:
+        place: node -> its number among the calls, or that of its expression, which is the same in both graphs.
+    """
+
+    def __init__(self) -> None:
+        self.place: dict[fx.Node, _Place] = {}
+        self._expressions: dict[str, _Place] = {}
+
+    def of(
+        self, graph: fx.Graph, nodes: list[fx.Node], added: Added, remade: Mapping[fx.Node, fx.Node]
+    ) -> list[fx.Node]:
+        """Number the nodes of a graph; those among `nodes` that are no expressions.
+
+        Args:
+            remade: nodes of this graph -> those of the graph before.
+        """
+        compared, calls, made = set(nodes), [], set[fx.Node]()
+        for node in graph.nodes:
+            if node in remade:
+                made.add(node)
+                self.place[node] = self.place.get(remade[node]) or self._number(f"{node.name} stands for what is gone")
+            elif _is_expression(node, made):
+                made.add(node)
+                if (key := self._spelled(node, added)) is not None:
+                    self.place[node] = key
+            elif node in compared:
+                self.place[node] = _Place(len(calls))
+                calls.append(node)
+        return calls
+
+    def _spelled(self, node: fx.Node, added: Added) -> _Place | None:
+        """The number of a node's expression; None where only guards look at what it is made of."""
+        if any(source not in self.place for source in node.all_input_nodes):
+            return None
+        if is_idle(node):
+            return self.place[node.all_input_nodes[0]]
+        constant = added.get(str(node.target)) if node.op == "get_attr" else None
+        if isinstance(constant, Tensor):
+            return self._number(f"{constant.dtype} {tuple(constant.shape)} {digest(constant)}")
+        args, kwargs = map_arg((node.args, node.kwargs), self.place.__getitem__)  # type: ignore[arg-type]
+        return self._number(f"{node.op} {node.target!r} {args!r} {kwargs!r}")
+
+    def _number(self, spelled: str) -> _Place:
+        return self._expressions.setdefault(spelled, _Place(-1 - len(self._expressions)))
+
+
+def _is_expression(node: fx.Node, made: Container[fx.Node]) -> bool:
+    """True for a call on what is `made` of sizes, weights and constants alone, and nothing else than its value."""
+    known = info(node)
+    if known.has_effect or known.is_aliased or node.op in ("placeholder", "call_module", "output"):
+        return False
+    if node.op == "get_attr":
+        return True
+    only_made = asks_for_form(node) or all(source in made for source in inputs_read(node))
+    return only_made and bool(node.all_input_nodes) and not draws(node.target)
 
 
 def _implies(one: Any, other: Any) -> bool:

@@ -22,13 +22,16 @@ T = TypeVar("T")
 class InputFacts:
     """Notes that a rank or a type was asked for, whichever tensor's; in the end the inputs are guarded.
 
+    Args:
+        ranks, types: they are in any case.
+
     Attributes:
         rank, type: a number of axes, or a type, was asked for.
         line: where the first number of axes was, by code that would go on with another.
     """
 
-    def __init__(self, builder: GraphBuilder) -> None:
-        self.rank = self.type = False
+    def __init__(self, builder: GraphBuilder, ranks: bool = False, types: bool = False) -> None:
+        self.rank, self.type = ranks, types
         self.line: Line | None = None
         self._node: fx.Node | None = None  # the last node then
         self._builder = builder

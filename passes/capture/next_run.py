@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from torch import fx
+
+from fxteleport.passes.capture.control_flow import NextRunAsks
 from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.model_trace import Traced
+from fxteleport.passes.capture.replay import depending
 from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.ops import reads_size
 
 
 def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) -> bool:
@@ -21,6 +27,9 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
 
     Args:
         again: traces the same model on the same inputs.
+
+    Raises:
+        NextRunAsks: it asks for the form of inputs, and the traced one does not.
     """
     if not (traced.left or traced.objects):
         return True
@@ -30,7 +39,7 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            next_run = again(replace(tracer.settings, found=traced.left, objects=traced.objects))
+            next_run = again(replace(tracer.settings, found=traced.late | traced.left, objects=traced.objects))
     except Exception:
         return False
     if traced.objects.arrays and next_run.objects.arrays:  # a run that writes the same again would leave them
@@ -40,7 +49,36 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
         (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
         tracer.settings.training,
     )
-    same = alike(*graphs, drops=training, less_sure=True)
-    if same and not training and not alike(*graphs, less_sure=True):
+    asks = other.inputs.rank and not tracer.inputs.rank, other.inputs.type and not tracer.inputs.type
+    if any(asks):
+        raise NextRunAsks(other.inputs.rank, other.inputs.type)
+    remade = next_run.remade
+    if not _follows_sizes(other.graph, remade):
+        return False
+    same = alike(*graphs, drops=training, less_sure=True, remade=remade)
+    if same and not training and not alike(*graphs, less_sure=True, remade=remade):
         tracer.modes.asked |= {path: tracer.modes.at_start(path) for path, _ in traced.left}
     return same
+
+
+def _follows_sizes(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> bool:
+    """True unless a run of other sizes may find what this one has made of sizes, and take it for its own.
+
+    Code that makes it anew at other sizes asks what it has found.
+    """
+    of_sizes = [node for node, source in remade.items() if _is_of_sizes(source)]
+    reached = depending(graph, of_sizes)
+    used = any(node.op == "output" for node in reached)
+    return not used or any(node.target in GUARDS for node in depending(graph, remade))
+
+
+def _is_of_sizes(node: fx.Node) -> bool:
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        node = waiting.pop()
+        if reads_size(node):
+            return True
+        if node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return False
