@@ -6,6 +6,7 @@ made; all other calls in their order.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from fxteleport.passes.capture.plain_functions import PlainFunction
 from fxteleport.passes.capture.replay import depending
 from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.containers import kind_of, parts
-from fxteleport.passes.graph.guards import GUARDS, expect_tensor
+from fxteleport.passes.graph.guards import GUARDS, expect, expect_tensor
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import asks_for_form, inputs_read, is_idle
@@ -94,7 +95,7 @@ class _Numbers:
         Args:
             remade: nodes of this graph -> those of the graph before.
         """
-        compared, calls, made = set(nodes), [], set[fx.Node]()
+        compared, calls, made = set(nodes), list[fx.Node](), set[fx.Node]()
         for node in graph.nodes:
             if node in remade:
                 made.add(node)
@@ -156,12 +157,22 @@ def _spelt(node: fx.Node, place: Mapping[fx.Node, _Place]) -> Any:
     """A guard, or what it alone looks at, in terms of the nodes that compute something; its name does not matter."""
 
     def known(source: fx.Node) -> Any:
-        return place[source] if source in place and source.target not in GUARDS else _spelt(source, place)
+        is_numbered = source in place and source.target not in GUARDS and source.target is not operator.eq
+        return place[source] if is_numbered else _spelt(source, place)
 
     args, kwargs = map_arg((node.args, node.kwargs), known)  # type: ignore[arg-type]
     if node.target in GUARDS and args and isinstance(args[-1], str):  # type: ignore[arg-type]
         args = args[:-1]  # type: ignore[index]
-    return (node.op, node.target, args, kwargs)
+    return (node.op, node.target, _said_once(args) if node.target is expect else args, kwargs)
+
+
+def _said_once(args: Any) -> Any:
+    """What a guard expects: that `3 == n` is true, as a table of sizes asks, is that n is 3."""
+    asked, expected = args
+    if expected is not True or type(asked) is not tuple or asked[1] is not operator.eq:
+        return args
+    one, other = asked[2]
+    return (other, one) if type(one) is int else (one, other) if type(other) is int else args
 
 
 @dataclass(frozen=True)

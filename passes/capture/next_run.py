@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from fxteleport.passes.capture.control_flow import NextRunAsks
 from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.model_trace import Traced
-from fxteleport.passes.capture.replay import depending
+from fxteleport.passes.capture.replay import depending, other_sizes, runs
 from fxteleport.passes.capture.trace_settings import TraceSettings
+from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.graph.guards import GUARDS
+from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import reads_size
 
 
@@ -53,7 +58,9 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     if any(asks):
         raise NextRunAsks(other.inputs.rank, other.inputs.type)
     remade = next_run.remade
-    if not _follows_sizes(other.graph, remade):
+    if not _asks_of_state(other.graph, remade) and any(
+        _varies(tracer, remade[node]) for node in _used(other.graph, remade)
+    ):
         return False
     same = alike(*graphs, drops=training, less_sure=True, remade=remade)
     if same and not training and not alike(*graphs, less_sure=True, remade=remade):
@@ -61,15 +68,37 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     return same
 
 
-def _follows_sizes(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> bool:
-    """True unless a run of other sizes may find what this one has made of sizes, and take it for its own.
+def _asks_of_state(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> bool:
+    """True where the code asks about what it has found, as code does that makes it anew at other sizes."""
+    return any(node.target in GUARDS for node in depending(graph, remade))
 
-    Code that makes it anew at other sizes asks what it has found.
-    """
-    of_sizes = [node for node, source in remade.items() if _is_of_sizes(source)]
-    reached = depending(graph, of_sizes)
-    used = any(node.op == "output" for node in reached)
-    return not used or any(node.target in GUARDS for node in depending(graph, remade))
+
+def _used(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> Iterator[fx.Node]:
+    """What a run computes with, of what it has found."""
+    for node in remade:
+        if any(reached.op == "output" for reached in depending(graph, [node])):
+            yield node
+
+
+def _varies(tracer: Tracer, node: fx.Node) -> bool:
+    """True unless runs of all other sizes that are known make the same of a node."""
+    if not _is_of_sizes(node):
+        return False
+    inputs = [n for n in tracer.graph.nodes if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
+    run = functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque, tracer.graph)
+    for shapes in other_sizes(inputs):
+        made: list[Any] = []
+        if run(shapes, node, {node: lambda x, made=made: made.append(x) or True}):  # type: ignore[misc]
+            value = info(node).value
+            if not made or not _are_same(made[0], value):
+                return True
+    return False
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and bool(a == b)
+    return a.shape == b.shape and not (a.is_meta or b.is_meta) and torch.equal(a, b)
 
 
 def _is_of_sizes(node: fx.Node) -> bool:

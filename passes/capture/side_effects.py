@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxteleport.passes.capture import last_run, proxy
-from fxteleport.passes.capture.attribute_journal import ABSENT, Writes
+from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
-from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import InBuffers, class_of_shadow, reassigned
 from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.code_state import reads_past_attributes
-from fxteleport.passes.graph.holders import are_equal, contents_of, holds_fields, leaves_in, put_back
+from fxteleport.passes.graph.holders import are_equal, leaves_in
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
 from fxteleport.passes.graph.ops import asks_for_form, inputs_read, leaves_of
 from fxteleport.passes.graph.settings import Reads

@@ -258,7 +258,9 @@ class OfClass(nn.Module):
         return self.b(h + offset)
 
 
-@pytest.mark.parametrize("leave", [lambda h: h.mean(0), lambda h: torch.ones(8), torch.ones_like], ids=["h", "1", "like"])
+@pytest.mark.parametrize(
+    "leave", [lambda h: h.mean(0), lambda h: torch.ones(8), torch.ones_like], ids=["h", "1", "like"]
+)
 def test_state_of_which_the_class_has_the_first_value(leave: Any) -> None:
     model = OfClass(leave).eval()
     with torch.no_grad():
@@ -293,7 +295,7 @@ def test_an_attribute_of_the_class_that_has_changed_since() -> None:
     plan = ft.plan(model, RUNS[0])
     plan.rewrite(plan.sample(0.9, seed=0))
     Scaled.factor = 3.0
-    with pytest.raises(ft.ModelError, match="'factor' of the model itself was 2.0 and is 3.0"):
+    with pytest.raises(ft.ModelError, match=r"'factor' of the model itself was 2\.0 and is 3\.0"):
         plan.rewrite(plan.sample(0.9, seed=0))
 
 
