@@ -16,7 +16,6 @@ from fxteleport.passes.capture.graph_equality import alike
 from fxteleport.passes.capture.model_trace import Traced
 from fxteleport.passes.capture.replay import depending, other_sizes, runs
 from fxteleport.passes.capture.trace_settings import TraceSettings
-from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.graph.guards import GUARDS
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import reads_size
@@ -50,27 +49,30 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     if traced.objects.arrays and next_run.objects.arrays:  # a run that writes the same again would leave them
         return False
     other = next_run.tracer
-    graphs, training = (
-        (tracer.graph, other.graph, tracer.additions.held, other.additions.held),
-        tracer.settings.training,
-    )
-    asks = other.inputs.rank and not tracer.inputs.rank, other.inputs.type and not tracer.inputs.type
-    if any(asks):
+    asks_more = other.inputs.rank > tracer.inputs.rank or other.inputs.type > tracer.inputs.type
+    if asks_more:
         raise NextRunAsks(other.inputs.rank, other.inputs.type)
-    remade = next_run.remade
-    if not _asks_of_state(other.graph, remade) and any(
-        _varies(tracer, remade[node]) for node in _used(other.graph, remade)
-    ):
+    if _goes_stale(traced, next_run):
         return False
-    same = alike(*graphs, drops=training, less_sure=True, remade=remade)
-    if same and not training and not alike(*graphs, less_sure=True, remade=remade):
+    is_alike = functools.partial(
+        alike, tracer.graph, other.graph, tracer.additions.held, other.additions.held, less_sure=True,
+        remade=next_run.remade,
+    )  # fmt: skip
+    training = tracer.settings.training
+    same = is_alike(drops=training)
+    if same and not training and not is_alike():
         tracer.modes.asked |= {path: tracer.modes.at_start(path) for path, _ in traced.left}
     return same
 
 
-def _asks_of_state(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> bool:
-    """True where the code asks about what it has found, as code does that makes it anew at other sizes."""
-    return any(node.target in GUARDS for node in depending(graph, remade))
+def _goes_stale(traced: Traced, next_run: Traced) -> bool:
+    """True where a run of other sizes takes what this one has made of its own.
+
+    Code that makes it anew at other sizes asks about what it has found.
+    """
+    graph, remade = next_run.tracer.graph, next_run.remade
+    asks = any(node.target in GUARDS for node in depending(graph, remade))
+    return not asks and any(_varies(traced, remade[node]) for node in _used(graph, remade))
 
 
 def _used(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> Iterator[fx.Node]:
@@ -80,10 +82,11 @@ def _used(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> Iterator[fx.Nod
             yield node
 
 
-def _varies(tracer: Tracer, node: fx.Node) -> bool:
+def _varies(traced: Traced, node: fx.Node) -> bool:
     """True unless runs of all other sizes that are known make the same of a node."""
     if not _is_of_sizes(node):
         return False
+    tracer = traced.tracer
     inputs = [n for n in tracer.graph.nodes if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
     run = functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque, tracer.graph)
     for shapes in other_sizes(inputs):
