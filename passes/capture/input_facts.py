@@ -1,8 +1,8 @@
-"""What Python asks of some tensor, and the input tensors decide: numbers of axes, and types."""
+"""What Python asks of some tensor, and the input tensors decide: numbers of axes, types, whether they are there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from torch import fx
@@ -27,11 +27,13 @@ class InputFacts:
 
     Attributes:
         rank, type: a number of axes, or a type, was asked for.
+        kind: whether something is a tensor was asked.
         line: where the first number of axes was, by code that would go on with another.
     """
 
     def __init__(self, builder: GraphBuilder, ranks: bool = False, types: bool = False) -> None:
         self.rank, self.type = ranks, types
+        self.kind = False
         self.line: Line | None = None
         self._node: fx.Node | None = None  # the last node then
         self._builder = builder
@@ -49,6 +51,7 @@ class InputFacts:
         """Note what was asked inside a call that is recorded as one node."""
         self.rank |= other.rank
         self.type |= other.type
+        self.kind |= other.kind
         if self.line is None and other.line is not None:
             self.line, self._node = other.line, self._builder.last
 
@@ -58,14 +61,16 @@ class InputFacts:
         inputs: Sequence[fx.Node],
         last: fx.Node,
         runs: Callable[[fx.Graph, Shapes, fx.Node], bool],
+        tested: Collection[str] = (),
     ) -> None:
         """Guard what was asked for, of all input tensors.
 
         Args:
             last: the guards come after it; it reads inputs, too.
             runs: whether a graph runs on inputs of other shapes as far as a node.
+            tested: the names that code compares with None, which no proxy sees.
         """
-        if not (self.rank or self.type):
+        if not (self.rank or self.type or self.kind or tested):
             return
         graph = self._builder.graph
         takes_others = self.line is not None and self._takes_other_ranks(graph, inputs, runs)
@@ -78,6 +83,8 @@ class InputFacts:
             value = info(node).value
             if takes_others:
                 conditions.note("form", f"'{node.name}' has {value.ndim} axes", node, "", self.line)
+            if node.target in tested and node.op == "placeholder":
+                conditions.note("form", f"'{node.name}' is given", node, "")
             if self.type:
                 kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)
                 conditions.note("form", f"'{node.name}' is of {kind}", node, "")

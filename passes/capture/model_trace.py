@@ -106,7 +106,11 @@ def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
         out, left, late, objects = _run(tracer, called, shadows, arguments)
         if entry is not None:
             tracer.inputs.insist(
-                tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
+                tracer.conditions,
+                inputs,
+                entry,
+                functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque),
+                tracer.shadows.tested,
             )
         tracer.objects.put_back(tracer.lower)
         lowered = tracer.lower(out)

@@ -13,6 +13,7 @@ from torch import nn
 
 from fxteleport.passes.capture import proxy
 from fxteleport.passes.capture.recording_mode import running
+from fxteleport.passes.graph.source_location import OWN
 
 
 def isinstance_of_values(plain: Any) -> Any:
@@ -23,10 +24,21 @@ def isinstance_of_values(plain: Any) -> Any:
             return plain(x, kind)  # type: ignore[no-any-return]
         if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
             return issubclass(type(proxy.value_of(x)), kind) or issubclass(proxy.NumberProxy, kind)
+        if type(x) is proxy.TensorProxy:
+            proxy.trace_of(x).inputs.kind = True
         value = nn.Parameter if proxy.trace_of(x).tensors.is_parameter(x) else type(proxy.value_of(x))
-        return plain(x, kind) or issubclass(value, kind)
+        return plain(x, kind) or issubclass(value, kind) or _is_of_old_type(x, kind)
 
     return isinstance
+
+
+def _is_of_old_type(x: Any, kind: Any) -> bool:
+    """True for a tensor of a class that is none, `torch.FloatTensor`: it says where tensors are, and of which type."""
+    if type(kind) is tuple:
+        return any(_is_of_old_type(x, one) for one in kind)
+    if type(kind) is not type(torch.FloatTensor) or type(x) is not proxy.TensorProxy:
+        return False
+    return bool(x.dtype == kind.dtype) and kind.is_cuda == x.is_cuda and not kind.is_sparse
 
 
 PLAIN_ISINSTANCE = builtins.isinstance
@@ -48,26 +60,29 @@ def recording(fn: Any) -> Any:
 
 
 def seeding(fn: Any) -> Any:
-    """A seed that forward sets, as no graph does: what does so is kept whole."""
+    """A seed that forward sets, or a place in the random numbers, as no graph does: what does so is kept whole.
+
+    torch's own code may note where the numbers are: a checkpoint does, for its backward.
+    """
 
     @functools.wraps(fn)
-    def wrapper(seed: Any) -> Any:
-        if running.trace is not None:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if running.trace is not None and not sys._getframe(1).f_code.co_filename.startswith(OWN):
             raise RuntimeError("its forward seeds the random numbers")
-        return fn(seed)
+        return fn(*args, **kwargs)
 
     return wrapper
 
 
-def known(fn: Any) -> Any:
-    """`torch.finfo` of a proxy's dtype: the facts of the dtype at hand."""
+def of_types(fn: Any) -> Any:
+    """`torch.finfo` of a proxy's dtype: recorded, so that the facts are those of the run's."""
 
     @functools.wraps(fn, updated=())
-    def wrapper(*args: Any) -> Any:
-        for x in args:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        for x in (*args, *kwargs.values()):
             if proxy.is_proxy(x):
-                proxy.trace_of(x).values.known(x)
-        return fn(*map(proxy.plain, args))
+                return proxy.trace_of(x).record("call_function", fn, args, kwargs)
+        return fn(*map(proxy.plain, args), **kwargs)
 
     return wrapper
 

@@ -10,7 +10,7 @@ import builtins
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,9 +24,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NUMBERS = "sqrt isqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes
+_SEEDING = "manual_seed manual_seed_all seed seed_all get_rng_state set_rng_state get_rng_state_all set_rng_state_all fork_rng".split()
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []
+_renamed: dict[tuple[int, str], list[Any]] = {}  # globals, name -> what is there otherwise, and for how many traces
 
 
 @contextmanager
@@ -41,8 +43,11 @@ def aware_of_proxies() -> Iterator[None]:
             for name in _NUMBERS:
                 _patch(math, name, patches.recording(getattr(math, name)))
             for name in ("finfo", "iinfo"):
-                _patch(torch, name, patches.known(getattr(torch, name)))
-            _patch(torch, "manual_seed", patches.seeding(torch.manual_seed))
+                _patch(torch, name, patches.of_types(getattr(torch, name)))
+            for name in _SEEDING:
+                for space in (torch, torch.random, torch.cuda, torch.cuda.random):
+                    if name in vars(space):
+                        _patch(space, name, patches.seeding(vars(space)[name]))
             _patch(nn.Module, "__call__", patches.calling(vars(nn.Module)["__call__"]))
             _patch(torch.jit.ScriptFunction, "__call__", patches.scripted(vars(torch.jit.ScriptFunction)["__call__"]))
             _patch(torch.autograd.Function, "apply", patches.applying(vars(torch.autograd.Function)["apply"]))
@@ -62,6 +67,29 @@ def aware_of_proxies() -> Iterator[None]:
             if _depth == 0:
                 while _saved:
                     setattr(*_saved.pop())
+
+
+@contextmanager
+def under_their_names(imports: Iterable[tuple[dict[str, Any], str]]) -> Iterator[None]:
+    """While this lasts, code that has imported a patched function, `from torch import manual_seed`, has the patch."""
+    with _lock:
+        patches = {id(plain): vars(space)[name] for space, name, plain in _saved if callable(plain)}
+        own = [(table, name) for table, name in imports if id(table.get(name)) in patches]
+        own += [(table, name) for table, name in imports if (id(table), name) in _renamed]
+        for table, name in own:
+            held = _renamed.setdefault((id(table), name), [table.get(name), 0])
+            held[1] += 1
+            table[name] = patches.get(id(held[0]), held[0])
+    try:
+        yield
+    finally:
+        with _lock:
+            for table, name in own:
+                held = _renamed[id(table), name]
+                held[1] -= 1
+                if not held[1]:
+                    table[name] = held[0]
+                    del _renamed[id(table), name]
 
 
 @functools.cache

@@ -16,11 +16,12 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.conversions import recording_conversions
+from fxteleport.passes.capture.patching import under_their_names
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.capture.proxy import is_proxy
 from fxteleport.passes.capture.recording_mode import run_by, running
@@ -64,6 +65,18 @@ class PlainFunction(nn.Module):
         return self._function(*given, **kwargs, **named)
 
 
+class Code(Protocol):
+    """Globals of code."""
+
+    @property
+    def asking(self) -> list[dict[str, Any]]:
+        """Where it asks for types."""
+
+    @property
+    def imports(self) -> list[tuple[dict[str, Any], str]]:
+        """Where it has functions of Python's and torch's, and under which names."""
+
+
 @contextmanager
 def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
     """While this lasts, calls of these functions are handed to the trace of the thread that makes them."""
@@ -84,14 +97,14 @@ def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
 
 @contextmanager
 def run_watching(
-    trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType], asking: Sequence[Any]
+    trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType], code: Code
 ) -> Iterator[None]:
     """`run_by` for a trace that is to see the calls of some functions, and the conversions of numbers in others.
 
     Args:
-        asking: globals of code that asks for types.
+        code: what the modules' code has under which names.
     """
-    with answering(asking), recording_conversions(converting), watching(functions), run_by(trace):
+    with answering(code.asking), under_their_names(code.imports), recording_conversions(converting), watching(functions), run_by(trace):
         yield
 
 

@@ -44,6 +44,7 @@ _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
 _TYPES = ("is_floating_point", "is_complex")  # those that the type of an input decides
+_OF_THIS_RUN = ("is_contiguous", "type")  # how it lies in memory and what its class was called: another run's may differ
 # Arguments that say nothing about the shape of the result, whatever is known of them.
 _SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
 
@@ -102,6 +103,7 @@ class Recorder:
             seen = seen.worth(Trust.RAGGED)  # whether it is there depends on the data
         sizes = not any(isinstance(value_of(h), Tensor) and value_of(h).is_meta for h in handles)
         decides = any(map(self._lengths.is_unseen, handles)) or (isinstance(seen.value, bool) and sizes)
+        decides = decides or target in _OF_THIS_RUN
         return self.commit(op, target, args, kwargs, seen, decides)
 
     def _expect_error(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -189,17 +189,23 @@ def _is_drawn(x: Any) -> bool:
 
 @contextmanager
 def _numbers_of_python() -> Iterator[Callable[[], bool]]:
-    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from."""
-    python = random.getstate()
+    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from.
+
+    So is torch's, which a trace leaves where it was, unless code does something to it that is not recorded.
+    """
+    python, torchs = random.getstate(), torch.get_rng_state()
     numpy: Any = np.random.get_state()
 
     def have_changed() -> bool:
         now: Any = np.random.get_state()
-        return python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1])
+        if python != random.getstate() or now[2] != numpy[2] or not np.array_equal(now[1], numpy[1]):
+            return True
+        return not torch.equal(torchs, torch.get_rng_state())
 
     try:
         yield have_changed
     finally:
         if have_changed():
             random.setstate(python)
+            torch.set_rng_state(torchs)
             np.random.set_state(numpy)

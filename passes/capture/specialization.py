@@ -23,7 +23,7 @@ from fxteleport.passes.capture.conversions import converting_function, gives_ite
 from fxteleport.passes.capture.data_decisions import DataDecisions
 from fxteleport.passes.capture.data_values import Unknown
 from fxteleport.passes.capture.input_facts import InputFacts
-from fxteleport.passes.capture.proxy import Proxy, is_left, node_of, trust_of, value_of
+from fxteleport.passes.capture.proxy import Proxy, is_left, is_proxy, node_of, plain, trust_of, value_of
 from fxteleport.passes.capture.size_texts import is_message
 from fxteleport.passes.capture.trace_conditions import TraceConditions
 from fxteleport.passes.capture.trace_guards import TraceGuards
@@ -72,7 +72,6 @@ class Specialization:
     def specialize(self, handle: Proxy, value: T) -> T:
         """Python needs the value itself: give it, and record that the graph now depends on it."""
         held, node = self.known(handle), node_of(handle)
-        self._inputs.type |= isinstance(held, torch.dtype)
         if not isinstance(held, Tensor) or not held.is_meta:
             kind = "branch" if isinstance(held, bool) else "form" if isinstance(held, _FORMS) else "number"
             self._conditions.note(kind, f"{node.name} is {held!r}"[:_LONGEST], node)
@@ -86,6 +85,19 @@ class Specialization:
             self.specialize(handle, value)
             self._guards.fix(expect, node_of(handle), value_of(handle))
         return self.specialize(handle, value)
+
+    def is_type(self, handle: Proxy, other: Any) -> bool:
+        """Python asks whether the type of a tensor is this one; a network may be cast to any for which it is so, or not."""
+        held, node = self.known(handle), node_of(handle)
+        same = bool(held == plain(other))
+        beside = plain(other) if not is_proxy(other) else node_of(other)
+        if is_left(handle) or not isinstance(plain(other), torch.dtype):
+            return same
+        said = beside if isinstance(beside, torch.dtype) else f"that of {beside.name}"
+        if own_check(asking_frame()) is not same:
+            self._conditions.note("form", f"{node.name} is {'' if same else 'not '}{said}", node)
+        self._guards.compare(node, beside, same)
+        return same
 
     def number(self, handle: Proxy, kind: Callable[[Any], T]) -> T:
         """A value as Python's own number.
@@ -136,7 +148,7 @@ class Specialization:
         frame, value = asking_frame(), value_of(handle)
         if isinstance(value, torch.device) or (frame is not None and is_message(frame)):
             return value
-        fixed = self.forced if isinstance(value, (int, float, torch.Size)) else self.specialize
+        fixed = self.forced if isinstance(value, (int, float, torch.Size, torch.dtype)) else self.specialize
         return fixed(handle, value)
 
     def checked(self, handle: Proxy) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxteleport.passes.capture.call_stack import CallStack
-from fxteleport.passes.graph.guards import expect, expect_form, expect_gradient, guard, insist
+from fxteleport.passes.graph.guards import expect, expect_form, expect_gradient, expect_type, guard, insist
 from fxteleport.passes.graph.node_info import info
 
 
@@ -36,6 +36,14 @@ class TraceGuards:
         form = _form_of(info(node).value)
         if form is not None:
             guard(self._graph, expect_form, node, form, f"what {node.name} gives")
+
+    def compare(self, node: fx.Node, other: Any, same: bool) -> None:
+        """The emitted network refuses a type of tensors that is like another one, or not, where it was otherwise.
+
+        Args:
+            other: a type, or the node that gives one.
+        """
+        guard(self._graph, expect_type, node, other, same, f"{node.name} in {self._stack.where}")
 
     def fix(self, check: Callable[..., None], node: fx.Node, fact: Any) -> None:
         """As `expect`, by any check; from here on the node's value is fixed."""

@@ -19,7 +19,7 @@ from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
-from fxteleport.passes.graph.code_state import asking_for_types
+from fxteleport.passes.graph.code_state import asking_for_types, imported_by, tested_for_none
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
@@ -82,6 +82,17 @@ class Shadows:
             if types.FunctionType in map(type, vars(shadow).values()):
                 tables += asking_for_types(class_of_shadow(shadow), vars(shadow).values())
         return list({id(table): table for table in tables}.values())
+
+    @property
+    def imports(self) -> list[tuple[dict[str, Any], str]]:
+        """Globals of the code of shadows, and the names under which it calls functions of Python's and torch's."""
+        found = {(id(t), name): (t, name) for cls in self._classes for t, names in imported_by(cls) for name in names}
+        return list(found.values())
+
+    @property
+    def tested(self) -> frozenset[str]:
+        """The names that the code of shadows compares with None."""
+        return frozenset[str]().union(*map(tested_for_none, self._classes))
 
     def finish(self) -> None:
         """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""

@@ -146,7 +146,7 @@ class Tracer:
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
-        return run_watching(self, self.settings.functions, self.settings.converting, self.shadows.asking)
+        return run_watching(self, self.settings.functions, self.settings.converting, self.shadows)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
         """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""

@@ -10,7 +10,7 @@ import functools
 import opcode
 import types
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fxteleport.passes.graph.arrays import is_array
@@ -28,6 +28,8 @@ class _Known(NamedTuple):
     state: tuple[Any, ...]
     asking: tuple[dict[str, Any], ...]
     names: frozenset[str]
+    tested: frozenset[str]
+    imports: tuple[tuple[dict[str, Any], tuple[str, ...]], ...]
     functions: tuple[types.FunctionType, ...]
 
 
@@ -60,13 +62,46 @@ def asking_for_types(cls: type, held: Iterable[Any] = ()) -> Iterator[dict[str, 
     yield from (x.__globals__ for x in held if type(x) is types.FunctionType and "type" in _named(x.__code__)[0])
 
 
+def tested_for_none(cls: type) -> frozenset[str]:
+    """The names that this code compares with None; "" where it compares something that it has no name for."""
+    return _known_of(cls).tested
+
+
+def imported_by(cls: type) -> tuple[tuple[dict[str, Any], tuple[str, ...]], ...]:
+    """The globals of that code, each with the names under which it calls functions of Python's and torch's."""
+    return _known_of(cls).imports
+
+
+def _imports(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    named: dict[int, tuple[dict[str, Any], set[str]]] = {}
+    for function in functions:
+        table = function.__globals__
+        found = named.setdefault(id(table), (table, set()))[1]
+        found |= {n for n in _named(function.__code__)[0] if n in table and _is_of_library(table[n])}
+    return ((table, tuple(sorted(names))) for table, names in named.values() if names)
+
+
+def _is_of_library(x: Any) -> bool:
+    return type(x) in (types.BuiltinFunctionType, types.FunctionType, type) and is_library(x.__module__)
+
+
 def _known_of(cls: type) -> _Known:
     if cls not in _known:
         names: set[str] = set()
         functions: dict[int, types.FunctionType] = {}
         state = tuple(_found(cls, names, functions))
         asking = {id(f.__globals__): f.__globals__ for f in functions.values() if "type" in _named(f.__code__)[0]}
-        _known[cls] = _Known(state, tuple(asking.values()), frozenset(names), tuple(functions.values()))
+        kept = frozenset[str]().union(*(_set_by(f.__code__) for f in functions.values()))
+        tested = (step for f in functions.values() for step in _compared_with_none(f.__code__))
+        found = frozenset(_name_of(step, kept) for step in tested)
+        _known[cls] = _Known(
+            state,
+            tuple(asking.values()),
+            frozenset(names),
+            found - {None},
+            tuple(_imports(functions.values())),
+            tuple(functions.values()),
+        )
     return _known[cls]
 
 
@@ -109,6 +144,33 @@ def _set_by(code: types.CodeType) -> frozenset[str]:
     """The names of the attributes that code sets or deletes."""
     found = (step for c in codes(code) for step in dis.get_instructions(c) if step.opname in _SETS)
     return frozenset(step.argval for step in found)
+
+
+@functools.lru_cache(maxsize=16384)
+def _compared_with_none(code: types.CodeType) -> tuple[dis.Instruction, ...]:
+    """The steps of code that load what is compared with None."""
+    found = []
+    for inner in codes(code):
+        steps = [step for step in dis.get_instructions(inner) if step.opname != "CACHE"]
+        for before, step, after in zip(steps, steps[1:], [*steps[2:], None], strict=False):
+            is_none = step.opname == "LOAD_CONST" and step.argval is None
+            if "JUMP" in step.opname and step.opname.endswith("NONE"):
+                found.append(before)
+            elif is_none and after is not None and after.opname in ("IS_OP", "COMPARE_OP"):
+                found.append(before)
+    return tuple(found)
+
+
+def _name_of(step: dis.Instruction, kept: Container[str]) -> str | None:
+    """The name of a local variable that a step loads; "" for what has none; None for what the call does not decide.
+
+    Args:
+        kept: the attributes that the code sets.
+    """
+    if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLOSURE")):
+        return step.argval if isinstance(step.argval, str) else step.argval[-1]
+    is_of_others = step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_GLOBAL") and step.argval not in kept
+    return None if is_of_others else ""
 
 
 def _code_of(member: Any) -> Any:

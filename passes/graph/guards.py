@@ -68,6 +68,16 @@ def expect_keys(value: dict[Any, Any], keys: list[Any], name: str) -> None:
 
 
 @one_call
+def expect_type(dtype: torch.dtype, other: torch.dtype, same: bool, name: str) -> None:
+    """Refuse a type of tensors that is another one, or that is not, where forward has asked and the answer decided."""
+    if (dtype == other) is not same:
+        raise GuardError(
+            f"this network was captured with {name} being {other if same else f'another type than {other}'}, got"
+            f" {dtype}: capture it again"
+        )
+
+
+@one_call
 def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, name: str) -> None:
     """Refuse a tensor with another number of axes, or of another type, than the one that was captured.
 
@@ -178,6 +188,7 @@ GUARDS = frozenset(
         expect_error,
         expect_length,
         expect_keys,
+        expect_type,
         expect_tensor,
         expect_ones,
         expect_form,

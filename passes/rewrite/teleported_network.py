@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from fxteleport.passes.capture.additions import CONSTANT
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.capture.mode_choice import Choice, choosing
-from fxteleport.passes.errors import ModelError
+from fxteleport.passes.errors import GuardError, ModelError
 from fxteleport.passes.graph.exported import in_mode
 from fxteleport.passes.graph.grad_mode import restoring, switch
 from fxteleport.passes.graph.module_clone import linked_to, path_of
@@ -87,7 +87,7 @@ class TeleportedModule(fx.GraphModule):
         super()._apply(fn, recurse)
         for name in constants.keys() & self._non_persistent_buffers_set:
             before, now = constants[name], self._buffers[name]
-            if now is not None and before.is_complex() and not now.is_complex():  # in the model it is no buffer
+            if now is not None and before.dtype != now.dtype:  # in the model it is no buffer, which a cast would reach
                 self._buffers[name] = before.to(now.device)
         self.link()
         return self
@@ -190,6 +190,7 @@ def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
         cls.forward = choosing(cls.forward)
     if any(node.target == WHOLE for node in network.graph.nodes):
         cls.forward = _in_its_mode(cls.forward)
+    cls.forward = _given(cls.forward, [node.target for node in network.graph.find_nodes(op="placeholder")])
 
 
 def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
@@ -213,6 +214,22 @@ def own_names() -> frozenset[str]:
     """The names that a network has for itself, and other modules have not."""
     empty = fx.GraphModule(nn.Module(), fx.Graph())
     return frozenset({*dir(empty), *vars(empty), *vars(TeleportedModule)}) - frozenset(dir(nn.Module()))
+
+
+def _given(forward: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    """The forward of a network that refuses other arguments than it was captured with: the model may take them."""
+    rest = [frozenset(names[i:]) for i in range(len(names) + 1)]
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(names) or rest[len(args)] != kwargs.keys():
+            given = [*names[: len(args)], *kwargs, *["one more"] * (len(args) - len(names))]
+            raise GuardError(
+                f"this network was captured with the arguments {names}, got {given}: capture it again with these"
+            )
+        return forward(self, *args, **kwargs)
+
+    return wrapper
 
 
 def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:

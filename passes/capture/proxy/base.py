@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxteleport.passes.capture.identity import compares_types
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.source_location import asking_frame
 
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
@@ -55,7 +57,10 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         if name in _SYMBOLIC_PROPERTIES and isinstance(self._value, Tensor):
-            return self._trace.record("call_function", getattr, (self, name), {})
+            found = self._trace.record("call_function", getattr, (self, name), {})
+            if name == "dtype" and (frame := asking_frame()) is not None and compares_types(frame.f_code):
+                return self._trace.values.forced(found, self._value.dtype)  # no object is asked whether it is another
+            return found
         value = getattr(self._value, name)  # AttributeError is the right answer where there is none
         if isinstance(self._value, Tensor):
             if name == "ndim":

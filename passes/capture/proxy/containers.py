@@ -178,10 +178,13 @@ class ObjectProxy(Held):
         return self._trace.values.specialize(self, bool(self._value))
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(self._value, torch.dtype):
+            return self._trace.values.is_type(self, other)
         return self._trace.values.specialize(self, bool(self._value == plain(other)))
 
     def __hash__(self) -> int:
-        return hash(self._trace.values.specialize(self, self._value))
+        known = self._trace.values.forced if isinstance(self._value, torch.dtype) else self._trace.values.specialize
+        return hash(known(self, self._value))
 
 
 # What code takes apart by its structure: a proxy's type is none of those that pytree knows.
