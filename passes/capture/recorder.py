@@ -21,6 +21,7 @@ from fxteleport.passes.capture.arguments import Lowering
 from fxteleport.passes.capture.assertions import is_caught
 from fxteleport.passes.capture.control_flow import CannotRun, DataDependent, WrittenConstant, cannot_run
 from fxteleport.passes.capture.graph_builder import GraphBuilder
+from fxteleport.passes.capture.identity import compares_variables
 from fxteleport.passes.capture.input_facts import InputFacts
 from fxteleport.passes.capture.lengths import Lengths
 from fxteleport.passes.capture.meta_cache import Memo
@@ -37,7 +38,7 @@ from fxteleport.passes.graph.guards import expect_error, guard
 from fxteleport.passes.graph.node_info import Trust, info, update
 from fxteleport.passes.graph.ops import call_of, leaves_of
 from fxteleport.passes.graph.source_location import asking_frame
-from fxteleport.passes.graph.storage import memory
+from fxteleport.passes.graph.storage import is_same, memory
 
 _BARE = (bool, str, type(None), enum.Enum)
 _FACTS = frozenset(
@@ -189,11 +190,20 @@ class Recorder:
         """
         if _autocast() != self._autocast:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
+        if isinstance(seen.value, Tensor) and (frame := asking_frame()) and compares_variables(frame.f_code):
+            self._reject_same(args, kwargs, seen.value)
         if isinstance(seen.value, np.generic):
             seen = replace(seen, value=seen.value.item())
         lower = self._lowering.lower
         given = map(_as_tensor, args) if target in MAKING else args
         return self._builder.call(op, target, lower(tuple(given)), lower(kwargs) if kwargs else {}, seen)
+
+
+    @staticmethod
+    def _reject_same(args: Any, kwargs: Any, value: Tensor) -> None:
+        """Raise RuntimeError where a call may give back one of its arguments, which no proxy is."""
+        if any(is_same(value_of(handle), value) for handle in handles_in((args, kwargs))):
+            raise RuntimeError("its forward asks whether two variables are one object: a call may give back what it gets")
 
 
 def _as_tensor(x: Any) -> Any:

@@ -16,6 +16,7 @@ from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.call_stack import CallStack
 from fxteleport.passes.capture.exported_modules import without_checks
 from fxteleport.passes.capture.held_objects import HeldObjects
+from fxteleport.passes.capture.identity import asks_for_class, set_class
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
@@ -244,6 +245,15 @@ class _TracedCall:
     """Mixed into the class of every shadow module: a call goes to the trace."""
 
     _shadows: Shadows
+
+    @property
+    def __class__(self) -> Any:
+        """The user's class, to code of the model's own that reads it."""
+        return class_of_shadow(self) if asks_for_class(sys._getframe(1)) else type(self)  # type: ignore[arg-type]
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        set_class(self, kind)
 
     def __init_subclass__(cls) -> None:
         """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from fxteleport.passes.capture.identity import compares_types
+from fxteleport.passes.capture.identity import asks_for_class, compares_types, set_class
 from fxteleport.passes.capture.protocols import Trace
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import asking_frame
@@ -37,6 +37,17 @@ class Proxy:
         _set(self, "_node", node)  # past what the kinds below make of an assignment
         _set(self, "_trace", trace)
         _set(self, "_value", value)
+
+    @property
+    def __class__(self) -> Any:
+        """The class of the value, to code of the model's own that reads it."""
+        if not asks_for_class(sys._getframe(1)):
+            return type(self)
+        return nn.Parameter if self._trace.tensors.is_parameter(self) else type(self._value)
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        set_class(self, kind)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._node.name})"

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxteleport.passes.capture.identity import set_class
 from fxteleport.passes.capture.proxy.base import NumericProxy
 from fxteleport.passes.capture.proxy.overriding import Overriding
-
-_CLASS: Any = vars(object)["__class__"]
 
 
 class NumberProxy(NumericProxy):
@@ -31,7 +30,7 @@ class NumberProxy(NumericProxy):
 
     @__class__.setter
     def __class__(self, kind: Any) -> None:
-        _CLASS.__set__(self, kind)  # type: ignore[attr-defined]
+        set_class(self, kind)
 
     def __bool__(self) -> bool:
         return bool(self._trace.record("call_function", operator.truth, (self,), {}))

@@ -67,6 +67,16 @@ class TensorProxy(Overriding, NumericProxy):
     def register_hook(self, hook: Callable[..., Any]) -> Any:
         return self._trace.hook_gradient(self, hook)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Recorded, but of a parameter: no node would set it before another one reads it.
+
+        Raises:
+            RuntimeError: it is a parameter.
+        """
+        if self._trace.tensors.is_parameter(self):
+            raise RuntimeError("its forward changes which parameters are trained")
+        return self._trace.record("call_method", "requires_grad_", (self, requires_grad), {})
+
     def retain_grad(self) -> None:
         """Nothing that a run computes depends on it."""
 
