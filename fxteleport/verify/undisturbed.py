@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxteleport.passes.capture.opaque_leaves import Withheld
-from fxteleport.passes.graph.contents import FILLED, Contents
+from fxteleport.passes.graph import arrays, streams
+from fxteleport.passes.graph.contents import FILLED
 from fxteleport.passes.graph.dtensor import is_sharded
 from fxteleport.passes.graph.exported import evaluate
+from fxteleport.passes.graph.holders import are_same, contents_of, holds_fields, put_back
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.plan.teleportation import teleportation_of
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {*_TABLES, "training"}
+_LARGEST = 1 << 26  # bytes of an array that is copied: a module may lead to a data set
 Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
 
 
@@ -27,15 +31,18 @@ def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[Saved]:
 
     Undone is what a forward changes of its modules (those among them that others hold as attributes, or in lists, as an
     emitted network holds what is kept whole): parameters, buffers and other tensors that they hold, attributes
-    and what lists, sets and dictionaries among them hold, which parameters require gradients, and their gradients. Not
-    undone is what it does to objects that are not modules.
+    and what these hold all the way down (lists and tables, objects of the user's, arrays, sources of random numbers),
+    which parameters require gradients, and their gradients. Of an iterator that is an attribute, a copy is run. Not
+    undone is what it does to arrays larger than 64 MiB, to other iterators, and to what no module leads to.
 
     Args:
         weights: parameters may be written to, and are copied (see `may_write_weights`).
     """
     modules = _modules(networks)
     parameters = [p for network in networks for p in network.parameters()]
-    with _gradients(parameters), _tensors(modules, weights) as saved, _containers(modules), _attributes(modules):
+    with _gradients(parameters), _tensors(modules, weights) as saved, _objects(modules), _attributes(modules):
+        for module in modules:
+            vars(module).update({k: streams.copied(v) for k, v in vars(module).items() if streams.is_iterator(type(v))})
         yield saved
 
 
@@ -108,14 +115,54 @@ def _attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _containers(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Lists, sets and dictionaries that are attributes of modules hold what they held."""
-    watched = [Contents(x) for m in modules for x in _own(m) if isinstance(x, FILLED)]
+def _objects(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """What the attributes of modules hold, all the way down, holds what it held."""
+    held = [_Held(x) for x in _reached(x for m in modules for x in _own(m))]
     try:
         yield
     finally:
-        for contents in watched:
-            contents.restore()
+        for one in held:
+            one.put_back()
+
+
+class _Held:
+    """An object, and what it holds."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+        if arrays.is_array(type(x)):
+            self.before = arrays.held_by(x)
+        else:
+            self.before = streams.position(x) if streams.is_source(type(x)) else contents_of(x)
+
+    def put_back(self) -> None:
+        if arrays.is_array(type(self.x)):
+            if self.before is not None and not arrays.still_holds(self.x, self.before):
+                arrays.put_into(self.x, self.before)
+        elif streams.is_source(type(self.x)):
+            if not streams.is_at(self.x, self.before):
+                streams.put(self.x, self.before)
+        elif not are_same(contents_of(self.x), self.before):
+            put_back(self.x, self.before)
+
+
+def _reached(values: Iterable[Any]) -> Iterator[Any]:
+    """The objects that values lead to, and that may come to hold something else; no modules, and no tensors."""
+    seen: dict[int, Any] = {}
+    waiting = list(values)
+    while waiting:
+        x = waiting.pop()
+        kind = type(x)
+        if id(x) in seen or kind in PLAIN or isinstance(x, (Tensor, nn.Module)):
+            continue
+        seen[id(x)] = x
+        if arrays.is_array(kind) or streams.is_source(kind):
+            if getattr(x, "nbytes", 0) <= _LARGEST:
+                yield x
+            continue
+        waiting += (held := contents_of(x)).values()
+        if held or isinstance(x, FILLED) or holds_fields(kind):
+            yield x
 
 
 @contextlib.contextmanager

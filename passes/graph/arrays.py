@@ -1,4 +1,6 @@
-"""Arrays: objects that hold numbers of their own, which code may write over: numpy's arrays, bytes, and plain tensors.
+"""Arrays: objects that hold numbers or text of their own, which code may write over.
+
+They are numpy's arrays, bytes, plain tensors, and files in memory.
 
 No name in a model's state has them, so a forward that writes to one leaves that for the next run. A copy of a module
 that does has arrays of its own.
@@ -7,6 +9,7 @@ that does has arrays of its own.
 from __future__ import annotations
 
 import array
+import io
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from fxteleport.passes.graph.class_cache import once_per_class
 
-_KINDS = (np.ndarray, bytearray, array.array, memoryview, Tensor)
+_FILES = (io.StringIO, io.BytesIO)
+_KINDS = (np.ndarray, bytearray, array.array, memoryview, Tensor, *_FILES)
 
 
 @once_per_class
@@ -33,6 +37,8 @@ def held_by(x: Any) -> Any:
         return x.copy() if x.flags.writeable else None
     if isinstance(x, memoryview):
         return None if x.readonly else x.tobytes()
+    if isinstance(x, _FILES):
+        return None if x.closed else (x.getvalue(), x.tell())
     return x[:]
 
 
@@ -46,6 +52,8 @@ def still_holds(x: Any, before: Any) -> bool:
         if x.dtype.hasobject:
             return all(a is b for a, b in zip(x.flat, before.flat, strict=True))
         return bool(x.tobytes() == before.tobytes())
+    if isinstance(x, _FILES):
+        return bool(held_by(x) == before)
     held: Any = x.tobytes() if isinstance(x, memoryview) else x
     return bool(held == before)
 
@@ -57,6 +65,12 @@ def put_into(x: Any, before: Any) -> None:
             x.detach().copy_(before)
     elif isinstance(x, np.ndarray):
         x[...] = before
+    elif isinstance(x, _FILES):
+        text, place = before
+        x.seek(0)
+        x.truncate()
+        x.write(text)
+        x.seek(place)
     else:
         x[:] = before
 
@@ -65,6 +79,11 @@ def copied(x: Any) -> Any:
     """An array that holds the same, in memory of its own."""
     if isinstance(x, Tensor):
         return x.detach().clone().requires_grad_(x.requires_grad)
+    if isinstance(x, _FILES):
+        made = type(x)()
+        if not x.closed:
+            put_into(made, held_by(x))
+        return made
     if isinstance(x, memoryview):
         code: Any = x.format
         return memoryview(bytearray(x)).cast(code)
@@ -73,6 +92,8 @@ def copied(x: Any) -> Any:
 
 def overlap(x: Any, y: Any) -> bool:
     """True where two arrays lie in the same memory, in part at least."""
+    if isinstance(x, _FILES) or isinstance(y, _FILES):
+        return x is y
     (start, end), (first, last) = _place(x), _place(y)
     return start < last and first < end
 

@@ -17,6 +17,7 @@ from fxteleport.passes.graph.source_location import asking_frame
 # The rank never changes with the batch size, so these are constants of the graph.
 _RANK = frozenset({"dim", "ndimension"})
 _SYMBOLIC_PROPERTIES = frozenset({"shape", "dtype", "device"})
+_HISTORY = frozenset({"grad_fn", "is_leaf"})  # whether gradients of a computation are recorded
 _PLACES = frozenset({"is_meta", "is_cpu", "is_cuda", "is_xpu", "is_mps"})
 _TEXTUAL = (int, float, str, torch.Size, torch.dtype, torch.device)
 
@@ -80,6 +81,11 @@ class Proxy:
                 return lambda: self._trace.inputs.ranked(self._value.dim())
             if name == "requires_grad":
                 return self._trace.requires_grad(self._node, sys._getframe(1))
+            if name in _HISTORY:
+                made = self._node.op != "get_attr" and self._trace.requires_grad(self._node, sys._getframe(1))
+                if made and name == "grad_fn":
+                    raise RuntimeError("its forward asks for the function that a gradient comes from")
+                return not made if name == "is_leaf" else None
             if name in _PLACES:
                 return name == f"is_{self._trace.device.type}"  # a meta tensor stands for one over there
         if callable(value):
