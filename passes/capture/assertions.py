@@ -36,6 +36,16 @@ def insists(frame: FrameType | None) -> bool:
     return at is not None and ((equal and _is_asserted(frame, at)) or _verdicts(frame.f_code).get(at) is equal)
 
 
+def equality_insisted(frame: FrameType | None) -> bool | None:
+    """Whether the two sides that a frame compares right now must be equal, or not, if it is not to raise."""
+    if frame is None or frame.f_lasti < 0 or is_caught(frame):
+        return None
+    before, after = _cut(frame.f_code, frame.f_lasti)
+    verdict = _verdicts(frame.f_code).get(after[0].offset) if after else None
+    turned = bool(before) and "!=" in str(before[-1].argval)
+    return verdict if verdict is None else verdict is not turned
+
+
 def unpacks(frame: FrameType | None) -> bool:
     """True where a frame takes a sequence apart into so many names, and nothing catches what it raises otherwise."""
     if frame is None or frame.f_lasti < 0:

@@ -150,13 +150,14 @@ class HeldObjects:
     Args:
         parts: the model's modules by path.
         names: of its parameters and buffers, by their ids: those are no state of Python's.
+        refuses: what asks an iterator for its next item gets an error.
 
     Attributes:
         refused: what was raised where an item of an iterator was asked for; who runs leaves may have caught it.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module], names: Mapping[int, str]) -> None:
-        self._parts, self._names = parts, names
+    def __init__(self, parts: Mapping[str, nn.Module], names: Mapping[int, str], refuses: bool = True) -> None:
+        self._parts, self._names, self._refuses = parts, names, refuses
         self.refused: NextRunDiffers | None = None
         self._held: dict[int, _Held] = {}
         self._stand_ins: list[tuple[int, streams.Watched]] = []  # with the iterators' ids
@@ -200,13 +201,15 @@ class HeldObjects:
             return False
         self._held[id(x)] = _Held(x, contents, of_clone)
         iterators = {key: self._watched(v, id(x)) for key, v in contents.items() if streams.is_iterator(type(v))}
-        if iterators and isinstance(x, _FIXED):
+        if iterators and self._refuses and isinstance(x, _FIXED):
             raise self._refusal(id(x))
-        if iterators:
+        if iterators and self._refuses:
             put_back(x, contents | iterators)
         return True
 
     def _watched(self, iterator: Any, holder: int | Place) -> Any:
+        if not self._refuses:
+            return iterator
         known = self._held.setdefault(id(iterator), _Held(iterator, {}, False))
         known.holders.add(holder)
         stand_in = streams.Watched(iterator, lambda: self._refusal(id(iterator)))

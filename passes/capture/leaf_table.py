@@ -98,9 +98,11 @@ class LeafTable:
     def watched(self, path: str) -> AbstractContextManager[None]:
         """While a leaf that is kept whole is evaluated: what it leaves in objects of the user's is put back."""
         where = "" if path == WHOLE else path
-        if path not in self.opaque or where in self._stateful:
+        if path not in self.opaque:
             return nullcontext()
-        return leaving_nothing(self.real(path), where, HeldObjects(self._parts, self._tensors.names), self._held)
+        known = self._carriers if where in self._stateful else None
+        watch = HeldObjects(self._parts, self._tensors.names, refuses=known is None)
+        return leaving_nothing(self.real(path), where, watch, self._held, known)
 
     def keep_method_whole(self, path: str, module: nn.Module, method: FunctionType, why: str) -> None:
         """The same of a method, which is a leaf at `path`; what it names of its module's tensors is not known to it."""

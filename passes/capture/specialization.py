@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fxteleport.passes.capture.assertions import must_be, own_check
+from fxteleport.passes.capture.assertions import equality_insisted, must_be, own_check
 from fxteleport.passes.capture.control_flow import Converts, DataDependent, Unhashable
 from fxteleport.passes.capture.conversions import converting_function, gives_item
 from fxteleport.passes.capture.data_decisions import DataDecisions
@@ -94,7 +94,7 @@ class Specialization:
         if is_left(handle) or not isinstance(plain(other), torch.dtype):
             return same
         said = beside if isinstance(beside, torch.dtype) else f"that of {beside.name}"
-        if own_check(asking_frame()) is not same:
+        if equality_insisted(asking_frame()) is not same:
             self._conditions.note("form", f"{node.name} is {'' if same else 'not '}{said}", node)
         self._guards.compare(node, beside, same)
         return same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import sys
 import types
@@ -20,7 +21,7 @@ from fxteleport.passes.capture.identity import asks_for_class, set_class
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
-from fxteleport.passes.graph.code_state import asking_for_types, imported_by, tested_for_none
+from fxteleport.passes.graph.code_state import asking_for_types, imported_by, imports_of, tested_for_none
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
@@ -87,7 +88,9 @@ class Shadows:
     @property
     def imports(self) -> list[tuple[dict[str, Any], str]]:
         """Globals of the code of shadows, and the names under which it calls functions of Python's and torch's."""
-        found = {(id(t), name): (t, name) for cls in self._classes for t, names in imported_by(cls) for name in names}
+        held = [x for shadow in self._of.values() for x in vars(shadow).values() if type(x) is types.FunctionType]
+        tables = [*itertools.chain.from_iterable(map(imported_by, self._classes)), *imports_of(held)]
+        found = {(id(table), name): (table, name) for table, names in tables for name in names}
         return list(found.values())
 
     @property

@@ -72,7 +72,8 @@ def imported_by(cls: type) -> tuple[tuple[dict[str, Any], tuple[str, ...]], ...]
     return _known_of(cls).imports
 
 
-def _imports(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+def imports_of(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """The same of functions."""
     named: dict[int, tuple[dict[str, Any], set[str]]] = {}
     for function in functions:
         table = function.__globals__
@@ -99,7 +100,7 @@ def _known_of(cls: type) -> _Known:
             tuple(asking.values()),
             frozenset(names),
             found - {None},
-            tuple(_imports(functions.values())),
+            tuple(imports_of(functions.values())),
             tuple(functions.values()),
         )
     return _known[cls]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import io
+import itertools
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -185,3 +189,38 @@ def test_it_is_undone_after_an_error() -> None:
         model.eval()
         raise RuntimeError
     require_same(before, state(model))
+
+
+class Inside(nn.Module):
+    """A forward that leaves something in what its attributes lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 3)
+        self.deep = {"a": [types.SimpleNamespace(n=0)]}
+        self.array, self.text = np.zeros(2), io.StringIO()
+        self.source, self.torchs = random.Random(0), torch.Generator().manual_seed(0)
+        self.queue: collections.deque[int] = collections.deque([1], maxlen=2)
+        self.steps = itertools.count(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.deep["a"][0].n += 1
+        self.array[0] += 1
+        self.text.write("a")
+        self.queue.append(len(self.queue))
+        drawn = self.source.random() + torch.rand(1, generator=self.torchs)
+        return self.a(x) * (self.array[0] + next(self.steps)) * drawn + self.deep["a"][0].n + self.text.tell()
+
+
+@torch.no_grad()
+def test_so_it_is_with_what_attributes_lead_to() -> None:
+    model, one = Inside().eval(), Inside().eval()
+    one.load_state_dict(model.state_dict())
+    plan = ft.plan(model, X)
+    network = plan.rewrite(plan.identity())
+    for _ in range(2):
+        assert ft.verify(model, network, X).passed
+    for _ in range(2):
+        expected = one(X)
+        assert torch.equal(model(X), expected)
+        assert torch.equal(network(X), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ MADE: dict[str, Callable[[], Any]] = {
     "bytes": lambda: bytearray([1, 2]),
     "an array of Python's": lambda: array.array("d", [1.0, 2.0]),
     "a view of bytes": lambda: memoryview(bytearray([1, 2])),
+    "text": lambda: io.StringIO("ab"),
+    "a file of bytes": lambda: io.BytesIO(b"ab"),
     "a tensor": lambda: torch.arange(4.0),
     "a number": lambda: torch.tensor(2.0),
     "a tensor of another type": lambda: torch.tensor([1.0, float("nan")], dtype=torch.bfloat16),
@@ -32,6 +35,8 @@ def change(x: Any) -> None:
         x[(0,) * x.ndim] = 7
     elif isinstance(x, torch.Tensor):
         x.view(-1)[0] = 7
+    elif isinstance(x, (io.StringIO, io.BytesIO)):
+        x.read()
     else:
         x[0] = 7
 
