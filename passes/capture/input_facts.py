@@ -12,7 +12,7 @@ from fxteleport.passes.capture.graph_builder import GraphBuilder
 from fxteleport.passes.capture.replay import Shapes, other_ranks
 from fxteleport.passes.capture.size_texts import will_be_message
 from fxteleport.passes.capture.trace_conditions import TraceConditions
-from fxteleport.passes.graph.guards import expect_tensor, guard
+from fxteleport.passes.graph.guards import expect_form, expect_tensor, guard
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import Line, asking_frame, calling_line
 
@@ -83,7 +83,8 @@ class InputFacts:
             value = info(node).value
             if takes_others:
                 conditions.note("form", f"'{node.name}' has {value.ndim} axes", node, "", self.line)
-            if node.target in tested and node.op == "placeholder":
+            is_optional = any(user.target is expect_form for user in node.users)  # that it is given, is noted already
+            if node.target in tested and node.op == "placeholder" and not is_optional:
                 conditions.note("form", f"'{node.name}' is given", node, "")
             if self.type:
                 kind = "a floating-point type" if value.dtype.is_floating_point else str(value.dtype)

@@ -185,6 +185,9 @@ class Comparison:
             self.compared(f"other {other.what}", other, network)
             if twin is not None:
                 self.compared(f"checkpoint, other {other.what}", other, twin, excused)
+        hidden = any(step.operation == "hidden: function" for step in self.model.script.steps)
+        if self.norm_stats == "fixed" and not hidden:  # the weight in its closure is the planned model's
+            self.cast(unrun)
         if self.norm_stats != "rescaled":  # exact in eval mode only
             scales = plan.scales(cob)
             self.trained("train mode", unrun, scales)
@@ -199,6 +202,17 @@ class Comparison:
         """True for a node of an operation that is there to be kept whole."""
         place = re.match(r"calls[._](\d+)", node.path or node.node)
         return place is not None and self.model.script.steps[int(place[1])].operation.startswith(tuple(_KEPT_WHOLE))
+
+    @torch.no_grad()
+    def cast(self, network: nn.Module) -> None:
+        """Another number format: what the model does in it, where it runs in it."""
+        for dtype in (torch.float64, torch.bfloat16):
+            inputs = [x.to(dtype) if x.is_floating_point() else x for x in self.inputs]
+            try:
+                expected = several_of(seeded(self.fresh().to(dtype), inputs))
+            except Exception:  # it holds tensors that are not cast with it
+                continue
+            self.compared(f"cast to {dtype}", Run("cast", inputs, expected), copy.deepcopy(network).to(dtype))
 
     # -- the checks ---------------------------------------------------------------------------------------------
 

@@ -347,6 +347,27 @@ class Types(nn.Module):
         return y * 2 if answers[self.way] else y - 3.0
 
 
+class Formats(nn.Module):
+    """Code that asks for the type of its tensors, or computes with facts and constants of one."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way, self.act, self.held = way, nn.ReLU(), torch.tensor([1 / 3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(x)
+        if self.way < 3:
+            answers = (y.dtype == torch.float32, x.dtype in (torch.float64, torch.bfloat16), "32" in str(x.dtype))
+            return y * 2 if answers[self.way] else y - 3.0
+        if self.way == 3:
+            return y + torch.finfo(y.dtype).eps
+        if self.way == 4:
+            return y * self.held.to(y) + torch.tensor([0.7]).to(y.dtype)
+        if self.way == 5:
+            return (y * self.held).to(y.dtype)
+        return y * 2 if y.__class__ is Tensor and self.__class__ is Formats else y - 3.0
+
+
 class Asked(nn.Module):
     """Code that asks a module for a decision."""
 
@@ -447,6 +468,7 @@ CHANGES: dict[str, Operation] = {
         lambda pick, x: Given(nn.Identity(), pick(None, False, True)), floats, plain=False
     ),
     "value: a decision": Operation(lambda pick, x: Asked(pick(None, False, True, 0)), floats, plain=False),
+    "value: a number format": Operation(lambda pick, x: Formats(pick(*range(7))), floats, plain=False),
     "value: a type": Operation(lambda pick, x: Types(pick(*range(5))), floats, plain=False),
     "forward: replaced": Operation(
         lambda pick, x: replaced(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -82,10 +83,7 @@ class Proxy:
             if name == "requires_grad":
                 return self._trace.requires_grad(self._node, sys._getframe(1))
             if name in _HISTORY:
-                made = self._node.op != "get_attr" and self._trace.requires_grad(self._node, sys._getframe(1))
-                if made and name == "grad_fn":
-                    raise RuntimeError("its forward asks for the function that a gradient comes from")
-                return not made if name == "is_leaf" else None
+                return self._history(name, sys._getframe(1))
             if name in _PLACES:
                 return name == f"is_{self._trace.device.type}"  # a meta tensor stands for one over there
         if callable(value):
@@ -93,6 +91,21 @@ class Proxy:
         if isinstance(value, Tensor) or not isinstance(self._value, Tensor):
             return self._trace.record("call_function", getattr, (self, name), {})
         return value
+
+
+    def _history(self, name: str, frame: FrameType) -> bool | None:
+        """What a tensor says of the computation that it comes from.
+
+        Raises:
+            RuntimeError: code asks for the function that a gradient comes from, and there is one.
+        """
+        if self._node.op == "get_attr" or frame.f_globals.get("__name__", "").startswith("torch."):
+            return name == "is_leaf" or None
+        # Not of the frame that asks: what follows there is not a branch by this answer.
+        recorded = self._trace.requires_grad(self._node, sys._getframe())
+        if recorded and name == "grad_fn":
+            raise RuntimeError("its forward asks for the function that a gradient comes from")
+        return not recorded if name == "is_leaf" else None
 
 
 class Method:

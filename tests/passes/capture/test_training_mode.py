@@ -848,3 +848,54 @@ class Called(nn.Module):
 def test_a_facade_without_a_forward_says_what_to_plan() -> None:
     with pytest.raises(ft.ModelError, match=r"Called has no forward: plan the network .*'network'"):
         ft.plan(Called(), torch.randn(2, 4))
+
+
+class Freezing(nn.Module):
+    """A forward that decides which parameters are trained, or asks where a gradient comes from."""
+
+    def __init__(self, does: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.does = nn.Linear(4, 6), nn.Linear(6, 3), does
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.does(self.a, x).relu())
+        return out
+
+
+def frozen_for_a_call(layer: nn.Module, x: Tensor) -> Tensor:
+    layer.requires_grad_(False)
+    out: Tensor = layer(x)
+    layer.requires_grad_(True)
+    return out
+
+
+def doubled_without_history(layer: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = layer(x)
+    return out * 2 if out.grad_fn is None else out
+
+
+def doubled_leaf(layer: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = layer(x)
+    return out * 2 if out.is_leaf else out
+
+
+@pytest.mark.parametrize("mode", ["full", "weights"])
+@pytest.mark.parametrize("does", [frozen_for_a_call, doubled_without_history, doubled_leaf], ids=lambda f: f.__name__)
+def test_a_forward_that_asks_what_is_trained_or_decides_it(does: Any, mode: str) -> None:
+    model, x = ft.randomize(Freezing(does).eval()), torch.randn(2, 4)
+    plan = ft.plan(model, x, mode=mode)
+    cob = plan.sample(0.9, "inter", exact=True, seed=0)
+    network = plan.rewrite(cob)
+    with torch.no_grad():
+        assert torch.equal(network(x), model(x))
+    model.train()
+    try:
+        out = network.train()(x)
+    except ft.InputError:
+        return
+    assert torch.equal(out, model(x))
+    out.sum().backward()
+    model(x).sum().backward()
+    theirs = dict(network.named_parameters())
+    for name, p in model.named_parameters():
+        assert (p.grad is None) is (theirs[name].grad is None), name
