@@ -39,7 +39,9 @@ def compares_types(code: CodeType) -> bool:
 def compares_variables(code: CodeType) -> bool:
     """True for code in which `is` or `is not` stands between variables, or one and what a call gives."""
     steps = _steps(code)
-    return any(_takes_objects(steps[max(i - _OPERANDS, 0) : i]) for i, step in enumerate(steps) if step.opname == "IS_OP")
+    return any(
+        _takes_objects(steps[max(i - _OPERANDS, 0) : i]) for i, step in enumerate(steps) if step.opname == "IS_OP"
+    )
 
 
 def _takes_objects(before: list[dis.Instruction]) -> bool:

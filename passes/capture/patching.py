@@ -24,7 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NUMBERS = "sqrt isqrt log log2 log10 log1p exp pow gcd".split()  # of `math`: what code makes of sizes
-_SEEDING = "manual_seed manual_seed_all seed seed_all get_rng_state set_rng_state get_rng_state_all set_rng_state_all fork_rng".split()
+_SEEDING = (
+    "manual_seed manual_seed_all seed seed_all get_rng_state set_rng_state get_rng_state_all set_rng_state_all fork_rng"
+).split()
 _lock = threading.RLock()
 _depth = 0
 _saved: list[tuple[Any, str, Any]] = []

@@ -104,7 +104,13 @@ def run_watching(
     Args:
         code: what the modules' code has under which names.
     """
-    with answering(code.asking), under_their_names(code.imports), recording_conversions(converting), watching(functions), run_by(trace):
+    with (
+        answering(code.asking),
+        under_their_names(code.imports),
+        recording_conversions(converting),
+        watching(functions),
+        run_by(trace),
+    ):
         yield
 
 

@@ -45,7 +45,10 @@ _FACTS = frozenset(
     {"dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex"}
 )  # of a tensor, whatever the data
 _TYPES = ("is_floating_point", "is_complex")  # those that the type of an input decides
-_OF_THIS_RUN = ("is_contiguous", "type")  # how it lies in memory and what its class was called: another run's may differ
+_OF_THIS_RUN = (
+    "is_contiguous",
+    "type",
+)  # how it lies in memory and what its class was called: another run's may differ
 # Arguments that say nothing about the shape of the result, whatever is known of them.
 _SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
 
@@ -198,12 +201,13 @@ class Recorder:
         given = map(_as_tensor, args) if target in MAKING else args
         return self._builder.call(op, target, lower(tuple(given)), lower(kwargs) if kwargs else {}, seen)
 
-
     @staticmethod
     def _reject_same(args: Any, kwargs: Any, value: Tensor) -> None:
         """Raise RuntimeError where a call may give back one of its arguments, which no proxy is."""
         if any(is_same(value_of(handle), value) for handle in handles_in((args, kwargs))):
-            raise RuntimeError("its forward asks whether two variables are one object: a call may give back what it gets")
+            raise RuntimeError(
+                "its forward asks whether two variables are one object: a call may give back what it gets"
+            )
 
 
 def _as_tensor(x: Any) -> Any:

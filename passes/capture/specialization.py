@@ -87,7 +87,7 @@ class Specialization:
         return self.specialize(handle, value)
 
     def is_type(self, handle: Proxy, other: Any) -> bool:
-        """Python asks whether the type of a tensor is this one; a network may be cast to any for which it is so, or not."""
+        """Python asks whether a type is this one: a network may be cast to those for which the answer is the same."""
         held, node = self.known(handle), node_of(handle)
         same = bool(held == plain(other))
         beside = plain(other) if not is_proxy(other) else node_of(other)

@@ -94,12 +94,12 @@ def _known_of(cls: type) -> _Known:
         asking = {id(f.__globals__): f.__globals__ for f in functions.values() if "type" in _named(f.__code__)[0]}
         kept = frozenset[str]().union(*(_set_by(f.__code__) for f in functions.values()))
         tested = (step for f in functions.values() for step in _compared_with_none(f.__code__))
-        found = frozenset(_name_of(step, kept) for step in tested)
+        tests = frozenset(name for step in tested if (name := _name_of(step, kept)) is not None)
         _known[cls] = _Known(
             state,
             tuple(asking.values()),
             frozenset(names),
-            found - {None},
+            tests,
             tuple(imports_of(functions.values())),
             tuple(functions.values()),
         )
@@ -155,9 +155,9 @@ def _compared_with_none(code: types.CodeType) -> tuple[dis.Instruction, ...]:
         steps = [step for step in dis.get_instructions(inner) if step.opname != "CACHE"]
         for before, step, after in zip(steps, steps[1:], [*steps[2:], None], strict=False):
             is_none = step.opname == "LOAD_CONST" and step.argval is None
-            if "JUMP" in step.opname and step.opname.endswith("NONE"):
-                found.append(before)
-            elif is_none and after is not None and after.opname in ("IS_OP", "COMPARE_OP"):
+            if ("JUMP" in step.opname and step.opname.endswith("NONE")) or (
+                is_none and after is not None and after.opname in ("IS_OP", "COMPARE_OP")
+            ):
                 found.append(before)
     return tuple(found)
 

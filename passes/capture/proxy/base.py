@@ -92,7 +92,6 @@ class Proxy:
             return self._trace.record("call_function", getattr, (self, name), {})
         return value
 
-
     def _history(self, name: str, frame: FrameType) -> bool | None:
         """What a tensor says of the computation that it comes from.
 

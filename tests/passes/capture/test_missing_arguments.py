@@ -60,7 +60,7 @@ def test_none_where_a_tensor_was(kind: type[Net]) -> None:
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert torch.equal(network(*args, **given), model(*args, **given))
     with pytest.raises(ft.GuardError, match="a tensor for"):
-        network(X, **{"y": None}) if given else network(X, None)
+        network(X, y=None) if given else network(X, None)
     assert kind in (Passed, Kind) or any("'y' is given" in c.value for c in plan.conditions)
 
 

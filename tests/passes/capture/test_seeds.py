@@ -72,7 +72,9 @@ def drawn() -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "draw", [seeded, by_name, by_module, by_generator, forked, put_back, put_back_by_torch, drawn], ids=lambda f: f.__name__
+    "draw",
+    [seeded, by_name, by_module, by_generator, forked, put_back, put_back_by_torch, drawn],
+    ids=lambda f: f.__name__,
 )
 def test_a_run_draws_what_the_models_does(draw: Callable[[], Tensor]) -> None:
     model = ft.randomize(Net(draw).eval())

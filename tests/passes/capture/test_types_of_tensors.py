@@ -94,7 +94,7 @@ def test_a_network_that_is_cast(name: str, mode: str) -> None:
 
 
 def raises_unless(net: Net, x: Tensor) -> bool:
-    if not x.dtype == torch.float32:  # noqa: SIM201 it asks for equality
+    if not x.dtype == torch.float32:
         raise TypeError
     return True
 
