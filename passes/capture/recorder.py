@@ -49,6 +49,7 @@ _OF_THIS_RUN = (
     "is_contiguous",
     "type",
 )  # how it lies in memory and what its class was called: another run's may differ
+_OF_TYPES = (torch.finfo, torch.iinfo)
 # Arguments that say nothing about the shape of the result, whatever is known of them.
 _SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
 
@@ -108,6 +109,7 @@ class Recorder:
         sizes = not any(isinstance(value_of(h), Tensor) and value_of(h).is_meta for h in handles)
         decides = any(map(self._lengths.is_unseen, handles)) or (isinstance(seen.value, bool) and sizes)
         decides = decides or target in _OF_THIS_RUN
+        decides = decides or (isinstance(seen.value, str) and any(type(value_of(h)) in _OF_TYPES for h in handles))
         return self.commit(op, target, args, kwargs, seen, decides)
 
     def _expect_error(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ DECIDE: dict[str, Callable[[Net, Tensor], Any]] = {
     "of both": lambda net, x: torch.result_type(x, net.a.weight) == torch.float32,
     "its size": lambda net, x: x.dtype.itemsize > 4,
     "a fact": lambda net, x: torch.finfo(x.dtype).eps < 1e-10,
+    "the name of a fact": lambda net, x: torch.finfo(x.dtype).dtype == "float32",
     "any float": lambda net, x: x.is_floating_point() and x.dtype.is_floating_point,
 }
 COMPUTE: dict[str, Callable[[Net, Tensor], Any]] = {
