@@ -53,13 +53,13 @@ def _takes_objects(before: list[dis.Instruction]) -> bool:
 def asks_for_class(frame: FrameType) -> bool:
     """True where a frame of the model's code reads `__class__` right now."""
     code = frame.f_code
+    if "__class__" not in code.co_names:  # nearly always
+        return False
     return frame.f_lasti in _class_reads(code) and not code.co_filename.startswith(OWN)
 
 
 @functools.lru_cache(maxsize=4096)
 def _class_reads(code: CodeType) -> frozenset[int]:
-    if "__class__" not in code.co_names:
-        return frozenset()
     return frozenset(step.offset for step in _steps(code) if _is_name(step) and step.argval == "__class__")
 
 

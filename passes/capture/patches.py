@@ -46,6 +46,7 @@ _NUMBER_KINDS = frozenset({proxy.IntProxy, proxy.FloatProxy, proxy.SettledProxy}
 _PROXIES = _NUMBER_KINDS | {proxy.TensorProxy, proxy.SequenceProxy, proxy.DictProxy, proxy.ObjectProxy}
 
 
+@functools.cache
 def recording(fn: Any) -> Any:
     """A function of numbers, recorded where one of them is a proxy."""
 
@@ -59,6 +60,7 @@ def recording(fn: Any) -> Any:
     return wrapper
 
 
+@functools.cache
 def seeding(fn: Any) -> Any:
     """A seed that forward sets, or a place in the random numbers, as no graph does: what does so is kept whole.
 
@@ -74,6 +76,7 @@ def seeding(fn: Any) -> Any:
     return wrapper
 
 
+@functools.cache
 def of_types(fn: Any) -> Any:
     """`torch.finfo` of a proxy's dtype: recorded, so that the facts are those of the run's."""
 

@@ -49,6 +49,7 @@ _OF_THIS_RUN = (
     "is_contiguous",
     "type",
 )  # how it lies in memory and what its class was called: another run's may differ
+_GIVING_BACK = frozenset("contiguous to type type_as float double half bfloat16 cpu cuda expand_as".split())
 _OF_TYPES = (torch.finfo, torch.iinfo)
 # Arguments that say nothing about the shape of the result, whatever is known of them.
 _SHAPELESS: dict[Any, str] = {F.scaled_dot_product_attention: "attn_mask", torch._grouped_mm: "offs"}
@@ -195,20 +196,23 @@ class Recorder:
         """
         if _autocast() != self._autocast:
             raise RuntimeError("it runs under a torch.autocast of its own, which a graph does not hold")
-        if isinstance(seen.value, Tensor) and (frame := asking_frame()) and compares_variables(frame.f_code):
-            self._reject_same(args, kwargs, seen.value)
+        if seen.mutated or op == "call_module" or target in _GIVING_BACK:
+            _reject_same(args, seen.value)
         if isinstance(seen.value, np.generic):
             seen = replace(seen, value=seen.value.item())
         lower = self._lowering.lower
         given = map(_as_tensor, args) if target in MAKING else args
         return self._builder.call(op, target, lower(tuple(given)), lower(kwargs) if kwargs else {}, seen)
 
-    @staticmethod
-    def _reject_same(args: Any, kwargs: Any, value: Tensor) -> None:
-        """Raise RuntimeError where a call may give back one of its arguments, which no proxy is."""
-        if any(is_same(value_of(handle), value) for handle in handles_in((args, kwargs))):
+
+def _reject_same(args: tuple[Any, ...], value: Any) -> None:
+    """Raise RuntimeError where a call gives back its first argument, which no proxy is, and code may ask for that."""
+    first = args[0] if args and type(args[0]) is TensorProxy else None
+    if first is not None and is_same(value_of(first), value):
+        frame = asking_frame()
+        if frame is not None and compares_variables(frame.f_code):
             raise RuntimeError(
-                "its forward asks whether two variables are one object: a call may give back what it gets"
+                "its forward asks whether variables are one object, and a call may give back what it gets"
             )
 
 
