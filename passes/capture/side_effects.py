@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from fxteleport.passes.capture import last_run, proxy
