@@ -76,11 +76,10 @@ class Writes:
                 yield key
 
     def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
-        """What was assigned to: the dictionary, the key, what it held at planning, and what it holds now."""
+        """What was assigned to or deleted: the dictionary, the key, what it held at planning, and what it holds now."""
         for _, table, key, before in self._first():
-            if key in table:
-                yield table, key, before, dict.__getitem__(table, key)
-        yield from ((vars(module), key, before, now) for module, key, before, now in self.past() if now is not ABSENT)
+            yield table, key, before, dict.get(table, key, ABSENT)
+        yield from ((vars(module), key, before, now) for module, key, before, now in self.past())
 
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()

@@ -293,7 +293,7 @@ def _said(held: _Held) -> str:
 
 def _may_fill(kind: type) -> bool:
     """True for a class whose objects may come to hold something, if they hold nothing now."""
-    return issubclass(kind, FILLED) or holds_fields(kind)
+    return issubclass(kind, FILLED) or kind is types.FunctionType or holds_fields(kind)
 
 
 _CODE = "<code>"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import last_run
+from fxteleport.passes.capture.attribute_journal import ABSENT
 from fxteleport.passes.capture.control_flow import (
     Again,
     CannotRun,
@@ -152,6 +153,8 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> dict[fx.Nod
             value.put(by_path[path], name, by_path)
         elif isinstance(value, InBuffers):
             dict.__setitem__(by_path[path]._buffers, name, found(value.value))
+        elif value is ABSENT:
+            vars(by_path[path]).pop(name, None)
         else:
             vars(by_path[path])[name] = found(value)
     if not started.attributes or started.seen_on is None:

@@ -35,7 +35,7 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     Raises:
         NextRunAsks: it asks for the form of inputs, and the traced one does not.
     """
-    if not (traced.left or traced.objects):
+    if traced.is_whole or not (traced.left or traced.objects):  # what is kept whole keeps its state
         return True
     if traced.objects.differs:
         return False

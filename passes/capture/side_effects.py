@@ -11,7 +11,7 @@ import numpy as np
 from torch import fx, nn
 
 from fxteleport.passes.capture import last_run, proxy
-from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.attribute_journal import ABSENT, Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
@@ -136,7 +136,10 @@ class SideEffects:
             if path is None or name in BOOKKEEPING or name in _OF_RECURRENT_LAYERS:
                 continue
             filled.pop((path, name), None)
-            if type(now) in PLAIN:
+            if now is ABSENT:
+                if before is not ABSENT and (path, name) in reads.found:
+                    left[path, name] = ABSENT
+            elif type(now) in PLAIN:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     left[path, name] = now

@@ -19,6 +19,7 @@ from fxteleport.passes.capture.control_flow import (
     WrittenConstant,
 )
 from fxteleport.passes.capture.held_objects import Left
+from fxteleport.passes.errors import CaptureError
 
 T = TypeVar("T")
 
@@ -62,12 +63,18 @@ class TraceSettings:
     draws: bool = False
 
     def with_stateful(self, found: NextRunDiffers) -> TraceSettings:
-        """The same, where more modules are kept whole; of one that is already (nothing calls it), its owner."""
+        """The same, where more modules are kept whole; of one that is already (nothing calls it), its owner.
+
+        Raises:
+            CaptureError: all of them are, and their owners.
+        """
         paths = set()
         for path in found.paths:
             while path and path in self.stateful:
                 path = path.rpartition(".")[0]
             paths.add(path)
+        if paths <= self.stateful:
+            raise CaptureError(f"'{min(paths)}' is kept whole, and what it leaves makes the next run another one")
         return replace(self, stateful=self.stateful | paths, carriers=(*self.carriers, *found.carriers))
 
     def of_body(self, training: bool) -> TraceSettings:

@@ -6,7 +6,7 @@ import functools
 import operator
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from fxteleport.passes.capture.held_objects import HeldObjects
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
-from fxteleport.passes.graph.code_state import asking_for_types
+from fxteleport.passes.graph.code_state import asking_for_types, reads_past_attributes
 from fxteleport.passes.graph.leaf_modules import is_leaf
-from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH, clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
 
 
@@ -50,8 +50,13 @@ class Shadows:
         self._of: dict[int, nn.Module] = {}
         self._classes: dict[type, type] = {}
 
-    def make(self, module: nn.Module, training: bool) -> nn.Module:
-        """The shadow of a model, with that of each of its parts."""
+    def make(self, module: nn.Module, training: bool, whole: Iterable[str] = ()) -> nn.Module:
+        """The shadow of a model, with that of each of its parts.
+
+        Args:
+            whole: paths of modules that are kept whole; their code does not read shadows.
+        """
+        untraced = tuple(f"{path}." if path else "" for path in whole)
         made = clone(
             module,
             lambda name, _: _Lazy(self.tensors, name),
@@ -61,6 +66,11 @@ class Shadows:
         )
         without_checks(made)
         for shadow in modules_of(made).values():
+            held = vars(shadow)
+            is_traced = not f"{path_of(shadow)}.".startswith(untraced)
+            if is_traced and reads_past_attributes(class_of_shadow(shadow), held.values()):
+                for name in held.keys() - BOOKKEEPING - {PATH}:
+                    self.reads.note(path_of(shadow), name, held[name])
             if isinstance(shadow, nn.RNNBase) and "parametrizations" in shadow._modules:
                 refs = [ref and _Reference(self.tensors, ref) for ref in vars(shadow)["_flat_weight_refs"]]
                 vars(shadow)["_flat_weight_refs"] = refs

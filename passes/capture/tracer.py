@@ -142,7 +142,7 @@ class Tracer:
 
     def shadow(self) -> nn.Module:
         """The clone of the model whose forward records."""
-        return self.shadows.make(self.model, self.settings.training)
+        return self.shadows.make(self.model, self.settings.training, self.settings.stateful)
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""

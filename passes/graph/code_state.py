@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import opcode
 import types
 import weakref
@@ -21,6 +22,7 @@ from fxteleport.passes.graph.structure import PLAIN
 
 _STORES, _SETS = opcode.opmap["STORE_GLOBAL"], frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _PAST_ATTRIBUTES = frozenset({"__dict__", "vars"})
+_UNNAMED = frozenset({"__getattr__", "__getattribute__", "__setattr__", "__delattr__", "__call__"})  # Python calls them
 _BY_NAME = _PAST_ATTRIBUTES | {"setattr", "delattr", "__setattr__"}
 
 
@@ -75,6 +77,7 @@ def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType])
     spaces: dict[int, tuple[dict[str, Any], set[str]]] = {}
     classes = [c for c in cls.__mro__ if not is_library(c.__module__)]
     waiting: list[Any] = [getattr(cls, "forward", None)]
+    waiting += [vars(c)[name] for c in classes for name in _UNNAMED & vars(c).keys()]
     while waiting:
         function = waiting.pop()
         function = getattr(function, "__wrapped__", function)
@@ -92,7 +95,8 @@ def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType])
         ]
         _, kept = spaces.setdefault(id(table), (table, set()))
         kept |= {name for name, x in found.items() if _may_change(x) or (stores and type(x) in PLAIN)}
-    yield from filter(_holds, functions.values())
+    with_attributes = frozenset().union(*(_given_attributes(f.__code__) for f in functions.values()))
+    yield from (f for f in functions.values() if _holds(f) or f.__name__ in with_attributes)
     yield from (Namespace(c, of_class) for c in classes if (of_class := _data(c, names)))
     yield from (Namespace(table, frozenset(kept)) for table, kept in spaces.values() if kept)
 
@@ -109,6 +113,13 @@ def _set_by(code: types.CodeType) -> frozenset[str]:
     """The names of the attributes that code sets or deletes."""
     found = (step for c in codes(code) for step in dis.get_instructions(c) if step.opname in _SETS)
     return frozenset(step.argval for step in found)
+
+
+@functools.lru_cache(maxsize=16384)
+def _given_attributes(code: types.CodeType) -> frozenset[str]:
+    """The names of globals that code sets attributes of (`count.calls = 1`)."""
+    pairs = (pair for c in codes(code) for pair in itertools.pairwise(dis.get_instructions(c)))
+    return frozenset(a.argval for a, b in pairs if a.opname == "LOAD_GLOBAL" and b.opname in _SETS)
 
 
 def _code_of(member: Any) -> Any:

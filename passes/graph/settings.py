@@ -44,8 +44,15 @@ class Setting:
         if module is None:
             return getattr(super(self.owner, kind or self.owner), self.name)
         held = module.__dict__
-        value = held[self.name] if self.name in held else getattr(super(self.owner, module), self.name)  # the class's
-        return self.reads.note(held[PATH], self.name, value) if PATH in held else value
+        if self.name in held:
+            value = held[self.name]
+            return self.reads.note(held[PATH], self.name, value) if PATH in held else value
+        value = getattr(super(self.owner, module), self.name)  # the class's
+        if PATH in held:
+            value = self.reads.note(held[PATH], self.name, value)
+            if self.name in held:  # a `cached_property`
+                self.reads.written.add((held[PATH], self.name))
+        return value
 
     def __set__(self, module: Any, value: Any) -> None:
         module.__dict__[self.name] = value
@@ -78,7 +85,8 @@ def setting_of(module: nn.Module, name: str) -> Any:
 
 
 def _is_data(name: str, x: Any) -> bool:
-    return not (name.startswith("__") or isinstance(x, type) or hasattr(type(x), "__get__"))
+    is_table = isinstance(x, functools.cached_property)  # whose values are the instances'
+    return is_table or not (name.startswith("__") or isinstance(x, type) or hasattr(type(x), "__get__"))
 
 
 def _rules_over_instances(cls: type, name: str) -> bool:
