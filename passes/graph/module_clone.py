@@ -49,12 +49,12 @@ def clone(
             keeps alive. The objects that lead there are copied too.
     """
     twins = _Twins(beside.carriers if beside is not None else frozenset())
-    found: Iterable[tuple[str, nn.Module]] = modules_of(module, path).items()
+    by_path: Iterable[tuple[str, nn.Module]] = modules_of(module, path).items()
     if beside:
-        found = itertools.chain(found, beside.modules.items())
+        by_path = itertools.chain(by_path, beside.modules.items())
         twins.update({id(tensor): tensors(name, tensor) for name, tensor in beside.tensors.items()})
     clones: list[nn.Module] = []
-    for name, old in found:
+    for name, old in by_path:
         if id(old) in twins:  # a shared one, under its first name
             continue
         cls = class_of(old)
@@ -101,18 +101,18 @@ def clone(
 
 def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
     """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
-    found: dict[str, nn.Module] = {}
-    _find(path, module, found)
-    return found
+    by_path: dict[str, nn.Module] = {}
+    _find(path, module, by_path)
+    return by_path
 
 
-def _find(path: str, module: nn.Module, found: dict[str, nn.Module]) -> None:
-    found[path] = module
+def _find(path: str, module: nn.Module, by_path: dict[str, nn.Module]) -> None:
+    by_path[path] = module
     if parts := module._modules:
         prefix = f"{path}." if path else ""
         for name, part in parts.items():
             if part is not None:
-                _find(prefix + name, part, found)
+                _find(prefix + name, part, by_path)
 
 
 def is_clone(module: nn.Module) -> bool:
@@ -121,13 +121,13 @@ def is_clone(module: nn.Module) -> bool:
 
 
 def path_of(module: nn.Module) -> str:
-    """The dotted name, in the model, of the module that a clone was made of."""
+    """The dotted name, in the model, of the module that a clone is of."""
     path: str = module.__dict__[PATH]
     return path
 
 
 def linked_to(module: nn.Module) -> list[nn.Module]:
-    """The clones of what a clone's code reaches outside it, and of itself with its parts."""
+    """The clones of a module, of its parts, and of what its code reaches outside it."""
     clones: list[nn.Module] = module.__dict__.get(BESIDE, [])
     return clones
 
@@ -162,7 +162,7 @@ COPIED = _TABLES | {list, tuple, set, collections.deque}  # of which every clone
 
 
 def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
-    """`value` with other modules in the place of those that it refers to, which are named by their ids."""
+    """`value` with the modules that it refers to replaced, by their ids."""
     twins = _Twins(frozenset())
     twins.update(modules)
     return _relink(value, twins)
@@ -222,7 +222,7 @@ def _is_stream(kind: type) -> bool:
 
 
 def _relinked_object(value: Any, twins: _Twins) -> Any:
-    """A copy of an object that leads to modules or tensors of the model, which leads to their clones."""
+    """A copy of an object that refers to modules or tensors of the model; the copy refers to their clones."""
     kind = type(value)
     if isinstance(value, (weakref.WeakSet, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)):
         made = twins[id(value)] = kind()
