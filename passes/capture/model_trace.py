@@ -1,4 +1,4 @@
-"""The trace of a whole model on example inputs, and what is done where its own forward cannot be traced."""
+"""The trace of a model on example inputs; a model whose own forward cannot be traced becomes one opaque leaf."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Traced:
 
     Attributes:
         is_whole: it is one opaque leaf.
-        assigned: the tensors of the model in whose place its forward puts others.
+        assigned: the model's tensors that its forward replaces by others.
         left: attributes that forward may have read, and leaves with other values.
-        objects: what it leaves in objects of the user's that modules hold.
+        objects: what it changes in the user's objects that modules refer to.
     """
 
     tracer: Tracer
@@ -121,7 +121,7 @@ def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
 
 
 def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
-    """Let the shadows have what the trace is to find in them, and what the model's own `train` sets."""
+    """Set attributes of shadows: values that an earlier run has left, and those that the model's `train` sets."""
     started = tracer.modes.started
     tracer.settings.objects.leave(functools.partial(_found, tracer))
     if not (started.attributes or tracer.settings.found):
@@ -145,29 +145,29 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
 
 
 def _found(tracer: Tracer, x: Any) -> Any:
-    """What the next run finds: of a number, which may be any other in the run after that, a proxy."""
+    """What the next run finds in place of a value: for a number, which may differ in each run, a proxy."""
     if type(x) in (int, float):
         return tracer.record("call_function", from_last_run, (x,), {})
     return stand_in(x)
 
 
 def from_last_run(number: T) -> T:
-    """A number that the run before has left. What depends on it is no part of a graph that is kept."""
+    """Marks a number that an earlier run has left. It occurs only in traces that check the next run."""
     return number
 
 
 def _run(
     tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments
 ) -> tuple[Any, Attributes, Left]:
-    """What the model's forward gives, and what it leaves in attributes and objects."""
+    """The results of the model's forward, and what it leaves in attributes and objects."""
     args, kwargs = arguments
     tracer.writes.start(shadows)
     parts = ModulesLeft(shadows)
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
-    whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
+    opaque = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
     for shadow in shadows:
-        if not f"{path_of(shadow)}.".startswith(whole):
+        if not f"{path_of(shadow)}.".startswith(opaque):
             tracer.effects.reject_state(shadow)
     left: Attributes = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
     left |= parts.left()
@@ -187,9 +187,9 @@ def _run(
 def _kept_whole(
     tracer: Tracer, error: Exception, entry: fx.Node | None, examples: Arguments, arguments: Arguments
 ) -> Any:
-    """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
+    """Make the model one opaque leaf, since its own forward cannot be traced; nothing in it is free.
 
-    Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
+    Where it runs neither on meta tensors nor on invented data, it runs once on the inputs themselves.
 
     Args:
         entry: the last node that reads the inputs.

@@ -1,4 +1,4 @@
-"""Side effects: what a forward leaves behind in buffers and in Python, and a graph does not hand on to the next run."""
+"""Side effects of forward on buffers and Python state, which a graph does not pass on to the next run."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else i
 
 
 class SideEffects:
-    """Notes the side effects that a plan can name, and rejects those that no graph holds.
+    """Notes the side effects that a plan can name, and rejects those that no graph can have.
 
     Args:
-        names: of the model's own tensors.
+        names: the names of the model's own tensors.
         writes: the assignments of forward.
-        settings: which modules compute something else in the next run, and whether any draws (see `TraceSettings`).
+        settings: the modules that compute something else in the next run, and whether any draws (`TraceSettings`).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SideEffects:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """A run of the whole forward; who draws random numbers of Python's or numpy's next gets what it would have.
+        """While this lasts, forward runs; the states of Python's and numpy's random numbers are restored afterwards.
 
         Raises:
             Draws: forward has drawn such numbers, which a graph would have as constants.
@@ -66,7 +66,7 @@ class SideEffects:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """A call of code that is traced.
+        """While this lasts, a call is traced.
 
         Raises:
             DataDependent: it has drawn random numbers of Python's or numpy's.
@@ -81,12 +81,12 @@ class SideEffects:
 
     @contextmanager
     def whole_call(self) -> Iterator[None]:
-        """A call of code that is kept whole: what it draws while it is evaluated is not the trace's."""
+        """While this lasts, an opaque call is evaluated; random numbers that it draws do not count."""
         with _numbers_of_python() if self._draws else nullcontext():
             yield
 
     def reject_changed_layers(self) -> None:
-        """Raise DataDependent where forward leaves a layer with other settings or tensors than it finds."""
+        """Raise DataDependent where forward has left a layer with other settings or tensors."""
         for key in (*self._writes.left(), *(key for module, key, _, _ in self._writes.past() if _is_layer(module))):
             raise DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
 
@@ -96,7 +96,7 @@ class SideEffects:
             raise DataDependent(NEXT_RUN_DIFFERS)
 
     def reject_state(self, module: nn.Module) -> None:
-        """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
+        """Reject a buffer that forward reads and then replaces: a graph does not pass it on to the next run.
 
         Raises:
             DataDependent: the module has such a buffer.
@@ -114,13 +114,13 @@ class SideEffects:
                 raise DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
 
     def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> Iterator[tuple[tuple[str, str], Any]]:
-        """Attributes that forward may have read, and leaves with another value: (module's path, name), and that.
+        """Attributes that forward may have read and leaves with another value: (module's path, name), and the value.
 
-        For tensors that depend on inputs, or of which there was another before, others of their form. What is made of
-        sizes, or made once of weights (a table that eval mode keeps), each run would make the same.
+        Tensors that depend on inputs, or that replace others, are given as stand-ins of the same shape. Tensors that
+        are computed from sizes, or once from weights (a cached table), are left out: each run computes the same.
 
         Args:
-            reads: the attributes that were read, and those among them that the run has found.
+            reads: the attributes that were read.
         """
         for shadow in shadows:
             where = path_of(shadow)
@@ -146,24 +146,24 @@ class SideEffects:
         for place, container in filled.items():
             held = list(container.values() if isinstance(container, dict) else container)
             plain = PLAIN.issuperset(map(type, leaves(held)))
-            counts = plain and proxy.find_trace(list(container)) is None  # no size is a key: the next run may read it
+            counts = plain and proxy.find_trace(list(container)) is None  # without sizes as keys the next run reads it
             if place in reads.found and (counts or reads.loses(place) or self._depends(container, made_once=True)):
                 yield place, stand_in(container)
 
     def _may_matter(self, now: Any, before: Any) -> bool:
-        """True for a value that the next run may find to be another one than this run has found."""
+        """True for a value that may differ from the one with which this run started."""
         held = list(leaves_in(now))
         if not any(map(proxy.is_proxy, held)):
             return not are_equal(now, before)
         return self._depends(held, made_once=before is None or before is ABSENT)
 
     def _depends(self, x: Any, made_once: bool) -> bool:
-        """True where something in a value depends on an input, or, unless it is made once, on a weight."""
+        """True where a value depends on an input or, unless it is computed once, on a weight."""
         leaves = [leaf for leaf in leaves_of(x) if proxy.is_proxy(leaf)]
         return not all(self._is_made_of_sizes(leaf, None, or_weights=made_once) for leaf in leaves)
 
     def _is_made_of_sizes(self, now: Any, before: fx.Node | None, or_weights: bool = False) -> bool:
-        """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
+        """True for a value that each run computes alike: from sizes, except that of the tensor that it replaces."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
             node = waiting.pop()
@@ -183,7 +183,7 @@ class SideEffects:
 
 
 def stand_in(x: Any) -> Any:
-    """A value with tensors of its own in the place of proxies."""
+    """A value with new tensors in place of proxies."""
 
     def plain(leaf: Any) -> Any:
         if not proxy.is_proxy(leaf) and holds_fields(type(leaf)) and (held := contents_of(leaf)):
@@ -202,7 +202,7 @@ def _is_layer(shadow: nn.Module) -> bool:
 
 
 def _is_drawn(x: Any) -> bool:
-    """True for a tensor that is made of random numbers."""
+    """True for a tensor that is computed from random numbers."""
     waiting, seen = [node_of(leaf) for leaf in leaves_of(x) if proxy.is_proxy(leaf)], set()
     while waiting:
         node = waiting.pop()
@@ -215,14 +215,14 @@ def _is_drawn(x: Any) -> bool:
 
 
 def _asks_for_size(node: fx.Node) -> bool:
-    """True for a node that reads the size, type or device of a tensor, and nothing that is in it."""
+    """True for a node that reads the size, type or device of a tensor, and not its values."""
     asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
     return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
 
 
 @contextmanager
 def _numbers_of_python() -> Iterator[Callable[[], bool]]:
-    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from."""
+    """Restore Python's and numpy's generators afterwards; yields a function that tells whether they were used."""
     python = random.getstate()
     numpy: Any = np.random.get_state()
 
