@@ -209,11 +209,7 @@ def said(spelt: Any) -> str:
         return f"({', '.join(sorted(map(said, spelt)))})"
     if not isinstance(spelt, tuple):
         return getattr(spelt, "co_name", None) or getattr(spelt, "__name__", None) or str(spelt)
-    if (
-        len(spelt) == 2
-        and isinstance(spelt[0], type)
-        and not isinstance(spelt[1], (tuple, frozenset))
-    ):
+    if len(spelt) == 2 and isinstance(spelt[0], type) and not isinstance(spelt[1], (tuple, frozenset)):
         kind, value = spelt
         return "a tensor" if kind is Tensor else repr(float.fromhex(value) if kind is float else value)
     parts = [said(x) for x in spelt if not isinstance(x, type)]
