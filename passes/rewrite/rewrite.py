@@ -34,19 +34,19 @@ def rewrite(
     Args:
         captured: the model and its graph.
         sides: which nodes may need another operation (see `sides.settle`).
-        scaling: of the model's tensors.
-        numbers: those that the recipe looks up.
+        scaling: the recipe for the model's tensors.
+        numbers: the table that the recipe looks factors up in.
         tau: a number for every symbol.
     """
     made: dict[str, Tensor] = {}
 
     def copied(name: str, tensor: Tensor) -> Tensor:
-        name = captured.canonical.get(name, name)  # a buffer that forward has made since is copied as it is
+        name = captured.canonical.get(name, name)  # a buffer that forward has added since has no canonical name
         if name not in made:
             made[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
                 made[name] = nn.Parameter(made[name], tensor.requires_grad)
-                if tensor.requires_grad:  # a frozen one takes no hooks, and calls none
+                if tensor.requires_grad:  # a frozen tensor cannot have hooks
                     before, after = gradient_hooks(tensor)
                     for hook in before:
                         made[name].register_hook(hook)
