@@ -92,13 +92,13 @@ def interpret(
 def _agreed(system: System, cobs: Sequence[CobMap | None], origin: Origin) -> CobMap | None:
     """The common map of a value that each of several graphs computes; a zero of one need not be one of all."""
     known = [cob for cob in cobs if cob is not None]
-    whole = next((cob for cob in known if not cob.zeros), None)
-    if known and whole is None:
+    common = next((cob for cob in known if not cob.zeros), None)
+    if known and common is None:
         shape = torch.broadcast_shapes(*(s.shape for cob in known for s, _ in cob.factors))
-        whole = single(system.fresh(shape, origin))
+        common = single(system.fresh(shape, origin))
     for cob in known:
-        system.same(whole, cob, origin)  # type: ignore[arg-type]
-    return whole
+        system.same(common, cob, origin)  # type: ignore[arg-type]
+    return common
 
 
 def obey(

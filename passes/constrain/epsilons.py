@@ -41,7 +41,7 @@ def _whole_degrees(inside: Sequence[fx.Node], forms: Mapping[fx.Node, Any]) -> d
     None where a degree is no whole number, where an operation rounds differently under powers of two (another root than
     the square root), and in float16, whose range a factor's powers would leave.
     """
-    found = {}
+    degrees = {}
     for node in inside:
         held = forms[node]
         parts = held if isinstance(held, tuple) else (held,)
@@ -49,8 +49,8 @@ def _whole_degrees(inside: Sequence[fx.Node], forms: Mapping[fx.Node, Any]) -> d
             return None
         if any(x.dtype is torch.float16 for x in leaves_of(info(node).value) if isinstance(x, Tensor)):
             return None
-        found[node] = tuple(int(part.degree) for part in parts)
-    return found
+        degrees[node] = tuple(int(part.degree) for part in parts)
+    return degrees
 
 
 def _is_exact(node: fx.Node) -> bool:
@@ -74,7 +74,7 @@ def _is_cast(node: fx.Node) -> bool:
 
 def _epsilons(numbers: Sequence[fx.Node], degrees: Mapping[fx.Node, tuple[int, ...]]) -> tuple[Epsilon, ...] | None:
     """The numbers in calls that add or clamp; None where one is no plain number, or belongs to a module."""
-    found = []
+    epsilons = []
     for node in numbers:
         given: dict[Any, Any] = {**dict(enumerate(node.args)), **node.kwargs}
         sources = [x for x in given.values() if isinstance(x, fx.Node)]
@@ -83,5 +83,5 @@ def _epsilons(numbers: Sequence[fx.Node], degrees: Mapping[fx.Node, tuple[int, .
         power = degrees[sources[0]][0]
         for argument, x in given.items():
             if isinstance(x, (int, float)) and argument != "alpha" and x != 0 and power:
-                found.append(Epsilon(node.name, argument, power))
-    return tuple(found)
+                epsilons.append(Epsilon(node.name, argument, power))
+    return tuple(epsilons)

@@ -20,9 +20,9 @@ def unsaved(captured: Captured) -> Iterator[str]:
     """Buffers outside the state dict: no checkpoint has them, so they stay as the model computes them."""
     for path, module in captured.parts.items():
         for name in getattr(module, "_non_persistent_buffers_set", ()):
-            whole = f"{path}.{name}" if path else name
-            if whole in captured.canonical:
-                yield captured.canonical[whole]
+            full_name = f"{path}.{name}" if path else name
+            if full_name in captured.canonical:
+                yield captured.canonical[full_name]
 
 
 def _with_hooks(captured: Captured) -> Iterator[str]:

@@ -85,25 +85,25 @@ def _read_off(sizes: Sizes, value: Any, seen: Sequence[tuple[list[Any], dict[int
 
 def sized_leaves(x: Any) -> list[Any]:
     """The leaves of an argument structure; a `Sized` is one."""
-    found: list[Any] = []
-    _collect(x, found)
-    return found
+    leaves: list[Any] = []
+    _collect(x, leaves)
+    return leaves
 
 
-def _collect(x: Any, found: list[Any]) -> None:
+def _collect(x: Any, leaves: list[Any]) -> None:
     kind = type(x)
     if kind is Sized or kind in PLAIN:
-        found.append(x)
+        leaves.append(x)
         return
     if kind is slice:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
     elif not issubclass(kind, (tuple, list)):
-        found.append(x)
+        leaves.append(x)
         return
     for item in x:
         if type(item) is Sized or type(item) in PLAIN:
-            found.append(item)
+            leaves.append(item)
         else:
-            _collect(item, found)
+            _collect(item, leaves)

@@ -172,10 +172,10 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return (name == "squeeze" and not given) or _negative([x for x in given if isinstance(x, int)] or 0)
     if name in _CUTTING or rule.axes is Axes.BY_DIM:
         names = [parameter for parameter, _ in rule.parameters]
-        place = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
+        position = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
         default = dict(rule.parameters).get("dim", 0)
         dim = node.kwargs.get("dim", node.kwargs.get("axis", getattr(module, "dim", default)))
-        dim = node.args[place] if len(node.args) > place else dim
+        dim = node.args[position] if len(node.args) > position else dim
         return _negative(dim) or (dim is None and name in _OF_ALL)
     return False
 
@@ -186,9 +186,9 @@ def _takes_apart(node: fx.Node) -> bool:
     return item or (name_of(node.target) == "unbind" and not _dim_of(node, 1))
 
 
-def _dim_of(node: fx.Node, place: int) -> Any:
+def _dim_of(node: fx.Node, position: int) -> Any:
     """The axis that a call names, 0 if none."""
-    return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+    return node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
 
 
 _PLACES = dict.fromkeys("chunk split split_with_sizes tensor_split repeat_interleave".split(), 2)

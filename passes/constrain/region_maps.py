@@ -41,10 +41,10 @@ class RegionMaps:
         """Find those of a graph."""
         if not self._settings.full and self._settings.norms != "scaled":
             return
-        found = regions(graph, self._modules, self._context.sources)
+        in_graph = regions(graph, self._modules, self._context.sources)
         if not self._settings.full:
-            found = {n: r for n, r in found.items() if r.common is not None and r.common.epsilons}
-        self._regions |= found
+            in_graph = {n: r for n, r in in_graph.items() if r.common is not None and r.common.epsilons}
+        self._regions |= in_graph
 
     def of(self, node: fx.Node) -> tuple[Any, Wrap | None, Wrap | None]:
         """The map of a node; at a region's exit also how it is wrapped, or the factor of a norm that keeps its epsilon.
