@@ -1,7 +1,7 @@
-"""Held weights: matrices inside of calls that are more than one layer: embeddings, attention and recurrent layers.
+"""Held weights: matrices of calls that are more than one matrix product: embeddings, attention, recurrent layers.
 
-Equalising reads them as layers: their rows and columns are scaled as the plan says of the tensor itself. Their inputs
-are not rounded, and of an embedding the outputs are columns and each word is an input.
+Equalising reads each matrix as a layer; its rows and columns are scaled by the plan's map of the tensor. The inputs of
+these calls are not rounded. An embedding's outputs are its columns, and each word is an input.
 """
 
 from __future__ import annotations

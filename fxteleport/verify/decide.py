@@ -1,4 +1,4 @@
-"""The verdict on two networks: by their outputs, or, where rounding hides the answer, by those of float64 copies."""
+"""The verdict on two networks: by their outputs or, where rounding is too large, by those of float64 copies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def verdict_on(outputs: Comparison, tolerance: Tolerance, nodes_agree: bool, par
         return "different"
     if tolerance.value <= tolerance.bound and outputs.other is None:
         return "same"
-    return None  # integers and booleans may differ, too, where rounding decides them
+    return None  # rounding may change integers and booleans, too
 
 
 def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Comparison, float] | None:
-    """The verdict on float64 copies of two networks, with their outputs and the tolerance; None where it stays open."""
+    """The verdict on float64 copies of two networks, with their outputs and the tolerance; None if undecided."""
     if outputs.dtypes <= WIDE:
         return None
     try:
@@ -42,7 +42,7 @@ def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Compar
             return None
         wide, _ = copies.compared()
         tolerance = tolerance_of(copies, wide)
-    except (RuntimeError, TeleportError, TypeError, ValueError, AttributeError):  # it insists on a number format
+    except (RuntimeError, TeleportError, TypeError, ValueError, AttributeError):  # it needs its number format
         return None
     assert tolerance.bound is not None
     near = wide.max_rel <= tolerance.value
@@ -64,7 +64,7 @@ def _in_float64(pair: Pair) -> Pair | None:
 def _emitted(
     made: Teleportation, network: nn.Module, model: nn.Module, inputs: tuple[object, ...], keywords: dict[str, object]
 ) -> nn.Module | None:
-    """The network that a plan of the float64 model emits; None unless `network` is that one, rounded."""
+    """The network that a plan of the float64 model emits; None unless `network` is the same, rounded."""
     of = made.plan
     settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards, "norms": of.norms}
     wide_plan = plan(model, *inputs, **settings, **keywords)  # type: ignore[arg-type]
@@ -80,6 +80,6 @@ def _emitted(
 
 
 def _operations(network: nn.Module) -> list[tuple[str, str, str, str]]:
-    """What a graph does: its nodes, with what they call and on what."""
+    """A graph's nodes with their targets and arguments, for comparison."""
     assert isinstance(network, fx.GraphModule)
     return [(n.op, str(n.target), str(n.args), str(n.kwargs)) for n in network.graph.nodes]
