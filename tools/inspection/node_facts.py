@@ -1,4 +1,4 @@
-"""Node facts: what the HTML page and the Model Explorer export say about each node of the rewritten graph."""
+"""Node facts: the data of each node of the rewritten graph, for the HTML page and the Model Explorer export."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class NodeFacts:
         groups: numbers of the groups that its neurons belong to; none where all are pinned without a group.
         kind: "free", "dependent", "pinned", or "none" where the value carries no CoB.
         cob: the CoB of its value, or None.
-        parameters: how many parameter elements it holds.
+        parameters: the number of its parameter elements.
         moved: the share of them whose factor is not structurally 1; None without parameters.
         error: largest difference from `original * tau`, relative to the largest value; None where not compared.
         change: "" as in the original, "wrapped" for another operation, "added" for a new node.
@@ -92,7 +92,7 @@ def _facts(done: Run) -> Iterator[NodeFacts]:
         source = sources.get(name)
         groups, kind, spread = known.of(source)
         error = errors.get(name)
-        inside = source is None or info(node).captured in restored  # between two rescalings: the original's value
+        inside = source is None or info(node).captured in restored  # between two rescalings it is the original's value
         if inside:
             groups, kind, spread, error = (), "pinned", _ONE, None
         read = tuple(n.name for n in node.all_input_nodes)

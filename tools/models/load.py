@@ -30,11 +30,11 @@ _PICTURES = 8
 
 
 def check_spec(spec: str, request: Request) -> None:
-    """Find what is wrong with a MODEL before anything is built.
+    """Check a MODEL before anything is built.
 
     Raises:
         ModelError: no such name, file or factory.
-        InputError: it goes not with the options.
+        InputError: it does not go with the options.
     """
     path, factory = split(spec)
     if path is None:
@@ -92,7 +92,7 @@ def load(spec: str, request: Request) -> Loaded:
 
 
 def skeleton(spec: str, request: Request) -> Loaded:
-    """Build a network without weights, and make inputs for it: to plan one that no memory holds.
+    """Build a network without weights, and make inputs for it, to plan one that is larger than memory.
 
     Raises:
         ModelError: it cannot be built, or is quantised or scripted.

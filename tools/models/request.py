@@ -1,4 +1,4 @@
-"""A network that is wanted, and one that is there."""
+"""A request for a network, and a loaded network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Request:
-    """Which network is wanted, as the command line says it.
+    """Which network to load, and how, as on the command line.
 
     Attributes:
         input_size: one input's shape without the batch axis, or None for the network's own.
-        redraw: replace the parameters by generic random ones; None: where they would be a fresh initialisation.
-        batch: how many inputs at once; None: two, or as many pictures as there are, up to eight.
+        redraw: replace the parameters by generic random ones; None: only if they would be freshly initialised.
+        batch: the batch size; None: two, or the number of pictures, up to eight.
         images: a folder of pictures to take as inputs, instead of random numbers.
         channels_last: give images and convolutions that memory format.
         settings: further arguments of the network's constructor, or of its factory.
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode with inputs to run it on, and where its weights are from."""
+    """A network in eval mode with inputs to run it on, and the source of its weights."""
 
     spec: str
     model: nn.Module
@@ -60,7 +60,7 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are, else its inputs."""
+        """The device of its parameters, or else of its inputs."""
         inputs = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
         return next((t.device for t in (*self.model.parameters(), *inputs)), torch.device("cpu"))
 
