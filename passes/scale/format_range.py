@@ -162,6 +162,6 @@ def require_range(
     reaches = math.floor(room * 1000) / 1000
     raise CobError(
         f"this change of basis pushes '{name}' out of {format_name}: its largest element is {size:.3g}, its factors are"
-        f" {bounds.low:.3g} to {bounds.high:.3g}. CoB values of size {2**-reaches:.6g} to {2**reaches:.6g} fit the model"
-        f" (landscape 'log': a CoB range of at most {math.floor(reaches * math.log(2) * 1000) / 1000:g})"
+        f" {bounds.low:.3g} to {bounds.high:.3g}. CoB values of size {2**-reaches:.6g} to {2**reaches:.6g} fit the"
+        f" model (landscape 'log': a CoB range of at most {math.floor(reaches * math.log(2) * 1000) / 1000:g})"
     )
