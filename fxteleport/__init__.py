@@ -1,4 +1,4 @@
-"""Neural teleportation of any PyTorch network: other weights, the same function.
+"""Neural teleportation of any PyTorch network: another place in weight space, the same function.
 
     import fxteleport as ft
 
