@@ -81,8 +81,8 @@ def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device:
         own = sides[slot.captured]
         factor = slot.factor(own, tau)
         if factor is not None and own.before is not None:
-            for _, place in slot.epsilons or () if factor != 1 else ():
-                values[place.name] = torch.tensor(factor, dtype=own.before.dtype, device=device)
+            for _, own_place in slot.epsilons or () if factor != 1 else ():
+                values[own_place.name] = torch.tensor(factor, dtype=own.before.dtype, device=device)
             continue
         for place, side in ((slot.activation, own.before), (slot.before, own.before), (slot.after, own.after)):
             if place is not None and side is not None:
