@@ -47,7 +47,7 @@ def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Compar
     assert tolerance.bound is not None
     near = wide.max_rel <= tolerance.value
     # Weights of another origin that were rounded after they were scaled differ in float64, too.
-    meaningful = near or pair.made is not None
+    meaningful = near or pair.teleportation is not None
     if not wide.dtypes <= WIDE or tolerance.value > tolerance.bound or wide.vacuous or not meaningful:
         return None
     return "same" if near and wide.other is None else "different", wide, tolerance.value
@@ -55,25 +55,29 @@ def verdict_in_float64(pair: Pair, outputs: Comparison) -> tuple[Verdict, Compar
 
 def _in_float64(pair: Pair) -> Pair | None:
     model, inputs, keyword_inputs = in_float64(pair.model), doubled(pair.inputs), doubled(pair.keyword_inputs)
-    if pair.made is None:
+    if pair.teleportation is None:
         return Pair(model, in_float64(pair.teleported), inputs, keyword_inputs, pair.draws, writes=False)
-    emitted = _emitted(pair.made, pair.teleported, model, inputs, keyword_inputs)
+    emitted = _emitted(pair.teleportation, pair.teleported, model, inputs, keyword_inputs)
     return None if emitted is None else Pair(model, emitted, inputs, keyword_inputs, pair.draws, writes=False)
 
 
 def _emitted(
-    made: Teleportation, network: nn.Module, model: nn.Module, inputs: tuple[object, ...], keywords: dict[str, object]
+    teleportation: Teleportation,
+    network: nn.Module,
+    model: nn.Module,
+    inputs: tuple[object, ...],
+    keywords: dict[str, object],
 ) -> nn.Module | None:
     """The network that a plan of the float64 model emits; None unless `network` is the same, rounded."""
-    of = made.plan
+    of = teleportation.plan
     settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards, "norms": of.norms}
     wide_plan = plan(model, *inputs, **settings, **keywords)  # type: ignore[arg-type]
-    if wide_plan.fingerprint != made.plan.fingerprint:
+    if wide_plan.fingerprint != teleportation.plan.fingerprint:
         return None
-    wide = wide_plan.rewrite(made.cob)
+    wide = wide_plan.rewrite(teleportation.cob)
     if of.norms == "scaled":
-        wide = with_epsilons(wide, wide_plan.scaled_norms, wide_plan.tau(made.cob)) or wide
-    metas = made.plan.captured.metas
+        wide = with_epsilons(wide, wide_plan.scaled_norms, wide_plan.tau(teleportation.cob)) or wide
+    metas = teleportation.plan.captured.metas
     own, other = ({n: b for n, b in m.named_buffers() if n not in metas} for m in (network, wide))
     # A CoB, its inverse and (in a longer product) each factor are rounded.
     return wide if _operations(network) == _operations(wide) and same_state(own, other, roundings=4) else None

@@ -25,7 +25,7 @@ _RUN = 1 << 16  # elements compared at a time: they stay in a core's cache
 
 
 def compare_parameters(
-    made: Teleportation, model: nn.Module, gm: nn.Module, written: Collection[str]
+    teleportation: Teleportation, model: nn.Module, gm: nn.Module, written: Collection[str]
 ) -> tuple[int, TensorDifference | None]:
     """Compare the parameters and buffers of an emitted network with the model's times the factors of its CoB.
 
@@ -39,7 +39,8 @@ def compare_parameters(
         the number of tensors that were compared (those that both networks have, and that are not sharded), and the
         first that differs.
     """
-    plan, factors = made.plan, {n: s.detach() for n, s in scales(made.plan, made.cob).items()}
+    plan = teleportation.plan
+    factors = {n: s.detach() for n, s in scales(plan, teleportation.cob).items()}
     before, after = _held(model), _held(gm)
     compared = 0
     for name in plan.captured.metas:
@@ -52,7 +53,7 @@ def compare_parameters(
             return compared, TensorDifference(name, (), math.nan, math.nan, original.numel())
         cob_map = plan.tensor_map(name)
         numbers = 0 if cob_map is None else sum(abs(e) for _, e in cob_map.factors)
-        roundings = 0 if made.cob.is_exact or name not in factors else 2 * numbers
+        roundings = 0 if teleportation.cob.is_exact or name not in factors else 2 * numbers
         difference = _first_difference(name, original.detach(), actual.detach(), factors.get(name), roundings)
         if difference is not None:
             return compared, difference

@@ -42,7 +42,7 @@ Watch = Callable[["NodeValue"], None]
 
 
 def compare_nodes(
-    made: Teleportation,
+    teleportation: Teleportation,
     gm: fx.GraphModule,
     inputs: Any,
     keyword_inputs: Any,
@@ -56,7 +56,7 @@ def compare_nodes(
     """
     errors: dict[str, float] = {}
     compared, first = 0, None
-    for value in _stepped(made, gm, inputs, keyword_inputs, carried):
+    for value in _stepped(teleportation, gm, inputs, keyword_inputs, carried):
         compared += 1
         watch(value)
         if first is not None:
@@ -67,7 +67,7 @@ def compare_nodes(
         gap, relative, at = difference(value.expected, value.actual)
         errors[value.node] = max(relative, errors.get(value.node, 0.0))
         if relative > tolerance or tolerance == 0.0:
-            rule = made.plan.constrained.rules.get(value.node, value.source.op)
+            rule = teleportation.plan.constrained.rules.get(value.node, value.source.op)
             first = Difference(
                 value.node, value.op, value.path, rule, gap, relative,
                 _number(value.expected, at), _number(value.actual, at), written(info(value.source).source),
@@ -115,19 +115,20 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
 
 @torch.no_grad()
 def _stepped(
-    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+    teleportation: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
 ) -> Iterator[NodeValue]:
-    with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
-        yield from _in_step(made, gm, inputs, keyword_inputs, carried)
+    model = teleportation.plan.captured.model
+    with undisturbed(model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
+        yield from _in_step(teleportation, gm, inputs, keyword_inputs, carried)
 
 
 def _in_step(
-    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+    teleportation: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
 ) -> Iterator[NodeValue]:
-    plan = made.plan
+    plan = teleportation.plan
     reference: fx.GraphModule = original(plan.captured)
     reference.eval()
-    symbols = tau(plan, made.cob).detach()
+    symbols = tau(plan, teleportation.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
     values = {node.name: info(node).value for graph in plan.captured.graphs for node in graph.nodes}
     reference, gm = _for_these(reference, gm, inputs, keyword_inputs)

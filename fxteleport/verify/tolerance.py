@@ -37,7 +37,7 @@ class Pair:
     writes: bool = True
 
     @property
-    def made(self) -> Teleportation | None:
+    def teleportation(self) -> Teleportation | None:
         """The plan and the CoB of the teleported network, if it has them."""
         return teleportation_of(self.teleported)
 

@@ -90,15 +90,16 @@ def watched(
 
 def _restored(pair: Pair) -> nn.Module | None:
     """A copy with scaled epsilons of a network with fixed ones (`norms="scaled"`); None for any other network."""
-    made = pair.made
-    if made is None or made.plan.norms == "exact":
+    teleportation = pair.teleportation
+    if teleportation is None or teleportation.plan.norms == "exact":
         return None
-    return with_epsilons(pair.teleported, made.plan.scaled_norms, tau(made.plan, made.cob))  # type: ignore[arg-type]
+    plan = teleportation.plan
+    return with_epsilons(pair.teleported, plan.scaled_norms, tau(plan, teleportation.cob))  # type: ignore[arg-type]
 
 
 def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
     outputs, written = pair.compared()
-    bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
+    bitwise = outputs.bitwise if pair.teleportation is None else _must_be_bitwise(pair)
     tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
     errors, compared, first, underflows, parameters, wrong = _inside(pair, written, tolerance.value, watch)
     verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
@@ -134,8 +135,8 @@ def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
 
 def _must_be_bitwise(pair: Pair) -> bool:
     """True for a CoB whose scaling rounds nothing."""
-    assert pair.made is not None
-    return pair.made.cob.is_exact and not any(p.dtype == torch.float16 for p in pair.teleported.parameters())
+    assert pair.teleportation is not None
+    return pair.teleportation.cob.is_exact and not any(p.dtype == torch.float16 for p in pair.teleported.parameters())
 
 
 def _inside(
@@ -147,15 +148,15 @@ def _inside(
         the nodes' errors, the number of nodes, the first that differs, the number of elements that lost bits; the
         number of parameters, and the first that differs.
     """
-    if pair.made is None:
+    if pair.teleportation is None:
         return {}, 0, None, 0, 0, None
     network = pair.teleported
-    parameters = compare_parameters(pair.made, pair.model, network, written)
+    parameters = compare_parameters(pair.teleportation, pair.model, network, written)
     if not isinstance(network, TeleportedModule):  # a program that was exported from a network
-        network = rewrite(pair.made.plan, pair.made.cob)
+        network = rewrite(pair.teleportation.plan, pair.teleportation.cob)
     inputs, carried = (pair.inputs, pair.keyword_inputs), Carried()
-    nodes = compare_nodes(pair.made, network, *inputs, tolerance, watch)
+    nodes = compare_nodes(pair.teleportation, network, *inputs, tolerance, watch)
     if tolerance == 0 and nodes[2] is not None:  # bits lost by underflow, or a wrong rule
-        recomputed = compare_nodes(pair.made, network, *inputs, tolerance, carried=carried)
+        recomputed = compare_nodes(pair.teleportation, network, *inputs, tolerance, carried=carried)
         nodes = recomputed if carried.count and recomputed[2] is None else nodes
     return *nodes, carried.count * (nodes[2] is None), *parameters
