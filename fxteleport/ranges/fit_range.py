@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from scipy import optimize, sparse
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.checked import checked
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.errors import InputError, ModelError, NothingFree
@@ -250,7 +250,7 @@ def _not_finite(plan: Analysis, cob: ChangeOfBasis, data: Sequence[Any], dtype: 
         if next(is_finite, False) and not bool(value.isfinite().all()):
             names.append(info(node).captured or node.name)
 
-    run_each(converted, [pytree.tree_map(lambda x: _converted(x, dtype), batch) for batch in data], note)
+    run_each(converted, [tree_map(lambda x: _converted(x, dtype), batch) for batch in data], note)
     return names[0] if names else ""
 
 

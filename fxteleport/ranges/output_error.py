@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.emission import rewrite
@@ -48,7 +48,7 @@ def output_errors(plan: Analysis, cobs: Sequence[ChangeOfBasis], form: Format, d
 
 
 def _fractions(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
+    return [x for x in leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
 
 
 def _power(values: Sequence[Tensor]) -> float:

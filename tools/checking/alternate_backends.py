@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.tools.options.check import Execution
 from fxteleport.verify import Draws, difference, equal, evaluating, own_copy, paired, precise
@@ -109,7 +109,7 @@ def _unit(x: Tensor) -> float:
 
 def _run(network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> Any:
     args, kwargs = own_copy((args, kwargs))
-    device = next((t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
+    device = next((t.device.type for t in leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
     run = torch.compile(network, backend=execution.backend) if execution.compile else network
     amp = torch.autocast(device, dtype=torch.bfloat16) if execution.amp else contextlib.nullcontext()
     try:

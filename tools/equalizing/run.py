@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import NothingFree
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.ranges.equalize import Equalized, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
@@ -100,4 +100,4 @@ def measured(done: Done, how: Equalizing) -> dict[str, float]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
+    return [x for x in leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon, OwnEpsilonCall, OwnEpsilonNorm
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
@@ -141,7 +142,7 @@ class Cobs:
         """Group numbers, kind and spread of a captured node's value."""
         maps = [m for m in pytree.tree_leaves(self.map_of(source)) if isinstance(m, CobMap)]
         held = None if source is None else info(source).value
-        if not maps or not any(carries(x) for x in pytree.tree_leaves(held)):
+        if not maps or not any(carries(x) for x in leaves(held)):
             return (), "none", None
         symbols = [s.reshape(-1) for m in maps for s, _ in m.factors]
         ids = torch.cat([self.group[s] for s in symbols]).unique().tolist() if symbols else []
@@ -164,8 +165,8 @@ def shape_of(source: fx.Node | None) -> str:
     value = None if source is None else info(source).value
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    leaves = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
-    return f"{len(leaves)} tensors" if leaves else type(value).__name__ if value is not None else ""
+    tensors = [x for x in leaves(value) if isinstance(x, Tensor)]
+    return f"{len(tensors)} tensors" if tensors else type(value).__name__ if value is not None else ""
 
 
 def _moved(plan: Plan, source: fx.Node | None) -> tuple[int, float | None]:

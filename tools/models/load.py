@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.models.meta_init import without_weights
 from fxteleport.models.randomize import randomize
 from fxteleport.passes.capture.capture import reject_unsupported
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.passes.graph.exported import evaluate
 from fxteleport.tools.models import images
@@ -87,7 +87,7 @@ def load(spec: str, request: Request) -> Loaded:
     if request.channels_last:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = _channels_last(tensor.data)
-    args, kwargs = pytree.tree_map(lambda x: _placed(x, request), (args, kwargs))
+    args, kwargs = tree_map(lambda x: _placed(x, request), (args, kwargs))
     return Loaded(request.named(spec), model, args, kwargs, weights)
 
 

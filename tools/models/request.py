@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from fxteleport.passes.graph.containers import leaves
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         """The device of its parameters, or else of its inputs."""
-        inputs = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        inputs = [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
         return next((t.device for t in (*self.model.parameters(), *inputs)), torch.device("cpu"))
 
     @property
     def batch(self) -> int | None:
         """The length of the first input's first axis."""
-        tensors = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
+        tensors = [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
         return tensors[0].shape[0] if tensors else None

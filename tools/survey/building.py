@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.models.randomize import randomize
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.tools.models.skip_init import Unfilled
@@ -23,8 +23,8 @@ _EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
 def arguments(built: zoo.Built, batch: int, device: str | None, dtype: torch.dtype) -> tuple[Any, ...]:
     """Random inputs; a list always has two images, since its length is part of the graph."""
     args = built.inputs(2 if built.listed else batch, device)
-    made: tuple[Any, ...] = pytree.tree_map(lambda x: x.to(dtype), args)
-    return made
+    converted: tuple[Any, ...] = tree_map(lambda x: x.to(dtype), args)
+    return converted
 
 
 def accepts(built: zoo.Built) -> bool:

@@ -15,10 +15,10 @@ import warnings
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.plan.choices import MODES
 from fxteleport.plan.plan import Plan, plan
@@ -193,4 +193,4 @@ def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) ->
         args = arguments(built, batch, None, dtype)
     # where a graph refuses, fx prints its line
     with contextlib.redirect_stderr(io.StringIO()), deterministic(terms.device):
-        return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
+        return verify(built.model, network, *tree_map(lambda x: x.to(terms.device), args))

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import TeleportError
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.console import one_line
@@ -93,8 +94,8 @@ def run(network: nn.Module, inputs: tuple[Any, ...], device: str, seed: int) -> 
     # where a graph refuses, fx prints its line
     quiet = contextlib.redirect_stderr(io.StringIO())
     with quiet, deterministic(device), seeded(seed), evaluating(network), torch.no_grad():
-        out = network(*pytree.tree_map(lambda x: x.to(device), inputs))
-    return [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+        out = network(*tree_map(lambda x: x.to(device), inputs))
+    return [x for x in leaves(out) if isinstance(x, Tensor)]
 
 
 def plain(error: Exception) -> str:
