@@ -49,7 +49,7 @@ class Distance:
         shares: of the parameters that move.
         matrix: every symbol's exponents of the free values.
         movable, signed: the free values whose magnitude, and those whose sign, may change.
-        whole: the squared norm of `b`, the unit of gains.
+        squared_norm: the squared norm of `b`, the unit of gains.
         tau: free values -> the value of every symbol.
     """
 
@@ -57,7 +57,7 @@ class Distance:
     matrix: Any
     movable: Tensor
     signed: Tensor
-    whole: float
+    squared_norm: float
     tau: Callable[[Tensor], Tensor]
 
     def at(self, values: Tensor) -> tuple[float, Tensor]:
@@ -96,7 +96,7 @@ class Distance:
             if not trial < reached:
                 break
             gain, reached, values = reached - trial, trial, trial_values
-            if gain < _LITTLE * self.whole:
+            if gain < _LITTLE * self.squared_norm:
                 break
         return reached, values
 
@@ -108,7 +108,7 @@ class Distance:
 
         def objective(logs: Any) -> tuple[float, Any]:
             cost, gradient = self.at(sign * torch.from_numpy(logs).exp())
-            return cost / self.whole, (gradient / self.whole).numpy()
+            return cost / self.squared_norm, (gradient / self.squared_norm).numpy()
 
         before = self.at(values)[0]
         if not bool(self.movable.any()):
@@ -117,5 +117,5 @@ class Distance:
         bounds = np.stack([start.numpy() - reach, start.numpy() + reach], 1)
         options = {"maxiter": _STEPS, "ftol": _LITTLE, "gtol": 0.0}
         result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        after = float(result.fun) * self.whole
+        after = float(result.fun) * self.squared_norm
         return (after, sign * torch.from_numpy(result.x).exp()) if after < before else (before, values)

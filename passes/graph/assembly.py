@@ -94,10 +94,10 @@ def _filled(x: Any, values: tuple[Any, ...]) -> Any:
         return mapped(x, lambda part: _filled(part, values)) if kind_of(kind) in _REBUILT else x
     if x.table is not None:
         return mapped_table(x.table, lambda part: _filled(part, values))
-    made = new_object(x.kind)
+    instance = new_object(x.kind)
     for name, part in x.fields.items():
-        object.__setattr__(made, name, _filled(part, values))
-    return made
+        object.__setattr__(instance, name, _filled(part, values))
+    return instance
 
 
 _REBUILT = (NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, SLICE)

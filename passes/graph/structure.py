@@ -75,14 +75,14 @@ def with_fields(x: Any, fields: dict[str, Any]) -> Any:
 
     What it holds refers to it where it refers to `x`, by a weak reference.
     """
-    made = new_object(type(x))
-    vars(made).update(fields)
+    copied = new_object(type(x))
+    vars(copied).update(fields)
     for name, field in fields.items():
         for held, before in zip(_objects_in(field), _objects_in(vars(x).get(name)), strict=False):
             for key, value in list(vars(held).items()) if held is not before else ():
                 if type(value) is weakref.ReferenceType and value() is x:
-                    vars(held)[key] = weakref.ref(made)
-    return made
+                    vars(held)[key] = weakref.ref(copied)
+    return copied
 
 
 def own_fields(x: Any) -> dict[str, Any]:

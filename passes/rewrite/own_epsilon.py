@@ -140,10 +140,10 @@ WITH_OWN_EPSILON: dict[type[nn.Module], type[OwnEpsilonNorm]] = {kind.of: kind f
 def with_own_epsilon(norm: nn.Module, tau: Tensor) -> OwnEpsilonNorm:
     """A norm that replaces one of torch's, with its parameters and all its other attributes."""
     kind = WITH_OWN_EPSILON[type(norm)]
-    made = kind.__new__(kind)
-    nn.Module.__init__(made)
-    made.__dict__.update(norm.__dict__)
-    made._buffers = {**norm._buffers, "tau": None}
-    made.original_eps = float(norm.eps)  # type: ignore[arg-type]
-    made.put(tau)
-    return made
+    replacement = kind.__new__(kind)
+    nn.Module.__init__(replacement)
+    replacement.__dict__.update(norm.__dict__)
+    replacement._buffers = {**norm._buffers, "tau": None}
+    replacement.original_eps = float(norm.eps)  # type: ignore[arg-type]
+    replacement.put(tau)
+    return replacement
