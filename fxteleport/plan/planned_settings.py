@@ -17,7 +17,7 @@ from fxteleport.passes.capture.inner_calls import is_below
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.module_clone import BESIDE, BOOKKEEPING, PATH, is_clone, path_of
-from fxteleport.passes.graph.settings import said, spelled
+from fxteleport.passes.graph.settings import said, setting_of, spelled
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.plan.module_parts import PLAN_AGAIN
 
@@ -40,7 +40,7 @@ def settings_of(captured: Captured) -> dict[Where, Any]:
 def require_same_settings(planned: dict[Where, Any], modules: dict[str, nn.Module]) -> None:
     """Raise ModelError, which names the first setting that differs, unless a model has the planned settings."""
     for (path, name), before in planned.items():
-        now = vars(modules[path]).get(name)
+        now = setting_of(modules[path], name)
         if now is before or (type(now) is type(before) and now == before) or form_of(now) == form_of(before):
             continue
         where = f"'{path}'" if path else "the model itself"
@@ -70,7 +70,7 @@ def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
     hidden = ("",) if WHOLE in captured.opaque else hidden
     for path, name in captured.settings:
         if not f"{path}.".startswith(hidden) or is_below(f"{path}.", captured.inner):
-            yield (path, name), vars(captured.parts[path]).get(name)
+            yield (path, name), setting_of(captured.parts[path], name)
     nodes = [node for graph in captured.graphs for node in graph.nodes]
     for path in dict.fromkeys(_owner(captured, str(n.target)) for n in nodes if n.op == "call_module"):
         module = captured.parts.get(path)

@@ -176,8 +176,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         traced = run(Tracer(model, found, Memo(), {}))
         if not repeats(traced):
             traced.objects.require_own()
-            paths = {path for path, _ in traced.left} | traced.objects.owners
-            raise NextRunDiffers(paths, traced.objects.carriers)
+            paths = traced.state | traced.objects.owners
+            raise NextRunDiffers(paths or {path for path, _ in traced.left}, traced.objects.carriers)
         return traced
 
     traced = retry(evaluate, settings)

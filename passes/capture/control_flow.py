@@ -89,6 +89,18 @@ class NextRunDiffers(Again):
         self.paths, self.carriers = frozenset(paths), tuple(carriers)
 
 
+class NextRunAsks(Again):
+    """The next run asks for the form of inputs, of what the run before has left: the emitted network must insist on it.
+
+    Args:
+        rank, type: what of it.
+    """
+
+    def __init__(self, rank: bool, type: bool) -> None:
+        super().__init__("the next run asks for the form of its inputs")
+        self.rank, self.type = rank, type
+
+
 class Unhashable(TypeError):
     """A size was hashed. It is a TypeError, since code that caches by sizes (einops) catches that and goes on."""
 

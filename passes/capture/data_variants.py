@@ -65,7 +65,7 @@ def variants_in_both(
             return trace_model(Tracer(traced.tracer.model, needed, last.memo, last.additions.held), *inputs)
 
         found = retry(attempt, settings)
-        if found.left:
+        if found.state:
             raise DataDependent(NEXT_RUN_DIFFERS)
         last = found.tracer
         return found
@@ -79,7 +79,7 @@ def variants_in_both(
         def start(settings: TraceSettings) -> Tracer:
             return Tracer(traced.tracer.model, settings, found.tracer.memo, found.tracer.additions.held)
 
-        if trace_training(found, start, lambda t: trace_model(t, *inputs), lambda t: not t.left) != (None, None):
+        if trace_training(found, start, lambda t: trace_model(t, *inputs), lambda t: not t.state) != (None, None):
             raise DataDependent("its mode matters, and that of the first graph does not")
         return found
 

@@ -1,45 +1,139 @@
-"""Graph equality: do two traces make the same calls on the same things?"""
+"""Graph equality: do two traces make the same calls on the same things?
+
+What is made of sizes, weights and constants alone (a table of positions) is compared as an expression, wherever it is
+made; all other calls in their order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxteleport.passes.capture.last_run import from_last_run
 from fxteleport.passes.capture.opaque_leaves import Applied, Given, Helper, is_like_layer
 from fxteleport.passes.capture.plain_functions import PlainFunction
+from fxteleport.passes.capture.replay import depending
+from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.containers import kind_of, parts
-from fxteleport.passes.graph.guards import GUARDS, expect_tensor
+from fxteleport.passes.graph.guards import GUARDS, expect, expect_tensor
 from fxteleport.passes.graph.leaf_modules import DROPOUT
 from fxteleport.passes.graph.node_info import info
+from fxteleport.passes.graph.ops import asks_for_form, inputs_read, is_idle
+from fxteleport.passes.graph.settings import digest
 from fxteleport.passes.graph.storage import equal
 
 Added = Mapping[str, nn.Module | Tensor]
 
 
 def alike(
-    evaluated: fx.Graph, trained: fx.Graph, added: Added, more: Added, drops: bool = True, less_sure: bool = False
+    evaluated: fx.Graph,
+    trained: fx.Graph,
+    added: Added,
+    more: Added,
+    drops: bool = True,
+    less_sure: bool = False,
+    remade: Mapping[fx.Node, fx.Node] | None = None,
 ) -> bool:
     """True where two graphs make the same calls, up to the modes of leaves.
 
     Args:
         drops: compare the probabilities of dropouts, too; in eval mode they do not matter.
         less_sure: the second graph may have fewer guards.
+        remade: nodes of the second graph -> those of the first that made what they are.
     """
+    remade = remade or {}
     ones, others = list(evaluated.nodes), list(trained.nodes)
     if less_sure:
         ones, others = _but_for_guards(ones), _but_for_guards(others)
+    numbers = _Numbers()
+    ones, others = numbers.of(evaluated, ones, added, {}), numbers.of(trained, others, more, remade)
+    place = numbers.place
     if len(ones) != len(others):
         return False
-    place = {node: _Place(i) for i, node in enumerate(ones)} | {node: _Place(i) for i, node in enumerate(others)}
     if not all(_same_call(a, b, place, added, more, drops) for a, b in zip(ones, others, strict=True)):
         return False
+    looking = _about_state(trained, remade)
     known = [_spelt(node, place) for node in evaluated.nodes if node.target in GUARDS] if less_sure else []
-    asked = [_spelt(node, place) for node in trained.nodes if node.target in GUARDS] if less_sure else []
+    asking = (node for node in trained.nodes if node.target in GUARDS and node not in looking)
+    asked = [_spelt(node, place) for node in asking] if less_sure else []
     return all(any(_implies(other, guard) for other in known) for guard in asked)
+
+
+def _about_state(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+    """The nodes of questions about what the run before has left, which are no guards of this run's inputs.
+
+    About what each run makes the same: whether it is to be made anew. About other tensors: what is no input's form.
+    """
+    left = [node for node in graph.nodes if node.target is from_last_run and isinstance(info(node).value, Tensor)]
+    if not (left or remade):
+        return set()
+    of_inputs = depending(graph, (node for node in graph.nodes if node.op == "placeholder"))
+    return (depending(graph, left) - of_inputs) | depending(graph, remade)
+
+
+class _Numbers:
+    """Numbers the nodes of two graphs.
+
+    Attributes:
+        place: node -> its number among the calls, or that of its expression, which is the same in both graphs.
+    """
+
+    def __init__(self) -> None:
+        self.place: dict[fx.Node, _Place] = {}
+        self._expressions: dict[str, _Place] = {}
+
+    def of(
+        self, graph: fx.Graph, nodes: list[fx.Node], added: Added, remade: Mapping[fx.Node, fx.Node]
+    ) -> list[fx.Node]:
+        """Number the nodes of a graph; those among `nodes` that are no expressions.
+
+        Args:
+            remade: nodes of this graph -> those of the graph before.
+        """
+        compared, calls, made = set(nodes), list[fx.Node](), set[fx.Node]()
+        for node in graph.nodes:
+            if node in remade:
+                made.add(node)
+                self.place[node] = self.place.get(remade[node]) or self._number(f"{node.name} stands for what is gone")
+            elif _is_expression(node, made):
+                made.add(node)
+                if (key := self._spelled(node, added)) is not None:
+                    self.place[node] = key
+            elif node in compared:
+                self.place[node] = _Place(len(calls))
+                calls.append(node)
+        return calls
+
+    def _spelled(self, node: fx.Node, added: Added) -> _Place | None:
+        """The number of a node's expression; None where only guards look at what it is made of."""
+        if any(source not in self.place for source in node.all_input_nodes):
+            return None
+        if is_idle(node):
+            return self.place[node.all_input_nodes[0]]
+        constant = added.get(str(node.target)) if node.op == "get_attr" else None
+        if isinstance(constant, Tensor):
+            return self._number(f"{constant.dtype} {tuple(constant.shape)} {digest(constant)}")
+        args, kwargs = map_arg((node.args, node.kwargs), self.place.__getitem__)  # type: ignore[arg-type]
+        return self._number(f"{node.op} {node.target!r} {args!r} {kwargs!r}")
+
+    def _number(self, spelled: str) -> _Place:
+        return self._expressions.setdefault(spelled, _Place(-1 - len(self._expressions)))
+
+
+def _is_expression(node: fx.Node, made: Container[fx.Node]) -> bool:
+    """True for a call on what is `made` of sizes, weights and constants alone, and nothing else than its value."""
+    known = info(node)
+    if known.has_effect or known.is_aliased or node.op in ("placeholder", "call_module", "output"):
+        return False
+    if node.op == "get_attr":
+        return True
+    only_made = asks_for_form(node) or all(source in made for source in inputs_read(node))
+    return only_made and bool(node.all_input_nodes) and not draws(node.target)
 
 
 def _implies(one: Any, other: Any) -> bool:
@@ -63,12 +157,22 @@ def _spelt(node: fx.Node, place: Mapping[fx.Node, _Place]) -> Any:
     """A guard (or a node that only guards read) as a value to compare, in terms of the other nodes' numbers."""
 
     def known(source: fx.Node) -> Any:
-        return place[source] if source in place and source.target not in GUARDS else _spelt(source, place)
+        is_numbered = source in place and source.target not in GUARDS and source.target is not operator.eq
+        return place[source] if is_numbered else _spelt(source, place)
 
     args, kwargs = map_arg((node.args, node.kwargs), known)  # type: ignore[arg-type]
     if node.target in GUARDS and args and isinstance(args[-1], str):  # type: ignore[arg-type]
         args = args[:-1]  # type: ignore[index]
-    return (node.op, node.target, args, kwargs)
+    return (node.op, node.target, _said_once(args) if node.target is expect else args, kwargs)
+
+
+def _said_once(args: Any) -> Any:
+    """What a guard expects: that `3 == n` is true, as a table of sizes asks, is that n is 3."""
+    asked, expected = args
+    if expected is not True or type(asked) is not tuple or asked[1] is not operator.eq:
+        return args
+    one, other = asked[2]
+    return (other, one) if type(one) is int else (one, other) if type(other) is int else args
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -115,6 +115,12 @@ class Left:
                 " of its own. Keep it in the module"
             )
 
+    def with_values(self, stand_in: Callable[[Any], Any]) -> Left:
+        """The same with what stands for the values that are new in the objects."""
+        if not self.objects:
+            return self
+        return replace(self, objects=tuple((x, old, _changed(old, now, stand_in)) for x, old, now in self.objects))
+
     def leave(self, found: Callable[[Any], Any]) -> None:
         """Give the objects the contents that the run has left.
 
@@ -124,7 +130,7 @@ class Left:
         for x, _, now in self.arrays:
             arrays.put_into(x, now)
         for x, before, now in self.objects:
-            put_back(x, {key: v if key in before and before[key] is v else found(v) for key, v in now.items()})
+            put_back(x, _changed(before, now, found))
 
     def undo(self) -> None:
         """Give the objects their contents before the run."""
@@ -132,6 +138,11 @@ class Left:
             arrays.put_into(x, before)
         for x, before, _ in self.objects:
             put_back(x, before)
+
+
+def _changed(before: Held, now: Held, new: Callable[[Any], Any]) -> Held:
+    """What an object holds now, with others in the place of the values that it did not hold before."""
+    return {key: v if key in before and before[key] is v else new(v) for key, v in now.items()}
 
 
 class HeldObjects:

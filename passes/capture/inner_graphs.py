@@ -160,7 +160,7 @@ def _attempt(tracer: Tracer, inner: Inner, last: Tracer, path: str, given: Argum
         raise
     except Exception:
         return None
-    held: Any = found.left or found.objects or found.assigned
+    held: Any = found.state or found.objects or found.assigned
     if held or found.tracer.leaves.opaque or found.tracer.modes.asked or found.tracer.decisions.any:
         return None
     settle_dropouts(found.tracer)

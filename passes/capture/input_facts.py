@@ -22,13 +22,16 @@ T = TypeVar("T")
 class InputFacts:
     """Notes that a rank or a type was read, of whichever tensor; at the end guards on the inputs are added.
 
+    Args:
+        ranks, types: they are in any case.
+
     Attributes:
         rank, type: a rank, or a type, was read.
         line: the first line that read a rank and would go on with another one.
     """
 
-    def __init__(self, builder: GraphBuilder) -> None:
-        self.rank = self.type = False
+    def __init__(self, builder: GraphBuilder, ranks: bool = False, types: bool = False) -> None:
+        self.rank, self.type = ranks, types
         self.line: Line | None = None
         self._node: fx.Node | None = None  # the last node then
         self._builder = builder

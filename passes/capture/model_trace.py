@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxteleport.passes.capture import last_run
 from fxteleport.passes.capture.control_flow import (
     Again,
     CannotRun,
@@ -30,7 +31,7 @@ from fxteleport.passes.capture.patching import unaware
 from fxteleport.passes.capture.placeholders import said
 from fxteleport.passes.capture.replay import runs
 from fxteleport.passes.capture.shared_state import SharedState
-from fxteleport.passes.capture.side_effects import stand_in
+from fxteleport.passes.capture.side_effects import Attributes
 from fxteleport.passes.capture.traced_modules import InBuffers, reassigned
 from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
@@ -38,9 +39,7 @@ from fxteleport.passes.graph.grad_mode import write_switches
 from fxteleport.passes.graph.module_clone import linked, modules_of, path_of
 from fxteleport.passes.graph.node_info import Trust, info
 
-T = TypeVar("T")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-Attributes = dict[tuple[str, str], Any]  # (module's path, name) -> value
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,23 @@ class Traced:
         is_whole: it is one opaque leaf.
         assigned: the model's tensors that its forward replaces by others.
         left: attributes that forward may have read, and leaves with other values.
+        late: those that it wrote before it read them: a run that takes another branch would read them.
         objects: what it changes in the user's objects that modules refer to.
+        remade: nodes of values that an earlier run left -> the nodes of that run's trace that compute the same.
     """
 
     tracer: Tracer
     is_whole: bool
     assigned: dict[str, Tensor]
     left: Attributes
+    late: Attributes
     objects: Left
+    remade: Mapping[fx.Node, fx.Node]
+
+    @property
+    def state(self) -> frozenset[str]:
+        """The paths of the modules that are left with what not each run would make the same."""
+        return frozenset(path for (path, _), value in self.left.items() if not last_run.is_remade(value))
 
 
 def trace_model(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any], at: str = "") -> Traced:
@@ -89,12 +97,13 @@ def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
         tracer.shadows.link(tracer.parts[path_of(shadow)], shadow)
         if tracer.modes.started.owners:
             vars(shadow)["training"] = tracer.modes.at_start(path_of(shadow))
-    _set_attributes(tracer, shadows)
+    remade = _set_attributes(tracer, shadows)
     is_whole = False
     left: Attributes = {}
+    late: Attributes = {}
     objects = Left()
     try:
-        out, left, objects = _run(tracer, called, shadows, arguments)
+        out, left, late, objects = _run(tracer, called, shadows, arguments)
         if entry is not None:
             tracer.inputs.insist(
                 tracer.conditions, inputs, entry, functools.partial(runs, tracer.leaves.twins, tracer.leaves.opaque)
@@ -117,49 +126,49 @@ def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
     tracer.finish(lowered, out)
     if tracer.gradients.switches:
         write_switches(tracer.graph, {name for name, _ in tracer.model.named_parameters()})
-    return Traced(tracer, is_whole, assigned, left, objects)
+    return Traced(tracer, is_whole, assigned, left, late, objects, remade)
 
 
-def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> None:
-    """Set attributes of shadows: values that an earlier run has left, and those that the model's `train` sets."""
+def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> dict[fx.Node, fx.Node]:
+    """Set attributes of shadows: values that an earlier run has left, and those that the model's `train` sets.
+
+    Returns:
+        Nodes of those values -> the nodes of the earlier run's trace that compute the same.
+    """
+    remade: dict[fx.Node, fx.Node] = {}
+
+    def found(x: Any) -> Any:
+        value, made = last_run.found(x, tracer.record)
+        remade.update(made)
+        return value
+
     started = tracer.modes.started
-    tracer.settings.objects.leave(functools.partial(_found, tracer))
+    tracer.settings.objects.leave(found)
     if not (started.attributes or tracer.settings.found):
-        return
+        return remade
     by_path = {path_of(shadow): shadow for shadow in shadows}
     for (path, name), value in tracer.settings.found.items():
         if isinstance(value, InModules):
             value.put(by_path[path], name, by_path)
         elif isinstance(value, InBuffers):
-            dict.__setitem__(by_path[path]._buffers, name, _found(tracer, value.value))
+            dict.__setitem__(by_path[path]._buffers, name, found(value.value))
         else:
-            vars(by_path[path])[name] = _found(tracer, value)
+            vars(by_path[path])[name] = found(value)
     if not started.attributes or started.seen_on is None:
-        return
+        return remade
     places = {id(m): by_path[path] for path, m in started.seen_on.named_modules()}
     for (path, name), value in started.attributes.items():
         held = vars(by_path[path])
         tracer.writes.note(held, name)
         tracer.shadows.reads.written.add((path, name))
         held[name] = linked(value, places)
-
-
-def _found(tracer: Tracer, x: Any) -> Any:
-    """What the next run finds in place of a value: for a number, which may differ in each run, a proxy."""
-    if type(x) in (int, float):
-        return tracer.record("call_function", from_last_run, (x,), {})
-    return stand_in(x)
-
-
-def from_last_run(number: T) -> T:
-    """Marks a number that an earlier run has left. It occurs only in traces that check the next run."""
-    return number
+    return remade
 
 
 def _run(
     tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments
-) -> tuple[Any, Attributes, Left]:
-    """The results of the model's forward, and what it leaves in attributes and objects."""
+) -> tuple[Any, Attributes, Attributes, Left]:
+    """The results of the model's forward, and what it leaves in attributes (see `Traced`) and objects."""
     args, kwargs = arguments
     tracer.writes.start(shadows)
     parts = ModulesLeft(shadows)
@@ -169,19 +178,19 @@ def _run(
     for shadow in shadows:
         if not f"{path_of(shadow)}.".startswith(opaque):
             tracer.effects.reject_state(shadow)
-    left: Attributes = dict(tracer.effects.state_left(shadows, tracer.shadows.reads))
+    left, late = tracer.effects.state_left(shadows, tracer.shadows.reads)
     left |= parts.left()
     if tracer.leaves.opaque:
         state = SharedState(shadows, tracer.parts, tracer.writes, tracer.shadows.reads, set(left))
         if told := list(state.of(tracer.leaves)):
             raise NextRunDiffers(told)
-    objects = tracer.held.left()
+    objects = tracer.held.left().with_values(tracer.effects.stand_in)
     if objects.places:
         by_path = {path_of(shadow): shadow for shadow in shadows}
-        left |= {(path, name): stand_in(vars(by_path[path])[name]) for path, name in objects.places}
+        left |= {(path, name): tracer.effects.stand_in(vars(by_path[path])[name]) for path, name in objects.places}
     tracer.effects.reject_changed_layers()
     tracer.modes.reject_late()
-    return out, left, objects
+    return out, left, late, objects
 
 
 def _kept_whole(

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from fxteleport.passes.capture import proxy
-from fxteleport.passes.capture.attribute_journal import ABSENT, Writes
+from fxteleport.passes.capture import last_run, proxy
+from fxteleport.passes.capture.attribute_journal import Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
-from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.trace_settings import TraceSettings
 from fxteleport.passes.capture.traced_modules import InBuffers, class_of_shadow, reassigned
 from fxteleport.passes.graph.aten import draws
 from fxteleport.passes.graph.code_state import reads_past_attributes
-from fxteleport.passes.graph.containers import leaves
-from fxteleport.passes.graph.holders import are_equal, contents_of, holds_fields, leaves_in, put_back
+from fxteleport.passes.graph.holders import are_equal, leaves_in
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, path_of
-from fxteleport.passes.graph.ops import leaves_of
+from fxteleport.passes.graph.ops import asks_for_form, inputs_read, leaves_of
 from fxteleport.passes.graph.settings import Reads
 from fxteleport.passes.graph.structure import PLAIN
 
 _OF_RECURRENT_LAYERS = frozenset({"_flat_weights", "_flat_weight_refs"})  # their weights again: each run makes them
+Attributes = dict[tuple[str, str], Any]  # (module's path, name) -> value
 NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else in the next run"
 
 
@@ -110,23 +107,25 @@ class SideEffects:
             node = node_of(before)
             if not node.users:
                 continue
-            if not (all(map(_asks_for_size, node.users)) and self._is_made_of_sizes(now, node)):
+            if not (all(map(asks_for_form, node.users)) and self._is_made_of_sizes(now, node)):
                 raise DataDependent(f"its forward puts another tensor in the place of '{name}', which it reads")
 
-    def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> Iterator[tuple[tuple[str, str], Any]]:
-        """Attributes that forward may have read and leaves with another value: (module's path, name), and the value.
-
-        Tensors that depend on inputs, or that replace others, are given as stand-ins of the same shape. Tensors that
-        are computed from sizes, or once from weights (a cached table), are left out: each run computes the same.
+    def state_left(self, shadows: Iterable[nn.Module], reads: Reads) -> tuple[Attributes, Attributes]:
+        """Attributes that forward leaves with other values.
 
         Args:
-            reads: the attributes that were read.
+            reads: the attributes that were read, and which of them have values from before the run.
+
+        Returns:
+            Those that the next run may read as this one did; and those that this run wrote before it read them, which
+            the next run reads first if it takes another branch.
         """
+        left: Attributes = {}
+        late: Attributes = {}
         for shadow in shadows:
             where = path_of(shadow)
             for name, now in shadow._buffers.made(lambda name, where=where: (where, name) in reads.found):  # type: ignore[attr-defined]
-                if self._may_matter(now, None):
-                    yield (where, name), InBuffers(stand_in(now))
+                left[where, name] = InBuffers(self.stand_in(now))
         ends, filled, read = list(self._writes.ends()), reads.filled(), reads.read()
         paths = {id(vars(shadow)): path_of(shadow) for shadow in shadows} if ends else {}
         reads_any = bool(ends) and any(
@@ -140,60 +139,34 @@ class SideEffects:
             if type(now) in PLAIN:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
-                    yield (path, name), now
-            elif ((path, name) in reads.found or reads_any) and self._may_matter(now, before):
-                yield (path, name), stand_in(now)
-        for place, container in filled.items():
-            held = list(container.values() if isinstance(container, dict) else container)
-            plain = PLAIN.issuperset(map(type, leaves(held)))
-            counts = plain and proxy.find_trace(list(container)) is None  # without sizes as keys the next run reads it
-            if place in reads.found and (counts or reads.loses(place) or self._depends(container, made_once=True)):
-                yield place, stand_in(container)
+                    left[path, name] = now
+            elif any(map(proxy.is_proxy, leaves_in(now))) or not are_equal(now, before):
+                (left if (path, name) in reads.found or reads_any else late)[path, name] = self.stand_in(now)
+        left |= {place: self.stand_in(held) for place, held in filled.items() if place in reads.found}
+        return left, late
 
-    def _may_matter(self, now: Any, before: Any) -> bool:
-        """True for a value that may differ from the one with which this run started."""
-        held = list(leaves_in(now))
-        if not any(map(proxy.is_proxy, held)):
-            return not are_equal(now, before)
-        return self._depends(held, made_once=before is None or before is ABSENT)
-
-    def _depends(self, x: Any, made_once: bool) -> bool:
-        """True where a value depends on an input or, unless it is computed once, on a weight."""
-        leaves = [leaf for leaf in leaves_of(x) if proxy.is_proxy(leaf)]
-        return not all(self._is_made_of_sizes(leaf, None, or_weights=made_once) for leaf in leaves)
+    def stand_in(self, x: Any) -> Any:
+        """The stand-in, in the trace of the next run, for a value that this run leaves."""
+        return last_run.stand_in(x, lambda leaf: self._is_made_of_sizes(leaf, None, or_weights=True))
 
     def _is_made_of_sizes(self, now: Any, before: fx.Node | None, or_weights: bool = False) -> bool:
         """True for a value that each run computes alike: from sizes, except that of the tensor that it replaces."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
             node = waiting.pop()
-            if _asks_for_size(node):
-                if before in node.all_input_nodes:
-                    return False
-            elif (
+            read = [] if asks_for_form(node) else inputs_read(node)
+            if before in node.all_input_nodes and before not in read:  # of its own size: it grows or shrinks
+                return False
+            if (
                 node.op == "placeholder"
                 or (node.op == "get_attr" and node.target in self._names and not or_weights)
                 or draws(node.target)
             ):
                 return False
-            elif node not in seen:
+            if node not in seen:
                 seen.add(node)
-                waiting += node.all_input_nodes
+                waiting += read
         return True
-
-
-def stand_in(x: Any) -> Any:
-    """A value with new tensors in place of proxies."""
-
-    def plain(leaf: Any) -> Any:
-        if not proxy.is_proxy(leaf) and holds_fields(type(leaf)) and (held := contents_of(leaf)):
-            made = copy.copy(leaf)
-            put_back(made, {key: stand_in(value) for key, value in held.items()})
-            return made
-        value = proxy.plain(leaf)
-        return torch.zeros(value.shape, dtype=value.dtype) if value is not leaf and isinstance(value, Tensor) else value
-
-    return tree_map(plain, x)
 
 
 def _is_layer(shadow: nn.Module) -> bool:
@@ -212,12 +185,6 @@ def _is_drawn(x: Any) -> bool:
             seen.add(node)
             waiting += node.all_input_nodes
     return False
-
-
-def _asks_for_size(node: fx.Node) -> bool:
-    """True for a node that reads the size, type or device of a tensor, and not its values."""
-    asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
-    return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")
 
 
 @contextmanager

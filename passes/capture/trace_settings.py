@@ -14,6 +14,7 @@ from fxteleport.passes.capture.control_flow import (
     DecidesInFunction,
     Draws,
     HashedSize,
+    NextRunAsks,
     NextRunDiffers,
     WrittenConstant,
 )
@@ -40,6 +41,7 @@ class TraceSettings:
         objects: the contents of objects at the start, where they differ from the current ones.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
         carriers: the objects that hold their state, and those that refer to these.
+        ranks, types: inputs of other numbers of axes, or of other types, are refused.
         draws: forward draws random numbers of Python's or numpy's; the modules that do are kept whole.
     """
 
@@ -55,6 +57,8 @@ class TraceSettings:
     functions: frozenset[FunctionType] = frozenset()
     stateful: frozenset[str] = frozenset()
     carriers: tuple[Any, ...] = ()
+    ranks: bool = False
+    types: bool = False
     draws: bool = False
 
     def with_stateful(self, found: NextRunDiffers) -> TraceSettings:
@@ -90,3 +94,5 @@ def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
             settings = replace(settings, draws=True)
         except NextRunDiffers as found:
             settings = settings.with_stateful(found)
+        except NextRunAsks as asked:
+            settings = replace(settings, ranks=asked.rank, types=asked.type)

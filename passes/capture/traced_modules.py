@@ -22,7 +22,7 @@ from fxteleport.passes.capture.training_mode import Modes
 from fxteleport.passes.graph.code_state import asking_for_types
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
-from fxteleport.passes.graph.settings import Reads, note_reads
+from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
 
 
 class Shadows:
@@ -97,10 +97,11 @@ class Shadows:
             if not any("training" in vars(c) for c in cls.__mro__):
                 members["training"] = _mode_attribute(self)
             known = self._classes[cls] = type(cls.__name__, (_TracedCall, cls), members)
+            note_reads(known, names_of_class(cls), self.reads)
             self.read_code(cls, known)
         elif is_leaf(module):  # all of one class have the same attributes
             return known
-        note_reads(known, module, self.reads)
+        note_reads(known, vars(module), self.reads)
         return known
 
 

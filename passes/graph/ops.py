@@ -6,11 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from fxteleport.passes.graph.node_info import info
 
 _LEAVES = frozenset({Tensor, nn.Parameter, bool, int, float, str, type(None), torch.dtype, torch.device})
 _SEQUENCES = frozenset({tuple, list, torch.Size})
+_FORM_OF_FIRST = frozenset("zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full".split())
+_MAY_BE_IDLE = frozenset(
+    "to type type_as float double half bfloat16 cpu cuda contiguous clone detach view reshape expand".split()
+)
+_SIZE_OF_SECOND = frozenset("expand_as view_as reshape_as".split())
+_FORM_OF_SECOND = _SIZE_OF_SECOND | {"to", "type_as"}
+_SIZES = frozenset("shape size numel".split())
+_FORMS = _SIZES | {"ndim", "dim", "dtype", "device"}
 
 
 def call_of(op: str, target: Any) -> Callable[..., Any]:
@@ -24,6 +34,40 @@ def name_of(target: Any) -> str:
     """The name that all spellings of an operation share, in place or as a copy."""
     name: str = target if isinstance(target, str) else getattr(target, "__name__", "")
     return name.removesuffix("_").removesuffix("_copy")
+
+
+def inputs_read(node: fx.Node) -> list[fx.Node]:
+    """The input nodes whose values an operation reads. Of the others it reads the shape, dtype and device only."""
+    inputs = node.all_input_nodes
+    name = name_of(node.target) if node.op in ("call_function", "call_method") else ""
+    if name in _FORM_OF_FIRST:
+        return inputs[1:]
+    return inputs[:1] if name in _FORM_OF_SECOND else inputs
+
+
+def asks_for_form(node: fx.Node) -> bool:
+    """True for a node that asks for the size, type or device of a tensor, and reads nothing that is in it."""
+    return _asked(node) in _FORMS
+
+
+def reads_size(node: fx.Node) -> bool:
+    """True for a node that reads the size of a tensor, and not what is in it."""
+    name = name_of(node.target) if node.op in ("call_function", "call_method") else ""
+    return _asked(node) in _SIZES or name in _FORM_OF_FIRST or name in _SIZE_OF_SECOND
+
+
+def _asked(node: fx.Node) -> Any:
+    return node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
+
+
+def is_idle(node: fx.Node) -> bool:
+    """True for a cast, a copy or a view that gives the values, the shape and the type which it is given."""
+    name = name_of(node.target) if node.op in ("call_function", "call_method") else ""
+    if name not in _MAY_BE_IDLE:
+        return False
+    given, value = info(node.all_input_nodes[0]).value, info(node).value
+    both = isinstance(given, Tensor) and isinstance(value, Tensor)
+    return both and given.shape == value.shape and given.dtype == value.dtype
 
 
 def leaves_of(x: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import enum
 import functools
 import hashlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,7 @@ class Setting:
         if module is None:
             return getattr(super(self.owner, kind or self.owner), self.name)
         held = module.__dict__
-        if self.name not in held:
-            return getattr(super(self.owner, module), self.name)  # the class's own, or an AttributeError
-        value = held[self.name]
+        value = held[self.name] if self.name in held else getattr(super(self.owner, module), self.name)  # the class's
         return self.reads.note(held[PATH], self.name, value) if PATH in held else value
 
     def __set__(self, module: Any, value: Any) -> None:
@@ -60,11 +58,27 @@ class Setting:
         self.reads.written.add((module.__dict__.get(PATH), self.name))
 
 
-def note_reads(cls: type, module: nn.Module, reads: Reads) -> None:
-    """Have the shadow class of a module report to `reads` which of its attributes are read and written."""
-    for name in module.__dict__.keys() - BOOKKEEPING - cls.__dict__.keys():
-        if not _rules_over_instances(cls, name):
+def note_reads(cls: type, names: Iterable[str], reads: Reads) -> None:
+    """Have a shadow class report to `reads` which attributes of these names are read and written."""
+    for name in names:
+        if name not in BOOKKEEPING and name not in cls.__dict__ and not _rules_over_instances(cls, name):
             setattr(cls, name, Setting(cls, name, reads))
+
+
+def names_of_class(cls: type) -> set[str]:
+    """The names under which the class of a module holds data that its instances may have values of their own for."""
+    own = (vars(c) for c in cls.__mro__ if issubclass(c, nn.Module) and not c.__module__.startswith("torch."))
+    return {name for held in own for name, x in held.items() if _is_data(name, x)}
+
+
+def setting_of(module: nn.Module, name: str) -> Any:
+    """What a module has under a name: its own, or its class's; None where neither has any."""
+    held = vars(module)
+    return held[name] if name in held else getattr(type(module), name, None)
+
+
+def _is_data(name: str, x: Any) -> bool:
+    return not (name.startswith("__") or isinstance(x, type) or hasattr(type(x), "__get__"))
 
 
 def _rules_over_instances(cls: type, name: str) -> bool:

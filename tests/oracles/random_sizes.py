@@ -318,6 +318,21 @@ class Cached(nn.Module):
         return x * self.cache[: x.shape[-2], None].to(x.dtype)
 
 
+class Kept(nn.Module):
+    """A table that is made in the first run, and anew where the input has another size."""
+
+    def __init__(self, asks_for_size: bool) -> None:
+        super().__init__()
+        self.asks_for_size, self.table = asks_for_size, None
+        self.size: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[-2]
+        if self.table is None or (self.table.shape[0] if self.asks_for_size else self.size) != n:
+            self.size, self.table = n, torch.arange(1, n + 1)
+        return x * self.table.to(x)[:, None]
+
+
 MIXERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "square": lambda w, x: w[: x.shape[-2], : x.shape[-2]] @ x,
     "tril of the slice": lambda w, x: w[: x.shape[-2], : x.shape[-2]].tril() @ x,
@@ -443,6 +458,7 @@ SIZES: dict[str, Operation] = {
         lambda pick, x: Numbered(x.shape[-2] + _MORE, x.shape[-1], pick(*SPELLINGS)), matrices, plain=False
     ),
     "rows: cache": Operation(lambda pick, x: Cached(x.shape[-2]), matrices, plain=False),
+    "rows: kept table": Operation(lambda pick, x: Kept(pick(True, False)), matrices, plain=False),
     **{f"number: {name}": numbered(fn) for name, fn in NUMBERS.items()},
     **{f"cut: {name}": cut(fn) for name, fn in CUTS.items()},
     "cut: weight": Operation(sized_weight, lambda x: floats(x) and x.shape[-1] > 1, plain=False),

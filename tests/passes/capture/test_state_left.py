@@ -125,8 +125,97 @@ class Looked(Net):
         return self.b(self.held)
 
 
+class Cast(Net):
+    """A constant that each run casts to the type of its input, as super-resolution networks do with a mean."""
+
+    held: Any = torch.linspace(0, 1, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held = self.held.type_as(x)
+        return self.b(F.relu(self.a(x - self.held.to(x))))
+
+
+class Fresh(Net):
+    """Zeros of the form of the input, which the run before has left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = 0 if self.held is None or self.held.shape != x.shape else self.held
+        self.held = torch.zeros_like(x) + x.new_ones(6)
+        return self.b(F.relu(self.a(x + offset)))
+
+
+class Longest(Net):
+    """A table that grows with the longest input so far; which that is, is a number."""
+
+    longest = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > self.longest:
+            self.longest = x.shape[0]
+            self.held = torch.arange(self.longest).float()[:, None].cos()
+        return self.b(F.relu(self.a(x)) * self.held[: x.shape[0]])
+
+
+class Keyed(Net):
+    """A table that is made anew where its key is another."""
+
+    key: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.key != (x.shape[0], x.dtype):
+            self.key, self.held = (x.shape[0], x.dtype), torch.arange(x.shape[0]).float()[:, None]
+        return self.b(F.relu(self.a(x)) * self.held)
+
+
+class Grids(Net):
+    """One table a scale, as detectors have them."""
+
+    held: Any = [torch.empty(0), torch.empty(0)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held[0].shape[:1] != x.shape[:1]:
+            self.held[0] = torch.arange(x.shape[0]).float()[:, None]
+        return self.b(F.relu(self.a(x)) * self.held[0])
+
+
+class Calibrated(Net):
+    """Once and for all, by the size of the first input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held is None:
+            self.held = torch.ones(()) * x.shape[0]
+        return self.b(F.relu(self.a(x))) * self.held
+
+
+class Counted(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.held is None:
+            self.held = x.shape[0]
+        return self.b(F.relu(self.a(x))) * self.held
+
+
+class Missing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "first"):
+            self.first = x.shape[0]
+        return self.b(F.relu(self.a(x))) * self.first
+
+
+class LateWeights(Net):
+    """What is made of weights alone is there in the second run only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = 0 if self.held is None else self.held
+        self.held = self.u.weight.sum(0)
+        return self.b(F.relu(self.a(x) + offset))
+
+
+REMADE = [OfSizes, OfWeights, Longest, Keyed, Grids, Cast]
+DIFFERING = [Recurrent, Before, Listed, Queue, Table, Sum, Fresh, LateWeights]
+
+
 @pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("kind", [Recurrent, Before, Listed, Queue, Table, Sum])
+@pytest.mark.parametrize("kind", DIFFERING)
 def test_what_the_next_run_reads_keeps_the_module_whole(kind: type[Net], warm: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 6), kind()).eval()
     with torch.no_grad():
@@ -140,7 +229,77 @@ def test_what_the_next_run_reads_keeps_the_module_whole(kind: type[Net], warm: b
             assert torch.equal(network(x), model(x))
 
 
-@pytest.mark.parametrize("kind", [Stored, Cleared, OfSizes, OfWeights, Looked])
+@pytest.mark.parametrize("kind", [Calibrated, Counted, Missing])
+def test_what_the_first_size_decides_for_all_runs(kind: type[Net]) -> None:
+    model = kind().eval()
+    with torch.no_grad():
+        plan = ft.plan(model, RUNS[0])
+        assert plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for x in RUNS:
+            assert torch.equal(network(x), model(x))
+
+
+class OfClass(nn.Module):
+    """State that the class has the first value of."""
+
+    held: Any = None
+    count = 0
+
+    def __init__(self, leave: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.leave = nn.Linear(6, 8), nn.Linear(8, 2), leave
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        offset = 0 if self.held is None else self.held
+        self.count += 1
+        self.held = self.leave(h) * self.count
+        return self.b(h + offset)
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda h: h.mean(0), lambda h: torch.ones(8), torch.ones_like], ids=["h", "1", "like"]
+)
+def test_state_of_which_the_class_has_the_first_value(leave: Any) -> None:
+    model = OfClass(leave).eval()
+    with torch.no_grad():
+        plan = ft.plan(model, RUNS[0])
+        assert plan.opaque
+        network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
+        for x in RUNS[:3]:
+            assert torch.equal(network(x), model(x))
+
+
+def test_a_list_of_the_class_is_refused() -> None:
+    class Shared(Net):
+        log: Any = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.relu(self.a(x))
+            self.log.append(h.mean(0))
+            return self.b(h + sum(self.log[:-1], torch.zeros(8)))
+
+    with pytest.raises(ft.CaptureError, match="which the whole program shares"):
+        ft.plan(Shared().eval(), RUNS[0])
+
+
+def test_an_attribute_of_the_class_that_has_changed_since() -> None:
+    class Scaled(Net):
+        factor = 2.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.relu(self.a(x)) * self.factor)
+
+    model = Scaled().eval()
+    plan = ft.plan(model, RUNS[0])
+    plan.rewrite(plan.sample(0.9, seed=0))
+    Scaled.factor = 3.0
+    with pytest.raises(ft.ModelError, match=r"'factor' of the model itself was 2\.0 and is 3\.0"):
+        plan.rewrite(plan.sample(0.9, seed=0))
+
+
+@pytest.mark.parametrize("kind", [Stored, Cleared, Looked, *REMADE])
 def test_what_it_only_stores_costs_nothing(kind: type[Net]) -> None:
     model = kind().eval()
     with torch.no_grad():
