@@ -1,4 +1,4 @@
-"""What a leaf that is kept whole leaves in objects of the user's while it is evaluated."""
+"""What an opaque leaf leaves in the user's objects while it is evaluated."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fxteleport.passes.graph.structure import PLAIN
 
 @contextmanager
 def leaving_nothing(module: nn.Module, path: str, watch: HeldObjects, trace: HeldObjects) -> Iterator[None]:
-    """Put back what the module at a path leaves.
+    """While this lasts, a leaf is evaluated; afterwards the user's objects are restored.
 
     Args:
-        watch: notes what its modules hold.
-        trace: what the trace has noted so far.
+        watch: notes what the leaf's modules hold.
+        trace: the objects that the trace has noted so far.
 
     Raises:
         NextRunDiffers: it leaves something, so its copies must have objects of their own.

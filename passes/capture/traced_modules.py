@@ -1,4 +1,4 @@
-"""Shadow modules: clones whose calls go to the trace, and whose tensors are proxies made on first use."""
+"""Shadow modules: clones whose calls go to the trace, and whose tensors are proxies, created on first use."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
 
 
 class Shadows:
-    """Makes the shadow modules of one trace, and tells what their code reads and writes.
+    """Makes the shadow modules of one trace, and reports what their code reads and writes.
 
     Attributes:
         writes: a journal of the assignments to shadows.
         reads: which settings were read, and which were written.
-        modes: is told where code asks for a mode, or sets one, as long as the trace is under way.
-        calls: gets the calls of modules and of their methods.
+        modes: takes reads and writes of modes while the trace runs.
+        calls: takes the calls of modules and of their methods.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Shadows:
         return made
 
     def link(self, real: nn.Module, shadow: nn.Module) -> None:
-        """Calls of the user's own module are calls of its shadow."""
+        """Have calls of a user's module go to its shadow."""
         self._of[id(real)] = shadow
 
     def of(self, real: nn.Module) -> nn.Module | None:
@@ -86,7 +86,7 @@ class Shadows:
 
     @property
     def asking(self) -> list[dict[str, Any]]:
-        """The globals of the code of shadows that asks for types."""
+        """The globals of the shadows' code that names `type`."""
         tables = [table for cls in self._classes for table in asking_for_types(cls)]
         for shadow in self._of.values():
             if types.FunctionType in map(type, vars(shadow).values()):
@@ -94,7 +94,7 @@ class Shadows:
         return list({id(table): table for table in tables}.values())
 
     def finish(self) -> None:
-        """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""
+        """End the trace: shadows that Python still refers to become plain modules, and are released here."""
         self.finished = True
         self._of.clear()
 
@@ -116,13 +116,13 @@ class Shadows:
 
 
 def class_of_shadow(shadow: nn.Module) -> type:
-    """The class of the user's, or of torch's, that a shadow's is made of."""
+    """The user's or torch's class that a shadow's class is derived from."""
     cls: type = type(shadow)._shadowed  # type: ignore[attr-defined]
     return cls
 
 
 def reassigned(module: nn.Module) -> dict[str, Any]:
-    """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
+    """The values by which forward has replaced a clone's parameters and buffers, by dotted name."""
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     held = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
     if not held or not is_clone(module):
@@ -132,7 +132,7 @@ def reassigned(module: nn.Module) -> dict[str, Any]:
 
 
 class _Lazy:
-    """Stands in a clone's table for a tensor whose proxy is made on first use."""
+    """Stands in a clone's table for a tensor whose proxy is created on first use."""
 
     __slots__ = ("_tensors", "name")
 
@@ -149,15 +149,15 @@ class _Lazy:
 
 
 def holds_its_own(module: nn.Module) -> bool:
-    """True where a shadow's parameters and buffers are those that it was made with."""
+    """True where forward has not replaced any of a shadow's parameters and buffers."""
     return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
 
 
 class _Reference:
-    """A weak reference to a weight that gives its proxy.
+    """A weak reference to a weight, which returns its proxy.
 
-    A recurrent layer, some weights of which are computed, asks for each whether it is another one than in the last run,
-    and so computes those that it asks for: what counts the calls (spectral norm) must see them.
+    A recurrent layer compares each weight with that of the last run. Reading a computed weight (spectral norm) computes
+    it, and code that counts these computations must see them.
     """
 
     def __init__(self, tensors: TensorTable, reference: Callable[[], Any]) -> None:
@@ -169,15 +169,16 @@ class _Reference:
 
 @dataclass(frozen=True)
 class InBuffers:
-    """A value that the next run finds among a module's buffers."""
+    """A value that forward leaves among a module's buffers."""
 
     value: Any
 
 
 class Table(dict):  # type: ignore[type-arg]
-    """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
+    """A module's table of parameters or buffers, which replaces `_Lazy` entries by proxies when they are read.
 
-    Assignments are noted; a tensor of its own that is put back (by `torch.func.functional_call`) is one again.
+    Assignments are noted. Where the original tensor is assigned again (by `torch.func.functional_call`), its `_Lazy`
+    entry is restored.
     """
 
     def __init__(self, writes: Writes, given: dict[str, Any]) -> None:
@@ -211,10 +212,10 @@ class Table(dict):  # type: ignore[type-arg]
             self[key] = value
 
     def made(self, are_missed: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
-        """What forward has put where it has found nothing.
+        """The entries that forward has added.
 
         Args:
-            are_missed: whether it has looked for an attribute of a name in vain.
+            are_missed: whether forward has looked up an attribute before it existed.
         """
         for key, value in dict.items(self):
             if self._given.get(key) is None and value is not None and (key in self._missed or are_missed(key)):
@@ -245,12 +246,12 @@ class _TracedCall:
     _shadows: Shadows
 
     def __init_subclass__(cls) -> None:
-        """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
+        """Do nothing: a base class that registers or checks its subclasses must not see a shadow's class."""
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)  # type: ignore[misc]
-        except AttributeError:  # what is not there yet is read, too: forward may leave it for the next run
+        except AttributeError:  # a missing attribute counts as read: forward may set it for the next run
             if is_clone(self):  # type: ignore[arg-type]
                 self._shadows.reads.note(path_of(self), name, None)  # type: ignore[arg-type]
             raise
@@ -267,7 +268,7 @@ class _TracedCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
         if not is_clone(self):  # type: ignore[arg-type]
-            return forward(*args, **kwargs)  # made by forward, of a shadow's class: a slice of a `Sequential`, say
+            return forward(*args, **kwargs)  # forward has created it from a shadow: a slice of a `Sequential`, say
         return self._shadows.calls.module(self, forward, args, kwargs)  # type: ignore[arg-type]
 
 
@@ -293,7 +294,7 @@ def _helper(fn: types.FunctionType) -> Callable[..., Any]:
 
 
 def _mode_attribute(shadows: Shadows) -> property:
-    """The `training` of a shadow module, which the trace watches."""
+    """The property `training` of a shadow module, which reports reads and writes to the trace."""
 
     def get(module: nn.Module) -> bool:
         mode: bool = vars(module)["training"]
