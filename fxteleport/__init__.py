@@ -30,7 +30,7 @@ __version__ = "0.2.0"  # the one place where it is written
 
 
 class _Package(ModuleType):
-    """This package. Some of its functions have the name of a folder; importing the folder does not take their place."""
+    """The class of this package: importing a folder does not replace the public function of the same name."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in ("align", "plan", "verify") or not isinstance(value, ModuleType):

@@ -1,6 +1,6 @@
-"""Arguments of the public functions: what a call was given in place of a network, weights or a loss, in words.
+"""Checks of arguments and results of the public functions: networks, weights, losses.
 
-Each check raises a TeleportError that says what was wrong and what to pass; what fits costs one `isinstance`.
+Each raises a TeleportError that says what was passed and what to pass instead; a right argument costs one `isinstance`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def require_weights(value: object, like: Mapping[str, Tensor] | None = None, wha
 
 
 def require_callable(value: object, what: str, example: str) -> None:
-    """Raise InputError for what cannot be called; `example` says what to pass."""
+    """Raise InputError for a value that is not callable; `example` says what to pass."""
     if not callable(value):
         raise InputError(f"{what} is {kind(value)}, which cannot be called: pass {example}")
 
 
 def require_scalar(value: Any, what: str, hint: str = "") -> Tensor:
-    """A result that is one number with a gradient, to be made small; InputError for anything else."""
+    """Return a result to minimise, which must be one number with a gradient; else raise InputError."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
         raise InputError(f"{what} returned {shape}, not a scalar tensor{hint}")
@@ -59,7 +59,7 @@ def require_scalar(value: Any, what: str, hint: str = "") -> Tensor:
 
 
 def require_number(value: Any, what: str) -> Any:
-    """A result that is one number, as a tensor or not; InputError for anything else."""
+    """Return a result that must be one number, as a tensor or not; else raise InputError."""
     one = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
     if not one:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
@@ -68,9 +68,9 @@ def require_number(value: Any, what: str) -> Any:
 
 
 def called(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
-    """The result of a function; InputError where it takes other arguments than these.
+    """Call a function; raise InputError if its signature does not take these arguments.
 
-    Only a call that does not fit the signature is meant: what the function itself raises is its own.
+    Errors that the function itself raises are not changed.
     """
     try:
         signature = inspect.signature(function)
@@ -85,7 +85,7 @@ def called(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
 
 
 def kind(value: object) -> str:
-    """What a value is, for a message: "a list", "an ndarray", "the class Linear", "None"."""
+    """The class of a value, for a message: "a list", "an ndarray", "the class Linear", "None"."""
     if value is None:
         return "None"
     if isinstance(value, type):

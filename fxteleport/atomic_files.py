@@ -1,8 +1,7 @@
-"""Files: written beside their place and moved in, so that nothing is ever half written.
+"""Atomic files: written under a temporary name in the same folder and then moved, so that no file is half written.
 
-Only a regular file, or one that is not there yet, is replaced. Whatever else a path names (a FIFO, a device, the pipe
-of a process substitution, standard output) keeps its place and gets the bytes when they are complete. A symbolic link
-stays, and what it points to is written.
+Only a regular file, or a new one, is replaced. Anything else that a path names (a FIFO, a device, the pipe of a process
+substitution, standard output) gets the bytes when they are complete. A symbolic link stays, and its target is written.
 """
 
 from __future__ import annotations
@@ -57,24 +56,24 @@ def read_json(path: str | Path) -> dict[str, object]:
 
 
 def write_file(path: str | Path, save: Callable[[str], object]) -> None:
-    """Let `save` write to a temporary name, and move the file into its place, or its bytes into what is there.
+    """Let `save` write to a temporary name, and move the file to `path`, or copy its bytes where `path` is no file.
 
     Raises:
         CheckpointError: the path cannot be written.
     """
-    place = require_writable(path)
+    replaced = require_writable(path)
     temporary = ""
     try:
-        folder = None if place is None else place.parent
+        folder = None if replaced is None else replaced.parent
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{Path(path).name}.")
         os.close(handle)
         save(temporary)
-        if place is None:
+        if replaced is None:
             with open(temporary, "rb") as source, _opened(path) as target:
                 shutil.copyfileobj(source, target)
         else:
-            os.chmod(temporary, _mode(place))
-            os.replace(temporary, place)
+            os.chmod(temporary, _mode(replaced))
+            os.replace(temporary, replaced)
     except CheckpointError:
         raise
     except OSError as error:
@@ -87,10 +86,10 @@ def write_file(path: str | Path, save: Callable[[str], object]) -> None:
 
 
 def require_writable(path: str | Path) -> Path | None:
-    """Look whether a path can be written, before the work whose result goes there; nothing is written yet.
+    """Check that a path can be written, before the work whose result goes there; nothing is written yet.
 
     Returns:
-        The file to replace, links followed; None where something else is there, which is written in place.
+        The file to replace, links followed; None where the path names something else, which is written in place.
 
     Raises:
         CheckpointError: it is a folder, its folder does not exist, or it may not be written.
@@ -107,16 +106,16 @@ def require_writable(path: str | Path) -> Path | None:
         raise CheckpointError(f"cannot write '{path}': permission denied")
     if there is not None and (not stat.S_ISREG(there.st_mode) or _own_stream(there) is not None):
         return None
-    place = Path(os.path.realpath(path))
-    if not place.parent.is_dir():
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
         raise CheckpointError(f"cannot write '{path}': its folder does not exist")
-    if not os.access(place.parent, os.W_OK | os.X_OK):
+    if not os.access(target.parent, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write '{path}': its folder may not be written")
-    return place
+    return target
 
 
 def _own_stream(there: os.stat_result) -> int | None:
-    """The number of standard output or standard error, where they are this file: it is open, and so not replaced."""
+    """The number of standard output or standard error, if it is this file, which must then not be replaced."""
     for number in (1, 2):
         with contextlib.suppress(OSError):
             if os.path.samestat(there, os.fstat(number)):
@@ -125,7 +124,7 @@ def _own_stream(there: os.stat_result) -> int | None:
 
 
 def _opened(path: str | Path) -> BinaryIO:
-    """What is at a path, to be written in place; a stream of this process goes on where it is."""
+    """Open what a path names for writing in place; a stream of this process is written at its position."""
     number = _own_stream(os.stat(path))
     if number is None:
         return open(path, "wb")

@@ -1,7 +1,7 @@
-"""Checked: a public function that holds its arguments against their annotations before it runs.
+"""A decorator for public functions that checks arguments against their annotations before the function runs.
 
-What does not fit is a TeleportError in one line that says what was given and what to pass. Only what a glance tells is
-looked at: kinds, not contents. An annotation that is not in the table, or known to type checkers only, is not checked.
+An argument of another class raises a TeleportError, in one line that says what was passed and what to pass. Contents
+are not checked. An annotation that is not in the table, or known to type checkers only, is not checked.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fxteleport.passes.errors import CobError, InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 Fits = Callable[[Any], bool]
-_SEVERAL = (str, bytes, Mapping, nn.Module)  # what Python iterates over, and what is not meant by that
+_SEVERAL = (str, bytes, Mapping, nn.Module)  # iterables that do not count as a list
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses arguments of another kind than its annotations say.
+    """Have a function refuse arguments that do not fit its annotations.
 
     Raises:
         InputError, ModelError, CobError: when it is called with such an argument.
@@ -42,7 +42,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     bare = {p.name: p.annotation for p in named if p.annotation is not p.empty}
 
     @functools.cache
-    def meant() -> dict[str, Any]:  # when it is first called: what annotations name is imported by then
+    def meant() -> dict[str, Any]:  # evaluated at the first call, when the annotations' names are imported
         return {name: _evaluated(annotation, inner.__globals__) for name, annotation in bare.items()}
 
     @functools.wraps(function)
@@ -50,7 +50,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
-            return function(*args, **kwargs)  # Python says which argument is missing, or one too many
+            return function(*args, **kwargs)  # Python names the missing or superfluous argument
         for name, annotation in meant().items():
             if name in given:
                 _require(name, given[name], annotation)
@@ -67,25 +67,25 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def _require(name: str, value: Any, annotation: Any) -> None:
-    """Raise a TeleportError for a value of another kind."""
+    """Raise a TeleportError for a value that does not fit its annotation."""
     arms = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if value is None and type(None) in arms:
         return
-    found = [_KINDS.get(_key(arm)) or _of_class(arm) for arm in arms if arm is not type(None)]
-    if any(entry is None or entry[0](value) for entry in found):
+    entries = [_KINDS.get(_key(arm)) or _of_class(arm) for arm in arms if arm is not type(None)]
+    if any(entry is None or entry[0](value) for entry in entries):
         return
     if arms == (nn.Module,):
         require_module(value, "the model" if name == "model" else f"'{name}'")
     if _key(arms[0]) == "weights":
         require_weights(value, what=f"'{name}'")
-    words = " or ".join(entry[1] for entry in found if entry is not None)
+    words = " or ".join(entry[1] for entry in entries if entry is not None)
     none = ", or None" if type(None) in arms else ""
     error = CobError if any(getattr(arm, "__name__", "") == "ChangeOfBasis" for arm in arms) else InputError
     raise error(f"'{name}' is {kind(value)}: pass {words}{none}")
 
 
 def _key(annotation: Any) -> Any:
-    """What the table lists an annotation under: a class, or a word for a generic one."""
+    """The table's key for an annotation: a class, or a word for a generic one."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Mapping, dict) and args == (str, Tensor):
         return "weights"
@@ -99,7 +99,7 @@ def _key(annotation: Any) -> Any:
 
 
 def _of_class(annotation: Any) -> tuple[Fits, str] | None:
-    """Instances of a class that the table does not list."""
+    """The check for a class that the table does not list."""
     if not isinstance(annotation, type) or annotation in (object, Any):
         return None
     example = _EXAMPLES.get(annotation.__name__, f"a {annotation.__name__}")

@@ -1,4 +1,4 @@
-"""The errors and warnings that a user may catch or filter, by the name that they have always had."""
+"""The errors and warnings that a user may catch or filter; they are defined in `passes/errors.py`."""
 
 from fxteleport.passes.errors import (
     CaptureError,

@@ -17,7 +17,7 @@ class Summarized:
     __slots__: ClassVar[tuple[str, ...]] = ()
 
     def facts(self) -> Facts:
-        """(name, what it is), most important first."""
+        """(name, text) pairs, the most important first."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class Summarized:
 
 
 def as_text(facts: Facts) -> str:
-    """A line a fact, the names in a column of their own; long facts go on beneath themselves."""
+    """A line for each fact, with the names in one column; long texts are wrapped in the second column."""
     width = max((len(name) for name, _ in facts), default=0) + 2
     lines = []
     for name, what in facts:

@@ -1,4 +1,4 @@
-"""Tensors in files: written as safetensors only; read from what `torch.save` wrote, too, where no code in it runs."""
+"""Tensors in files: written as safetensors; read from safetensors, or from `torch.save` files without running code."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_pickled(path: str | Path) -> Any:
-    """Read what `torch.save` wrote: tensors and plain values only, mapped into memory rather than copied.
+    """Read a file of `torch.save`: tensors and plain values only, mapped into memory rather than copied.
 
-    No code in it runs, and what it says of sizes is held against the file: torch does not compress its archives.
+    No code in it runs, and sizes are checked against the file's length: torch does not compress its archives.
 
     Raises:
-        CheckpointError: it is corrupt, holds anything else, or is older than torch 1.6.
+        CheckpointError: it is corrupt, has anything else in it, or is older than torch 1.6.
     """
     if not _is_archive(path):
         raise CheckpointError(
@@ -72,5 +72,5 @@ def read_pickled(path: str | Path) -> Any:
 def _is_archive(path: str | Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # some corrupt ones it does not answer for
+    except zipfile.BadZipFile:  # `is_zipfile` accepts some corrupt archives
         return False

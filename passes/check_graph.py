@@ -5,7 +5,7 @@
     check_graph(captured, "rewrite", network=network)         # after rewrite
 
 Each statement below is a function that yields the nodes (or names) that break it, and its docstring is the statement.
-A complaint is a fault of fxteleport's, or of a user's own rule or edit of a graph; no model can be its cause.
+A failure is a fault of fxteleport's, or of a user's own rule or edit of a graph; no model can cause one.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def wraps_are_of_calls(captured: Captured, constrained: Constrained) -> Broken:
 
 
 def network_is_accepted(captured: Captured, network: TeleportedModule) -> Broken:
-    """The emitted graphs are as torch asks for, over modules and tensors that the network holds."""
+    """The emitted graphs pass `fx.Graph.lint`, over modules and tensors that the network holds."""
     for graph in network.graphs:
         owner, graph.owning_module = graph.owning_module, plain(network)  # type: ignore[assignment]
         yield from _lint(graph)

@@ -50,15 +50,15 @@ class GuardError(TeleportError, ValueError):
 
 
 class DataGuardError(GuardError):
-    """An emitted network met data (a mask, a length) that decide otherwise than those that it was captured with."""
+    """An emitted network met data (a mask, a length) that take another branch than the captured ones."""
 
 
 class Decline(Exception):
-    """Raised by a rule that does not know a call in this form: the node is pinned and the reason reported."""
+    """Raised by a rule that does not cover a call: the node is pinned and the reason reported."""
 
 
 class OpaqueModuleWarning(UserWarning):
-    """A submodule could not be traced and is kept whole, with its inputs and outputs pinned."""
+    """A submodule could not be traced and is kept whole (one opaque call), with its inputs and outputs pinned."""
 
 
 class ConditionWarning(UserWarning):

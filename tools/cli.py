@@ -1,9 +1,9 @@
 """The command line: `fxteleport COMMAND ...`. Every command is a function in a file of its own.
 
-It imports what needs torch when it runs, so that help and a wrong call are answered at once.
+A command imports torch only when it runs, so that help and errors in a call are shown at once.
 
-Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong: then one line on standard error;
-130 interrupted, 141 nobody reads the output any more (`check ... | head -1`).
+Exit status: 0 done or passed, 1 a check failed, 2 the call or the input is wrong (with one line on standard error), 130
+interrupted, 141 the reader of the output has closed it (`check ... | head -1`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fxteleport.tools.console import one_line
 from fxteleport.tools.options.dataclass_options import register, without_types
 
 _INTERRUPTED, _NOT_READ = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells have it
-UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer has its own copy of click
 
 
 class Commands(TyperGroup):
@@ -75,27 +75,27 @@ class Commands(TyperGroup):
 
 @contextlib.contextmanager
 def _ended_from_outside() -> Iterator[None]:
-    """Turn what is no fault into its exit status; by now a command has ended its workers."""
+    """Turn an interrupt, or a closed output, into its exit status; the command has ended its workers by now."""
     try:
         yield
     except KeyboardInterrupt:
         sys.stderr.write("fxteleport: interrupted\n")
         raise typer.Exit(_INTERRUPTED) from None
-    except (BrokenPipeError, SystemExit) as end:  # whoever read the output has enough of it, as `head` does
+    except (BrokenPipeError, SystemExit) as end:  # the reader has closed the output, as `head` does
         if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
-            raise  # rich makes an exit of it
+            raise  # rich turns it into an exit
         _discard_output()
         raise typer.Exit(_NOT_READ) from None
 
 
 def _discard_output() -> None:
-    """Let nothing be written any more to a standard output that nobody reads, not when Python ends either."""
+    """Write nothing more to a closed standard output, also when Python ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: Any) -> int:
-    """A wrong call; a call without arguments shows the help instead."""
+    """Report a wrong call; for a call without arguments, show the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
@@ -137,7 +137,7 @@ def _options(
 
 
 def main() -> None:
-    """The entry point: quiet libraries, characters that any terminal can show, and no workers left behind by a kill."""
+    """The entry point: quiet libraries, characters that any terminal can show, and no workers left after a kill."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

@@ -1,7 +1,7 @@
 """Console: what is printed, where, and how wide.
 
-One discipline for all commands: standard output carries what a command prints and nothing else; a bar, warnings and
-what libraries say are on standard error, unless both are one terminal.
+Standard output has what a command prints, and nothing else; progress bars, warnings and output of libraries go to
+standard error, unless both are one terminal.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _reserved: ContextVar[TextIO | None] = ContextVar("standard output, which is the
 
 @contextlib.contextmanager
 def reserved_output() -> Iterator[None]:
-    """Standard output carries what a command prints through its console, and nothing else.
+    """While this lasts, standard output has only what a command prints through its console.
 
-    What libraries and the user's own model print meanwhile goes to standard error.
+    Output of libraries and of the user's own model goes to standard error.
     """
     token = _reserved.set(sys.stdout)
     try:
@@ -55,10 +55,10 @@ def reserved_output() -> Iterator[None]:
 
 
 def console(json_path: str | None = None) -> Output:
-    """Standard output; silent where it is to carry JSON and nothing else.
+    """The console of standard output; silent where standard output is for JSON.
 
     Raises:
-        CheckpointError: the JSON file cannot be written: better said before the work than after.
+        CheckpointError: the JSON file cannot be written; raised before the work.
     """
     if json_path not in (None, "-"):
         require_writable(str(json_path))
@@ -71,7 +71,7 @@ def console(json_path: str | None = None) -> Output:
 
 
 def named_rows(rows: Iterable[tuple[str, str]]) -> Table:
-    """Facts with their names before them, as the summary of a command has them."""
+    """A table of facts with their names, for the summary of a command."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -81,16 +81,16 @@ def named_rows(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 class Output(Console):
-    """What a command prints, row by row, and a bar while it works; neither disturbs the other.
+    """The console of a command: rows on standard output, and a progress bar.
 
-    Where standard output is a terminal, both are on it, and so on one console. Elsewhere the bar is on standard error,
-    if that is a terminal, and rows have no spaces at their ends, which tables pad with.
+    If standard output is a terminal, both are on one console there. Otherwise the bar is on standard error, if that is
+    a terminal, and rows have no trailing spaces.
     """
 
-    _bar: Console | None = None  # where a bar is shown, if on another console than this
+    _bar: Console | None = None  # the console of the bar, if another one than this
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich prints; a row is there at once, also in a pipe."""
+        """Print as rich does, and flush, also into a pipe."""
         if self.is_terminal:
             super().print(*objects, **options)
             return
@@ -100,19 +100,19 @@ class Output(Console):
             self.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
 
     def write(self, text: str) -> None:
-        """Lines as they are, also where the console is silent."""
-        if self._bar is not None:  # its next refresh draws it beneath the lines
+        """Write lines unchanged, also where the console is silent."""
+        if self._bar is not None:  # its next refresh draws it below the lines
             self._bar.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
         write_output(self.file, text)
 
     @contextlib.contextmanager
     def progress(self, total: int, known: int = 0, estimate: bool = True) -> Iterator[Callable[..., None]]:
-        """A bar on the terminal, if there is one; call the value with what comes next, and with steps done.
+        """A progress bar on the terminal, if there is one; call the value with the next step, or with steps done.
 
         Args:
-            total: steps.
-            known: steps that take no time, since their results are there.
-            estimate: say how long it will take: not for steps that have nothing in common.
+            total: the number of steps.
+            known: steps that take no time, since their results exist.
+            estimate: show the remaining time; not for steps of unequal length.
         """
         console = self if self.is_terminal and not self.quiet else Console(stderr=True, highlight=False)
         columns = (
@@ -135,12 +135,12 @@ class Output(Console):
 
 
 def _is_terminal() -> bool:
-    """Whether what others print would disturb a bar."""
+    """Whether output of others would disturb a bar."""
     return sys.stderr.isatty()
 
 
 class _Left(ProgressColumn):
-    """How long the rest will take, by what was done so far."""
+    """The remaining time, estimated from the steps done so far."""
 
     def __init__(self, known: int) -> None:
         super().__init__()
@@ -174,8 +174,8 @@ def write_output(file: IO[str], text: str) -> None:
     """Write to standard output at once.
 
     Raises:
-        CheckpointError: it takes no more, as on a full disk.
-        BrokenPipeError: nobody reads it any more.
+        CheckpointError: it cannot be written (a full disk).
+        BrokenPipeError: the reader has closed it.
     """
     try:
         file.write(text)
@@ -192,7 +192,7 @@ def json_line(data: Any) -> str:
 
 
 def _finite(data: Any) -> Any:
-    """JSON has no infinity and no NaN: they become null."""
+    """Replace infinity and NaN, which JSON does not have, by null."""
     if isinstance(data, float) and not math.isfinite(data):
         return None
     if isinstance(data, dict):

@@ -1,9 +1,9 @@
-"""Worker processes: one meaning of time and memory limits, of crashes and of Ctrl-C, for every command that uses them.
+"""Worker processes with time and memory limits, and one treatment of crashes and Ctrl-C for all commands.
 
 - A call that takes too long is ended with its worker; a worker that allocates too much gets a MemoryError.
-- A worker that dies takes no other call with it. Its call is made once more, alone, after all others, since what ends
-  a process from outside is mostly a lack of memory.
-- What a call raises is its own failure, and a result like any other: `Failure`.
+- A worker that dies affects no other call. Its call is made once more, alone, after all others, since a process is
+  mostly killed for lack of memory.
+- An exception in a call becomes its result: a `Failure`.
 - An exception in the parent, an interrupt too, ends all workers at once. Workers do not hear the terminal's Ctrl-C.
 """
 
@@ -36,12 +36,12 @@ TRIES = 2  # of a call whose process dies
 
 @dataclass(frozen=True)
 class Limits:
-    """What one worker may use; None: as much as there is.
+    """The limits of one worker; None: no limit.
 
     Attributes:
         seconds: wall-clock time of one call.
         memory: bytes that it may allocate.
-        calls: that one process makes before a new one takes its place.
+        calls: the number of calls after which a process is replaced.
     """
 
     seconds: float | None = None
@@ -54,7 +54,7 @@ class Failure:
     """Why a call has no result.
 
     Attributes:
-        error: what it raised, or a TimeLimitError, or a ProcessDiedError.
+        error: its exception, a TimeLimitError, or a ProcessDiedError.
     """
 
     error: Exception
@@ -72,9 +72,9 @@ class ProcessDiedError(Exception):
 
 
 class WorkerPool:
-    """Processes of this machine, in a `with` statement: all of them are gone when it ends, however it ends.
+    """Processes of this machine, in a `with` statement: all of them are ended with it.
 
-    They are spawned, since a forked process inherits locks of threads that it does not have, and no CUDA.
+    They are spawned, since a forked process inherits locks of threads that it does not have, and cannot use CUDA.
     """
 
     def __init__(self, workers: int, limits: Limits | None = None) -> None:
@@ -101,7 +101,7 @@ class WorkerPool:
         self._pool.join()
 
     def run(self, function: Callable[..., R], arguments: Sequence[Sequence[Any]]) -> Iterator[tuple[int, R | Failure]]:
-        """Call an importable function with each of several arguments; (index, result or Failure) as each is known."""
+        """Call an importable function with each of several arguments; yields (index, result or Failure)."""
         calls = {self._start(function, each): i for i, each in enumerate(arguments)}
         died: list[int] = []
         try:
@@ -135,7 +135,7 @@ class WorkerPool:
 
 
 def in_order(results: Iterable[tuple[int, T]]) -> list[T]:
-    """What comes with its index, in the order of the indices."""
+    """Results in the order of their indices."""
     return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
 
@@ -143,7 +143,7 @@ _KILLED = 9  # the signal by which Linux ends a process that takes too much memo
 
 
 def _prepare(threads: int, memory: int | None) -> None:
-    """In a new worker: quiet, with its share of the cores and of the memory, and ended by a signal at once."""
+    """Prepare a new worker: quiet, with its share of cores and memory, and ended by a signal at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler waits until the kernel that is running has ended
     sys.stdout = sys.stderr  # standard output is the command's
     warnings.simplefilter("ignore")
@@ -155,7 +155,7 @@ def _prepare(threads: int, memory: int | None) -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """What is started here, and its children, do not hear Ctrl-C, not even while they import (not on Windows)."""
+    """While this lasts, started processes and their children ignore Ctrl-C, also while they import (not on Windows)."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Align a checkpoint
 #
-# Two checkpoints may compute nearly the same and have very different weights. If rescaling is the reason,
-# `ft.align` finds it. We make such a pair: a network, and a copy that was rescaled, then trained on a little.
+# Two checkpoints may compute nearly the same function with very different weights. If rescaling is the reason,
+# `ft.align` finds it. We build such a pair: a network, and a copy that is rescaled and then trained for a few more
+# steps.
 
 # %%
 import matplotlib.pyplot as plt
@@ -43,8 +44,8 @@ b.load_state_dict(plan.rewrite(plan.sample(cob_range=0.9, landscape="inter", see
 fitted(b, 20, 1e-4)  # and now it is no exact copy any more
 
 # %% [markdown]
-# (tanh allows a change of sign, ReLU one of magnitude.) Both networks are about as good, their weights are far apart,
-# and their average computes something else.
+# (tanh allows a change of sign, ReLU one of magnitude.) Both networks have about the same accuracy, their weights are
+# far apart, and the average of their weights is another function.
 
 
 # %%
@@ -70,15 +71,15 @@ print(f"accuracies: {accuracy(a):.3f} and {accuracy(b):.3f}; of the mean of both
 # %% [markdown]
 # ## Align
 #
-# `found.cob` maps the weights of `a` as near to those of `b` as was found. `exact` would say that `b` is a rescaled `a`
-# and nothing else; here it was trained on, so it is not.
+# `found.cob` is the CoB that brings the weights of `a` nearest to those of `b`. `exact` is True if `b` is a rescaled
+# `a` and nothing else; here `b` was trained further, so it is False.
 
 # %%
 found = ft.align(plan, a, b)
 print(f"distance {found.before:.3f} before, {found.after:.3f} after; exact: {found.exact}")
 
 # %% [markdown]
-# Move `a` there. It computes what it did, and can be compared with, or averaged with, `b`.
+# Apply it to `a`. The function of `a` stays the same, and its weights can be compared with those of `b`, or averaged.
 
 # %%
 aligned = Net()
@@ -111,7 +112,7 @@ right.set(xlabel="on the line to b", ylabel="loss")
 right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 # %% [markdown]
-# The barrier on the line between the checkpoints was made by rescaling alone: it is gone.
+# The barrier on the line between the checkpoints came from rescaling alone: after alignment it is gone.
 #
 # Alignment by rescaling does not permute neurons. Two networks that were trained from different seeds differ by a
 # permutation as well: the distance then stays large, and `found.after` says so.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # First teleportation, of a model of your own
 #
-# You need no download and no GPU. First a network: a small one with a residual sum, a norm and two kinds of activation.
-# Nothing in it knows of fxteleport.
+# You need no download and no GPU. First a small network with a residual sum, a norm and two kinds of activation. It is
+# plain PyTorch and does not use fxteleport.
 
 # %%
 import matplotlib.pyplot as plt
@@ -51,13 +51,15 @@ for group in plan.groups:
     print(f"#{group.id:<2} {group.kind:6} {group.size:4}  {made_by}  {group.why}")
 
 # %% [markdown]
-# The residual stream is one group, made by `stem` and by what each block adds: what is added must have the same CoB.
-# Each hidden layer and each norm's output is a group of its own. The network's output is pinned to 1: it must stay.
+# The residual stream is one group: the outputs of `stem` and of each block are added, so they must have the same CoB.
+# Each hidden layer and each norm's output is a group of its own. The network's output is pinned to 1: it must not
+# change.
 #
 # ## Teleport
 #
-# A CoB gives every free value a number. `cob_range` and `landscape` are the law it is drawn from; here half of the
-# values are negative. `exact=True` rounds magnitudes to powers of two, which multiply without any rounding error.
+# A CoB is a number for every free value. `cob_range` and `landscape` choose the distribution it is drawn from; here
+# half of the values are negative. `exact=True` rounds magnitudes to powers of two, which multiply without any rounding
+# error.
 
 # %%
 cob = plan.sample(cob_range=0.9, landscape="inter", exact=True, seed=0)
@@ -67,7 +69,7 @@ print(cob)
 # %% [markdown]
 # `network` is a new module with parameters of the same names and shapes. Your model was not touched.
 #
-# ## Do not believe it, check it
+# ## Check it
 #
 # `ft.verify` compares both networks at every node, and every parameter with the original's times its factor. As the CoB
 # consists of powers of two, "equal" means to the last bit.
@@ -81,7 +83,7 @@ with torch.no_grad():
     print("largest change of an output:", (network(x) - model(x)).abs().max().item())
 
 # %% [markdown]
-# Can the check fail at all? Break one weight, and it says where the networks part.
+# Can the check fail? Change one weight, and the report names the first node that differs.
 
 # %%
 with torch.no_grad():
@@ -90,9 +92,9 @@ report = ft.verify(model, network, x)
 print(report.verdict, "- first at", report.first_difference.node)
 
 # %% [markdown]
-# ## See it
+# ## Plot it
 #
-# The weights are elsewhere; the outputs are where they were.
+# The weights have changed; the outputs have not.
 
 # %%
 network = plan.rewrite(cob)

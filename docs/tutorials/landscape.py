@@ -2,7 +2,7 @@
 # # A landscape
 #
 # A teleported network is the same function at another place in weight space. The loss there is the same; the loss
-# *around* it is not. Here is the difference, as a picture and as numbers.
+# *around* it is not. This tutorial shows the difference, as a picture and as numbers.
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,9 +30,9 @@ def loss(net):
 
 
 # %% [markdown]
-# ## Two places
+# ## Two points
 #
-# The trained network, and the same with a CoB drawn far from 1.
+# The trained network, and the same network with a CoB drawn far from 1.
 
 # %%
 plan = ft.plan(model, x)
@@ -41,11 +41,11 @@ print(ft.verify(model, network, x).verdict, "function")
 print(f"loss {loss(model).item():.4f} and {loss(network).item():.4f}")
 
 # %% [markdown]
-# ## Around them
+# ## The loss around them
 #
 # `ft.landscapes.surface` takes the loss on a plane: the weights plus `x` times one random direction plus `y` times
 # another.
-# Directions are *not* filter-normalised here, so that a step is the same length in both places.
+# Directions are *not* filter-normalised here, so that a step has the same length at both points.
 
 # %%
 steps = [0.6 * i / 12 for i in range(-12, 13)]
@@ -65,7 +65,7 @@ axes[0].set_ylabel("second direction")
 bar = figure.colorbar(drawn, ax=axes, label="loss", ticks=[0.01, 0.1, 1, 10])
 
 # %% [markdown]
-# The square is where the network is: the same loss in both pictures. The walls are not at the same distance.
+# The square marks the network: the loss there is the same in both pictures. The distance to the steep walls is not.
 #
 # ## As a number
 #
@@ -77,8 +77,8 @@ for net, name in ((model, "trained"), (network, "teleported")):
     print(f"{name:10} largest curvature {value:9.2f}")
 
 # %% [markdown]
-# The same without building the network: a *point* is the teleported landscape, differentiable in the CoB. So a CoB can
-# be optimised: here for the smallest norm of the weights, the *balanced* network.
+# The same without building the network: a *point* is a differentiable function of the CoB. So a CoB can be optimised:
+# here for the smallest norm of the weights, which gives the *balanced* network.
 
 # %%
 found = ft.optimize(plan, plan.identity(), ft.objectives.weight_norm, steps=100)

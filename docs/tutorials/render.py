@@ -1,7 +1,7 @@
 """Run the tutorials and write their pages: python docs/tutorials/render.py [NAME ...]
 
 A tutorial is a notebook as Python (jupytext's percent format: open it in Jupyter or an editor, or run it with python).
-Its page is made of it here: text, code, what the code prints, and its figures. GitHub and the site show the page.
+This script renders its page: text, code, printed output and figures. GitHub and the site show the page.
 """
 
 from __future__ import annotations

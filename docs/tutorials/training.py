@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Train, save and resume
 #
-# Teleporting in the middle of training moves the weights to where the loss is the same and the gradient is not. This
-# tutorial trains a small classifier, teleports it once, saves it and goes on in a fresh process.
+# Teleporting in the middle of training moves the weights to a point with the same loss and another gradient. This
+# tutorial trains a small classifier, teleports it once, saves it, and resumes training from the file.
 
 # %%
 import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ def fresh():
 # ## A network that can teleport
 #
 # `ft.Teleportable` holds your model. Its parameters stay the same objects, so any optimiser keeps working;
-# `ft.Teleport` says when and how far. It moves the optimiser's state along (momentum scales as the gradient does).
+# `ft.Teleport` chooses when and how far. It also scales the optimiser's state (momentum scales as the gradient does).
 
 
 # %%
@@ -62,8 +62,7 @@ print(f"change in the step after it: {plain[21] - plain[20]:.4f} and {moved[21] 
 # %% [markdown]
 # ## Save
 #
-# A `Teleportable`'s state dict says where it is: it has the total CoB beside the parameters. So two calls of torch's
-# suffice.
+# A `Teleportable`'s state dict has the total CoB beside the parameters. So `torch.save` and `torch.load` suffice.
 
 # %%
 import io
@@ -75,7 +74,7 @@ print("beside the parameters:", [k for k in net.state_dict() if not k.endswith((
 # %% [markdown]
 # ## Resume
 #
-# Build everything as at first, and load. What follows is what would have followed, to the last bit.
+# Build everything as before, and load. Training continues exactly as without the interruption, to the last bit.
 
 # %%
 file.seek(0)
@@ -88,8 +87,8 @@ moved += run(net, optimizer, teleport, range(150, 300))
 print("resumed as if never stopped:", resumed == moved[150:])
 
 # %% [markdown]
-# To hand the network to someone who has no fxteleport, with the original class: teleport back. Its state dict is then
-# an ordinary one.
+# To give the network to someone without fxteleport, in its original class, teleport back. Its state dict is then an
+# ordinary one.
 
 # %%
 net.teleport_(net.cob.inverse())
@@ -108,7 +107,8 @@ axis.set(xlabel="epoch", ylabel="training loss")
 axis.legend(loc="upper right")
 
 # %% [markdown]
-# One run of one toy shows no speed-up or its absence: [the paper, reproduced](../paper.md) has the statistics.
+# One run of one small network shows neither a speed-up nor its absence: [the paper, reproduced](../paper.md) has the
+# statistics.
 #
 # ## Next
 #

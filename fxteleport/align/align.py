@@ -5,10 +5,9 @@ Teleported weights are b = a * prod_k tau_k ** e_k elementwise, so that
     log |b / a| = sum_k e_k log |tau_k|        sign(a b) = prod_k sign(tau_k) ** e_k
 
 The magnitudes are a linear least-squares problem in the logs of the free values (`magnitudes.py`), the signs a
-spanning tree of the strongest votes (`signs.py`). When a change of basis exists it is found, even if a few weights
-have changed since: a few Gauss-Newton steps that tame outliers find what the others say. When none exists, that answers
-another question than which one is nearest: the squared distance itself is descended (`descent.py`) from several
-starts, of which the identity is one, and what is left of it says how far apart the two networks are.
+spanning tree of the strongest votes (`signs.py`). If one change of basis explains most weights, this finds it: a few
+robust Gauss-Newton steps ignore the others. If none does, the nearest one is another problem: the squared distance is
+minimised (`descent.py`) from several starts, one of them the identity, and the distance that remains is reported.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ _EXACT = 1e-6  # relative distance below which two networks count as one telepor
 
 @dataclass(frozen=True)
 class Alignment:
-    """What `align` found.
+    """The result of `align`.
 
     Attributes:
-        cob: maps the weights `a` as near to `b` as was found.
+        cob: maps the weights `a` to `b`, or near to it.
         before: the distance of `a` to `b`, relative to the norm of `b`.
         after: the same for the teleported `a`.
-        distances: relative distance that is left, by parameter name.
+        distances: the remaining relative distance, by parameter name.
         exact: `b` is a teleported `a`, up to rounding.
     """
 
@@ -62,8 +61,8 @@ class Alignment:
 def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str, Tensor]) -> Alignment:
     """Find the change of basis that maps weights `a` onto weights `b`, or as near to them as descent comes.
 
-    One that maps most weights to within 1 % is taken as it is: the others have changed for another reason. Any other
-    that is returned is a local minimum of the distance, and no farther from `b` than `a` is.
+    One that maps most weights to within 1 % is returned as it is: the others are taken to have changed otherwise. Any
+    other result is a local minimum of the distance, and no farther from `b` than `a` is.
 
     Args:
         plan: of a model with these parameters; its mode says which values may be negative.
@@ -71,8 +70,8 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
         b: the weights that they are mapped onto.
 
     Raises:
-        InputError: this is no plan, or no network or weights, or a parameter is missing or has another shape.
-        ModelError: an index buffer is not the one that was planned with.
+        InputError: an argument is no plan, or no network or weights; a parameter is missing or has another shape.
+        ModelError: an index buffer is not the planned one.
     """
     require_plan(plan)
     first, second = (_tensors(plan, x) for x in (a, b))
@@ -89,8 +88,8 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
     robust = sign * refined(matrix, pairs, movable, logs, lambda x: plan.solution.tau(sign * x.exp())).exp()
     if _explains(plan, pairs, robust):
         return _described(plan, robust, first, second)
-    whole = sum(float(p.b.square().sum()) for p in pairs)
-    distance = Distance([share(p) for p in pairs], matrix, movable, signed, max(whole, _TINY), plan.solution.tau)
+    norm = sum(float(p.b.square().sum()) for p in pairs)
+    distance = Distance([share(p) for p in pairs], matrix, movable, signed, max(norm, _TINY), plan.solution.tau)
     identity = torch.ones_like(closed)
     starts = (identity, signs(matrix, distance.votes(identity), signed), robust)
     _, values = min(map(distance.descended, starts), key=lambda end: end[0])
@@ -98,7 +97,7 @@ def align(plan: Analysis, a: nn.Module | Mapping[str, Tensor], b: nn.Module | Ma
 
 
 def _explains(plan: Analysis, pairs: Sequence[Pair], values: Tensor) -> bool:
-    """Most weights are mapped to what they are, nearly, beyond the as many that any values could be fitted to."""
+    """True if more than half of the weights are mapped to within 1 %, not counting one weight for each free value."""
     tau = plan.solution.tau(values)
     met = [((p.there(tau) - p.b).abs() <= _NEAR * p.b.abs())[p.b != 0] for p in pairs]  # two zeros say nothing
     return 2 * sum(int(m.sum()) for m in met) > sum(m.numel() for m in met) + plan.num_free
@@ -110,10 +109,10 @@ def _described(plan: Analysis, values: Tensor, first: dict[str, Tensor], second:
     gaps = {n: float((first[n] * factors.get(n, 1.0) - b).norm()) for n, b in second.items()}
     sizes = {n: float(b.norm()) for n, b in second.items()}
     own = {n: float((first[n] - b).norm()) for n, b in second.items()}
-    whole = max(_root(sizes), np.finfo(float).tiny)
+    total = max(_root(sizes), np.finfo(float).tiny)
     distances = {n: gap / max(sizes[n], np.finfo(float).tiny) for n, gap in gaps.items()}
-    after = _root(gaps) / whole
-    return Alignment(cob, _root(own) / whole, after, distances, after < _EXACT)
+    after = _root(gaps) / total
+    return Alignment(cob, _root(own) / total, after, distances, after < _EXACT)
 
 
 def _root(values: Mapping[str, float]) -> float:
@@ -129,7 +128,7 @@ def _tensors(plan: Analysis, given: nn.Module | Mapping[str, Tensor]) -> dict[st
         held = given
     for name in plan.planned.values.keys() & held.keys():
         plan.planned.require_value(name, held[name])
-    found = {}
+    parameters = {}
     for name, parameter in plan.captured.model.named_parameters():
         if name not in held:
             raise InputError(f"there is no parameter '{name}' to align: give all that the plan was made with")
@@ -139,8 +138,8 @@ def _tensors(plan: Analysis, given: nn.Module | Mapping[str, Tensor]) -> dict[st
                 f" {tuple(parameter.shape)}"
             )
         if parameter.is_floating_point():
-            found[name] = held[name].detach().to("cpu", torch.float64)
-    return found
+            parameters[name] = held[name].detach().to("cpu", torch.float64)
+    return parameters
 
 
 def _moving(plan: Analysis, tensors: Mapping[str, Tensor]) -> list[str]:

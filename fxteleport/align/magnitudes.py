@@ -1,7 +1,8 @@
 """The magnitudes of an alignment: least squares in the logs of the free values, without a row for each weight.
 
-Noise of one size on b disturbs log |b| by 1 / |b|, so equations are weighted by b^2 (relative to their tensor), and
-reweighted (Huber) against outliers. Weights that share a factor, the positions of a kernel, are one equation.
+Noise of a given size on b changes log |b| in proportion to 1 / |b|, so equations are weighted by b^2 (relative to their
+tensor), and reweighted (Huber) against outliers. Weights that share a factor (the positions of a kernel) are one
+equation.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Pair:
     b: Tensor
 
     def equation(self) -> Equation:
-        """Its weighted log-ratios; where one of the two is 0 nothing is said."""
+        """Its weighted log-ratios; where one of the two values is 0 the weight is 0."""
         usable = (self.a != 0) & (self.b != 0) & torch.isfinite(self.a) & torch.isfinite(self.b)
         ratio = torch.where(usable, self.b / torch.where(usable, self.a, 1.0), 1.0)
         square = torch.where(usable, self.b * self.b, 0.0)
@@ -43,23 +44,23 @@ class Pair:
         return self.a if scale is None else self.a * scale
 
     def votes(self, magnitude: Tensor) -> Votes:
-        """For each product of odd powers: is the sign kept, and how surely (magnitudes of every symbol known)."""
+        """For each product of odd powers: whether the sign is kept, and how surely, given every symbol's magnitude."""
         odd = [s for s, e in self.cob.factors if e % 2]
         size = torch.minimum(self.there(magnitude).abs(), self.b.abs()).square()
         strength = self.a.sign() * self.b.sign() * size / size.mean().clamp_min(_TINY)
         return Votes(odd, summed(strength, odd))
 
     def deviation(self, tau: Tensor) -> float:
-        """The typical distance of two weights (3 robust deviations): what is beyond it is an outlier."""
+        """The typical distance of two weights (3 robust deviations); larger ones are outliers."""
         return 3 * 1.4826 * float((self.b - self.there(tau)).abs().median())
 
     def cost(self, tau: Tensor, beyond: float) -> float:
-        """Huber's: the squared distance, but twice `beyond` times the distance for outliers."""
+        """Huber's cost: the squared distance, but linear in the distance for outliers."""
         gap = (self.b - self.there(tau)).abs()
         return float(torch.where(gap <= beyond, gap * gap, beyond * (2 * gap - beyond)).sum())
 
     def residual(self, tau: Tensor, beyond: float) -> Equation:
-        """That cost, linearised in the logs round a change of basis."""
+        """Huber's cost, linearised in the logs around a change of basis."""
         there = self.there(tau)
         gap = self.b - there
         weight = (beyond / gap.abs().clamp_min(_TINY)).clamp_max(1.0) * there.square()
@@ -89,7 +90,7 @@ class Votes:
 
 
 def _gathered(cob: CobMap, goal: Tensor, weight: Tensor) -> Equation:
-    """Elements of one factor as one equation: their weighted mean."""
+    """Elements with the same factor as one equation: their weighted mean."""
     factors = [s for s, _ in cob.factors]
     total = summed(weight, factors)
     return Equation(cob, summed(weight * goal, factors) / total.clamp_min(_TINY), total)
@@ -115,7 +116,7 @@ def exponents(solution: Solution) -> Any:
 
 
 def magnitudes(matrix: Any, pairs: Sequence[Pair], movable: Tensor) -> Tensor:
-    """The logs of the free values' magnitudes; 0 for one that no weight shows or that is not movable."""
+    """The logs of the free values' magnitudes; 0 for a value that no weight depends on or that is not movable."""
     equations = [p.equation() for p in pairs]
     logs = torch.zeros(matrix.shape[1], dtype=torch.float64)
     if not pairs or not bool(movable.any()):
@@ -127,13 +128,13 @@ def magnitudes(matrix: Any, pairs: Sequence[Pair], movable: Tensor) -> Tensor:
         errors = [(e.goal - e.predicted(values)).abs() * e.weight.sqrt() for e in equations]
         spread = [float(x[e.weight > 0].median()) if bool((e.weight > 0).any()) else 0.0
                   for x, e in zip(errors, equations, strict=True)]  # fmt: skip
-        if max(spread) < 1e-9:  # a change of basis exists, whatever a few weights say
+        if max(spread) < 1e-9:  # most weights agree on a change of basis: ignore the others
             wild = [torch.where(x > 1e-6, 0.0, e.weight) for x, e in zip(errors, equations, strict=True)]
             if all(bool((w == e.weight).all()) for w, e in zip(wild, weighted, strict=True)):
                 break
             weighted = [Equation(e.cob, e.goal, w) for e, w in zip(equations, wild, strict=True)]
             continue
-        weighted = [  # beyond 2 robust deviations an error counts by its size, not by its square
+        weighted = [  # beyond 2 robust deviations an error counts linearly
             Equation(e.cob, e.goal, e.weight * (2 * 1.4826 * s / x.clamp_min(_TINY)).clamp_max(1.0) if s else e.weight)
             for e, x, s in zip(equations, errors, spread, strict=True)
         ]
@@ -143,7 +144,7 @@ def magnitudes(matrix: Any, pairs: Sequence[Pair], movable: Tensor) -> Tensor:
 def refined(
     matrix: Any, pairs: Sequence[Pair], movable: Tensor, logs: Tensor, tau_of: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The logs after Gauss-Newton steps towards the smallest distance of the weights themselves, outliers tamed."""
+    """The logs after Gauss-Newton steps on Huber's cost of the weights themselves."""
     tau = tau_of(logs)
     beyond = [p.deviation(tau) for p in pairs]
     best = sum(p.cost(tau, k) for p, k in zip(pairs, beyond, strict=True))
@@ -166,7 +167,7 @@ def _least_squares(matrix: Any, equations: Sequence[Equation], movable: Tensor) 
 
     roots = [e.weight.sqrt() for e in equations]
     sizes = [r.numel() for r in roots]
-    # Columns of one length: a value that many weights depend on is no harder than one that few do.
+    # Columns are scaled to one length, which improves the condition number.
     heavy = torch.zeros(matrix.shape[0], dtype=torch.float64)
     for e in equations:
         spread_back([(s, k * k) for s, k in e.cob.factors], e.weight, heavy)

@@ -1,8 +1,8 @@
 """The signs of an alignment: free values are +1 or -1, and every weight votes for a product of a few of them.
 
-Votes for one or two values are edges of a graph whose extra vertex is the pinned +1. A spanning tree of the strongest
-edges settles all values, in one pass; then values that most of their votes are against are turned round. Only a
-few edges a neuron enter the tree: time and memory stay near those of the weights themselves.
+Votes for one or two values are edges of a graph, with an extra vertex for the pinned +1. A spanning tree of the
+strongest edges determines all values in one pass; then values with most votes against them are flipped. Only a few
+edges a neuron enter the tree, so time and memory stay near those of reading the weights.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _TURNS = 50
 
 
 def signs(matrix: Any, votes: Sequence[Votes], movable: Tensor, start: Tensor | None = None) -> Tensor:
-    """The signs that most votes are for, float64 [num_free]; + where there is none and where `movable` is False.
+    """The signs with the most votes, float64 [num_free]; + where there is no vote and where `movable` is False.
 
-    Those that are given to `start` from are only improved.
+    With `start`, only the improvement by flips is done.
 
     Args:
         matrix: every symbol's exponents of the free values, sparse.
-        votes: of the parameters.
+        votes: the parameters' votes.
         movable: bool [num_free].
         start: signs, + where `movable` is False.
     """
@@ -66,14 +66,14 @@ def _tree(parity: Any, votes: Sequence[Votes], movable: Array) -> Array:
     against = coo_array((np.where(total < 0, 1.0, -1.0), (a, b)), shape=shape).tocsr()
     _, label = connected_components(tree, directed=False)
     _, roots = np.unique(label, return_index=True)
-    roots[label[free]] = free  # the pinned +1 is the root of what hangs on it
+    roots[label[free]] = free  # the pinned +1 is the root of its component
     above, turned = np.arange(free + 1), np.zeros(free + 1, bool)
     for root in roots[np.bincount(label) > 1]:
         order, parent = breadth_first_order(tree, root, directed=False)
         nodes, up = order[1:], parent[order[1:]]
         above[nodes] = up
         turned[nodes] = np.asarray(against[np.minimum(up, nodes), np.maximum(up, nodes)]).reshape(-1) > 0
-    while (above != above[above]).any():  # half the steps to the root are left
+    while (above != above[above]).any():  # pointer jumping: each round halves the steps to the root
         turned, above = turned ^ turned[above], above[above]
     return turned[:free].astype(float)
 
@@ -100,18 +100,18 @@ def _strongest(strength: Tensor) -> Tensor:
     number = torch.arange(strength.numel()).view(strength.shape)
     if strength.numel() <= 4096:
         return number.reshape(-1)
-    found: list[Tensor] = []
+    strongest: list[Tensor] = []
     for axis, size in enumerate(strength.shape):
         if size > 1:
             flat = strength.abs().movedim(axis, 0).reshape(size, -1)
             top = flat.topk(min(_STRONGEST, flat.shape[1]), dim=1).indices
-            found.append(number.movedim(axis, 0).reshape(size, -1).gather(1, top).reshape(-1))
-    picked: Tensor = torch.cat(found).unique()
+            strongest.append(number.movedim(axis, 0).reshape(size, -1).gather(1, top).reshape(-1))
+    picked: Tensor = torch.cat(strongest).unique()
     return picked
 
 
 def _improved(parity: Any, votes: Sequence[Votes], movable: Array, bits: Array) -> Array:
-    """Turn values round while that gains agreement: those that have more votes against them, or the worst of those."""
+    """Flip values while that gains agreement: those with more votes against them, or the worst of these."""
     support, best = _support(parity, votes, bits)
     for _ in range(_TURNS):
         wrong = (support < -1e-9 * max(np.abs(support).max(initial=0.0), 1e-300)) & movable
@@ -119,9 +119,9 @@ def _improved(parity: Any, votes: Sequence[Votes], movable: Array, bits: Array) 
         for count in (int(wrong.sum()) >> k for k in range(int(wrong.sum()).bit_length())):
             trial = bits.copy()
             trial[worst[:count]] = 1 - trial[worst[:count]]
-            found, agreement = _support(parity, votes, trial)
+            trial_support, agreement = _support(parity, votes, trial)
             if agreement > best:
-                bits, support, best = trial, found, agreement
+                bits, support, best = trial, trial_support, agreement
                 break
         else:
             break

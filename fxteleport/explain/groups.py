@@ -1,7 +1,7 @@
-"""Neuron groups: CoB values that go together, and the neurons that share them.
+"""Neuron groups: sets of CoB values, with the neurons that share them.
 
-A plan has one free value for each channel of a residual stream, say; channels that were made together and joined
-by the same operations form one group, whose members are runs of channels of nodes and parameters.
+A plan has one free value for each channel of a residual stream, say. Channels of one tensor that the same operations
+join form one group, whose members are runs of channels of nodes and parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A run of neurons: `node` is the node or parameter that made them, `role` what they are to it."""
+    """A run of neurons: `node` is the node or parameter that they belong to, `role` what they are there."""
 
     node: str
     path: str
@@ -40,8 +40,8 @@ class Group:
         kind: "free" (values of its own), "dependent" (monomials of other groups' values) or "pinned" (to 1).
         size: CoB values in the group; for a pinned group, neurons.
         members: the neurons.
-        why: why it is pinned, or the product of groups that it is.
-        allows: what its values may be: "any" number but 0, "positive" ones, or a "sign" only ("mixed": some of these).
+        why: why it is pinned, or of which groups it is the product.
+        allows: which values it may have: "any" number but 0, "positive" ones, or a "sign" only ("mixed": several).
     """
 
     id: int
@@ -54,7 +54,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of a plan, and where each symbol went.
+    """The groups of a plan, and the group of each symbol.
 
     Attributes:
         groups: largest first, pinned ones last; a group's id is its position.
@@ -69,10 +69,10 @@ class Grouping:
     value: Array
 
 
-def neuron_groups(captured: Captured, found: Constrained, solution: Solution) -> Grouping:
+def neuron_groups(captured: Captured, constrained: Constrained, solution: Solution) -> Grouping:
     """The groups of a plan, largest first, pinned ones last."""
-    vectors = found.system.vectors
-    of, member, values = (np.full(found.system.count, -1, np.int64) for _ in range(3))
+    vectors = constrained.system.vectors
+    of, member, values = (np.full(constrained.system.count, -1, np.int64) for _ in range(3))
     if not vectors:
         return Grouping([], of, member, values)
     paths = {n.name: str(n.target if n.op == "call_module" else info(n).path) for g in captured.graphs for n in g.nodes}
@@ -80,13 +80,13 @@ def neuron_groups(captured: Captured, found: Constrained, solution: Solution) ->
     symbols = np.concatenate([np.arange(v.start, v.start + v.size) for v in vectors])
     vector = np.searchsorted(starts, symbols, side="right") - 1
     kind, key = _keys(solution, symbols)
-    # Values that occur in the same set of vectors go together: tell sets apart by a sum of random numbers.
+    # Values that occur in the same set of vectors form a group; a sum of random numbers identifies a set.
     random = np.random.default_rng(0).integers(1, 2**60, len(vectors))
     pairs = np.unique(np.stack([key, vector], 1), axis=0)
     value, inverse = np.unique(key, return_inverse=True)
     first = np.searchsorted(pairs[:, 0], value)
     signature = np.add.reduceat(random[pairs[:, 1]], first)[inverse]
-    signature = np.where(kind == _DEPENDENT, signature ^ 1 << 62, signature)  # nor do free and dependent values
+    signature = np.where(kind == _DEPENDENT, signature ^ 1 << 62, signature)  # free and dependent ones are apart
     signature = np.where(kind == _PINNED, -1 - solution.reason[symbols], signature)
     groups = []
     order = np.lexsort((symbols, signature))
@@ -108,9 +108,9 @@ def neuron_groups(captured: Captured, found: Constrained, solution: Solution) ->
     return Grouping(listed, of, member, values)
 
 
-def group_of_symbols(captured: Captured, found: Constrained, solution: Solution) -> Array:
-    """As `Grouping.of` (a plan has it at hand as `plan.grouping.of`)."""
-    return neuron_groups(captured, found, solution).of
+def group_of_symbols(captured: Captured, constrained: Constrained, solution: Solution) -> Array:
+    """`Grouping.of` alone (of a plan: `plan.grouping.of`)."""
+    return neuron_groups(captured, constrained, solution).of
 
 
 _FREE, _DEPENDENT, _PINNED = 0, 1, 2
@@ -138,18 +138,18 @@ def _members(symbols: Array, vector: Array, vectors: Any, paths: dict[str, str],
     """The runs of one group; writes each symbol's run into `member`."""
     members: list[Member] = []
     for index in dict.fromkeys(vector.tolist()):
-        made = vectors[index]
-        own = np.sort(symbols[vector == index]) - made.start
+        run = vectors[index]
+        own = np.sort(symbols[vector == index]) - run.start
         for piece in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
-            name = made.origin.node
+            name = run.origin.node
             path = paths.get(name, name.rpartition(".")[0])
-            member[piece + made.start] = len(members)
-            members.append(Member(name, path, made.origin.why, int(piece[0]), int(piece[-1]) + 1))
+            member[piece + run.start] = len(members)
+            members.append(Member(name, path, run.origin.why, int(piece[0]), int(piece[-1]) + 1))
     return tuple(members)
 
 
 def _home(solution: Solution, of: Array) -> Array:
-    """The group of each free value, int64 [num_free + 1]; the last is no value's."""
+    """The group of each free value, int64 [num_free + 1]; the last entry stands for no value."""
     home = np.full(solution.num_free + 1, -1)
     plain = solution.index < solution.num_free
     home[solution.index[plain]] = of[plain]
@@ -169,7 +169,7 @@ def _why(kind: int, own: Array, solution: Solution, home: Array) -> str:
 
 
 def _product(own: Array, solution: Solution, home: Array) -> str:
-    """What a dependent group is: "#3 * #5 / #8" where all its values are, else the groups it is made of."""
+    """A dependent group as a product: "#3 * #5 / #8" if all its values are that, else the groups that it depends on."""
     rows = np.isin(solution.many, own)
     groups, exponents = home[solution.many_index[rows]], solution.many_exponent[rows]
     held = np.unique(groups[groups >= 0]).tolist()
@@ -191,7 +191,7 @@ def monomial(terms: Sequence[tuple[int, int]]) -> str:
 
 
 def _allows(own: Array, solution: Solution) -> str:
-    """What the free values of a group may be."""
+    """Which values the free values of a group may have."""
     index = solution.index[own]
-    found = np.unique(solution.allows[index[index < solution.num_free]])
-    return _ALLOWS[int(found[0])] if len(found) == 1 else "mixed" if len(found) else "any"
+    allowed = np.unique(solution.allows[index[index < solution.num_free]])
+    return _ALLOWS[int(allowed[0])] if len(allowed) == 1 else "mixed" if len(allowed) else "any"

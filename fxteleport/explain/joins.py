@@ -1,8 +1,8 @@
 """Links: why the members of a neuron group share their values.
 
-Every batch of equations remembers the node that asked for it (`Origin`), so nothing has to be recorded while
-planning: the equations that hold two runs of neurons of one group together are looked up afterwards, all groups at
-once, and a spanning forest of them (the earliest ones, the plainest first) is the explanation.
+Every batch of equations has the node that it comes from (`Origin`), so nothing has to be recorded while planning. The
+equations that join two runs of neurons of one group are looked up afterwards, for all groups at once. A spanning forest
+of them (short equations first, then early ones) is the explanation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TOGETHER = "several equations make them equal together"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Two members of a group (by their positions in it) and what joined them.
+    """Two members of a group (by their positions in it) and the operation that joins them.
 
     Attributes:
-        node: the graph's node that asked for it; "" where it takes several equations.
+        node: the node that the equation comes from; "" where several equations together join them.
         why: in words.
     """
 
@@ -35,7 +35,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Several groups in one equation, which makes one of them a product of the others; and what asked for it."""
+    """Several groups in one equation, which makes one of them a product of the others, with the equation's origin."""
 
     groups: tuple[int, ...]
     node: str
@@ -44,11 +44,11 @@ class Tie:
 
 def group_ties(system: System, grouping: Grouping) -> list[Tie]:
     """The equations between values of different groups, in the order of the graph."""
-    found: dict[Tie, None] = {}
-    moving = np.array([g.kind != "pinned" for g in grouping.groups] + [False])  # the last is that of no group
+    ties: dict[Tie, None] = {}
+    moving = np.array([g.kind != "pinned" for g in grouping.groups] + [False])  # the last entry stands for no group
     mix = np.random.default_rng(0).integers(-(2**62), 2**62, 64)
     for batch in system.equations:
-        if len(batch.exponents) < 3:  # two symbols are equal: of one group
+        if len(batch.exponents) < 3:  # two equal symbols are in one group
             continue
         rows = grouping.of[batch.symbols.numpy()]
         rows = np.sort(np.where(moving[rows], rows, -1), 1)
@@ -56,15 +56,15 @@ def group_ties(system: System, grouping: Grouping) -> list[Tie]:
         for row in rows[np.sort(distinct)].tolist():
             groups = tuple(sorted(set(row) - {-1}))
             if len(groups) > 1:
-                found[Tie(groups, batch.origin.node, batch.origin.why)] = None
-    return list(found)
+                ties[Tie(groups, batch.origin.node, batch.origin.why)] = None
+    return list(ties)
 
 
 def group_links(system: System, grouping: Grouping) -> list[list[Link]]:
     """The links of every group.
 
-    They connect all members that share values. Runs of one tensor that share none were only made together, and those
-    of a pinned group were perhaps never joined, but pinned by the same operation.
+    They connect all members that share values. Members without a common value may stay unconnected: runs of one tensor,
+    or neurons that the same operation pins.
     """
     sizes = [len(g.members) for g in grouping.groups]
     start = np.cumsum([0, *sizes])  # the members of all groups, numbered through
@@ -83,7 +83,7 @@ def group_links(system: System, grouping: Grouping) -> list[list[Link]]:
             parent[high] = low
             origin = system.equations[number].origin
             links[group].append(Link(int(a - start[group]), int(b - start[group]), origin.node, origin.why))
-    for group, one, other in _sharing(grouping, start, [len(found) for found in links]):
+    for group, one, other in _sharing(grouping, start, [len(own) for own in links]):
         low, high = sorted((root(one), root(other)))
         if low != high:
             parent[high] = low
@@ -91,10 +91,10 @@ def group_links(system: System, grouping: Grouping) -> list[list[Link]]:
     return links
 
 
-def _sharing(grouping: Grouping, start: Array, found: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def _sharing(grouping: Grouping, start: Array, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(group, member, member) that have a value in common, in groups that are not connected yet."""
     for group in grouping.groups:
-        if group.kind == "pinned" or found[group.id] == len(group.members) - 1:
+        if group.kind == "pinned" or counts[group.id] == len(group.members) - 1:
             continue
         own = np.flatnonzero(grouping.of == group.id)
         pairs = np.unique(np.stack([grouping.value[own], start[group.id] + grouping.member[own]], 1), axis=0)
@@ -107,21 +107,21 @@ def _sharing(grouping: Grouping, start: Array, found: Sequence[int]) -> Iterator
 def _candidates(system: System, grouping: Grouping, start: Array) -> Iterator[tuple[int, int, int, int]]:
     """(group, member, member, batch) of every pair that an equation joins: two symbols first, then longer ones."""
     total = int(start[-1])
-    found: list[Array] = []
+    edges: list[Array] = []
     for number, batch in enumerate(system.equations):
         for longer, a, b in _pairs(batch, grouping):
             one, other = start[grouping.of[a]] + grouping.member[a], start[grouping.of[b]] + grouping.member[b]
             pair = np.unique(np.minimum(one, other) * total + np.maximum(one, other))
-            found.append(np.stack([np.full(len(pair), longer), np.full(len(pair), number), pair], 1))
-    if found:
-        for _, number, pair in np.unique(np.concatenate(found), axis=0).tolist():
+            edges.append(np.stack([np.full(len(pair), longer), np.full(len(pair), number), pair], 1))
+    if edges:
+        for _, number, pair in np.unique(np.concatenate(edges), axis=0).tolist():
             one, other = divmod(pair, total)
             if one != other:
                 yield int(np.searchsorted(start, one, side="right")) - 1, one, other, number
 
 
 def _pairs(batch: Batch, grouping: Grouping) -> Iterator[tuple[bool, Array, Array]]:
-    """Symbols of one group that a batch's equations hold together, column by column."""
+    """Pairs of symbols of one group in a batch's equations, column by column."""
     symbols = batch.symbols.numpy()
     longer = symbols.shape[1] > 2
     for i in range(symbols.shape[1]):

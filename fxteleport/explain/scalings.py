@@ -12,7 +12,7 @@ from fxteleport.explain.groups import Array, Grouping
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import Solution
 
-_RUNS = 32  # groups that alternate along an axis more often are told by their first and last channel
+_RUNS = 32  # with more runs along an axis, each group is given by its first and last channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Use:
 
     Attributes:
         group: its number.
-        axes: the axes that its values lie along; none where one value scales the whole tensor.
+        axes: the axes along which its values vary; none where one value scales the tensor.
         start, stop: the channels, along that axis (along several: along them flattened).
         exponent: 1 where the tensor is multiplied by the CoB of these neurons, -1 where it is divided...
     """
@@ -62,7 +62,7 @@ def _uses(cob: CobMap, grouping: Grouping, solution: Solution) -> Iterator[Use]:
 def _by_value(symbols: Array, grouping: Grouping, solution: Solution) -> tuple[Array, Array, tuple[int, ...]]:
     """The symbols and the values of a factor, flattened over the axes along which its values vary, and those axes."""
     value = grouping.value[symbols] * solution.exponent[symbols] * 2 + (solution.exponent[symbols] < 0)
-    value = np.where(grouping.value[symbols] < 0, -2 - 2 * symbols, value)  # pinned ones: apart from each other
+    value = np.where(grouping.value[symbols] < 0, -2 - 2 * symbols, value)  # pinned symbols count as different
     for axis, n in enumerate(symbols.shape):
         if n > 1 and (value == value.take([0], axis)).all():
             symbols, value = symbols.take([0], axis), value.take([0], axis)

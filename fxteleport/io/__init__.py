@@ -1,4 +1,4 @@
-"""Files: networks and changes of basis in and out of safetensors, also such as do not fit into memory.
+"""Files: networks and changes of basis in and out of safetensors, also checkpoints larger than memory.
 
 Open `checkpoint.py` first.
 """

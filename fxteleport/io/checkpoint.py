@@ -1,8 +1,8 @@
 """Checkpoints: a teleported network on disk, as three files.
 
-    X.safetensors       its state dict: the original's keys, and the CoBs of operations that are others
+    X.safetensors       its state dict: the original's keys, and the CoBs of wrapped operations
     X.cob.safetensors   its change of basis
-    X.json              what it was made from: model, inputs, mode, versions (`description.py`)
+    X.json              how to build it again: model, inputs, mode, versions (`description.py`)
 
 Loading plans the original again and rewrites it with the change of basis, so no code is ever read from a file.
 """
@@ -50,29 +50,27 @@ def save(
     Args:
         path: X, with or without `.safetensors`.
         module: the network, perhaps trained since.
-        model_spec: what it was made from: a timm name, "torchvision/NAME", or anything else, which `load` is then
-            to be given a model for.
-        input_size: (C, H, W) that the model was built for, where that is not its own.
+        model_spec: the model: a timm name, "torchvision/NAME", or any other text; `load` then needs the model itself.
+        input_size: (C, H, W) that the model was built for, where that is not its default.
 
     Raises:
-        InputError: the module was not emitted by `plan.rewrite`, or does not remember its plan; or `model_spec` is
-            no text.
+        InputError: the module was not emitted by `plan.rewrite`, or has no plan any more; or `model_spec` is no text.
         ModelError: it is no module.
         CheckpointError: a path cannot be written; no file is left half written.
     """
     require_module(module, "what is to be saved")
     if not isinstance(model_spec, str):
         raise InputError(f"model_spec is {kind(model_spec)}: pass a text, such as a timm name")
-    made = teleportation_of(module)
-    if made is None:
+    teleportation = teleportation_of(module)
+    if teleportation is None:
         raise InputError(
             "save takes a network that plan.rewrite emitted: this module knows no plan (any more: it has the state"
             " dict of one with another change of basis?)"
         )
-    cob = ChangeOfBasis(made.cob.values.detach().cpu(), made.cob.fingerprint)
+    cob = ChangeOfBasis(teleportation.cob.values.detach().cpu(), teleportation.cob.fingerprint)
     tensors, extra = parted(module.state_dict())
     size = None if input_size is None else [int(n) for n in input_size]
-    description = _description(module, made.plan, _identity(cob), model_spec, size, extra)
+    description = _description(module, teleportation.plan, _identity(cob), model_spec, size, extra)
     files = paths(path)
     for file in files:
         require_writable(file)
@@ -110,13 +108,13 @@ def load(path: str | Path, model: nn.Module | None = None) -> TeleportedModule:
         raise CheckpointError(f"'{weights}', '{basis}' and '{described.name}' belong to different networks")
     original = _built(saved) if model is None else _converted(model, number_format(saved.dtype))
     _put_indices(original, tensors)
-    made = _planned(original, saved)
-    if made.fingerprint != saved.fingerprint or not _has_saved_settings(made, saved):
+    planned = _planned(original, saved)
+    if planned.fingerprint != saved.fingerprint or not _has_saved_settings(planned, saved):
         raise CheckpointError(
             f"'{weights}' was made from another model than this '{saved.model}' (or one of other settings), or with"
             f" other versions ({versions_text(saved.versions)}; here {versions_text(installed_versions())})"
         )
-    network = made.rewrite(cob)
+    network = planned.rewrite(cob)
     own = network.state_dict()
     if saved.format == 1:
         added = {place.key for place in places(network)}
@@ -170,14 +168,14 @@ def _description(
 
 
 def _identity(cob: ChangeOfBasis) -> str:
-    """A hash of a change of basis, by which the three files of one network are known."""
+    """A hash of a change of basis, which identifies the three files of one network."""
     sha = hashlib.sha256(cob.fingerprint.encode())
     sha.update(cob.values.contiguous().numpy().tobytes())
     return sha.hexdigest()[:32]
 
 
 def _built(saved: Description) -> nn.Module:
-    """The original, by its name: only what timm or torchvision builds; never code that a file points to."""
+    """Build the original by its name, with timm or torchvision alone; a file cannot name other code."""
     from fxteleport.models import zoo
 
     try:
@@ -197,7 +195,7 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _put_indices(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a model the saved index buffers, whose values a plan looks into; what does not fit is found later."""
+    """Give a model the saved index buffers, whose values a plan reads; `load_state_dict` checks them later."""
     for name, own in model.state_dict().items():
         saved = tensors.get(name)
         if isinstance(own, Tensor) and saved is not None and saved.shape == own.shape and not carries(own):

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint on disk as a mapping: each is read when it is asked for, and not kept."""
+"""The tensors of a checkpoint on disk as a mapping: each is read on access, and not kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of a saved network, `X.json`: what it was made from, as plain data."""
+"""The description of a saved network, `X.json`: the plan's model, inputs and settings as plain data."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a saved network was made from.
+    """The plan of a saved network, as plain data.
 
     Attributes:
         format: the version of the files' layout.
         id: a hash of the change of basis, which all three files hold.
-        model: a timm name, "torchvision/NAME", or a text that says nothing to `load`.
+        model: a timm name, "torchvision/NAME", or another text, by which `load` cannot build it.
         mode, norm_stats, data_guards, norms, fingerprint: of the plan.
-        input_size: (C, H, W) that the model was built for, where that is not its own.
+        input_size: (C, H, W) that the model was built for, where that is not its default.
         inputs: the example inputs without their values (see `example_inputs.py`).
         dtype: the number format of the parameters.
         extra_state: of modules that have one (`get_extra_state`).
         settings: a hash of the modules' settings; None in files of earlier versions.
-        versions: of the packages that the model and the plan came from.
+        versions: of the packages that built the model and the plan.
     """
 
     format: int

@@ -1,8 +1,8 @@
-"""The example inputs of a plan in JSON: structures, shapes and plain values, and zeros in place of the tensors' values.
+"""The example inputs of a plan in JSON: structures, shapes and plain values, without the values of tensors.
 
-Of integers and booleans by which the plan was decided (a padding mask), the values are kept.
+Integers and booleans that decided a branch of the plan (a padding mask) keep their values.
 
-A file may describe anything: what it asks for is checked before memory is taken for it.
+A file may describe anything, so sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LARGEST_INPUT, _LARGEST_RANK = 2**28, 16
 
 
 def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
-    """The example inputs of a plan, without the values of tensors that decided nothing.
+    """The example inputs of a plan, with the values only of tensors that decided a branch.
 
     Raises:
         CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value.
@@ -34,8 +34,8 @@ def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
 
 def _described(value: Any, name: str, data: Mapping[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        made = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        return made | {"values": data[id(value)].flatten().tolist()} if id(value) in data else made
+        description = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return description | {"values": data[id(value)].flatten().tolist()} if id(value) in data else description
     if type(value) in (list, tuple):
         return {type(value).__name__: [_described(v, name, data) for v in value]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
@@ -76,7 +76,7 @@ def _input(described: dict[str, Any]) -> Any:
 
 
 def require_size(size: Any) -> None:
-    """Raise CheckpointError for the size of an input that is none, or that would take too much memory."""
+    """Raise CheckpointError for an invalid size of an input, or one that needs too much memory."""
     if not isinstance(size, list) or not all(type(n) is int and n >= 0 for n in size):
         raise CheckpointError(f"the checkpoint describes an input of no possible size, {str(size)[:80]}")
     if len(size) > _LARGEST_RANK or math.prod(size) > _LARGEST_INPUT:

@@ -39,7 +39,7 @@ class Shard:
     """A safetensors file.
 
     Attributes:
-        header: its first bytes as they are, metadata included: data of the same lengths may follow them.
+        header: its first bytes, metadata included; a copy of the file with data of the same lengths begins with them.
         entries: its tensors in the order of their bytes.
     """
 
@@ -121,20 +121,20 @@ def _entry(name: str, fact: dict[str, Any]) -> Entry:
 
 
 def _indexed(folder: Path, index: Path) -> Layout:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(p, str) for p in places.values()):
+    named_in = read_json(index).get("weight_map")
+    if not isinstance(named_in, dict) or not named_in or not all(isinstance(p, str) for p in named_in.values()):
         raise CheckpointError(f"'{index}' has no weight_map from the tensors to their files")
-    files = sorted(set(places.values()))
+    files = sorted(set(named_in.values()))
     for file in files:
         if Path(file).name != file:
             raise CheckpointError(f"'{index}' names the file '{file}', which is not in its own folder")
     shards = tuple(read_shard(folder / file) for file in files)
-    found = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
-    for name, file in places.items():
-        if found.get(name) != file:
+    held_in = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
+    for name, file in named_in.items():
+        if held_in.get(name) != file:
             raise CheckpointError(f"'{index}' names the tensor '{name}' in {file}, which does not hold it")
-    for name, file in found.items():
-        if name not in places:
+    for name, file in held_in.items():
+        if name not in named_in:
             raise CheckpointError(f"{file} holds the tensor '{name}', which '{index}' does not name")
     return Layout(folder, shards, index)
 

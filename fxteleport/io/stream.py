@@ -1,7 +1,7 @@
-"""Stream: teleport a checkpoint on disk that no memory holds, with a plan that was made without weights.
+"""Stream: teleport a checkpoint on disk that is larger than memory, with a plan that was made without weights.
 
-Every shard is copied a few megabytes at a time, whole rows of one tensor, each scaled on its way by its part of the
-factors. The headers stay byte for byte, so the result has the layout, the order and the metadata of the source.
+Every shard is copied a few megabytes at a time, in runs of rows of one tensor, which are scaled by their part of the
+factors. The headers are copied byte for byte, so the result has the layout, the order and the metadata of the source.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fxteleport.plan.number_formats import has_room, require_sizes
 from fxteleport.plan.unguarded import admit
 
 _RUN = 1 << 23  # bytes copied at a time: they stay in the processor's cache while they are scaled
-_WRITE = 1 << 18  # bytes handed to the system at a time: Linux was measured to take five times as long for larger ones
+_WRITE = 1 << 18  # bytes in one write: Linux was measured to take five times as long with larger ones
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Progress = Callable[[int], None]
 
@@ -49,20 +49,20 @@ def stream(
         cob: a change of basis of this plan.
         source: a folder with `*.safetensors.index.json` and its shards, or with `model.safetensors`; or one file.
         output: a folder, or a file where the source is one. Each file is written under a temporary name and moved
-            into place, the index last: a folder with an index is whole.
-        progress: is told the bytes of every run that was written.
-        strict: write nothing that rests on conditions (`plan.conditions`); without it, a warning lists them.
+            into place, the index last: a folder with an index is complete.
+        progress: called with the number of bytes of every run that was written.
+        strict: refuse a plan with conditions (`plan.conditions`); without it, a warning lists them.
 
     Returns:
         The files written.
 
     Raises:
         InputError: the plan's mode is not "weights", or the output is the source.
-        ConditionError: `strict`, and the plan rests on conditions.
-        CobError: the CoB is not valid for this plan, or would push tensors out of their number format (found before
+        ConditionError: `strict`, and the plan has conditions.
+        CobError: the CoB is not valid for this plan, or would push tensors out of their number format (checked before
             anything is written, by reading the source once more where the CoB is far from 1).
         ModelError: an index buffer in the checkpoint is not the planned model's.
-        CheckpointError: the source is missing, corrupt or of another model (found before anything is written), or
+        CheckpointError: the source is missing, corrupt or of another model (checked before anything is written), or
             the output cannot be written.
     """
     require_plan(plan)
@@ -76,7 +76,7 @@ def stream(
     _require_range(plan, cob, layout)
     targets = _targets(layout, Path(output))
     numbers = plan.solution.numbers(cob.values.detach().cpu())
-    if layout.index is not None:  # what is there of an earlier one is not whole from now on
+    if layout.index is not None:  # an earlier checkpoint in this folder is incomplete from now on
         (Path(output) / layout.index.name).unlink(missing_ok=True)
     for shard, target in zip(layout.shards, targets, strict=True):
         write_file(target, lambda name, shard=shard: _copy(plan, numbers, shard, name, progress))  # type: ignore[misc]
@@ -88,7 +88,7 @@ def stream(
 
 
 def fits(plan: Analysis, layout: Layout) -> None:
-    """Raise CheckpointError unless a checkpoint holds the tensors of the planned model; of tied ones one is enough."""
+    """Raise CheckpointError unless a checkpoint has the planned model's tensors (of tied ones, any name)."""
     metas, canonical = plan.captured.metas, plan.captured.canonical
     held = {entry.name: entry for entry in layout.entries()}
     there = {canonical[name] for name in held if name in canonical}
@@ -133,7 +133,7 @@ def _require_range(plan: Analysis, cob: ChangeOfBasis, layout: Layout) -> None:
 
 
 def _require_values(plan: Analysis, layout: Layout) -> None:
-    """Raise ModelError where an index buffer in a checkpoint is not the one that was planned with."""
+    """Raise ModelError where an index buffer in a checkpoint is not the planned one."""
     for shard in layout.shards:
         names = [entry.name for entry in shard.entries if entry.name in plan.planned.values]
         if names:
@@ -143,7 +143,7 @@ def _require_values(plan: Analysis, layout: Layout) -> None:
 
 
 def _targets(layout: Layout, output: Path) -> list[Path]:
-    """Where the shards go."""
+    """The output files of the shards."""
     many = layout.source.is_dir()
     if many and output.exists() and not output.is_dir():
         raise CheckpointError(f"'{output}' is a file: the source is a folder, so name one for the output")
@@ -189,7 +189,7 @@ def _copy(plan: Analysis, numbers: Tensor, shard: Shard, target: str, progress: 
 
 
 def _bytes_of(entry: Entry) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, bytes) of runs of a tensor that is only copied: any number format."""
+    """(start, stop, bytes) of runs of a tensor in any number format, which is only copied."""
     for start in range(0, entry.size, _RUN):
         stop = min(start + _RUN, entry.size)
         yield start, stop, stop - start

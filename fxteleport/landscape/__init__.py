@@ -1,4 +1,4 @@
-"""Places on a loss surface: weights in; curvature, profiles, objectives to descend, and controls to compare with out.
+"""The loss landscape: weights in; curvature, profiles of the loss, objectives to minimise, and controls out.
 
-Open `optimize.py` first, which makes an objective small over changes of basis.
+Open `optimize.py` first, which minimises an objective over changes of basis.
 """

@@ -1,7 +1,8 @@
-"""Controls: moves of the weights that look like a teleportation and are none.
+"""Controls: changes of the weights that resemble a teleportation, and do not keep the function.
 
-What a teleportation does and these do not is due to the function it keeps, not to the distance or to the sizes of the
-new weights (paper, Section 5 and Fig. 10). Each returns new weights, to be loaded or passed to `functional_call`.
+An effect of teleportation that these do not have is due to the function that it keeps, and not to the distance or to
+the sizes of the new weights (paper, Section 5 and Fig. 10). Each returns new weights, to load or pass to
+`functional_call`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Weights = dict[str, Tensor]
 
 @checked
 def pseudo_teleport(before: Mapping[str, Tensor], after: Mapping[str, Tensor], seed: int = 0) -> Weights:
-    """A random point as far from the weights `before` as a teleportation took them, uniform on that sphere."""
+    """A random point at the same distance from the weights `before` as the weights `after`, uniform on that sphere."""
     require_weights(before, what="the weights before")
     require_weights(after, like=before, what="the weights after")
     radius = _norm({n: after[n] - w for n, w in before.items()})

@@ -1,7 +1,7 @@
 """Curvature of a loss in weight space: Hessian-vector products, the top eigenvalue and the trace.
 
-Everything takes a function of weights, `at(network, loss)`; of a teleported network, `around(point, loss)`. Under a
-teleportation by D the Hessian becomes D^-1 H D^-1.
+All take the loss as a function of weights: `at(network, loss)` or, for a teleported network, `around(point, loss)`.
+Under a teleportation by D the Hessian becomes D^-1 H D^-1.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def top_eigenvalue(
     Holds eight vectors of the weights' length on the CPU, in float64.
 
     Args:
-        iterations: restarts at most, of up to eight Hessian-vector products each.
-        tolerance: of the eigenvalue, relative.
+        iterations: the most restarts, of up to eight Hessian-vector products each.
+        tolerance: the relative tolerance of the eigenvalue.
         seed: of the start vector.
 
     Raises:
-        InputError: it is not found within so many iterations.
+        InputError: it did not converge within the iterations.
     """
     _require(loss, weights)
     if iterations < 1:
@@ -86,27 +86,28 @@ def top_eigenvalue(
     size = float(dot(first := hvp(loss, weights, start), first)) ** 0.5
     if size == 0 or not math.isfinite(size):  # ARPACK takes neither
         return 0.0 * size, _unit(start)
-    found = _flat(start)
-    if len(found) > 1:
+    direction = _flat(start)
+    if len(direction) > 1:
         operator = LinearOperator(
-            (len(found), len(found)),
+            (len(direction), len(direction)),
             matvec=lambda vector: _flat(hvp(loss, weights, _shaped(vector, weights))),
             dtype=np.float64,
         )
         try:
-            found = eigsh(operator, 1, v0=found, ncv=min(_BASIS, len(found)), maxiter=iterations, tol=tolerance)[1][
-                :, 0
-            ]
+            _, vectors = eigsh(
+                operator, 1, v0=direction, ncv=min(_BASIS, len(direction)), maxiter=iterations, tol=tolerance
+            )
         except ArpackNoConvergence:
             raise InputError(
                 f"the top eigenvalue was not found within {iterations} iterations: allow more `iterations` or a larger"
                 " `tolerance`"
             ) from None
-    vector = _unit(_shaped(found, weights))
+        direction = vectors[:, 0]
+    vector = _unit(_shaped(direction, weights))
     return float(dot(vector, hvp(loss, weights, vector))), vector
 
 
-_BASIS = 8  # vectors that Lanczos keeps: fewer restart often, more take memory
+_BASIS = 8  # vectors that Lanczos keeps: with fewer it restarts often, with more it needs more memory
 
 
 @checked
@@ -115,11 +116,11 @@ def trace(loss: LossOfWeights, weights: Weights, samples: int = 32, seed: int = 
     _require(loss, weights)
     if samples < 1:
         raise InputError(f"samples={samples}: take a number from 1")
-    found = []
+    estimates = []
     for i in range(samples):
         vector = _random(weights, seed + i, lambda *a, **k: torch.randint(0, 2, *a, **k) * 2.0 - 1.0)
-        found.append(float(dot(vector, hvp(loss, weights, vector))))
-    values = torch.tensor(found, dtype=torch.float64)
+        estimates.append(float(dot(vector, hvp(loss, weights, vector))))
+    values = torch.tensor(estimates, dtype=torch.float64)
     return float(values.mean()), float(values.std() / samples**0.5) if samples > 1 else float("nan")
 
 
@@ -130,7 +131,7 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
 
 
 def _require(loss: object, weights: object) -> None:
-    """Raise InputError for what is no loss of weights, or no weights."""
+    """Raise InputError unless the loss is a function and the weights are tensors by name."""
     require_callable(loss, "the loss", "a function of weights: curvature.at(network, loss)")
     require_weights(weights)
 

@@ -1,7 +1,8 @@
-"""Loss landscapes in one and two dimensions, round any weights, teleported or not.
+"""Loss landscapes in one and two dimensions, around any weights, teleported or not.
 
-Directions are filter-normalised as of Li et al., "Visualizing the loss landscape of neural nets" (Section 4): each
-filter of a direction gets the norm of the filter that it moves, so that a network's scale does not pass for flatness.
+Directions are filter-normalised as in Li et al., "Visualizing the loss landscape of neural nets" (Section 4): each
+filter of a direction gets the norm of the network's filter, so that the scale of the weights does not look like
+flatness.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
 
 @checked
 def moved(center: Mapping[str, Tensor], *steps: tuple[float, Mapping[str, Tensor]]) -> Weights:
-    """The centre plus each direction times its step; weights that a direction does not name stay."""
+    """The centre plus each direction times its step; weights that a direction does not name are unchanged."""
     require_weights(center)
     for _, direction in steps:
         require_weights(direction, what="the direction")

@@ -1,7 +1,7 @@
-"""Objectives for `ft.optimize`: each is a scalar function of a `Point`, to be made small.
+"""Objectives for `ft.optimize`: scalar functions of a `Point`, to be minimised.
 
-Any function of a point is one. For the opposite direction, `negative(objective)`. What is no loss, or no weights by
-name, is an InputError at once.
+Any function of a point is one; `negative(objective)` maximises it instead. A wrong loss, or wrong weights, raise
+InputError when the objective is made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def gradient_norm(loss: Loss) -> Objective:
 
 @checked
 def relative_gradient(loss: Loss) -> Objective:
-    """The gradient's norm over the weights' norm, which the paper's Fig. 6 measures."""
+    """The gradient's norm divided by the weights' norm, which the paper's Fig. 6 measures."""
     require_loss(loss)
     return lambda point: _norm(point.gradients(loss)) / _norm(point.weights)
 
@@ -52,7 +52,7 @@ def lookahead(loss: Loss, lr: float) -> Objective:
 
 @checked
 def sharpness(loss: Loss, radius: float = 0.05) -> Objective:
-    """By how much the loss rises at a distance `radius` up the gradient: the first-order sharpness of SAM.
+    """The rise of the loss at a distance `radius` along the gradient: the first-order sharpness of SAM.
 
     Foret et al., "Sharpness-aware minimization", eq. 2.
     """
@@ -81,7 +81,7 @@ def distance(target: Mapping[str, Tensor]) -> Objective:
 
 @checked
 def negative(objective: Objective) -> Objective:
-    """An objective turned round: to make large what was to be made small."""
+    """The negated objective: minimising it maximises the original."""
     require_callable(objective, "the objective", "a function of a Point")
     return lambda point: -objective(point)
 

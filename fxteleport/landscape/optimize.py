@@ -1,6 +1,6 @@
 """Optimise a change of basis: gradient descent on any objective of the teleported weights, function and gradients.
 
-The steps are taken in the logarithms of the magnitudes, so that no value reaches 0 and the signs stay what they were.
+The variables are the logarithms of the magnitudes, so that no value reaches 0 and the signs do not change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fxteleport.plan.weights import require_planned
 
 @dataclass(frozen=True)
 class Optimized:
-    """What an optimisation found.
+    """The result of `optimize`.
 
     Attributes:
         cob: the best change of basis that was visited.
@@ -42,20 +42,20 @@ class Optimized:
 
 @checked
 def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: int = 100, lr: float = 0.05) -> Optimized:
-    """Minimise an objective from a change of basis on, with Adam on the log-magnitudes.
+    """Minimise an objective, starting at a change of basis, with Adam on the log-magnitudes.
 
     Args:
         plan: of a model with weights.
-        cob: where to start; `plan.identity()` is where the model is.
+        cob: the start; `plan.identity()` for the model's own weights.
         objective: `Point` -> scalar, differentiable; see `fxteleport.objectives`.
-        steps: how many.
-        lr: the largest relative change of a value in a step, about.
+        steps: the number of steps.
+        lr: about the largest relative change of a value in a step.
 
     Raises:
         CobError: the CoB is not valid for this plan.
         InputError: the plan has nothing to optimise; the objective is no function of a point, or returns no number
             with a gradient, or is not finite at the start.
-        ModelError: the model is on the meta device, or is not what was planned any more.
+        ModelError: the model is on the meta device, or has changed since it was planned.
     """
     require_plan(plan)
     require_callable(objective, "the objective", "a function of a Point, such as fxteleport.objectives.weight_norm")
@@ -94,6 +94,6 @@ def optimize(plan: Analysis, cob: ChangeOfBasis, objective: Objective, steps: in
 
 
 def _hint(objective: Objective) -> str:
-    """What was most likely meant by an objective that is still to be given its loss."""
+    """A hint for an objective of this package that was passed without its loss."""
     name = getattr(objective, "__name__", "")
     return f": it makes one of a loss, {name}(loss)" if getattr(objectives, name, None) is objective else ""

@@ -1,7 +1,7 @@
-"""Re-draw a model's parameters, so that a comparison of two networks cannot pass for nothing.
+"""Re-draw a model's parameters, so that a comparison of two networks is not vacuous.
 
-A freshly initialised network often has a zero head, zero gammas or tiny layer scales: its output is constant and
-any two of them agree.
+A freshly initialised network often has a zero head, zero gammas or tiny layer scales: its output is then constant, and
+any two such networks agree.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fxteleport.passes.errors import InputError, ModelError
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Re-draw every parameter and every batch norm statistic, in place; returns the model.
 
-    Weights (two and more axes) are normal with deviation 0.5 / sqrt(fan-in), so that a deep stack of residual
-    blocks stays far from the ends of the number format; biases and running means normal with deviation 0.2; other
-    vectors and scalars (gains, slopes) and running variances uniform on [0.5, 1.5]. The numbers are drawn on the
-    CPU: the same on every device.
+    Weights (two and more axes) are normal with deviation 0.5 / sqrt(fan-in), so that the values of a deep stack of
+    residual blocks stay in range; biases and running means are normal with deviation 0.2; other vectors and scalars
+    (gains, slopes) and running variances are uniform on [0.5, 1.5]. The numbers are drawn on the CPU, so they are the
+    same on every device.
 
     Raises:
         ModelError: it is no `nn.Module`, or a parameter is not materialised, or was made in inference mode.
-        InputError: the seed is none that torch's generators take.
+        InputError: torch's generators do not take the seed.
     """
     require_module(model)
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:

@@ -95,9 +95,9 @@ def build(
 
     Args:
         name: a timm name, or "torchvision/NAME".
-        input_size: (C, H, W) instead of the network's own; given to its constructor where that wants to know.
+        input_size: (C, H, W) instead of the network's default; passed to its constructor if that takes it.
         pretrained: with its published weights (downloaded unless cached).
-        settings: further arguments of its constructor, as num_classes.
+        settings: further arguments of its constructor, such as num_classes.
 
     Raises:
         ModelError: the name is unknown or the network cannot be built.
@@ -154,7 +154,7 @@ def _torchvision(name: str, input_size: tuple[int, ...] | None, pretrained: bool
         [] if input_size is None else [{"image_size": shape[-1]}, {"input_size": shape[-2:]}]
     )
     model = _first(make, [*attempts, {}])
-    edge = getattr(model, "image_size", None)  # a vision transformer's own: without weights not that of its weights
+    edge = getattr(model, "image_size", None)  # a vision transformer's default may differ from its weights' crop
     if input_size is None and isinstance(edge, int):
         shape = (*shape[:-2], edge, edge)
     return Built(model, (shape,) * count)
@@ -167,7 +167,7 @@ def _torchvision_module(short: str) -> str:
 
 
 def _torchvision_size(short: str) -> tuple[int, ...]:
-    """The crop that its published weights were tested with, else what its kind of network usually takes."""
+    """The crop with which its published weights were tested, or else a common size for this kind of network."""
     from torchvision import models
 
     kind = _torchvision_module(short)
@@ -187,7 +187,7 @@ def _detector_size(model: nn.Module) -> tuple[int, int]:
 
 
 def _first(make: Callable[..., nn.Module], attempts: Iterable[dict[str, Any]]) -> nn.Module:
-    """The model from the first settings its constructor knows."""
+    """The model from the first settings that its constructor takes."""
     *others, last = attempts
     for settings in others:
         with contextlib.suppress(TypeError):
@@ -198,13 +198,13 @@ def _first(make: Callable[..., nn.Module], attempts: Iterable[dict[str, Any]]) -
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The names closest to a wrong one, as the end of an error message; "" if none is close.
 
-    Those that it is the beginning of come first, the shortest before the others.
+    Names that begin with it come first, the shortest before the others.
     """
     known = list(known)
     begun = sorted((k for k in known if name and k.startswith(name)), key=len)[:_SUGGESTED]
     close = difflib.get_close_matches(name, known, n=_SUGGESTED, cutoff=0.5)
-    found = list(dict.fromkeys([*begun, *close]))[:_SUGGESTED]
-    return f": did you mean {' or '.join(found)}?" if found else ""
+    suggested = list(dict.fromkeys([*begun, *close]))[:_SUGGESTED]
+    return f": did you mean {' or '.join(suggested)}?" if suggested else ""
 
 
 def _unknown(name: str, known: list[str]) -> ModelError:

@@ -1,6 +1,6 @@
-"""The analysis of a model: what the passes found, and what follows from it for every change of basis.
+"""The analysis of a model: the results of the passes, and what follows from them for every change of basis.
 
-This is what a plan is. The functions of this folder take one; `plan.py` joins them to it as methods.
+These are the data of a plan. The functions of this folder take an analysis; `plan.py` adds them to it as methods.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from fxteleport.plan.planned_model import PlannedModel
 
 @dataclass
 class Caches:
-    """What a plan keeps from one use to the next. No result depends on it.
+    """Caches of a plan. No result depends on them.
 
     Attributes:
-        scaling: for `apply_`: the planned model's tensors, and blocks of them with the factors that they get.
-        warned: a warning has listed the plan's conditions.
+        scaling: for `apply_`: the planned model's tensors, and blocks of them with views of their factors.
+        warned: the warning that lists the plan's conditions was given.
     """
 
     scaling: tuple[ModelSnapshot, Prepared] | None = None
@@ -53,10 +53,10 @@ class Analysis:
 
     Attributes:
         mode, norm_stats: the arguments of `fxteleport.plan`.
-        planned: what the model was like; the plan holds for no other.
+        planned: what the plan assumes of its model.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
         data_guards, norms: the arguments of `fxteleport.plan`.
-        checks: what must be true of a graph is checked after each pass.
+        checks: whether `check_graph` runs after each pass.
     """
 
     captured: Captured
@@ -89,13 +89,13 @@ class Analysis:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """What the plan rests on: branches, numbers, the form of inputs, modes (see `Condition`).
+        """What the plan assumes: branches, numbers, the structure of inputs, modes (see `Condition`).
 
-        With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs
-        that differ in one that a run can check; weights in the original class have no guard.
+        With none, the function is kept on every input that the model takes. Else an emitted network refuses inputs that
+        violate a condition that a run can check; weights in the original class have no guards.
         """
-        found = self.constrained.conditions
-        moved = (c for c in found if c.kind != "norm" or self.scaled_norms[c.node].before is not None)
+        of_rules = self.constrained.conditions
+        moved = (c for c in of_rules if c.kind != "norm" or self.scaled_norms[c.node].before is not None)
         return (*self.captured.conditions, *moved)
 
     def map_of(self, node: str) -> CobMap | Any:
@@ -123,17 +123,17 @@ class Analysis:
 
     @functools.cached_property
     def sides(self) -> dict[str, Sides]:
-        """Which nodes may need another operation, and how its CoB is made."""
+        """The nodes that may be wrapped, with the CoBs of their wraps."""
         return settle(self.constrained.wraps, self.solution)
 
     @functools.cached_property
     def scaled_norms(self) -> dict[str, Sides]:
-        """The norms whose epsilon stays (`norms="scaled"`); `before` is None where their input cannot have a factor."""
+        """The norms with fixed epsilons (`norms="scaled"`); `before` is None where the input cannot have a factor."""
         return settle(self.constrained.scaled, self.solution)
 
     @functools.cached_property
     def operation_cobs(self) -> dict[str, tuple[CobMap, torch.dtype]]:
-        """The CoBs that teleported operations divide or multiply by (not those of signs), and their number formats."""
+        """The CoBs that wraps divide or multiply by (except signs), and their number formats."""
         cobs = {}
         for node, wrap in self.constrained.wraps.items():
             dtype = info(wrap.source(node)).value.dtype
@@ -144,7 +144,7 @@ class Analysis:
 
     @functools.cached_property
     def degree(self) -> int:
-        """Of how many free values a factor is a product, at most."""
+        """The largest number of free values of which a factor is a product."""
         maps = [self.constrained.tensors[self.captured.canonical[n]] for n in self.recipe.factors]
         maps += [cob_map for cob_map, _ in self.operation_cobs.values()]
         return max((format_range.map_degree(m, self.solution) for m in maps), default=0)

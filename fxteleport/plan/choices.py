@@ -1,4 +1,4 @@
-"""What a caller may choose: the kinds of plan, and the law that a change of basis is drawn from. Imports no torch."""
+"""The choices of a caller: the kinds of plan, and the law that a change of basis is drawn from. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
 
 
 def check_range(cob_range: float, landscape: str, center: float = 1.0) -> None:
-    """Raise CobError for a law that does not exist or a range outside it."""
+    """Raise CobError for an unknown law, or a range that the law does not allow."""
     for name, value in (("CoB range", cob_range), ("centre", center)):
         if not isinstance(value, Real):
             raise CobError(f"the {name} must be a number, got {value!r}")

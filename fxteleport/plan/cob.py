@@ -47,14 +47,14 @@ class ChangeOfBasis(Summarized):
         return f"ChangeOfBasis({n} value{'s' * (n != 1)}: [{few}{', ...' if n > _SHOWN else ''}])"
 
     def facts(self) -> list[tuple[str, str]]:
-        """How many values there are, how large, and what is special about them."""
+        """The number of values, their magnitudes, their signs, and whether they are exact."""
         values = self.values.detach().double()
         sizes = values.abs()
-        found = [("change of basis", f"{values.numel()} free value{'s' * (values.numel() != 1)}")]
+        lines = [("change of basis", f"{values.numel()} free value{'s' * (values.numel() != 1)}")]
         if values.numel():
-            found.append(("magnitudes", f"{sizes.min():.4g} to {sizes.max():.4g}, median {sizes.median():.4g}"))
-            found.append(("negative", f"{int((values < 0).sum())} of {values.numel()}"))
-        return [*found, ("exact", "yes: powers of two" if self.is_exact else "no"), ("plan", self.fingerprint)]
+            lines.append(("magnitudes", f"{sizes.min():.4g} to {sizes.max():.4g}, median {sizes.median():.4g}"))
+            lines.append(("negative", f"{int((values < 0).sum())} of {values.numel()}"))
+        return [*lines, ("exact", "yes: powers of two" if self.is_exact else "no"), ("plan", self.fingerprint)]
 
     def inverse(self) -> ChangeOfBasis:
         """The CoB that undoes this one."""
@@ -123,7 +123,7 @@ def sample_values(
     intra: U(1 - r, 1 + r); inter: an equal mixture of that and U(-1 - r, -1 + r); positive: U(0, r); negative:
     U(-r, 0); centered: U(c - r, c + r); log: exp(U(-r, r)). With `exact` each value becomes a power of two,
     2^k with k uniform in -K..K where 2^K is the law's largest ratio to its middle (at least 1), and keeps the
-    law's sign. A value that may carry no sign is made positive; one that may carry nothing else keeps its sign.
+    law's sign. A `POSITIVE` value is made positive; of a `UNIT` value only the sign is kept.
 
     Raises:
         CobError: an unknown law, a range outside it, or no seed.

@@ -1,8 +1,8 @@
 """Copies of the planned model: whether a copy's code reads its own tensors, or still the planned model's.
 
 `copy.deepcopy` copies lists and objects, but neither functions (a closure, a lambda's defaults) nor weak references: a
-hook that closes over a layer goes on reading the first model's. What such a copy computes is no function of its own
-parameters, so scaling those cannot keep it.
+hook that closes over a layer goes on reading the first model's. The outputs of such a copy do not depend on its own
+parameters alone, so scaling those does not keep its function.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def require_own_tensors(captured: Captured, moving: frozenset[str], model: nn.Mo
 
     Args:
         moving: the names of the tensors that the plan scales.
-        model: another model than the planned one; what both have registered is its own.
+        model: another model than the planned one; modules and tensors registered in both count as its own.
     """
     own = modules_of(model)
     shared = {id(part) for part in own.values()} | {id(tensor) for _, tensor in named_tensors(own)}

@@ -25,12 +25,12 @@ from fxteleport.plan.weights import require_planned
 def rewrite(plan: Analysis, cob: ChangeOfBasis) -> TeleportedModule:
     """The teleported network; the model is not touched.
 
-    Its state dict has the original's keys, and one for the CoB of every operation that is another.
+    Its state dict has the original's keys, and one for the CoB of every wrapped operation.
 
     Raises:
         CobError: the CoB is not valid for this plan, or would push weights out of their number format.
-        ModelError: the model is on the meta device, or is not what was planned any more.
-        GraphError: the plan was made with `checks`, and the network is not what it must be.
+        ModelError: the model is on the meta device, or has changed since it was planned.
+        GraphError: the plan was made with `checks`, and the network violates the contract (`check_graph`).
     """
     check(plan, cob)
     require_planned(plan)
@@ -48,10 +48,10 @@ def rewrite(plan: Analysis, cob: ChangeOfBasis) -> TeleportedModule:
 
 
 def live(plan: Analysis, model: nn.Module) -> TeleportedModule:
-    """The planned model, or a copy of it, as a network on the same tensors: what `Teleportable` teleports.
+    """The planned model, or a copy of it, as a network on the same tensors, for `Teleportable`.
 
     Raises:
-        ModelError: the model is not what was planned any more.
+        ModelError: the model has changed since it was planned.
     """
     plan.planned.require(model, itself=model is plan.captured.model)
     network = rewrite_pass.live(plan.captured, model, plan.sides)
@@ -60,7 +60,7 @@ def live(plan: Analysis, model: nn.Module) -> TeleportedModule:
 
 
 def move_(plan: Analysis, network: TeleportedModule, cob: ChangeOfBasis) -> None:
-    """Teleport the operations of a network of this plan (not its parameters) on from where they are."""
+    """Multiply the CoBs of the wraps of a network of this plan (not its parameters) by another CoB."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     slots = (slot for _, slot in slots_of(*network.graphs))
     network_wraps.move_(network, cobs(slots, plan.sides, tau(plan, cob).detach(), device))

@@ -1,4 +1,4 @@
-"""The numbers that a change of basis multiplies by: tau of every symbol, and the factor of every tensor of a model."""
+"""The numbers of a change of basis: tau of every symbol, and the factor of every tensor of a model."""
 
 from __future__ import annotations
 

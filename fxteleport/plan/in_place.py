@@ -1,7 +1,7 @@
-"""Scale a model in place: a change of basis of mode "weights" goes into the parameters that the model holds.
+"""Scale a model's own parameters in place, by a change of basis of mode "weights".
 
-Experiments scale the planned model again and again: its tensors, laid out in blocks with their factors, are kept in the
-plan's caches until a snapshot shows that something was replaced.
+Experiments scale the planned model many times: its tensors, in blocks with their factors, are cached in the plan until
+a snapshot shows that something was replaced.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def apply_(plan: Analysis, cob: ChangeOfBasis, model: nn.Module | None = None, s
     """Scale the parameters of the planned model (or of a copy of it) in place and return it.
 
     Of sharded parameters (DTensor: FSDP2, tensor parallelism) every process scales its own shards, without
-    communication; all are to be given the same CoB.
+    communication; all processes must pass the same CoB.
 
     The model's own class has no guards: the first time, a ConditionWarning lists the plan's conditions, if any.
 
     Raises:
         InputError: the plan's mode is not "weights".
-        ConditionError: `strict`, and the plan rests on conditions; nothing was changed.
+        ConditionError: `strict`, and the plan has conditions; nothing was changed.
         CobError: the CoB is not valid for this plan, or would push weights out of their number format; then nothing
             was changed.
-        ModelError: the model is not what was planned (its parameters, ties, modules, settings, index buffers), is a
+        ModelError: the model differs from the planned one (parameters, ties, modules, settings, index buffers), is a
             copy whose code reads the planned model's tensors, or has parameters sharded as partial sums; nothing was
             changed.
     """
@@ -71,7 +71,7 @@ def _scale_planned_(plan: Analysis, cob: ChangeOfBasis) -> None:
     known = plan.caches.scaling
     numbers = _numbers(plan, cob, known[1].device if known else row_column_scaling.CPU)
     if known is not None:
-        known[1].look_up(numbers)  # a GPU does it while the model is looked at
+        known[1].look_up(numbers)  # a GPU does it while the snapshot is checked
     if known is None or not known[0].is_current():
         model = plan.captured.model
         put_back(model)
@@ -96,7 +96,7 @@ def _require_room(plan: Analysis, cob: ChangeOfBasis, snapshot: ModelSnapshot, p
 
 
 def _numbers(plan: Analysis, cob: ChangeOfBasis, device: torch.device = row_column_scaling.CPU) -> Tensor:
-    """The numbers of a valid CoB, in one compiled pass if possible; `check` says what is wrong with another."""
+    """The numbers of a valid CoB, in one compiled pass if possible; for an invalid one `check` raises."""
     values = cob.values.detach()
     if cob.fingerprint == plan.fingerprint and values.shape == (plan.num_free,) and not len(plan.solution.many):
         numbers = row_column_scaling.numbers(values, plan.solution.lowest, device)

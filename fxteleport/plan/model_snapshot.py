@@ -1,7 +1,7 @@
-"""A snapshot of a model: its tensors and modules by name, and a fast check of whether any of them was replaced since.
+"""A snapshot of a model: its tensors and modules by name, with a fast check whether any of them was replaced since.
 
 Taking one costs a quarter of `named_parameters`; the check costs a tenth of that, in loops that run in C. The check
-covers the settings and values that a plan relies on, too; `planned_model.py` then says what differs.
+covers the settings and values that a plan assumes, too; `planned_model.py` then says what differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ModelSnapshot:
 
     Args:
         watched: the names of the tensors that `is_current` checks, or None for all.
-        planned: what a plan relies on, for `is_current` to check.
+        planned: what a plan assumes, for `is_current` to check.
 
     Attributes:
         tensors: by name; tied ones under each of theirs.
@@ -36,7 +36,7 @@ class ModelSnapshot:
         self, model: nn.Module, watched: Container[str] | None = None, planned: PlannedModel | None = None
     ) -> None:
         self.tensors: dict[str, Tensor] = {}
-        found: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
+        entries: list[tuple[dict[str, Any], str, Any]] = []  # table, key, what it holds
         by_path: dict[str, nn.Module] = {}
         waiting = [("", model)]
         while waiting:
@@ -47,27 +47,27 @@ class ModelSnapshot:
                     if tensor is not None:
                         self.tensors[prefix + name] = tensor
                         if watched is None or prefix + name in watched:
-                            found.append((table, name, tensor))
+                            entries.append((table, name, tensor))
             for name, child in module._modules.items():
                 if child is not None:
                     waiting.append((f"{prefix}{name}.", child))
-                    found.append((module._modules, name, child))
+                    entries.append((module._modules, name, child))
         self._modules = list(by_path.values())
-        found += [(vars(m), "forward", vars(m).get("forward")) for m in self._modules]
-        self._settings: list[tuple[Any, Any]] = []  # those that may change without being replaced, and what they were
+        entries += [(vars(m), "forward", vars(m).get("forward")) for m in self._modules]
+        self._settings: list[tuple[Any, Any]] = []  # mutable settings, with descriptions of their values
         self._values: list[tuple[Tensor, Tensor]] = []
         self._trained: list[tuple[Tensor, bool]] = []
         if planned is not None:
             for (path, name), value in planned.settings.items():
                 now = vars(by_path[path]).get(name)
-                found.append((vars(by_path[path]), name, now))
+                entries.append((vars(by_path[path]), name, now))
                 if isinstance(value, Spelled):
                     self._settings.append((now, value.form))
             self._trained = [(t, w) for n, w in planned.trained.items() if (t := self.tensors.get(n)) is not None]
             self._values = [(t, v) for n, v in planned.values.items() if (t := self.tensors.get(n)) is not None]
-            found += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
-        self._places = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
-        self._tensors = [t for _, _, t in found if isinstance(t, Tensor) and t.layout is torch.strided]
+            entries += [(*_home(by_path, n), self.tensors[n]) for n in planned.values if n in self.tensors]
+        self._places = [list(column) for column in zip(*entries, strict=True)] or [[], [], []]
+        self._tensors = [t for _, _, t in entries if isinstance(t, Tensor) and t.layout is torch.strided]
         self._sharded = any(map(is_sharded, self._tensors))
         self._data = self._addresses()
         self._strides = list(map(Tensor.stride, self._tensors))
@@ -83,7 +83,7 @@ class ModelSnapshot:
     def is_current(self) -> bool:
         """True if no module, tensor, tensor's memory, setting or hook was replaced, added or removed.
 
-        The values of index buffers are compared, too; on devices other than the CPU, whether they were written to.
+        The values of index buffers are compared, too; on other devices than the CPU only their version counters are.
         """
         tables, names, objects = self._places
         return (
@@ -99,7 +99,7 @@ class ModelSnapshot:
         )
 
     def _handles(self) -> list[tuple[int, ...]]:
-        """The numbers of the hooks: no two hooks have one."""
+        """The ids of the hooks, which are unique."""
         on_gradients = [x for t in self._tensors for x in _ON_GRADIENTS(t) if x]
         return list(map(tuple, (*self._hooks, *on_gradients)))
 

@@ -1,6 +1,6 @@
-"""The parts of a model: for every module its class, its hooks, a forward of its own, and its parameters' shapes.
+"""The parts of a model: for every module its class, its hooks, a replaced forward, and its parameters' shapes.
 
-A plan holds for the parts that were traced. Values of weights are no part, and neither are buffers: a forward may
+A plan holds for the parts that were traced. Values of weights do not belong to them, nor do buffers: a forward may
 register one when it first runs.
 """
 
@@ -25,7 +25,7 @@ PLAN_AGAIN = "since the plan was made: plan the model again"  # the end of every
 class Part(NamedTuple):
     """One module: its class, the code of its hooks and of a replaced forward, its parameters' shapes and kinds.
 
-    `gradient_hooks` are those that may change gradients: "" or the parameter that they are put on, and their code.
+    `gradient_hooks` are those that may change gradients: "" or the name of their parameter, and their code.
     """
 
     kind: type
@@ -65,7 +65,7 @@ def require_same_parts(planned: dict[str, Part], now: dict[str, Part], same_clas
     """Raise ModelError, which names the first module that differs, unless a model has the planned parts.
 
     Args:
-        same_classes: classes are to be the same objects; otherwise (a copy in another process) their names are.
+        same_classes: compare classes as objects; otherwise (a copy in another process) by their names.
     """
     for path in (*planned, *now):
         before, after = planned.get(path), now.get(path)
@@ -77,7 +77,7 @@ def require_same_parts(planned: dict[str, Part], now: dict[str, Part], same_clas
             what = f"was a {before.kind.__name__} and is a {after.kind.__name__}"
         elif before.hooks != after.hooks:
             what = "has other forward hooks"
-        elif after.gradient_hooks - before.gradient_hooks:  # what had one is pinned, and a copy may have lost it
+        elif after.gradient_hooks - before.gradient_hooks:  # a parameter with a hook is pinned; a copy may lose it
             what = "has other backward hooks, or its parameters have,"
         elif before.forward is not after.forward:
             what = "has another forward"

@@ -37,10 +37,10 @@ def moved_elements(plan: Analysis, name: str) -> int:
 
 
 def _zero_sums(keys: list[Array]) -> tuple[int, int]:
-    """How many elements of the broadcast sum of some integer arrays are 0, and how many elements it has.
+    """The number of zeros in the broadcast sum of some integer arrays, and its number of elements.
 
-    The sum with the largest, which has the size of a weight, is not computed where that has axes of its own (a row
-    beside a column, and a number for each expert): equal values are counted.
+    Where the largest array varies along axes of its own (a row beside a column, or one number for each expert), the
+    sum, which has the size of a weight, is not computed: equal values are counted instead.
     """
     shape = np.broadcast_shapes(*(k.shape for k in keys))
     *rest, largest = sorted(keys, key=lambda k: k.size)

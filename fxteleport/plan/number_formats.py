@@ -1,4 +1,4 @@
-"""Number formats: a change of basis that would push tensors out of theirs is refused (see `passes.scale.format_range`).
+"""Number formats: refuses a change of basis that would push tensors out of theirs (see `passes.scale.format_range`).
 
 The values of weights are read only where the CoB is so far from 1 that an ordinary weight could leave its format.
 """
@@ -18,7 +18,7 @@ from fxteleport.plan.factors import tau
 
 
 def has_room(plan: Analysis, dtypes: Iterable[torch.dtype], cob: ChangeOfBasis) -> bool:
-    """True if this CoB is so near to 1 that no weight of these formats needs to be looked at."""
+    """True if this CoB is so near to 1 that no weight of these formats needs to be read."""
     return format_range.has_room(dtypes, format_range.widest(cob.values) * plan.degree)
 
 
@@ -26,9 +26,9 @@ def require_range(plan: Analysis, cob: ChangeOfBasis, tensors: Mapping[str, Tens
     """Raise CobError if a CoB would push tensors out of their number formats.
 
     Args:
-        tensors: by the model's names. No device has all values of a sharded tensor, and all devices must decide alike:
-            its largest magnitude is taken to be 1.
-        operations: the CoBs in teleported operations must fit the formats of what they scale, too.
+        tensors: by the model's names. For a sharded tensor, of which no device has all values, the largest magnitude is
+            taken to be 1, so that all devices decide alike.
+        operations: the CoBs of wraps must fit the formats of the values that they scale, too.
     """
     scaled = {name: t for name, t in tensors.items() if name in plan.recipe.factors}
     dtypes = {t.dtype for t in scaled.values()} | {d for _, d in plan.operation_cobs.values() if operations}
@@ -40,7 +40,7 @@ def require_range(plan: Analysis, cob: ChangeOfBasis, tensors: Mapping[str, Tens
 def require_sizes(
     plan: Analysis, cob: ChangeOfBasis, sizes: Mapping[str, tuple[float, torch.dtype]], operations: bool = False
 ) -> None:
-    """As `require_range`, of tensors whose largest magnitudes and formats are known."""
+    """As `require_range`, for tensors with known largest magnitudes and formats."""
     maps = {name: plan.constrained.tensors[plan.captured.canonical[name]] for name in sizes}
     if operations:
         sizes = dict(sizes) | {name: (1.0, dtype) for name, (_, dtype) in plan.operation_cobs.items()}

@@ -2,7 +2,7 @@
 
     model -> capture -> constrain -> solve -> Plan;   Plan + ChangeOfBasis -> rewrite -> network
 
-`analysis.py` says what a plan is. What is done with one are functions of the modules beside it, which `Plan` lists.
+`analysis.py` has the data of a plan. Its methods are functions of the modules beside it, which `Plan` lists.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ def plan(
 
     Args:
         model: any `nn.Module`, or an exported program (`torch.export`): then `plan.rewrite` gives a program again.
-        *example_inputs: what its forward takes; tensors may be on meta. A program has its own.
+        *example_inputs: arguments of its forward; tensors may be on meta. A program has its own.
         mode: "full" allows every non-zero CoB and emits teleported activations where needed; "weights" changes
             no operation, so that the result's state dict fits the original class.
         norm_stats: batch norm's running statistics: "fixed" (paper, condition 4), "rescaled" (frees the inputs,
             exact in eval mode only), or "wrapped" (frees them by dividing at run time; "full" mode only).
-        checks: check what must be true of the graph after each pass, that of each later `rewrite` included
-            (`passes/check_graph.py` states it): for rules and passes under development.
-        data_guards: where integers and booleans among the inputs (or the model's buffers) alone decide what forward
-            does, the plan goes as the example's do: a condition of kind "data", and a guard in emitted networks.
-            Otherwise what decides is kept whole, and right on all data.
+        checks: check after each pass, each later `rewrite` included, what must be true of the graph
+            (`passes/check_graph.py`): for rules and passes under development.
+        data_guards: where integers and booleans among the inputs (or the model's buffers) alone decide a branch of
+            forward, take the example's branch: a condition of kind "data", with a guard in emitted networks. Otherwise
+            the code that branches is kept whole, which is right on all data.
         norms: "scaled" (`mode="weights"` only) lets the input of a layer, RMS, group, instance or L2 norm have one
-            positive factor c, though its epsilon, which no state dict carries, stays. The function is kept but for
-            that: the norm's result differs by at most eps / (2 variance) * max(1, 1 / c^2) of itself. Each such norm is
-            a condition of kind "norm". "exact" leaves their inputs alone; `mode="full"` is always exact.
-        **keyword_inputs: what its forward takes by name.
+            positive factor c, without scaling its epsilon, which no state dict has. The function is kept but for that:
+            the norm's result has a relative difference of at most eps / (2 variance) * max(1, 1 / c^2). Each such norm
+            is a condition of kind "norm". "exact" pins their inputs; `mode="full"` is always exact.
+        **keyword_inputs: keyword arguments of its forward.
 
     Raises:
         InputError: an unknown mode, norm_stats or norms, or two that do not go together.
         ModelError: the model is not a plain, materialised float `nn.Module`.
         CaptureError: the model does not run on these inputs.
         GraphError, RuleError: with `checks`, a pass has broken its contract, or a rule fails in another way than by
-            declining; else such a node is pinned, and the exception is the reason.
+            declining; without, such a node is pinned, with the exception as the reason.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode '{mode}': choose one of {', '.join(MODES)}")
@@ -112,12 +112,12 @@ def made(
     data_guards: bool,
     norms: str = "exact",
 ) -> P:
-    """Run the passes on a module, and make a plan of this kind of what they find."""
+    """Run the passes on a module, and return their results as a plan of this class."""
     seconds = {}
     ambient = torch.get_default_device().type
     with _without_garbage_collection():
         clock = time.perf_counter()
-        with _on_cpu(ambient == "meta"):  # constants that forward makes must have values
+        with _on_cpu(ambient == "meta"):  # constants that forward creates must have values
             captured = insist_on_ranks(capture(model, args, kwargs, data_guards))
         if checks:
             check_graph(captured, "capture")
@@ -136,7 +136,7 @@ def made(
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Switch Python's cycle collector off: it would walk the growing graph, which is no garbage, at twice the time."""
+    """Switch off Python's cyclic garbage collector, which would walk the growing graph and double the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -147,7 +147,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _on_cpu(switch: bool) -> contextlib.AbstractContextManager[Any]:
-    """Make new tensors on the CPU, where the ambient default device is another (it costs time: not always)."""
+    """Create new tensors on the CPU, if `switch`: the ambient default device is another. (The context costs time.)"""
     return torch.device("cpu") if switch else contextlib.nullcontext()
 
 
@@ -169,7 +169,7 @@ def teleport(
     """Teleport a model with a random CoB: `plan`, `sample` and `rewrite` in one call (their errors too).
 
     Raises:
-        ConditionError: `strict`, and the plan rests on conditions (which are guards in the network otherwise).
+        ConditionError: `strict`, and the plan has conditions (which are guards in the network otherwise).
     """
     settings: dict[str, Any] = {"norm_stats": norm_stats, "data_guards": data_guards, "norms": norms}
     planned = plan(model, *example_inputs, mode=mode, **settings, **keyword_inputs)
@@ -180,9 +180,9 @@ def teleport(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan(Analysis):
-    """The freedom of one model: its analysis, and what can be done with it.
+    """The plan of one model: its analysis, with the functions that use it as methods.
 
-    A plan never changes. Its methods are the functions named here: each takes the plan, then the method's arguments.
+    A plan never changes. Each function named here takes the plan as its first argument.
     """
 
     def __repr__(self) -> str:
@@ -210,7 +210,7 @@ class Plan(Analysis):
 
     @functools.cached_property
     def links(self) -> list[list[Link]]:
-        """For each group, why its members share their values: the operations that joined them, as a tree."""
+        """For each group, the operations that make its members share their values, as a tree."""
         return group_links(self.constrained.system, self.grouping)
 
     @functools.cached_property
@@ -224,7 +224,7 @@ class Plan(Analysis):
 
     @property
     def opaque(self) -> list[Opaque]:
-        """Nodes that no rule knows, each with the reason."""
+        """Nodes that no rule covers, each with the reason."""
         return self.constrained.opaque
 
     @property

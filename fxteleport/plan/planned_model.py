@@ -1,8 +1,8 @@
-"""The planned model: what a plan relies on in a model, and whether a model is still (or also) like that.
+"""The planned model: what a plan assumes of its model, and the check whether a model still satisfies it.
 
-Not the values of weights: a plan reads none. But the classes of modules, their hooks and replaced forwards
+A plan reads no values of weights. It assumes the classes of modules, their hooks and replaced forwards
 (`module_parts.py`), the settings that the trace or a rule has read (`planned_settings.py`), the values of the index
-buffers that the trace has looked into, which names are one tensor, and which tensors share memory.
+buffers that the trace has read, which names are one tensor, and which tensors share memory.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fxteleport.plan.planned_settings import Where, form_of, require_same_settin
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What a plan relies on in its model.
+    """What a plan assumes of its model.
 
     Attributes:
         parts: every module by its path, a shared one under each of its paths.
-        settings: (module's path, attribute) -> its value, or its `Spelled` form where the value may change in place.
-        values: what the index buffers held that the trace has looked into.
-        trained: whether parameters required a gradient, where forward asks for that.
+        settings: (module's path, attribute) -> its value, or a description (`Spelled`) of a mutable one.
+        values: the values of the index buffers that the trace has read.
+        trained: the `requires_grad` of parameters, where forward reads it.
         firsts: name of a parameter or buffer -> the first name of the same tensor.
         overlapping: tensors that share memory with others.
-        moving: the names of those that the plan scales.
-        saved: the names that the state dict has.
-        held: tensors that code holds by itself, beside their modules, by their first names.
+        moving: the names of the tensors that the plan scales.
+        saved: the names in the state dict.
+        held: tensors that code refers to directly, beside their modules, by their first names.
     """
 
     parts: dict[str, Part]
@@ -55,10 +55,10 @@ class PlannedModel:
     held: dict[str, Tensor]
 
     def require(self, model: nn.Module, itself: bool = True) -> None:
-        """Raise ModelError, which says what differs and where, unless a model is what was planned.
+        """Raise ModelError, which says what differs and where, unless a model satisfies all of this.
 
         Args:
-            itself: it is the planned model; the classes of another one need only have the same names.
+            itself: it is the planned model; for another one, the names of classes suffice.
         """
         modules = modules_of(model)
         require_same_parts(self.parts, parts_of(modules), itself)
@@ -104,7 +104,7 @@ class PlannedModel:
             raise ModelError(f"'{first}' shares memory with another tensor, or with itself, {PLAN_AGAIN}")
 
     def hash_of_settings(self) -> str:
-        """A hash of the settings, and of the index buffers that no state dict holds; the same in every process."""
+        """A hash of the settings, and of the index buffers outside the state dict; the same in every process."""
         sha = hashlib.sha256()
         for (path, name), value in sorted(self.settings.items(), key=lambda item: item[0]):
             sha.update(f"{path}.{name}={said(form_of(value))};".encode())
@@ -114,7 +114,7 @@ class PlannedModel:
 
 
 def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
-    """What a plan relies on in the model that was captured.
+    """What a plan assumes of the captured model.
 
     Args:
         moving: the names of the tensors that the plan scales.
@@ -135,7 +135,7 @@ def planned_model(captured: Captured, moving: frozenset[str]) -> PlannedModel:
 
 
 def _values(captured: Captured) -> Iterator[tuple[str, Tensor]]:
-    """The index buffers that the trace has looked into, by name: their values are known in the graph."""
+    """The index buffers that the trace has read, by name: their values are known in the graph."""
     for node in (node for graph in captured.graphs for node in graph.nodes):
         value, name = info(node).value, str(node.target)
         if node.op != "get_attr" or name not in captured.metas or name in captured.assigned or info(node).trust:

@@ -1,6 +1,7 @@
-"""The settings that a plan relies on: those that the trace has read, and those of the layers that are kept whole.
+"""The settings that a plan assumes: those that the trace has read, and those of leaf modules.
 
-A trace takes what it reads for good (a stride, a flag): with another value, the model may compute something else.
+A trace specialises the settings that it reads (a stride, a flag): with another value, the model may compute something
+else.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.plan.module_parts import PLAN_AGAIN
 
 Where = tuple[str, str]  # a module's path and an attribute of it
-_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", PATH, BESIDE}  # some are of a clone
+_NO_SETTINGS = BOOKKEEPING | {"_compiled_call_impl", "forward", PATH, BESIDE}  # the last two are a clone's
 
 
 @dataclass(frozen=True)
 class Spelled:
-    """A value that may change without being replaced (a list, an object), spelled out as it was."""
+    """The description of a mutable value (a list, an object) at planning."""
 
     form: Any
 
 
 def settings_of(captured: Captured) -> dict[Where, Any]:
-    """Each setting's value, or its `Spelled` form where the value may change in place."""
+    """Each setting's value, or the `Spelled` description of a mutable one."""
     return {where: _kept(value) for where, value in _read(captured) if where not in captured.state}
 
 
@@ -42,14 +43,14 @@ def require_same_settings(planned: dict[Where, Any], modules: dict[str, nn.Modul
         now = setting_of(modules[path], name)
         if now is before or (type(now) is type(before) and now == before) or form_of(now) == form_of(before):
             continue
-        place = f"'{path}'" if path else "the model itself"
+        where = f"'{path}'" if path else "the model itself"
         raise ModelError(
-            f"the setting '{name}' of {place} was {said(form_of(before))} and is {said(form_of(now))} {PLAN_AGAIN}"
+            f"the setting '{name}' of {where} was {said(form_of(before))} and is {said(form_of(now))} {PLAN_AGAIN}"
         )
 
 
 def form_of(value: Any) -> Any:
-    """A setting spelled out, so that two of them can be compared."""
+    """The description of a setting, by which two of them are compared."""
     return value.form if isinstance(value, Spelled) else spelled(value)
 
 
@@ -62,7 +63,7 @@ def _is_immutable(value: Any) -> bool:
 
 
 def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
-    """What the trace has read, and all attributes of layers that are called as they are; none of opaque modules."""
+    """The settings that the trace has read, and all attributes of leaf layers; none of opaque modules."""
     hidden = tuple(f"{path}." for path in captured.opaque)
     if WHOLE in captured.opaque and not captured.inner:
         return
@@ -76,14 +77,14 @@ def _read(captured: Captured) -> Iterator[tuple[Where, Any]]:
         if module is None or path in captured.added or path in captured.opaque:
             continue
         held = vars(module)
-        if path in captured.classes:  # the rest of it is traced
+        if path in captured.classes:  # a batch norm subclass, whose other code is traced
             names = set(getattr(captured.classes[path], "__constants__", ()))
             held = {name: value for name, value in held.items() if name in names}
         yield from [((path, name), value) for name, value in held.items() if name not in _NO_SETTINGS]
 
 
 def _owner(captured: Captured, path: str) -> str:
-    """The path of the layer that a leaf is, or that a leaf calls with other tensors or settings."""
+    """The path of the model's layer that a leaf stands for."""
     leaf = captured.added.get(path)
     owner = getattr(leaf, "layer", leaf)
     return path_of(owner) if isinstance(owner, nn.Module) and is_clone(owner) else path

@@ -1,6 +1,6 @@
 """Exported programs (`torch.export.ExportedProgram`): planned as modules; rewriting one gives a program again.
 
-A program brings its own example inputs, and says which of their sizes are symbols: the teleported one has the same
+A program has example inputs of its own, and says which of their sizes are symbols. The teleported one has the same
 signature, parameters, buffers, symbols and ranges, and the same dialect (core ATen, if the program was decomposed).
 """
 
@@ -27,7 +27,7 @@ from fxteleport.plan.plan import Plan, made
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ProgramPlan(Plan):
-    """The plan of an exported program: what it emits are programs, too."""
+    """The plan of an exported program, which emits programs."""
 
     program: ExportedProgram = field(kw_only=True)
 
@@ -36,7 +36,8 @@ class ProgramPlan(Plan):
 
         Raises:
             CobError: the CoB is not valid for this plan, or would push weights out of their number format.
-            ModelError: the program is on the meta device, is not what was planned any more, or cannot be exported anew.
+            ModelError: the program is on the meta device, has changed since it was planned, or cannot be exported
+                again.
         """
         network = emission.rewrite(self, cob)
         program = exported(self.program, network)
@@ -85,15 +86,15 @@ def inputs_of(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]
 
 
 def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
-    """A network emitted for a program as a program of the same signature, sizes and dialect.
+    """Export a network that was emitted for a program, with the program's signature, sizes and dialect.
 
     Raises:
-        ModelError: torch.export does not take it.
+        ModelError: torch.export fails.
     """
     args, kwargs = inputs_of(program)
     plain = _as_code(network)
     given, symbols = pytree.tree_leaves((args, kwargs)), _user_inputs(program)
-    for named in (True, False):  # symbols that the network relates in another way than the program have no names
+    for named in (True, False):  # export may relate named symbols in another way: then it chooses the symbols
         sizes = ShapesCollection()
         for tensor, value in zip(given, symbols, strict=True):
             if isinstance(tensor, torch.Tensor) and (free := _free_sizes(program, value, named)):
@@ -115,7 +116,7 @@ def exported(program: ExportedProgram, network: nn.Module) -> ExportedProgram:
 
 
 def _as_code(network: nn.Module) -> nn.Module:
-    """A network as a module that is no graph: torch.export runs graphs in an interpreter, which gives other containers.
+    """A network as a plain module: torch.export runs graphs in an interpreter, which returns other containers.
 
     It holds the network's own parameters, buffers and modules, under their names.
     """
@@ -130,7 +131,7 @@ _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def _user_inputs(program: ExportedProgram) -> list[Any]:
-    """What a program knows of its inputs, in their order: fake tensors, symbolic numbers, plain values."""
+    """A program's values for its inputs, in order: fake tensors, symbolic numbers, plain values."""
     values = {node.name: exported_value(node) for node in program.graph.nodes if node.op == "placeholder"}
     specs = [
         s for s in program.graph_signature.input_specs if s.kind is torch.export.graph_signature.InputKind.USER_INPUT
@@ -149,7 +150,7 @@ def _hint(number: Any) -> Any:
 
 
 def _free_sizes(program: ExportedProgram, value: Any, named: bool) -> dict[int, Any]:
-    """The axes of an input whose sizes are symbols, each as what `torch.export` takes for it."""
+    """The axes of an input whose sizes are symbols, each as `torch.export` takes it."""
     if not isinstance(value, torch.Tensor):
         return {}
     sizes: Sequence[Any] = value.shape
@@ -158,7 +159,7 @@ def _free_sizes(program: ExportedProgram, value: Any, named: bool) -> dict[int, 
 
 
 def _dim(program: ExportedProgram, expr: Any) -> Any:
-    """A size as a `Dim`: a symbol with its range, or a multiple of one and so much more."""
+    """A size as a `Dim`: a symbol with its range, or a linear expression of one."""
     symbols = list(expr.free_symbols)
     if len(symbols) != 1 or not (expr.is_polynomial(symbols[0]) and expr.as_poly(symbols[0]).degree() == 1):
         return Dim.DYNAMIC
@@ -172,7 +173,7 @@ def _dim(program: ExportedProgram, expr: Any) -> Any:
 
 
 def _bound(value: Any) -> int | None:
-    return int(value) if value.is_Integer else None  # infinity is none
+    return int(value) if value.is_Integer else None  # infinity is no bound
 
 
 def _is_decomposed(program: ExportedProgram) -> bool:

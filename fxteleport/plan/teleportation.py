@@ -1,7 +1,7 @@
-"""What an emitted network remembers of its making: the plan and the change of basis.
+"""The plan and the change of basis of an emitted network, which the network keeps.
 
-`verify` compares node by node with it, and `save` writes it down. The plan holds the original model, which so lives as
-long as the network does, or until `network.release()`.
+`verify` uses them to compare node by node, and `save` stores them. The plan refers to the original model, which stays
+in memory as long as the network does, or until `network.release()`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Teleportation:
     cob: ChangeOfBasis
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teleportation:
-        return self  # a plan never changes, and it holds the original model
+        return self  # a plan never changes, and it refers to the original model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _forgotten, ()  # a pickled network travels without its plan
+        return _forgotten, ()  # a network is pickled without its plan
 
 
 def _forgotten() -> None:
@@ -35,11 +35,11 @@ def _forgotten() -> None:
 
 
 def remember(network: TeleportedModule, plan: Analysis, cob: ChangeOfBasis) -> None:
-    """Note on a network how it was made."""
+    """Store the plan and the change of basis in a network."""
     network.meta[TELEPORTATION] = Teleportation(plan, cob)
 
 
 def teleportation_of(network: nn.Module) -> Teleportation | None:
-    """How a network was made; None where it does not remember, or was not emitted by a plan."""
-    made: Teleportation | None = getattr(network, "meta", {}).get(TELEPORTATION)
-    return made
+    """The plan and the change of basis of a network; None where it has none (any more)."""
+    teleportation: Teleportation | None = getattr(network, "meta", {}).get(TELEPORTATION)
+    return teleportation

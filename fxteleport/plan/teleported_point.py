@@ -1,8 +1,8 @@
-"""A network seen from another basis: its teleported weights, and its function, loss and gradients around them.
+"""A teleported point in weight space: the weights there, and the network's function, loss and gradients around them.
 
 Teleportation maps one parameter space onto another, W' = D W with D diagonal, and keeps the function. So the
-teleported network with *any* weights V computes what the original computes with V / D: nothing has to be emitted to
-walk about in the teleported landscape, and all of it is differentiable in D, that is in the change of basis.
+teleported network with *any* weights V computes what the original computes with V / D: no network has to be emitted to
+explore the teleported landscape, and all of it is differentiable in D, that is in the change of basis.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Loss = Callable[[Network], Tensor]
 
 
 def require_loss(value: object) -> None:
-    """Raise InputError for what is no loss."""
+    """Raise InputError unless a loss is a function."""
     require_callable(value, "the loss", "a function of the network, as lambda net: F.cross_entropy(net(x), y)")
 
 
 class Point:
-    """A place in weight space that computes the same function as a network.
+    """Weights with which a network computes the same function.
 
     Args:
         network: the original; its parameters are read, never written.
@@ -58,7 +58,7 @@ class Point:
         return value if scale is None else value * (scale if power == 1 else scale**power)
 
     def __call__(self, *inputs: Any, weights: Weights | None = None, **keyword_inputs: Any) -> Any:
-        """The teleported network's output, with its own weights or with others from around them."""
+        """The teleported network's output, with its own weights or with others."""
         given = self.weights if weights is None else weights
         own = {n: self.teleported(n, w, -1) for n, w in given.items()}
         return functional_call(self.network, own, inputs, keyword_inputs)
@@ -79,14 +79,14 @@ class Point:
 
 
 def at(plan: Analysis, cob: ChangeOfBasis) -> Point:
-    """The model seen from another basis: weights, function and gradients there, differentiable in `cob.values`."""
+    """The model's weights, function and gradients after a change of basis, differentiable in `cob.values`."""
     require_planned(plan)
     return Point(plan.captured.model, scales(plan, cob))
 
 
 @checked
 def gradients(network: nn.Module, loss: Loss) -> Weights:
-    """The gradients of a loss for every trainable parameter; zero where it does not reach. Buffers stay as they are."""
+    """The gradients of a loss for every trainable parameter, zero for unused ones. Buffers do not change."""
     require_loss(loss)
     names, parameters = zip(*((n, p) for n, p in network.named_parameters() if p.requires_grad), strict=True)
     with torch.enable_grad():
@@ -96,7 +96,7 @@ def gradients(network: nn.Module, loss: Loss) -> Weights:
 
 
 def isolated(network: nn.Module, weights: Weights | None = None) -> Network:
-    """The network with these weights (or its own), as a function that leaves its running statistics alone."""
+    """The network with these weights (or its own), as a function that does not update its running statistics."""
 
     def call(*inputs: Any, **keyword_inputs: Any) -> Any:
         buffers = {n: b.clone() for n, b in network.named_buffers()}

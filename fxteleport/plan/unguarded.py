@@ -1,7 +1,7 @@
-"""Weights without guards: those of an emitted network are refused wrong inputs, those in the original class are not.
+"""Weights without guards: the original class has no guards, as an emitted network has.
 
-Where a plan rests on conditions, weights that go back into the original class are exact only while these hold. The user
-hears of it: in a warning, or with `strict` in an error.
+If a plan has conditions, weights that go back into the original class are exact only where these hold. The user gets a
+warning or, with `strict`, an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fxteleport.plan.analysis import Analysis
 
 
 def require_none(plan: Analysis) -> None:
-    """Raise ConditionError, which lists them, if the plan rests on any conditions."""
+    """Raise ConditionError, which lists them, if the plan has conditions."""
     if plan.conditions:
         listed = in_short(plan.conditions, len(plan.conditions))
         raise ConditionError(
@@ -24,10 +24,10 @@ def require_none(plan: Analysis) -> None:
 
 
 def admit(plan: Analysis, strict: bool) -> None:
-    """Let weights go where no guard is; the first time, a ConditionWarning lists the plan's conditions, if any.
+    """Allow weights without guards; the first time, a ConditionWarning lists the plan's conditions, if any.
 
     Raises:
-        ConditionError: `strict`, and the plan rests on conditions.
+        ConditionError: `strict`, and the plan has conditions.
     """
     if strict:
         require_none(plan)

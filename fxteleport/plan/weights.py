@@ -1,4 +1,4 @@
-"""The weights of the planned model: whether it has any, and whether they are those that the plan is of."""
+"""The weights of the planned model: checks that it has weights, and that the plan is of these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def require_weights(model: nn.Module) -> None:
 
 
 def require_planned(plan: Analysis) -> None:
-    """Raise ModelError unless the planned model has weights and is still what was planned."""
+    """Raise ModelError unless the planned model has weights and has not changed since it was planned."""
     require_weights(plan.captured.model)
     plan.planned.require(plan.captured.model)
 

@@ -1,4 +1,4 @@
-"""Calibrate: the extremes and the mean squares of every channel that the layers read and give, on a user's data."""
+"""Calibrate: the extremes and mean squares of every channel of the layers' inputs and outputs, on a user's data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fxteleport.plan.free_values import identity
 
 @dataclass
 class Channels:
-    """What was seen of one tensor, by channel: float64.
+    """Statistics of one tensor by channel, float64.
 
     Attributes:
         low, high: the extremes.
@@ -49,14 +49,14 @@ def batches(data: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, An
 def calibrate(
     plan: Analysis, data: Iterable[Any], axes: dict[str, int], progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Channels]:
-    """Run a copy of the planned model on data, and look at the tensors of some nodes.
+    """Run a copy of the planned model on data, and gather statistics of the tensors of some nodes.
 
     Args:
         axes: node name -> the axis of its channels.
-        progress: is told the name of each batch.
+        progress: called with the name of each batch.
 
     Raises:
-        InputError: there are no data, or the model does not run on them, or gives what is no number.
+        InputError: there are no data, or the model does not run on them, or computes values that are not finite.
     """
     network = rewrite(plan, identity(plan))
     names = [str(n.target) for n in network.graph.nodes if n.op == "placeholder"]
@@ -77,7 +77,7 @@ def calibrate(
 
 
 class _Watched(fx.Interpreter):
-    """Notes the channels of the nodes that are asked for."""
+    """Runs a network, and gathers the channels of some nodes."""
 
     def __init__(self, network: fx.GraphModule, axes: dict[str, int]) -> None:
         super().__init__(plain(network), graph=network.graph)

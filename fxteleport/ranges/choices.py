@@ -1,4 +1,4 @@
-"""What a caller of `equalize` may choose. Imports no torch."""
+"""The choices of a caller of `equalize`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEED_DATA = ("smoothquant", "awq")
 
 
 def check_bits(bits: int, what: str = "bits") -> None:
-    """Raise InputError for a width that no integer format has here."""
+    """Raise InputError for an unsupported width of an integer format."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not LEAST_BITS <= bits <= MOST_BITS:
         raise InputError(f"{what} is a whole number from {LEAST_BITS} to {MOST_BITS}, got {bits!r}")
 
@@ -27,7 +27,7 @@ def check_choices(
     has_data: bool,
     least_gain: float = 2.0,
 ) -> None:
-    """Raise InputError for settings that cannot be, or that need data where there are none."""
+    """Raise InputError for invalid settings, and for settings that need data where there are none."""
     if method not in METHODS:
         raise InputError(f"unknown method '{method}': choose one of {', '.join(METHODS)}")
     check_bits(bits)

@@ -1,4 +1,4 @@
-"""Descent: the noise made small by gradient steps on the logarithms, each in O(neurons)."""
+"""Descent: minimises the noise by gradient steps on the logarithms, each in O(neurons)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _RATE = 0.05
 
 
 def descend(
-    found: Statistics, logs: Tensor, box: Box, form: Format, steps: int = STEPS, tick: Callable[[], None] = lambda: None
+    stats: Statistics, logs: Tensor, box: Box, form: Format, steps: int = STEPS, tick: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """The logarithms of a change of basis with less noise, from given ones on: the best that was visited.
+    """The logarithms of a change of basis with less noise, starting at given ones: the best iterate.
 
     Adam, with a rate that falls to 0; the objective is convex, but its maxima have corners.
     """
     theta = logs.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([theta], lr=_RATE)
-    best, least = logs, float(noise(found, logs, form))
+    best, least = logs, float(noise(stats, logs, form))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 - step / steps)
         optimizer.zero_grad()
-        value = noise(found, theta, form)
+        value = noise(stats, theta, form)
         if float(value.detach()) < least:
             best, least = theta.detach().clone(), float(value.detach())
         value.backward()
@@ -38,4 +38,4 @@ def descend(
             theta.copy_(box.put(theta))
         tick()
     last = theta.detach()
-    return last.clone() if float(noise(found, last, form)) < least else best
+    return last.clone() if float(noise(stats, last, form)) < least else best

@@ -1,8 +1,8 @@
-"""Equalise: choose the change of basis of any plan so that its numbers lose least in a number format.
+"""Equalise: choose the change of basis of any plan so that rounding to a number format loses least.
 
-    plan + weights (+ data) -> statistics -> an objective made small over the free values -> ChangeOfBasis
+    plan + weights (+ data) -> statistics -> minimise an objective over the free values -> ChangeOfBasis
 
-The function stays: this is a change of basis like any other. `objective.py` has the formulas.
+The function is the same, as under any change of basis. `objective.py` has the formulas.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from fxteleport.ranges.objective import Format, Weighing, balance, noise, ranges
 from fxteleport.ranges.output_error import output_errors
 from fxteleport.ranges.statistics import Statistics, gather, watched_axes
 
-_SHARES = (0.0, 1.0, 0.5)  # of the logarithms: the identity, what was found, and half of it
-_READINGS = 3  # of the weights: the elements that are the largest at the start are not those of the end
+_SHARES = (0.0, 1.0, 0.5)  # of the logarithms that are compared: the identity, the optimum, and half of it
+_READINGS = 3  # of the weights: other elements become the largest on the way
 Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Equalized:
-    """What equalising found.
+    """The result of equalising.
 
     Attributes:
         cob: the change of basis.
         before, after: the method's objective without it, and with it.
         noise_before, noise_after: the modelled noise-to-signal ratio of a layer (geometric mean), whatever the method.
         error_before, error_after: that of the outputs, measured on the data; None without data.
-        share: how much of what was found is in `cob`: 1 (for "noise" with data, of it or of "range"), 0.5 (in
-            logarithms), or 0 where it did not help.
+        share: how much of the optimum is in `cob`: 1 (for "noise" with data, of its optimum or that of "range"), 0.5
+            (in logarithms), or 0 where it did not help.
     """
 
     cob: ChangeOfBasis
@@ -64,22 +64,22 @@ class Equalized:
 def equalize(
     plan: Analysis, method: str = "range", data: Iterable[Any] | None = None, **settings: Any
 ) -> ChangeOfBasis:
-    """A change of basis after which the weights lose least in an integer format; the function is the same.
+    """A change of basis with which rounding the weights to an integer format loses least; the function is the same.
 
-    What was found is taken whole, by half, or not at all, whichever has the least error at the outputs, rounded as the
-    format rounds, on the data; and not at all where that is not `least_gain` times less than the error of the network
-    as it is. Without data the modelled noise of the weights decides, whatever the gain.
+    With data, the optimum of the method, half of it, and the identity are compared by the error at the outputs, rounded
+    as the format rounds; the identity is taken unless the best error is `least_gain` times smaller than its own.
+    Without data the modelled noise of the weights decides, whatever the gain.
 
     Args:
         plan: of a model with weights; of one without batch norms (`fold_norms`), or with `norm_stats="rescaled"`.
         method: "range" makes the largest elements of rows and columns alike, "l2" their norms, both in closed form;
-            "noise" makes the noise-to-signal ratio of rounding small, and with data measures "range" beside it;
+            "noise" minimises the noise-to-signal ratio of rounding, and with data also compares the result of "range";
             "smoothquant" balances columns against activations; "awq" scales columns by a power of the activations, the
             best of 21.
         data: batches to measure the activations on, each as the model's forward takes it: a tensor, a tuple, or a
             mapping. "smoothquant", "awq" and `activation_bits` need them; "noise" takes its mean squares from them.
             They are read several times, so all batches are held in memory; labels are not needed.
-        settings: those of `equalized`, which also says how far it got.
+        settings: those of `equalized`, which also returns the objective before and after.
 
     Raises:
         TeleportError: as `equalized` raises.
@@ -112,18 +112,19 @@ def equalized(
         bias_bound: how many times its layer's largest bias any bias may become.
         per_channel: the weights get a scale for each output channel, so that only columns matter.
         activation_bits: the layers' inputs are rounded, too, with one scale for each tensor.
-        alpha: 0 to 1: how much activations count against weights (SmoothQuant's).
-        least_gain: how many times smaller the squared error must become, from 1 (any gain is taken). Every change of
-            basis draws the rounding errors anew, so that a small gain may be the luck of one draw; 2 is half a bit.
-        progress: is told what comes next.
-        weights: the tensors in the place of the planned model's, which may be on the meta device: those of
-            `fxteleport.checkpoint_tensors`, say. Each is read once, so that what is a row's largest element may be
-            another one in the end than those that were kept; methods "l2" and data need the model.
+        alpha: 0 to 1: how much activations count against weights (as in SmoothQuant).
+        least_gain: how many times smaller the squared error must become, from 1 (any gain is taken). Rounding errors
+            are random under each change of basis, so a small gain may be chance; 2 is half a bit.
+        progress: called with the name of the next step.
+        weights: tensors in place of the planned model's, which may be on the meta device: those of
+            `fxteleport.checkpoint_tensors`, say. Each is read once, so in the end a row's largest element may not be
+            among those that were kept; method "l2", and data, need the model.
 
     Raises:
-        NothingFree: nothing in the plan is free that scales rows or columns of weights.
-        InputError: an unknown method or a setting that cannot be; data are missing, empty or do not fit.
-        ModelError: the model is on the meta device, is not what was planned, or has weights that are quantised or NaN.
+        NothingFree: no free value of the plan scales rows or columns of weights.
+        InputError: an unknown method or an invalid setting; data are missing, empty or do not fit.
+        ModelError: the model is on the meta device, has changed since it was planned, or has weights that are
+            quantised or NaN.
     """
     check_choices(method, bits, bound, bias_bound, activation_bits, alpha, data is not None, least_gain)
     if weights is None:
@@ -145,14 +146,14 @@ class Search:
     """The search for one change of basis.
 
     Attributes:
-        plan: whose free values are looked for.
+        plan: the plan.
         weights: the model's tensors, by name.
         data: batches, or None.
-        seen: what was calibrated on them, or None.
+        seen: the calibrated statistics of the data, or None.
         form: the number format.
         alpha: how much activations count.
-        progress: is told what comes next.
-        reads_once: the statistics of the identity serve for all.
+        progress: called with the name of the next step.
+        reads_once: use the statistics of the identity throughout.
     """
 
     plan: Analysis
@@ -167,15 +168,15 @@ class Search:
     def run(self, method: str, bound: float, bias_bound: float, exact: bool, least_gain: float) -> Equalized:
         """Search by a method."""
         identity = torch.zeros(self.plan.num_free, dtype=torch.float64)
-        found = self.read(identity)
-        box = box_of(found, self.plan.solution, bound, bias_bound)
+        stats = self.read(identity)
+        box = box_of(stats, self.plan.solution, bound, bias_bound)
         if box.is_a_point:
             raise NothingFree(
                 "no free value of this plan has a magnitude that scales the rows and columns of a weight, so there is"
                 " nothing to equalise: `plan.groups` says what is pinned, and why"
             )
-        first = found
-        logs, found = self.searched(method, found, identity, box)
+        first = stats
+        logs, stats = self.searched(method, stats, identity, box)
         self.progress("measuring")
         steps, shares = [share * logs for share in _SHARES], list(_SHARES)
         if method == "noise" and self.data is not None:
@@ -204,67 +205,67 @@ class Search:
         return cob
 
     def errors(self, cobs: list[ChangeOfBasis]) -> list[float] | None:
-        """What was measured at the outputs; None without data, or where no output has fractions."""
+        """The measured errors at the outputs; None without data, or where no output is a floating-point tensor."""
         if self.data is None:
             return None
-        found = output_errors(self.plan, cobs, self.form, self.data)
-        return None if math.isnan(found[0]) else found
+        measured = output_errors(self.plan, cobs, self.form, self.data)
+        return None if math.isnan(measured[0]) else measured
 
     def read(self, logs: Tensor) -> Statistics:
         """Read the weights once, for changes of basis near to this one."""
         return gather(self.plan, self.weights, self.seen, logs, self.progress)
 
-    def searched(self, method: str, found: Statistics, logs: Tensor, box: Box) -> tuple[Tensor, Statistics]:
-        """The best logarithms by a method, and the statistics that they are the best for."""
+    def searched(self, method: str, stats: Statistics, logs: Tensor, box: Box) -> tuple[Tensor, Statistics]:
+        """The best logarithms by a method, and the statistics with which they were found."""
         if method == "awq":
-            return self.powers(found, box), found
+            return self.powers(stats, box), stats
         rounds = 1 if self.reads_once else _READINGS if method != "l2" else 4 * _READINGS
         for i in range(rounds):
             self.progress(f"reading {i + 1}/{rounds}")
-            if method == "l2":  # a norm is exact at the basis where it was read: one step, then it is read again
-                logs = balanced(found, logs, box, self.weighing(method), "l2", steps=1)
+            if method == "l2":  # a norm is exact at the basis where it was read, so it is read after each step
+                logs = balanced(stats, logs, box, self.weighing(method), "l2", steps=1)
             elif method == "noise":
-                logs = descend(found, logs, box, self.form)
+                logs = descend(stats, logs, box, self.form)
             else:
-                logs = balanced(found, logs, box, self.weighing(method), "max")
+                logs = balanced(stats, logs, box, self.weighing(method), "max")
             if i + 1 < rounds:
-                found = self.read(logs)
-        return logs, found
+                stats = self.read(logs)
+        return logs, stats
 
-    def closed(self, found: Statistics, box: Box) -> Tensor:
-        """The closed form of "range" on the weights alone: with few bits the model of the noise does not hold."""
+    def closed(self, stats: Statistics, box: Box) -> Tensor:
+        """The closed form of "range" on the weights alone, since with few bits the noise model is wrong."""
         logs = torch.zeros(self.plan.num_free, dtype=torch.float64)
         weighing = Weighing(0.0 if self.form.per_channel else 1.0)
         for i in range(_READINGS):
-            logs = balanced(found, logs, box, weighing, "max")
+            logs = balanced(stats, logs, box, weighing, "max")
             if i + 1 < _READINGS:
-                found = self.read(logs)
+                stats = self.read(logs)
         return logs
 
     def weighing(self, method: str) -> Weighing:
-        """What counts in a balance."""
+        """The weights of rows, columns and inputs in a balance."""
         inputs = self.alpha if self.seen is not None and (method == "smoothquant" or self.form.activation_bits) else 0.0
         rows = 0.0 if self.form.per_channel else 1 - inputs
         return Weighing(rows, 1 - inputs, inputs)
 
-    def value(self, method: str, found: Statistics, logs: Tensor) -> float:
+    def value(self, method: str, stats: Statistics, logs: Tensor) -> float:
         """The method's own objective."""
         if method in ("noise", "awq"):
-            return float(noise(found, logs, self.form))
+            return float(noise(stats, logs, self.form))
         norm = "l2" if method == "l2" else "max"
-        return balance(found, ranges(found, logs, norm), self.weighing(method))
+        return balance(stats, ranges(stats, logs, norm), self.weighing(method))
 
-    def powers(self, found: Statistics, box: Box) -> Tensor:
-        """AWQ's search: columns times a power of their input's size, of which 0, 1/20... 1 are tried."""
+    def powers(self, stats: Statistics, box: Box) -> Tensor:
+        """AWQ's search: columns times a power (0, 1/20... 1) of their input's size."""
         assert self.seen is not None
-        size = 0.5 * found.signal_in.clamp_min(1e-300).log()
-        whole = balanced(
-            dataclasses.replace(found, largest_in=size.exp()), torch.zeros(self.plan.num_free, dtype=torch.float64),
+        size = 0.5 * stats.signal_in.clamp_min(1e-300).log()
+        balanced_logs = balanced(
+            dataclasses.replace(stats, largest_in=size.exp()), torch.zeros(self.plan.num_free, dtype=torch.float64),
             box, Weighing(0.0, 0.0, 1.0), "max",
         )  # fmt: skip
         self.progress("measuring")
-        tried = [box.put(whole * k / 20) for k in range(21)]
-        return min(tried, key=lambda logs: float(noise(found, logs, self.form)))
+        tried = [box.put(balanced_logs * k / 20) for k in range(21)]
+        return min(tried, key=lambda logs: float(noise(stats, logs, self.form)))
 
 
 def _whole(logs: Tensor, box: Box) -> Tensor:

@@ -1,10 +1,10 @@
 """Fake quantisation: a network whose weights and layer inputs are rounded as an integer format rounds them.
 
-To measure what a format costs, in floating point, whatever the network. Weights are rounded symmetrically,
-scale = max|w| / (2^(bits - 1) - 1), for a tensor or for each output channel; the inputs of the layers to whole steps
-between their calibrated extremes, zero among them, for a tensor (Krishnamoorthi, "Quantizing deep convolutional
-networks for efficient inference", Section 2). Biases are not rounded: they have 32 bits. Of embeddings, attention and
-recurrent layers the matrices are rounded, and nothing of what they compute.
+It measures what a format costs, in floating point, for any network. Weights are rounded symmetrically,
+scale = max|w| / (2^(bits - 1) - 1), for a tensor or for each output channel. The inputs of layers are rounded to steps
+between their calibrated extremes, with zero among the steps, for a tensor (Krishnamoorthi, "Quantizing deep
+convolutional networks for efficient inference", Section 2). Biases are not rounded: they have 32 bits. Of embeddings,
+attention and recurrent layers only the matrices are rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fxteleport.ranges.weight_reading import by_group
 
 
 class FakeQuantize(nn.Module):
-    """Rounds a tensor to the steps of an affine format, after its extremes were observed.
+    """Rounds a tensor to the steps of an affine format, once its extremes are observed.
 
     Args:
         bits: of the format.

@@ -1,11 +1,11 @@
 """Fit range: powers of two with which every value and weight stays inside a number format.
 
-plan + data -> largest magnitude of every channel -> whole inequalities -> integer program -> ChangeOfBasis
+plan + data -> largest magnitude of every channel -> integer inequalities -> integer program -> ChangeOfBasis
 
-The program asks for the least change: sum |k| is made small, once nothing overflows and as little as can be is below
-the normal range. Bounds hang on one channel or on the difference of two (a weight's row and column), for which linear
-programs have whole solutions; HiGHS solves it (Huangfu and Hall, "Parallelizing the dual revised simplex method").
-What was chosen is then measured: on the data, in the model's own format and in the one that is asked for.
+The program minimises overflow first, then values below the normal range, then the change, sum |k|. Each
+bound is on one channel or on the difference of two (a weight's row and column), for which linear programs have integer
+solutions; HiGHS solves it (Huangfu and Hall, "Parallelizing the dual revised simplex method"). The result is then
+measured on the data, in the model's own format and in the target format.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from scipy import optimize, sparse
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.checked import checked
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.domain.cob_map import CobMap
 from fxteleport.passes.domain.solution import UNIT
 from fxteleport.passes.errors import InputError, ModelError, NothingFree
@@ -36,11 +36,11 @@ from fxteleport.plan.weights import matching_tensors, require_planned
 from fxteleport.ranges.range_bounds import Bounds, by_symbol, extremes, limits, slots_of, varying
 from fxteleport.ranges.range_report import MASK, RangeRow, range_report, run_each
 
-_SECONDS = 60.0  # for all solving
+_SECONDS = 60.0  # for all rounds of solving
 _LEAST = 1.0  # seconds of a round
 _FARTHEST = 60  # doublings
-_ROUNDS = 8  # of solving: the elements of weights that matter at the start are not those of the end
-_OVERFLOW, _SUBNORMAL = 1e6, 1e2  # what a doubling outside of the format costs, in doublings of a free value
+_ROUNDS = 8  # of solving: other elements of weights become the largest on the way
+_OVERFLOW, _SUBNORMAL = 1e6, 1e2  # the cost of a doubling outside of the format, in doublings of a free value
 _NAMED = 4  # values of an error message
 Told = Callable[[str], None]
 
@@ -56,24 +56,24 @@ def fit_range(
 ) -> ChangeOfBasis:
     """A change of basis of powers of two with which no value and no weight overflows in a number format.
 
-    The function stays to the last bit, in the model's own format. `range_report` tells what changed. Channels are
-    lifted into the format's normal range as far as the plan's freedom allows.
+    The function is the same to the last bit, in the model's own format. `range_report` shows what changed. Channels are
+    lifted into the format's normal range as far as the plan's free values allow.
 
     Args:
         plan: of a model with weights, in either mode, in a format in which it is finite.
         data: batches to measure on, each as the model's forward takes it. They are read several times and held in
             memory.
         dtype: the floating-point format that the model is to be converted to.
-        headroom: how many times larger than on these data values may be elsewhere, at least 1. Weights have none.
-        progress: is told what comes next.
-        time_limit: seconds that the solver may take in all. When they are over, the best that it found is taken: what
-            it guarantees is measured as ever, but it may change more than is needed.
+        headroom: how many times larger than on these data values may be on others, at least 1. Not for weights.
+        progress: called with the name of the next step.
+        time_limit: seconds that the solver may take in all. After them, its best solution is taken: it is checked in
+            the same way, but it may change more than needed.
 
     Raises:
-        NothingFree: nothing in the plan is free to be scaled.
-        InputError: the settings cannot be; data are missing or do not fit, or give NaN; the time is over and nothing
-            was found; or no change of basis of the plan is enough: then the message names the values.
-        ModelError: the model is on the meta device or is not what was planned; weights are integers or NaN.
+        NothingFree: the plan has no free magnitude.
+        InputError: invalid settings; data are missing or do not fit, or give NaN; the solver found no solution in time;
+            or no change of basis of the plan suffices: then the message names the values.
+        ModelError: the model is on the meta device or has changed since it was planned; weights are integers or NaN.
     """
     require_format(dtype, headroom)
     if not time_limit > 0:
@@ -90,9 +90,9 @@ def fit_range(
     bounds = Bounds(plan.num_free)
     limit = torch.finfo(dtype)
     for cob_map, size in _values(plan, kept).values():
-        places = torch.arange(size.numel())
+        positions = torch.arange(size.numel())
         bounds.add(
-            slots_of(plan, cob_map, places, size.shape), *limits(size.reshape(-1), limit.max / headroom, limit.tiny)
+            slots_of(plan, cob_map, positions, size.shape), *limits(size.reshape(-1), limit.max / headroom, limit.tiny)
         )
     sizes = _weights(plan, weights)
     for cob_map, size in sizes.values():
@@ -112,7 +112,7 @@ def fit_range(
 
 
 def require_format(dtype: torch.dtype, headroom: float) -> None:
-    """Raise InputError for settings that cannot be."""
+    """Raise InputError for invalid settings."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype is a floating-point format such as torch.float16, got {dtype!r}")
     if not 1 <= headroom < torch.finfo(dtype).max:
@@ -128,7 +128,7 @@ def _require_numbers(weights: dict[str, Tensor]) -> None:
 def _values(plan: Analysis, data: Sequence[Any]) -> dict[str, tuple[CobMap, Tensor]]:
     """The maps of the graph's values, and the largest magnitude of each part that has a CoB of its own."""
     maps = {n.name: m for n, m in plan.constrained.maps.items() if isinstance(m, CobMap)}
-    found: dict[str, tuple[CobMap, Tensor]] = {}
+    values: dict[str, tuple[CobMap, Tensor]] = {}
 
     def note(node: fx.Node, value: Tensor) -> None:
         name = info(node).captured or node.name
@@ -139,27 +139,27 @@ def _values(plan: Analysis, data: Sequence[Any]) -> dict[str, tuple[CobMap, Tens
             return
         shape = varying(cob_map, value.ndim)
         if any(n not in (1, m) for n, m in zip(shape, value.shape, strict=True)):
-            return  # it varies along an axis whose size follows the data: it is measured afterwards
+            return  # it varies along an axis whose size depends on the data: it is measured afterwards
         size = by_symbol(torch.where(value.abs() < MASK, value, 0.0), shape)
-        found[name] = cob_map, torch.maximum(size, found[name][1]) if name in found else size
+        values[name] = cob_map, torch.maximum(size, values[name][1]) if name in values else size
 
     run_each(rewrite(plan, identity(plan)), data, note)
-    return found
+    return values
 
 
 def _weights(plan: Analysis, weights: dict[str, Tensor]) -> dict[str, tuple[CobMap, Tensor]]:
-    found = {}
+    largest_of = {}
     for name, tensor in weights.items():
         cob_map = plan.tensor_map(name)
         if cob_map is not None and cob_map.factors and tensor.is_floating_point():
             kept = torch.where(tensor.abs() < MASK, tensor, 0.0)
-            found[name] = cob_map, by_symbol(kept, varying(cob_map, tensor.ndim))
-    return found
+            largest_of[name] = cob_map, by_symbol(kept, varying(cob_map, tensor.ndim))
+    return largest_of
 
 
 def _add_weights(plan: Analysis, bounds: Bounds, cob_map: CobMap, size: Tensor, at: Tensor, limit: torch.finfo) -> None:
     low, high = limits(size.reshape(-1), limit.max, limit.tiny)
-    if sum(n > 1 for n in size.shape) < 2:  # biases and gains: what they are added to and multiplied by is normal
+    if sum(n > 1 for n in size.shape) < 2:  # biases and gains, which may be subnormal: the values they act on are not
         low = torch.full_like(low, -torch.inf)
     bounds.add(slots_of(plan, cob_map, at, size.shape), low[at], high[at])
 
@@ -171,7 +171,7 @@ def _cut(
     symbols: Tensor,
     limit: torch.finfo,
 ) -> bool:
-    """Add the elements of weights that overflow now; False if there are none."""
+    """Add bounds on the elements of weights that overflow with the current solution; False if there are none."""
     some = False
     for cob_map, size in sizes.values():
         factor = cob_map.scale(symbols)
@@ -184,7 +184,7 @@ def _cut(
 
 
 def _solved(plan: Analysis, bounds: Bounds, seconds: float) -> Any:
-    """The whole k of least sum |k|, and of least overflow and underflow before: float64 [num_free].
+    """The integers k with the least overflow and underflow and then the least sum |k|: float64 [num_free].
 
     Variables: k = up - down, a slack above and one below for each inequality.
     """
@@ -198,21 +198,21 @@ def _solved(plan: Analysis, bounds: Bounds, seconds: float) -> Any:
     ]
     cost = np.concatenate([np.ones(2 * free), np.full(rows, _OVERFLOW), np.full(rows, _SUBNORMAL)])
     most = np.concatenate([np.tile(np.where(still, 0, _FARTHEST), 2), np.full(2 * rows, np.inf)])
-    whole = np.concatenate([np.ones(2 * free), np.zeros(2 * rows)])
-    found = optimize.milp(
+    whole_numbers = np.concatenate([np.ones(2 * free), np.zeros(2 * rows)])
+    result = optimize.milp(
         cost,
-        integrality=whole,
+        integrality=whole_numbers,
         bounds=optimize.Bounds(0, most),
         constraints=constraints if rows else (),
         options={"time_limit": seconds},
     )
-    if found.x is None:
-        raise InputError(f"no powers of two were found for these ranges: {found.message}")
-    return np.round(found.x[:free] - found.x[free : 2 * free])
+    if result.x is None:
+        raise InputError(f"no powers of two were result for these ranges: {result.message}")
+    return np.round(result.x[:free] - result.x[free : 2 * free])
 
 
 def _require_fit(plan: Analysis, cob: ChangeOfBasis, data: Sequence[Any], dtype: torch.dtype, headroom: float) -> None:
-    """Raise InputError, naming values, unless what was measured fits, and the converted network is finite."""
+    """Raise InputError, which names values, unless all measured values fit and the converted network is finite."""
     limit = torch.finfo(dtype).max
     report = range_report(plan, cob, data, dtype)
     outside = [row for row in report if row.after.largest > (limit if row.is_weight else limit / headroom)]
@@ -238,20 +238,20 @@ def _said(outside: list[RangeRow], dtype: torch.dtype, headroom: float) -> str:
 
 
 def _not_finite(plan: Analysis, cob: ChangeOfBasis, data: Sequence[Any], dtype: torch.dtype) -> str:
-    """The first node whose value is finite in the model's own format, but not in another; "" for none."""
+    """The first node whose value is finite in the model's own format, but not in the target; "" for none."""
     network = rewrite(plan, cob)
     converted = copy.deepcopy(network).to(dtype)
     finite: list[bool] = []
     run_each(network, data, lambda _, value: finite.append(bool((value.abs() < MASK).all())))
-    found: list[str] = []
-    place = iter(finite)
+    names: list[str] = []
+    is_finite = iter(finite)
 
     def note(node: fx.Node, value: Tensor) -> None:
-        if next(place, False) and not bool(value.isfinite().all()):
-            found.append(info(node).captured or node.name)
+        if next(is_finite, False) and not bool(value.isfinite().all()):
+            names.append(info(node).captured or node.name)
 
-    run_each(converted, [pytree.tree_map(lambda x: _converted(x, dtype), batch) for batch in data], note)
-    return found[0] if found else ""
+    run_each(converted, [tree_map(lambda x: _converted(x, dtype), batch) for batch in data], note)
+    return names[0] if names else ""
 
 
 def _converted(value: Any, dtype: torch.dtype) -> Any:

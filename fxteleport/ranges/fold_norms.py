@@ -1,9 +1,9 @@
-"""Fold norms: batch norms in eval mode become part of the layers beside them, as quantisers want them.
+"""Fold norms: batch norms in eval mode become part of the neighbouring layers, as quantisers expect.
 
     W x + b, then scale * y + shift     ->   (scale W) x + (scale b + shift)             folded into the layer before
     scale * x + shift, then W x + b     ->   (W scale) x + (b + sum_x W shift)           folded into all layers behind
 
-The second form needs every input of the layer to be there: at a zero-padded border the shift is not added.
+The second needs a layer without zero padding: at a padded border the shift is not added.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FOLDED = "folded_norms"  # in the network's meta
 
 @dataclass
 class Folded:
-    """What `fold_norms` did: the norms that it folded, and those that it kept, each with the reason."""
+    """The result of `fold_norms`: the norms that it folded, and those that it kept, each with the reason."""
 
     folded: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
@@ -65,27 +65,27 @@ def fold_norms(model: nn.Module, *example_inputs: Any, strict: bool = False, **k
     network.release()
     network.__dict__.update(choice=None, in_training=None)  # folded, a network has one graph, that of eval mode
     network.eval()
-    found = _fold(network, _ranks(planned))
-    if strict and found.kept:
-        name, why = next(iter(found.kept.items()))
-        raise ModelError(f"the norm '{name}' cannot be folded: {why} ({len(found.kept)} of them; strict=False keeps"
+    folded = _fold(network, _ranks(planned))
+    if strict and folded.kept:
+        name, why = next(iter(folded.kept.items()))
+        raise ModelError(f"the norm '{name}' cannot be folded: {why} ({len(folded.kept)} of them; strict=False keeps"
                          " these and folds the rest)")  # fmt: skip
     remove_unused(network)
     network.graph.lint()
     network.recompile()
-    network.meta[FOLDED] = found
+    network.meta[FOLDED] = folded
     return network
 
 
 @checked
 def folded_norms(network: nn.Module) -> Folded:
-    """What `fold_norms` did to a network that it made."""
-    found: Folded = getattr(network, "meta", {}).get(FOLDED, Folded())
-    return found
+    """What `fold_norms` folded in a network, and what it kept."""
+    folded: Folded = getattr(network, "meta", {}).get(FOLDED, Folded())
+    return folded
 
 
 def _ranks(planned: Plan) -> Callable[[fx.Node], int]:
-    """How many axes the tensor of an emitted network's node has; -1 where it has none."""
+    """The rank of the tensor of an emitted network's node; -1 for a node without a tensor."""
     values = {node.name: info(node).value for node in planned.captured.graph.nodes}
 
     def rank(node: fx.Node) -> int:
@@ -96,7 +96,7 @@ def _ranks(planned: Plan) -> Callable[[fx.Node], int]:
 
 
 def _fold(network: TeleportedModule, rank: Callable[[fx.Node], int]) -> Folded:
-    found, module_at = Folded(), module_finder(network)
+    done, module_at = Folded(), module_finder(network)
     work = _Folding(network, module_at, rank)
     for node in list(network.graph.nodes):
         norm = norm_of(node, module_at, lambda name: get_tensor(network, name))
@@ -107,24 +107,24 @@ def _fold(network: TeleportedModule, rank: Callable[[fx.Node], int]) -> Folded:
             behind = work.into_layers_behind(norm)
             why = behind and f"{why}; {behind}"
         if why:
-            found.kept[norm.name] = why
+            done.kept[norm.name] = why
             continue
-        found.folded.append(norm.name)
+        done.folded.append(norm.name)
         norm.node.replace_all_uses_with(norm.input)
         network.graph.erase_node(norm.node)
-    return found
+    return done
 
 
 @dataclass
 class _Folding:
-    """One network that is being folded."""
+    """The folding of one network."""
 
     network: TeleportedModule
     module_at: Callable[[str], nn.Module | None]
     rank: Callable[[fx.Node], int]
 
     def into_layer_before(self, norm: Norm) -> str:
-        """Fold a norm into the layer that feeds it; or say why not, and change nothing."""
+        """Fold a norm into the layer before it; or return why not, and change nothing."""
         source = norm.input
         while len(source.users) == 1 and self._is_identity(source):
             source = source.args[0]  # type: ignore[assignment]
@@ -143,7 +143,7 @@ class _Folding:
         return ""
 
     def into_layers_behind(self, norm: Norm) -> str:
-        """Fold a norm into the layers that read it; or say why not, and change nothing."""
+        """Fold a norm into the layers that read it; or return why not, and change nothing."""
         assert norm.scale is not None and norm.shift is not None
         layers: list[Layer] = []
         waiting = list(norm.node.users)
@@ -240,10 +240,10 @@ def _border(work: _Folding, layer: Layer, shift: Tensor) -> str:
 def _scaled(weight: Tensor, scale: Tensor, layer: Layer, out: bool) -> Tensor:
     grouped = by_group(weight, layer)
     factor = scale.view(layer.groups, -1, 1, 1) if out else scale.view(layer.groups, 1, -1, 1)
-    found = grouped * factor.to(weight.device)
-    return (found if layer.out_axis == 0 else found.transpose(1, 2)).reshape(weight.shape)
+    scaled = grouped * factor.to(weight.device)
+    return (scaled if layer.out_axis == 0 else scaled.transpose(1, 2)).reshape(weight.shape)
 
 
 def _of_shift(weight: Tensor, shift: Tensor, layer: Layer) -> Tensor:
-    """What a constant input of `shift` gives, [outputs]."""
+    """The layer's output for a constant input of `shift`, [outputs]."""
     return torch.einsum("goip,gi->go", by_group(weight, layer), shift.view(layer.groups, -1)).reshape(-1)

@@ -1,16 +1,14 @@
-"""Held weights: matrices inside of calls that are more than one layer: embeddings, attention and recurrent layers.
+"""Held weights: matrices of calls that are more than one matrix product: embeddings, attention, recurrent layers.
 
-Equalising reads them as layers: their rows and columns are scaled as the plan says of the tensor itself. Their inputs
-are not rounded, and of an embedding the outputs are columns and each word is an input.
+Equalising reads each matrix as a layer; its rows and columns are scaled by the plan's map of the tensor. The inputs of
+these calls are not rounded. An embedding's outputs are its columns, and each word is an input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.rules.registry import lookup
 from fxteleport.ranges.layers import HELD, Layer
@@ -35,7 +33,7 @@ def held_weights(
         into = next((x for x in node.all_input_nodes if x.op != "get_attr"), None)
         if rule is None or rule.name not in HELD or into is None:
             continue
-        names = [str(x.target) for x in pytree.tree_leaves((node.args, node.kwargs)) if _is_attribute(x)]
+        names = [str(x.target) for x in node.all_input_nodes if x.op == "get_attr"]
         if module is not None:
             names += [f"{node.target}.{name}" for name, _ in module.named_parameters()]
         tensors = {name: tensor_at(name) for name in names}
@@ -50,7 +48,3 @@ def held_weights(
 def meets_the_input(layer: Layer) -> bool:
     """Whether a held matrix multiplies the call's own input, channel by channel."""
     return layer.weight.rpartition(".")[2] in _OF_THE_INPUT
-
-
-def _is_attribute(x: Any) -> bool:
-    return isinstance(x, fx.Node) and x.op == "get_attr"

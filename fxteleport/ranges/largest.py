@@ -1,4 +1,4 @@
-"""The largest elements of each row and of each column of a weight: what equalising keeps of it."""
+"""The largest elements of each row and of each column of a weight, which equalising keeps."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _BLOCK = 8
 
 
 def largest_along(x: Tensor, count: int, axis: int) -> Tensor:
-    """Where the largest elements along an axis are: [..., count, ...]; of equal ones any.
+    """The positions of the `count` largest elements along an axis: [..., count, ...]; of equal ones any.
 
-    They lie in the blocks with the largest maxima, as many blocks as elements: so most of the tensor is read once, in
-    order, where `topk` along columns would jump.
+    They lie in the `count` blocks with the largest maxima, so most of the tensor is read once and in order; `topk`
+    along columns would jump in memory.
     """
     size = x.shape[axis]
     if size % _BLOCK or size <= 4 * count * _BLOCK:
@@ -43,5 +43,5 @@ def largest_along(x: Tensor, count: int, axis: int) -> Tensor:
     tops = x.unflatten(axis, (size // _BLOCK, _BLOCK)).amax(axis + 1).topk(count, axis).indices
     inside = torch.arange(_BLOCK, device=x.device).view(-1, *[1] * (x.ndim - axis - 1))
     near = (tops.unsqueeze(axis + 1) * _BLOCK + inside).flatten(axis, axis + 1)
-    found: Tensor = near.gather(axis, x.gather(axis, near).topk(count, axis).indices)
-    return found
+    positions: Tensor = near.gather(axis, x.gather(axis, near).topk(count, axis).indices)
+    return positions

@@ -1,7 +1,7 @@
-"""Layers: the calls of a graph that multiply their input by a weight, whatever their spelling.
+"""Layers: the calls of a graph that multiply their input by a weight, in any spelling.
 
-`nn.Conv2d`, `F.conv2d` and `torch.conv2d` are read alike, by the rule that they share; where its weight is computed,
-and so no parameter, a call is no layer.
+`nn.Conv2d`, `F.conv2d` and `torch.conv2d` are recognised by their common rule. A call whose weight is computed, and no
+parameter, is no layer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Layer:
         kind: the name of its rule, a key of `AXES` or `HELD`.
         input: the node of the tensor that is multiplied.
         weight, bias: names of parameters (or buffers); a layer may have no bias.
-        has_fixed_bias: it has a bias that is no parameter: something computed.
+        has_fixed_bias: it has a computed bias, which is no parameter.
         settings: its other arguments by name (stride, padding, groups...).
     """
 
@@ -54,7 +54,7 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """Into how many groups its channels fall."""
+        """The number of groups of its channels."""
         return int(self.settings.get("groups", 1))
 
     @property
@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def is_held(self) -> bool:
-        """Its call is more than this layer."""
+        """Whether its call does more than this layer (`held_weights.py`)."""
         return self.kind in HELD
 
 
@@ -76,7 +76,7 @@ class NamedTensor:
 
 
 def arguments(node: fx.Node, module_at: Callable[[str], nn.Module | None]) -> tuple[str, dict[str, Any]] | None:
-    """The name of a call's rule, and its arguments by name; None where no rule knows the call.
+    """The name of a call's rule, and its arguments by name; None where no rule covers the call.
 
     Args:
         module_at: the module of a `call_module` node's target, or None.
@@ -86,11 +86,11 @@ def arguments(node: fx.Node, module_at: Callable[[str], nn.Module | None]) -> tu
     if rule is None:
         return None
     try:
-        found, _ = bound(rule, node.args, node.kwargs, module, lambda name: NamedTensor(f"{node.target}.{name}"))
+        values, _ = bound(rule, node.args, node.kwargs, module, lambda name: NamedTensor(f"{node.target}.{name}"))
     except Decline:
         return None
     names = [name for name, _ in rule.parameters]
-    return rule.name, {name: _tensor(x) for name, x in zip(names, found, strict=False)}
+    return rule.name, {name: _tensor(x) for name, x in zip(names, values, strict=False)}
 
 
 def _tensor(x: Any) -> Any:

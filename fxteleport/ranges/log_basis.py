@@ -1,6 +1,6 @@
-"""Logarithms of changes of basis: what multiplies a channel is linear in the logarithms of the free values.
+"""Logarithms of changes of basis: the log of a channel's factor is linear in the logs of the free values.
 
-The CoB of a symbol is a monomial of the free values, so its logarithm is a sum of theirs with whole coefficients. A
+The CoB of a symbol is a monomial of the free values, so its logarithm is a sum of theirs with integer coefficients. A
 *slot* is one channel of one tensor, as a row of that linear map; all slots are evaluated at once.
 """
 
@@ -20,10 +20,10 @@ from fxteleport.passes.domain.solution import Array, Solution
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """A linear map from the logarithms of the free values to those of what multiplies some channels.
+    """A linear map from the logarithms of the free values to those of the factors of some channels.
 
     Attributes:
-        count: how many slots.
+        count: the number of slots.
         at, free, power: int64 and float64 [terms]: to slot `at` belongs `power * log|free value|`.
     """
 
@@ -62,15 +62,15 @@ class LogBasis:
         self._many[solution.many] = np.arange(len(solution.many))
 
     def channels(self, cob: CobMap, axis: int, count: int) -> Slots:
-        """The slots of a tensor's channels; factors that vary along other axes are none of the channels' own."""
-        found = Slots(count, *(torch.empty(0, dtype=d) for d in (torch.int64, torch.int64, torch.float64)))
+        """The slots of a tensor's channels; factors that vary along other axes are left out."""
+        slots = Slots(count, *(torch.empty(0, dtype=d) for d in (torch.int64, torch.int64, torch.float64)))
         for symbols, exponent in cob.factors:
-            place = axis if axis >= 0 else symbols.ndim + axis
-            along = symbols.shape[place] if symbols.ndim > place else 1
+            position = axis if axis >= 0 else symbols.ndim + axis
+            along = symbols.shape[position] if symbols.ndim > position else 1
             if along != symbols.numel() or not along:
                 continue
-            found = _added(found, self.symbols(symbols.reshape(-1).expand(count), exponent))
-        return found
+            slots = _added(slots, self.symbols(symbols.reshape(-1).expand(count), exponent))
+        return slots
 
     def symbols(self, symbols: Tensor, exponent: int) -> Slots:
         """The slots of some symbols [n], to a power."""

@@ -1,4 +1,4 @@
-"""Norms with fixed statistics: in eval mode each is `scale * x + shift`, a number of each for every channel."""
+"""Norms with fixed statistics: in eval mode each is `scale * x + shift`, with one scale and shift a channel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from fxteleport.ranges.layers import NamedTensor, arguments
 
 _RULES = ("batch_norm", "instance_norm")
-_MOST_EPS = 7  # where `F.batch_norm` and `F.instance_norm` take eps, counted from 0
+_MOST_EPS = 7  # the index of eps among the arguments of `F.batch_norm` and `F.instance_norm`
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Norm:
 
     Attributes:
         node: the call.
-        input: the node of what is normalised, channels along axis 1.
-        name: where it is: its module's path, or the node's name.
+        input: the node of its input, channels along axis 1.
+        name: its module's path, or the node's name.
         scale, shift: float64 [channels].
-        kept: why it is no such norm: then it has neither.
+        kept: why it cannot be folded; then it has neither.
     """
 
     node: fx.Node

@@ -1,4 +1,4 @@
-"""Output error: what a number format costs at the outputs of a network, measured on a user's data, without labels."""
+"""Output error: the error of a number format at a network's outputs, measured on a user's data, without labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.analysis import Analysis
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.emission import rewrite
@@ -23,10 +23,10 @@ from fxteleport.ranges.objective import Format
 def output_errors(plan: Analysis, cobs: Sequence[ChangeOfBasis], form: Format, data: Iterable[Any]) -> list[float]:
     """The noise-to-signal ratio at the outputs for each change of basis: |rounded - float|^2 / |float|^2.
 
-    Of several batches every second one sets the ranges of the activations, and the others are measured: what lies
-    outside of a range that was seen is cut off, as it will be on other data.
+    Of several batches every second one sets the ranges of the activations, and the others are measured: values outside
+    of an observed range are clipped, as they will be on other data.
 
-    Infinity where rounding makes NaN or infinity; NaN where the network has no outputs with fractions.
+    Infinity where rounding gives NaN or infinity; NaN where the network has no floating-point outputs.
     """
     kept = list(data)
     seen, measured = (kept, kept) if form.activation_bits is None or len(kept) < 2 else (kept[::2], kept[1::2])
@@ -48,7 +48,7 @@ def output_errors(plan: Analysis, cobs: Sequence[ChangeOfBasis], form: Format, d
 
 
 def _fractions(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
+    return [x for x in leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
 
 
 def _power(values: Sequence[Tensor]) -> float:

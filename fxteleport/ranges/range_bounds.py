@@ -1,8 +1,8 @@
-"""Range bounds: what a number format asks of the powers of two of a plan, as linear inequalities.
+"""Range bounds: the bounds of a number format on the powers of two of a plan, as linear inequalities.
 
-With free values 2^k the magnitude m of a channel becomes m 2^(a . k), a being the whole exponents of its monomial. That
-it is below the format's largest number is `a . k <= log2(largest / m)`; that it is well in the normal range,
-`a . k >= log2(DEPTH tiny / m)`. Both sides are rounded to whole numbers, which loses nothing where k is whole.
+With free values 2^k the magnitude m of a channel becomes m 2^(a . k), where a are the integer exponents of its
+monomial. It is below the format's largest number if `a . k <= log2(largest / m)`, and well in the normal range if `a .
+k >= log2(DEPTH tiny / m)`. Right sides are rounded to integers, which changes nothing for integer k.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fxteleport.plan.analysis import Analysis
 from fxteleport.ranges.log_basis import LogBasis, Slots
 
 DEAD = 2.0**-16  # a channel below this share of its tensor's largest is not lifted into the normal range
-DEPTH = 2.0**6  # a channel's largest element is lifted so far above the smallest normal number: the others are smaller
+DEPTH = 2.0**6  # a channel's largest element is to be this far above the smallest normal number, for smaller elements
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Bounds:
     """Inequalities `low <= a . k <= high`, one for each different monomial.
 
     Attributes:
-        num_free: how many k there are.
+        num_free: the number of k.
         terms: monomial -> its free values and exponents.
         low, high: monomial -> its bounds.
     """
@@ -51,7 +51,7 @@ class Bounds:
         for i in range(slots.count):
             terms = slice(matrix.indptr[i], matrix.indptr[i + 1])
             if terms.start == terms.stop:
-                continue  # pinned: nothing can be asked of it
+                continue  # pinned: it cannot change
             key = int(keys[i])
             if key not in self.terms:
                 self.terms[key] = matrix.indices[terms].copy(), matrix.data[terms].copy()
@@ -83,7 +83,7 @@ def varying(cob: CobMap, rank: int) -> torch.Size:
 
 
 def slots_of(plan: Analysis, cob: CobMap, at: Tensor, shape: torch.Size) -> Slots:
-    """The slots of the elements at some flat places of the shape in which a map varies."""
+    """The slots of the elements at some flat positions of the shape in which a map varies."""
     basis = LogBasis(plan.solution)
     parts = [basis.symbols(s.expand(shape).reshape(-1)[at], exponent) for s, exponent in cob.factors]
     columns = (torch.cat([getattr(p, name) for p in parts]) for name in ("at", "free", "power"))
@@ -91,18 +91,18 @@ def slots_of(plan: Analysis, cob: CobMap, at: Tensor, shape: torch.Size) -> Slot
 
 
 def extremes(size: Tensor) -> Tensor:
-    """The flat places of the largest element of each slice along each varying axis: of rows and of columns."""
+    """The flat positions of the largest element of each slice along each varying axis: of rows and of columns."""
     if size.ndim == 0 or size.numel() == 1:
         return torch.zeros(size.numel(), dtype=torch.int64)
-    places = torch.arange(size.numel()).view(size.shape)
-    found: Tensor = torch.cat(list(_of_each_axis(size, places))).unique()
-    return found
+    positions = torch.arange(size.numel()).view(size.shape)
+    chosen: Tensor = torch.cat(list(_of_each_axis(size, positions))).unique()
+    return chosen
 
 
-def _of_each_axis(size: Tensor, places: Tensor) -> Iterator[Tensor]:
+def _of_each_axis(size: Tensor, positions: Tensor) -> Iterator[Tensor]:
     for axis, n in enumerate(size.shape):
         if n > 1:
-            flat, own = size.movedim(axis, 0).reshape(n, -1), places.movedim(axis, 0).reshape(n, -1)
+            flat, own = size.movedim(axis, 0).reshape(n, -1), positions.movedim(axis, 0).reshape(n, -1)
             yield own.gather(1, flat.argmax(1, keepdim=True)).reshape(-1)
 
 

@@ -1,4 +1,4 @@
-"""Range report: the largest magnitude of every value and weight, and how many elements a number format cannot hold."""
+"""Range report: the largest magnitude of every value and weight, and the elements outside of a number format."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MASK = 2.0**120  # magnitudes from here on stand for infinity, as in attention m
 
 @dataclass(frozen=True)
 class Range:
-    """What a number format makes of one tensor.
+    """The range of one tensor, compared with a number format.
 
     Attributes:
-        largest: magnitude.
-        overflow: how many elements are above the format's largest number.
-        subnormal: how many are not zero, and below its smallest normal number.
+        largest: the largest magnitude.
+        overflow: the number of elements above the format's largest number.
+        subnormal: the number of non-zero elements below its smallest normal number.
     """
 
     largest: float = 0.0
@@ -37,7 +37,7 @@ class Range:
     subnormal: int = 0
 
     def __or__(self, other: Range) -> Range:
-        """Of two batches of one value."""
+        """The range over two batches of one value."""
         return Range(max(self.largest, other.largest), self.overflow + other.overflow, self.subnormal + other.subnormal)
 
 
@@ -74,42 +74,42 @@ def range_report(
 ) -> list[RangeRow]:
     """The ranges of every value and weight without and with a change of basis, measured on data.
 
-    The values are those of the model's own format. Values that the emitted network only has because of the change of
-    basis (those that it divides before an activation, say) are not listed.
+    The values are those of the model's own format. Values that only exist in the emitted network (the divided input of
+    an activation, say) are not listed.
 
     Raises:
         InputError: the data are empty or do not fit the model.
         CobError: the change of basis is not valid for this plan.
     """
     kept = list(data)
-    found: list[dict[tuple[str, bool], Range]] = []
+    measured: list[dict[tuple[str, bool], Range]] = []
     for basis in (identity(plan), cob):
         network = rewrite(plan, basis)
         ranges = {(name, False): value for name, value in of_values(network, kept, dtype).items()}
         for name, tensor in network.state_dict().items():
             if name in plan.captured.canonical and tensor.is_floating_point():
                 ranges[name, True] = range_of(tensor, dtype)
-        found.append(ranges)
-    before, after = found
+        measured.append(ranges)
+    before, after = measured
     return [RangeRow(*key, before[key], after[key]) for key in before if key in after]
 
 
 def of_values(network: fx.GraphModule, data: Iterable[Any], dtype: torch.dtype) -> dict[str, Range]:
     """The ranges of a network's floating-point values, by captured node name."""
-    found: dict[str, Range] = {}
+    ranges: dict[str, Range] = {}
 
     def note(node: fx.Node, value: Tensor) -> None:
         name = info(node).captured
         if name:
-            found[name] = found.get(name, Range()) | range_of(value, dtype)
+            ranges[name] = ranges.get(name, Range()) | range_of(value, dtype)
 
     run_each(network, data, note)
-    return found
+    return ranges
 
 
 @torch.no_grad()
 def run_each(network: fx.GraphModule, data: Iterable[Any], note: Callable[[fx.Node, Tensor], None]) -> None:
-    """Run a network on data; `note` is told every floating-point value, with its node.
+    """Run a network on data; `note` is called with each node and its value, if it is a floating-point tensor.
 
     Raises:
         InputError: the data are empty or do not fit the model.
@@ -128,7 +128,7 @@ def run_each(network: fx.GraphModule, data: Iterable[Any], note: Callable[[fx.No
 
 
 class _Watched(fx.Interpreter):
-    """Tells the floating-point values of a run."""
+    """Runs a network, and reports its floating-point values."""
 
     def __init__(self, network: fx.GraphModule, note: Callable[[fx.Node, Tensor], None]) -> None:
         super().__init__(plain(network), graph=network.graph)

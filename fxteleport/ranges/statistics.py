@@ -1,7 +1,7 @@
-"""Statistics: all layers of a plan side by side, as equalising sees them.
+"""Statistics: what equalising needs of all layers of a plan, in one vector for each quantity.
 
-Reading the weights costs O(weights), and everything that is done with the statistics O(neurons). The weights are read
-again at another basis (`gather(..., logs)`) to be exact there.
+Reading the weights costs O(weights); each use of the statistics costs O(neurons). The weights may be read again at
+another basis (`gather(..., logs)`) to be exact there.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from fxteleport.ranges.segments import segment_max, segment_sum
 from fxteleport.ranges.weight_reading import Reader, Reading, channel_axis
 
 _TINY = 1e-300
-_LEAST = 1e-12  # share of the largest use that a channel counts at least: a logarithm of 0 is none
+_LEAST = 1e-12  # the least use of a channel, as a share of the largest: the logarithm of 0 is not finite
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Every row, column and kept element of all layers, in one vector each.
 
-    All numbers are of the model as it is, before any change of basis, but for the norms.
+    All numbers are of the model before any change of basis, except for the norms.
 
     Attributes:
         names: the layers' weights.
-        rows, columns: what multiplies each row (the CoB of an output), and divides each column (that of an input).
+        rows, columns: the factors that multiply each row (the CoB of an output), and divide each column (of an input).
         row_layer, column_layer: int64: the layer of each.
-        row_block, column_block: int64: the block of each: the rows of one block meet its columns, and no others.
+        row_block, column_block: int64: the block of each; a block's rows and columns share elements with no others.
         block_layer: int64: the layer of each block.
-        row_norm, column_norm: the logarithms of the norms where the columns (the rows) have the change of basis at
-            which the weights were read, and the row (the column) itself has none.
-        row_alive, column_alive: bool: rows and columns that are not zero, nor next to it.
+        row_norm, column_norm: the logarithms of the norms of rows (columns), with the columns (rows) scaled by the
+            change of basis at which the weights were read.
+        row_alive, column_alive: bool: rows and columns that do not count as zero.
         bias: the magnitude of each row's bias.
-        peak, peak_row, peak_column: the logarithms of the kept elements' magnitudes, and where they are.
-        positions: for each layer, how many elements a row and a column share (those of a convolution's kernel).
+        peak, peak_row, peak_column: the logarithms of the kept elements' magnitudes, and their rows and columns.
+        positions: for each layer, the number of elements that a row and a column share (a convolution's kernel).
         signal_in: the mean square of each input channel.
         largest_in, signed_in: the largest magnitude of each input channel, None without data; whether a layer's inputs
             take both signs.
-        use: for each row, what a unit of squared noise at that output costs, over all that reads it.
-        column_cost: for each column, what a unit of squared noise at that input costs: the column's squares, at the
+        use: for each row, the cost of a unit of squared noise at that output, over all layers that read it.
+        column_cost: for each column, the cost of a unit of squared noise at that input: the column's squares, at the
             mean use of the block's rows.
     """
 
@@ -77,7 +77,7 @@ class Statistics:
 
     @property
     def layers(self) -> int:
-        """How many layers there are."""
+        """The number of layers."""
         return len(self.names)
 
     def peaks_at(self, logs: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class Statistics:
 def planned_layers(plan: Analysis) -> list[Layer]:
     """The layers of a plan's graph, the first of each weight."""
     maps, canonical = plan.constrained.maps, plan.captured.canonical
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for layer in layers_of(plan.captured.graph, plan.captured.modules.get):
         if layer.weight in canonical and layer.node in maps and layer.input in maps:
-            found.setdefault(canonical[layer.weight], layer)
+            layers.setdefault(canonical[layer.weight], layer)
     for layer in held_weights(plan.captured.graph, plan.captured.modules.get, plan.captured.metas.get):
         scaled = plan.tensor_map(layer.weight) if layer.weight in canonical else None
         if scaled is not None and scaled.factors:
-            found.setdefault(canonical[layer.weight], layer)
-    return list(found.values())
+            layers.setdefault(canonical[layer.weight], layer)
+    return list(layers.values())
 
 
 def watched_axes(plan: Analysis) -> dict[str, int]:
@@ -125,12 +125,12 @@ def gather(
     Args:
         weights: the model's tensors by name.
         seen: of `calibrate`, by node name.
-        logs: the logarithms of a change of basis, near to which the statistics are to be used.
-        progress: is told the name of each weight.
+        logs: the logarithms of a change of basis near which the statistics will be used.
+        progress: called with the name of each weight.
 
     Raises:
         InputError: the plan has no layer.
-        ModelError: a weight is no floating-point tensor, or holds what is no number.
+        ModelError: a weight is no floating-point tensor, or has values that are not finite.
     """
     at = torch.zeros(plan.num_free, dtype=torch.float64) if logs is None else logs
     reader, read = Reader(plan, weights, seen, at), list[Reading]()
@@ -187,7 +187,7 @@ def _largest(read: Reading) -> Tensor:
 
 
 def _places(counts: Sequence[int], groups: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
-    """The layer and the block of each channel, and where each layer's channels begin."""
+    """The layer and the block of each channel, and the index at which each layer's channels begin."""
     layer = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     each = [n // g for n, g in zip(counts, groups, strict=True) for _ in range(g)]
     block = torch.repeat_interleave(torch.arange(len(each)), torch.tensor(each))
@@ -196,13 +196,13 @@ def _places(counts: Sequence[int], groups: Sequence[int]) -> tuple[Tensor, Tenso
 
 
 def _use(rows: Slots, cost: Tensor, row_layer: Tensor, power: Tensor) -> Tensor:
-    """What noise at each output costs those that read it: by the free values that they share.
+    """The cost of noise at each output for the layers that read it, by the free values that they share.
 
-    Outputs that no layer reads (those of the network, mostly) count by their own layer's signal.
+    For outputs that no layer reads (mostly the network's), it is relative to their own layer's signal.
 
     Args:
-        cost: of a unit of squared noise, [num_free].
+        cost: the cost of a unit of squared noise, [num_free].
     """
-    found = torch.zeros(rows.count, dtype=torch.float64).index_add(0, rows.at, cost[rows.free])
-    top = segment_max(found, row_layer, len(power))[row_layer]
-    return torch.where(top > 0, found.clamp_min(_LEAST * top), 1 / power[row_layer])
+    use = torch.zeros(rows.count, dtype=torch.float64).index_add(0, rows.at, cost[rows.free])
+    top = segment_max(use, row_layer, len(power))[row_layer]
+    return torch.where(top > 0, use.clamp_min(_LEAST * top), 1 / power[row_layer])

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 def get_tensor(root: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of a name."""
-    found: Tensor = operator.attrgetter(name)(root)
-    return found
+    tensor: Tensor = operator.attrgetter(name)(root)
+    return tensor
 
 
 def set_tensor(root: nn.Module, name: str, value: Tensor) -> None:
@@ -29,7 +29,7 @@ _FORM = frozenset({"shape", "ndim", "dtype", "device", "size", "dim", "numel", "
 
 
 def uses_of(network: fx.GraphModule, name: str) -> int:
-    """How many calls compute with a tensor, under any of its names; to ask for its shape is no use."""
+    """The number of calls that compute with a tensor, under any of its names; reading its shape does not count."""
     tensor, uses = get_tensor(network, name), 0
     for node in network.graph.nodes:
         if node.op == "get_attr" and get_tensor(network, str(node.target)) is tensor:
@@ -64,7 +64,7 @@ def remove_unused(network: fx.GraphModule) -> None:
             continue
         owner_path, _, key = path.rpartition(".")
         table = network.get_submodule(owner_path)._modules
-        if module._modules:  # a subclass that holds its activation
+        if module._modules:  # a batch norm subclass with its activation
             table[key] = holder = nn.Module()
             holder._modules = module._modules
             holder.training = module.training

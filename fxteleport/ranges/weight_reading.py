@@ -1,8 +1,8 @@
-"""Reading a weight: what equalising has to know of one layer, in O(neurons) memory.
+"""Reading a weight: what equalising needs of one layer, in O(neurons) memory.
 
-For a weight [outputs, inputs, positions] the rows are its output channels, the columns its input channels. Kept are,
-for each row and for each column, its largest elements (`PEAKS` of them): whatever a change of basis does, the range of
-a row is the largest of its scaled elements, and as long as that is one of the kept ones it is known without the weight.
+For a weight [outputs, inputs, positions] the rows are its output channels, the columns its input channels. For each row
+and each column, the `PEAKS` largest elements are kept. Under any change of basis the range of a row is the largest of
+its scaled elements; as long as that is one of the kept ones, it is known without the weight.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Pair = tuple[Tensor, Tensor]  # of the rows, of the columns: float64
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One layer as it was read (see `Statistics` for what each means).
+    """What was read of one layer (see `Statistics` for the meaning of each).
 
     Attributes:
         weight: its name.
         rows, columns: the slots of its outputs and of its inputs.
-        groups, positions: blocks of rows and columns, and how many elements each pair has.
+        groups, positions: the number of blocks, and of elements that a row and a column share.
         squares, norms, alive: of the rows, and of the columns.
         bias: magnitudes, of the rows.
         peaks: the logarithms of the largest elements, their rows, their columns.
         signals: mean squares of the outputs, and of the inputs.
-        seen: what was calibrated of the inputs; None without data, or where inputs are not rounded.
+        seen: the calibrated statistics of the inputs; None without data, or where inputs are not rounded.
         is_rounded_input: a format with activations rounds the inputs.
     """
 
@@ -62,10 +62,10 @@ class Reader:
     """Reads the layers of a plan, in the order of its graph.
 
     Args:
-        plan: whose layers are read.
+        plan: the plan.
         weights: the model's tensors by name.
-        seen: of `calibrate`, by node name. Without it the mean squares are those that white inputs would have, if no
-            activation changed them.
+        seen: of `calibrate`, by node name. Without it, mean squares are those of white inputs through the linear layers
+            alone.
         logs: the logarithms of a change of basis: the largest elements, and the norms, are those after it.
     """
 
@@ -81,7 +81,7 @@ class Reader:
         """Read a layer.
 
         Raises:
-            ModelError: its weight is no floating-point tensor, or holds what is no number.
+            ModelError: its weight is no floating-point tensor, or has values that are not finite.
         """
         canonical, maps = self.plan.captured.canonical, self.plan.constrained.maps
         name = canonical[layer.weight]
@@ -99,7 +99,7 @@ class Reader:
             )
         if positions == 1:
             own = grouped[..., 0]
-            size = own.abs() if grouped.dtype == weight.dtype else own.abs_()  # in a copy: memory takes its time
+            size = own.abs() if grouped.dtype == weight.dtype else own.abs_()  # in place, in a copy, to save time
             square = size.square()
         else:
             size, square = grouped.abs().amax(3), grouped.square().sum(3)
@@ -131,14 +131,14 @@ class Reader:
         )
 
     def _held(self, layer: Layer, outputs: int, inputs: int) -> tuple[Slots, Slots]:
-        """The slots of a matrix whose own map says how its rows and columns are scaled."""
+        """The slots of a matrix' rows and columns, by its own map."""
         cob = self.plan.tensor_map(layer.weight)
         assert cob is not None
         out = layer.out_axis
         return self.basis.channels(cob, out, outputs), self.basis.channels(cob**-1, 1 - out, inputs)
 
     def _signals(self, layer: Layer, square: Tensor, rows: Slots, columns: Slots, bias: Tensor) -> Pair:
-        """The mean squares of the outputs and of the inputs: measured, or what earlier layers would give."""
+        """The mean squares of the outputs and of the inputs: measured, or propagated from earlier layers."""
         if self.seen is not None and {layer.node.name, layer.input.name} <= self.seen.keys():
             return self.seen[layer.node.name].square, self.seen[layer.input.name].square
         if self.seen is not None and meets_the_input(layer) and layer.input.name in self.seen:
@@ -146,13 +146,13 @@ class Reader:
             return _carried(square, given), given
         given = torch.zeros(columns.count, dtype=torch.float64).index_add(0, columns.at, self.flow[columns.free])
         given = torch.where(given > 0, given, 1.0)
-        made = _carried(square, given) + bias.square()
-        self.flow += rows.back(made / (float(made.mean()) or 1.0), len(self.flow), squared=True)
-        return made, given
+        output = _carried(square, given) + bias.square()
+        self.flow += rows.back(output / (float(output.mean()) or 1.0), len(self.flow), squared=True)
+        return output, given
 
 
 def _carried(square: Tensor, given: Tensor) -> Tensor:
-    """The mean squares that inputs of some mean squares give at the outputs: [groups, outputs, inputs] -> [outputs]."""
+    """The mean squares of the outputs for inputs of given mean squares: [groups, outputs, inputs] -> [outputs]."""
     return _plain(torch.einsum("goi,gi->go", square, given.view(len(square), -1).to(square)))
 
 

@@ -1,4 +1,4 @@
-"""Teleporting while training: a network and its optimiser in, both at another place, computing the same, out.
+"""Teleporting while training: a network and its optimiser in; the same function with other weights and state out.
 
 Open `teleportable.py` first.
 """

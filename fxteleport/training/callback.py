@@ -30,17 +30,17 @@ class Teleport:
 
     Args:
         network: what to teleport.
-        optimizer: of the network's parameters; its state is to move along. None: there is none, or Lightning's.
-        at: epochs (or steps, whatever is counted) to teleport at; [] for never, a baseline.
+        optimizer: of the network's parameters, whose state is transported. None: no optimiser, or Lightning's.
+        at: the counts (epochs or steps) at which to teleport; [] for never, a baseline.
         every: teleport at every multiple of this, but not at 0.
         probability: teleport with this chance each time.
-        candidates: how many changes of basis to draw.
-        metric: chooses the candidate where it is smallest (see `fxteleport.objectives`); needed for more than one.
-            A metric holds its data: a closure over a batch that you replace keeps it fresh.
+        candidates: the number of changes of basis to draw.
+        metric: the candidate with the smallest metric is taken (see `fxteleport.objectives`); needed for more than one.
+            A metric has its own data: close over a batch that you replace.
         cob_range: the range of the law.
         landscape: the law.
         state: "transport", "reset" or "keep" the optimiser's state.
-        seed: of the draws and of the chance; the same seed and count draw the same.
+        seed: of the draws and of the probability; the same seed and count give the same draw.
 
     Raises:
         InputError: settings that contradict each other or give no schedule, a network that is no `Teleportable`, or an
@@ -116,9 +116,9 @@ class Teleport:
 def lightning_callback(teleport: Teleport) -> Any:
     """The same as a Lightning callback: called at the start of every training epoch.
 
-    The Lightning module must hold `teleport.network`, and call it in its steps. Where `teleport` has no optimiser, it
-    gets the trainer's that trains the network. When `fit` starts, an InputError says if the module holds another
-    network, or if none of its optimisers trains this one, or several do.
+    The Lightning module must have `teleport.network` as a submodule, and call it in its steps. If `teleport` has no
+    optimiser, it gets the trainer's optimiser of the network. `fit` raises InputError if the module has another
+    network, or if none or several of its optimisers train this one.
 
     Raises:
         InputError: Lightning is not installed.
@@ -155,10 +155,10 @@ def _of(network: Teleportable, optimizers: Sequence[Optimizer]) -> Optimizer:
     Raises:
         InputError: none does, or several.
     """
-    found = [o for o in optimizers if trains(o, network)]
-    if len(found) != 1:
+    own = [o for o in optimizers if trains(o, network)]
+    if len(own) != 1:
         raise InputError(
-            f"{len(found) or 'none'} of the trainer's {len(optimizers)} optimisers hold parameters of the network that"
+            f"{len(own) or 'none'} of the trainer's {len(optimizers)} optimisers hold parameters of the network that"
             " is teleported: let one hold them all"
         )
-    return found[0]
+    return own[0]

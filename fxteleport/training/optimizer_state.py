@@ -1,7 +1,8 @@
-"""Optimiser state under teleportation: what an optimiser remembers must move with the weights.
+"""Optimiser state under teleportation: it must be scaled with the weights.
 
 Weights scale by s, gradients by 1 / s (paper, Theorem 5.1). So an average of gradients scales by 1 / s, one of their
-squares by 1 / s^2; a running average of weights by s; what was divided by a gradient's size has but the sign of s.
+squares by 1 / s^2, and a running average of weights by s; a gradient divided by its size changes by the sign of s
+alone.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Ten
     """Move an optimiser's state to the basis that its parameters were teleported to.
 
     Args:
-        optimizer: its parameters are the network's; they were scaled in place, or will be.
-        network: names the parameters.
+        optimizer: of the network's parameters, which were scaled in place, or will be.
+        network: gives the parameters' names.
         scales: {name: factor} of the teleportation, as of `plan.scales(cob)`.
         state: "transport"; "reset", which forgets everything; or "keep", which changes nothing.
 
@@ -81,7 +82,7 @@ def transport(optimizer: Optimizer, network: nn.Module, scales: Mapping[str, Ten
                 sign = scale.sign() if key != "exp_inf" else 1
                 factor = scale.sign() if power == _SIGN else scale.abs() ** int(power) * sign ** abs(int(power))
                 planned.append((value, factor))
-    for value, factor in planned:  # only when every tensor is known: never half of a state
+    for value, factor in planned:  # after all tensors were checked, so that no state is half scaled
         value.mul_(factor)
 
 
@@ -92,7 +93,7 @@ def trains(optimizer: Optimizer, network: nn.Module) -> bool:
 
 
 def require_own(optimizer: Optimizer, network: nn.Module) -> None:
-    """Raise InputError for an optimiser whose state nothing of a teleportation would reach."""
+    """Raise InputError for an optimiser that has no parameter of the network."""
     if not trains(optimizer, network):
         raise InputError(
             f"this {type(optimizer).__name__} holds no parameter of the network that is teleported (of a copy of it,"
@@ -101,7 +102,7 @@ def require_own(optimizer: Optimizer, network: nn.Module) -> None:
 
 
 def _known_or_plain(algorithm: str, key: str, value: object) -> None:
-    """Numbers (step counts, products of betas) need no change; a tensor of another shape is not understood."""
+    """Raise InputError unless a state is a number (a step count, a product of betas), which needs no change."""
     if (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, (list, tuple, dict)):
         raise _unknown(algorithm, key)
 

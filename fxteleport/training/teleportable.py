@@ -1,4 +1,4 @@
-"""A network that teleports while it trains: the parameters stay the same objects, so its optimiser keeps them."""
+"""A network that teleports while it trains: its parameters stay the same objects, so an optimiser keeps them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from fxteleport.training.optimizer_state import STATES, transport
 
 
 class Teleportable(nn.Module):
-    """A model with the freedom to teleport in place, at any time.
+    """A model that can be teleported in place, at any time.
 
     Calls go to `network`: the model itself until it is teleported, then (in mode "full") a network that the plan
-    emits, with teleported activations but the model's own parameters and buffers, scaled in place.
+    emits, with teleported activations, on the model's own parameters and buffers, which are scaled in place.
 
     A state dict restores the function. In mode "weights" its keys are those of `network`, which are the model's. In
-    mode "full" it has `cob` beside them (float64 [num_free]), and the CoB of each operation that is another than the
-    model's: it loads into a `Teleportable` of the same model, wherever that was teleported to, and not into the model.
-    A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) stays where it was made: teleport it along.
+    mode "full" it also has `cob` (float64 [num_free]) and the CoB of each wrapped operation: it loads into a
+    `Teleportable` of the same model, whatever its current CoB, and not into the model.
+    A copy (`deepcopy`, `torch.optim.swa_utils.AveragedModel`) is not teleported with it: teleport it as well.
 
     Args:
         model: as of `fxteleport.plan`, and so are the others.
@@ -41,8 +41,8 @@ class Teleportable(nn.Module):
         mode: "full" or "weights".
         norm_stats: "fixed", "rescaled" or "wrapped".
         data_guards: as of `plan`.
-        norms: as of `plan`: with "scaled" (mode "weights") a residual stream before norms has a scale, and the function
-            stays up to the norms' epsilons, each time it is teleported.
+        norms: as of `plan`: with "scaled" (mode "weights") a residual stream before norms has a scale, and each
+            teleportation keeps the function up to the norms' epsilons.
         **keyword_inputs: what its forward takes by name.
 
     Raises:
@@ -82,12 +82,12 @@ class Teleportable(nn.Module):
         self.cob = self.plan.identity()
 
     def forward(self, *inputs: Any, **keyword_inputs: Any) -> Any:
-        """What the model takes and returns."""
+        """Arguments and results as of the model."""
         return self.network(*inputs, **keyword_inputs)
 
     @checked
     def at(self, cob: ChangeOfBasis) -> Point:
-        """The network seen from where `teleport_(cob)` would take it, without going there."""
+        """The point to which `teleport_(cob)` would take the network, without teleporting it."""
         return Point(self.network, self.plan.scales(cob))
 
     @checked
@@ -95,7 +95,7 @@ class Teleportable(nn.Module):
     def teleport_(
         self, cob: ChangeOfBasis, optimizer: Optimizer | None = None, state: str = "transport"
     ) -> Teleportable:
-        """Scale the live parameters by a change of basis, after those before it; the function stays.
+        """Scale the parameters in place by a change of basis, after earlier ones; the function is the same.
 
         Args:
             cob: of `self.plan`.
@@ -104,7 +104,7 @@ class Teleportable(nn.Module):
 
         Raises:
             CobError: the CoB is not valid for this plan, or would push weights out of their number format.
-            ModelError: the model is not what was planned any more; nothing was changed.
+            ModelError: the model has changed since it was planned; nothing was changed.
             InputError: an unknown `state`, an optimiser of another network, or state of it that cannot be transported;
                 nothing was changed then.
         """
@@ -130,7 +130,7 @@ class Teleportable(nn.Module):
         return self
 
     def _emitted(self) -> TeleportedModule:
-        """The network whose operations can be teleported, on the model's own tensors; made when it is first needed."""
+        """The network with wraps, on the model's own tensors; emitted at its first use."""
         if not isinstance(self.network, TeleportedModule):
             self.network = live(self.plan, self.network)
         return self.network
@@ -146,7 +146,7 @@ class Teleportable(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str],
         unexpected: list[str], errors: list[str],
     ) -> None:  # fmt: skip
-        """Be where the state dict was: its CoB, and the operations that it names."""
+        """Take over the CoB of a state dict, and the wraps that it names."""
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         key = prefix + "cob"
         if self.plan.mode != "full":

@@ -1,7 +1,7 @@
 """Verification: a network, its teleported version and inputs in; a report of whether the two compute the same out.
 
-Open `verify.py` first. `tolerance.py` and `decide.py` make the verdict from what `compare.py` (outputs), `stepping.py`
-(node by node) and `parameters.py` find; `report.py` is what the user gets.
+Open `verify.py` first. `tolerance.py` and `decide.py` reach the verdict from the results of `compare.py` (outputs),
+`stepping.py` (node by node) and `parameters.py`; `report.py` has the report.
 """
 
 from fxteleport.verify.compare import Comparison, compare, difference, equal, is_vacuous

@@ -1,4 +1,4 @@
-"""Compare: two networks' outputs, all of them, of every kind; and which of them can tell two networks apart."""
+"""Compare: all outputs of two networks, of any kind; and which of them can distinguish two networks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fxteleport.verify.outputs import Container, Outputs, dense, has_fractions, 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two networks' outputs.
+    """The comparison of two networks' outputs.
 
     Attributes:
-        pairs: the outputs with fractions, side by side.
-        bitwise: they, and all others, are equal to the last bit.
-        max_abs, max_rel: their largest difference; relative to the largest magnitude of its output.
-        other: the first output that differs and has no fractions; integers have no rounding.
-        constant: the tensors that are constant, as far as they are finite, in the first network.
-        vacuous: no output tells anything.
+        pairs: the floating-point outputs of both networks.
+        bitwise: all outputs are equal to the last bit.
+        max_abs, max_rel: the largest difference; relative to the largest magnitude of its output.
+        other: the first output that differs and is not floating-point (and so has no rounding).
+        constant: the tensors whose finite values are constant in the first network.
+        vacuous: no output can distinguish two networks.
     """
 
     pairs: list[tuple[Tensor, Tensor]]
@@ -51,14 +51,14 @@ def compare(expected: Any, actual: Any) -> Comparison:
 
 
 def compared(expected: Outputs, actual: Outputs) -> Comparison:
-    """As `compare`, of outputs that are taken apart already."""
+    """As `compare`, of outputs by path."""
     require_alike(expected, actual, types=True)
     exact = [p for p, a in expected.items() if not has_fractions(a) and not _alike(p, a, actual[p])]
     pairs = {p: (_tensor(a), _tensor(actual[p])) for p, a in expected.items() if has_fractions(a)}
     differences = [difference(a, b) for a, b in pairs.values()]
     tensors = {p: dense(a) for p, a in expected.items() if isinstance(a, Tensor)}
     constant = tuple(p for p, a in tensors.items() if is_vacuous(a))
-    # A mask of booleans may vary and depend on no parameter: it tells only where nothing else is put out.
+    # A boolean mask may vary without depending on a parameter: it counts only where there is no other output.
     telling = [p for p, a in tensors.items() if carries(a)] or list(tensors)
     return Comparison(
         [pair for p, pair in pairs.items() if p in tensors],
@@ -79,11 +79,11 @@ def _tensor(x: Any) -> Tensor:
     )
 
 
-_SINGLE = (torch.dtype, torch.layout, torch.memory_format, type)  # equal to themselves alone
+_SINGLE = (torch.dtype, torch.layout, torch.memory_format, type)  # compared by identity
 
 
 def _alike(path: str, a: Any, b: Any) -> bool:
-    """Equal outputs without fractions; objects without an equality of their own are equal in kind.
+    """True for equal outputs that are not floating-point; objects without `__eq__` are compared by class.
 
     Raises:
         InputError: they cannot be compared.
@@ -94,7 +94,7 @@ def _alike(path: str, a: Any, b: Any) -> bool:
         a, b = dense(a), dense(b)
         if a.is_quantized:
             a, b = a.int_repr(), b.int_repr()
-        if a.is_floating_point():  # a byte or less each
+        if a.is_floating_point():  # a float of a byte or less
             a, b = a.view(torch.uint8), b.view(torch.uint8)
         return torch.equal(a, b)
     if isinstance(a, Container) or getattr(type(a), "__eq__", None) is object.__eq__:
@@ -106,9 +106,9 @@ def _alike(path: str, a: Any, b: Any) -> bool:
 
 
 def is_vacuous(x: Tensor) -> bool:
-    """True for an output that proves nothing: where it is finite, it is constant or empty; of one element, zero.
+    """True for an output that proves nothing: its finite values are constant or empty or, for one element, zero.
 
-    What is not finite (a mask's -inf, say) is compared by its place, but no parameter need decide that.
+    Values that are not finite (a mask's -inf) are compared by position, but no parameter need decide these.
     """
     if x.is_quantized or (x.itemsize == 1 and x.is_floating_point()):
         x = x.dequantize() if x.is_quantized else x.float()
@@ -120,7 +120,7 @@ def is_vacuous(x: Tensor) -> bool:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """What is finite in a tensor, in one axis if not all is."""
+    """The finite values of a tensor, flattened if some are not finite."""
     finite = torch.isfinite(x)
     return x if bool(finite.all()) else x[finite]
 
@@ -128,15 +128,15 @@ def _finite(x: Tensor) -> Tensor:
 def equal(a: Tensor, b: Tensor) -> bool:
     """Equal to the last bit, in shape and format; NaN equals NaN.
 
-    So do 0 and -0: which of them a sum that cancels gives, no change of basis keeps (see `passes.rules.bilinear`).
+    0 equals -0: a change of basis does not keep the sign of a sum that cancels (see `passes.rules.bilinear`).
     """
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def difference(a: Tensor, b: Tensor) -> tuple[float, float, int]:
-    """Largest absolute difference, the largest relative to |a|, and where that is.
+    """The largest absolute difference, the largest relative one, and its position.
 
-    Relative to the largest |a| of all; but a mask's constants (see `_masked`) and what they cover are two scales.
+    Relative to the largest |a|; but masked positions (see `_masked`) and the others have a scale each.
     """
     if a.shape != b.shape or a.numel() == 0:
         return (float("inf"), float("inf"), 0) if a.shape != b.shape else (0.0, 0.0, 0)
@@ -158,20 +158,20 @@ _RUN = 1 << 17  # elements at a time: their differences stay in a core's cache
 
 
 def _widest(x: Tensor, y: Tensor) -> tuple[float, int]:
-    """The largest absolute difference of two vectors, computed in float64, and where; not finite if any value is not.
+    """The largest absolute difference of two vectors, in float64, and its position; not finite if any value is not.
 
-    A run of elements at a time, which on a CPU is seven times faster than all at once.
+    It is computed by runs of elements, which on a CPU is seven times faster than all at once.
     """
     wide = torch.complex128 if x.is_complex() else torch.float64
     run = _RUN if x.device.type == "cpu" else len(x)
-    widest, found = -1.0, 0
+    widest, position = -1.0, 0
     for start in range(0, len(x), run):
         gap = _gap(x, y, start, run, wide)
         if not (largest := float(gap.max())) <= widest:
-            widest, found = largest, start
+            widest, position = largest, start
             if not math.isfinite(largest):
                 break
-    return widest, found + int(_gap(x, y, found, run, wide).argmax())
+    return widest, position + int(_gap(x, y, position, run, wide).argmax())
 
 
 def _gap(x: Tensor, y: Tensor, start: int, run: int, wide: torch.dtype) -> Tensor:
@@ -194,14 +194,14 @@ def _one_scale(a: Tensor) -> float | None:
 
 
 _FEW = 4096
-_APART = 1000.0  # a mask's constant is larger than what it does not cover, by so much
+_APART = 1000.0  # a mask's constant is larger than the unmasked values by this factor
 
 
 def _masked(size: Tensor) -> Tensor | None:
-    """Where magnitudes are those of a constant that a mask puts in (-1e9, say), which leaves the others no scale.
+    """The positions that a mask has filled with a constant (-1e9, say), whose scale would hide the other values.
 
-    Such a constant is found at several positions, may have been added to values, and nothing lies below it for long.
-    None where there is no such constant.
+    Such a constant occurs at several positions, possibly added to values, with a gap in the magnitudes below it. None
+    where there is no such constant.
     """
     top = size.max()
     if _shows_one_scale(size[:_FEW], float(top)):  # as most tensors do
@@ -213,18 +213,17 @@ def _masked(size: Tensor) -> Tensor | None:
 
 
 def _shows_one_scale(size: Tensor, top: float) -> bool:
-    """True if some magnitude lies between a mask's constant and what it leaves: then there is no such constant."""
+    """True if some magnitude lies in the gap below a mask's constant: then there is no such constant."""
     return bool(((size > top / _APART) & (size < 0.99 * top)).any())
 
 
 def largest_tolerance(model: nn.Module, expected: list[Tensor]) -> float:
-    """The tolerance from which on a comparison cannot tell a network that has lost a weight from the original.
+    """The tolerance above which a comparison cannot distinguish the original from a network that lacks one weight.
 
-    A network that has lost all its weights puts out a constant. The constant nearest to an output is as far from it as
-    half of its range: s, relative to its largest magnitude. If all N weights (parameters with two axes or more) make
-    the same of the output, one makes s / N. What passes lies within the tolerance of the original, and what passes for
-    a network that has lost one weight within the tolerance of that: the two do not meet while twice the tolerance is
-    below s / N.
+    A network without weights has a constant output. The nearest constant differs from an output by half of the output's
+    range: s, relative to its largest magnitude. If all N weights (parameters with two axes or more) contribute equally,
+    one contributes s / N. Outputs within the tolerance of the original, and those within the tolerance of a network
+    that lacks one weight, are disjoint while twice the tolerance is below s / N.
     """
     weights = sum(p.ndim > 1 for p in model.parameters())
     spreads = [_spread(x) for x in expected if not is_vacuous(x)]

@@ -1,4 +1,4 @@
-"""Networks in float64: copies of them, and how far rounding alone takes a network's outputs from the exact ones."""
+"""Networks in float64: copies of them, and the error of a network's outputs from rounding alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxteleport.verify.compare import difference
 from fxteleport.verify.outputs import dense
 from fxteleport.verify.running import outputs_and_writes, own_copy
 
-_DRAWN = 65537  # numbers drawn for a tensor, which larger ones repeat: a prime, so that no two rows begin alike
+_DRAWN = 65537  # random numbers for a tensor; larger tensors repeat them. A prime, so that rows begin differently
 
 
 def doubled(x: Any) -> Any:
@@ -32,9 +32,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def in_float64(model: nn.Module) -> nn.Module:
-    """A copy of a network in float64, in eval mode; what its forward changes does not reach the original."""
-    made: dict[int, Tensor] = {}  # tied ones stay tied
-    wide: nn.Module = clone(model, lambda name, t: made.setdefault(id(t), _copy(t, doubled(t))), training=False)
+    """A copy of a network in float64, in eval mode; its forward does not change the original."""
+    copies: dict[int, Tensor] = {}  # tied ones stay tied
+    wide: nn.Module = clone(model, lambda name, t: copies.setdefault(id(t), _copy(t, doubled(t))), training=False)
     return wide
 
 
@@ -44,7 +44,7 @@ def _copy(old: Tensor, new: Tensor) -> Tensor:
 
 
 def own_rounding(model: nn.Module, expected: Sequence[Tensor], inputs: Any, keyword_inputs: Any) -> float:
-    """How far the original's outputs (those with fractions) are from `precise`, relative to the largest of each."""
+    """The relative difference of the original's floating-point outputs from `precise`."""
     values = precise(model, inputs, keyword_inputs, outputs_and_writes).values()
     reference = [dense(x) for x in values if carries(x)]
     return max((difference(r, e)[1] for e, r in zip(expected, reference, strict=True)), default=0.0)
@@ -55,9 +55,9 @@ def _output(network: nn.Module, inputs: Any, keyword_inputs: Any) -> Any:
 
 
 def precise(model: nn.Module, inputs: Any, keyword_inputs: Any, run: Callable[..., Any] = _output) -> Any:
-    """The network's outputs (or what `run` has of it) in float64, with every parameter moved by one rounding.
+    """The network's outputs (or the result of `run`) in float64, with a rounding error added to every parameter.
 
-    Teleportation rounds each parameter once more, hence the move.
+    Teleportation rounds each parameter once more.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -71,6 +71,6 @@ def precise(model: nn.Module, inputs: Any, keyword_inputs: Any, run: Callable[..
     try:
         wide = clone(model, lambda name, t: moved(t) if _has_fractions(t) else t.clone())
         return run(wide, doubled(own_copy(inputs)), doubled(own_copy(keyword_inputs)))
-    except RuntimeError:  # the model insists on a number format: then by the moved parameters alone
+    except RuntimeError:  # the model needs its number format: then only the parameters are changed
         near = clone(model, lambda name, t: moved(t).to(t.dtype) if _has_fractions(t) else t.clone())
         return run(near, own_copy(inputs), own_copy(keyword_inputs))

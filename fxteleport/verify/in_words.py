@@ -1,4 +1,4 @@
-"""What a comparison found, in words: one sentence, and the notes that go with it."""
+"""The result of a comparison in words: one sentence, and notes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fxteleport.verify.report import EquivalenceReport
 
 
 def sentence(report: EquivalenceReport) -> str:
-    """What was found, without the notes."""
+    """The result in one sentence, without the notes."""
     if report.vacuous:
         which = ", ".join(report.constant_outputs)
         several = f" ({which})" if len(report.constant_outputs) > 1 else ""
@@ -49,14 +49,14 @@ def _closeness(report: EquivalenceReport) -> str:
 
 
 def notes(report: EquivalenceReport) -> list[str]:
-    """What a comparison that passed does not see, and what else was compared."""
-    found = []
+    """What a passed comparison does not cover, and what else was compared."""
+    texts = []
     if report.parameters:
-        found.append(f"{report.parameters} parameters and buffers are the original's times their factors")
+        texts.append(f"{report.parameters} parameters and buffers are the original's times their factors")
     if report.exercised is not None:
-        found.append(f"these inputs exercise {report.exercised:.1%} of the parameters")
+        texts.append(f"these inputs exercise {report.exercised:.1%} of the parameters")
     if report.underflows:
-        found.append(f"{report.underflows} values are too small for their format, and were compared as it holds them")
+        texts.append(f"{report.underflows} values are too small for their format, and were compared as it holds them")
     if report.constant_outputs:
-        found.append(f"constant, and so without a say: {', '.join(report.constant_outputs)}")
-    return found
+        texts.append(f"constant, and so without a say: {', '.join(report.constant_outputs)}")
+    return texts

@@ -1,4 +1,4 @@
-"""Outputs: whatever a network returns, taken apart into tensors and plain values with a path to each."""
+"""Outputs: what a network returns, as tensors and plain values by path."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fxteleport.passes.errors import InputError
 from fxteleport.passes.graph.containers import kind_of, parts, spelled
 from fxteleport.passes.rules.operand import carries
 
-_CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # what they hold is no output
+_CLOSED = (type, types.FunctionType, types.MethodType, types.ModuleType, nn.Module)  # compared without their contents
 _KINDS: dict[Any, str] = {immutable_list: "list", immutable_dict: "dict"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Container:
-    """A container by its kind; what it holds has paths of its own."""
+    """The class of a container, whose items have paths of their own."""
 
     kind: str
     size: int
@@ -59,7 +59,7 @@ def _walk(x: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]
 
 
 def _parts(x: Any) -> dict[str, Any] | None:
-    """What a container holds, by how it is spelt; None for what is none."""
+    """The items of a container, by how code spells them; None for a leaf."""
     if isinstance(x, Mapping):
         return {f"[{k!r}]": v for k, v in x.items()}
     if kind_of(type(x)) is not None and type(x) is not slice:
@@ -67,8 +67,8 @@ def _parts(x: Any) -> dict[str, Any] | None:
     if isinstance(x, BaseException):
         return None
     slots = [name for c in type(x).__mro__ for name in _names(vars(c).get("__slots__", ()))]
-    found = {f".{name}": getattr(x, name) for name in slots if name != "__dict__" and hasattr(x, name)}
-    return {**found, **{f".{n}": v for n, v in getattr(x, "__dict__", {}).items()}} if _is_own(x) else None
+    fields = {f".{name}": getattr(x, name) for name in slots if name != "__dict__" and hasattr(x, name)}
+    return {**fields, **{f".{n}": v for n, v in getattr(x, "__dict__", {}).items()}} if _is_own(x) else None
 
 
 def _names(slots: Any) -> tuple[str, ...]:
@@ -76,17 +76,17 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 
 def _is_own(x: Any) -> bool:
-    """True for an object of a class that says what it holds, as those that Python code makes do."""
+    """True for an object whose attributes describe it, as those of Python classes do."""
     return hasattr(x, "__dict__") or any("__slots__" in vars(c) for c in type(x).__mro__)
 
 
 def dense(x: Tensor) -> Tensor:
-    """A sparse tensor with its zeros."""
+    """A sparse tensor as a dense one."""
     return x if x.is_meta or x.layout is torch.strided else x.to_dense()
 
 
 def has_fractions(x: Any) -> bool:
-    """True for what rounding touches: a tensor that carries a CoB, and Python's own float."""
+    """True for values with rounding: tensors that carry a CoB, and Python's float."""
     return carries(x) or isinstance(x, (float, complex))
 
 
@@ -115,7 +115,7 @@ def _said(x: Any) -> str:
 
 
 def paired(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]]:
-    """The output tensors that carry values, side by side.
+    """The floating-point output tensors of two networks, in pairs.
 
     Raises:
         InputError: the outputs have different structures.

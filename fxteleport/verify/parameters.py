@@ -1,7 +1,6 @@
-"""Parameters: those of an emitted network are the original's times their factors; and which of them a run exercises.
+"""Parameters: a check that an emitted network's are the original's times their factors; and the share that a run uses.
 
-A comparison of outputs sees only what the inputs reach. What plan and rewriting promise of the parameters can be held
-against the original directly.
+A comparison of outputs covers only the parameters that the inputs exercise. This one covers all of them.
 """
 
 from __future__ import annotations
@@ -26,21 +25,22 @@ _RUN = 1 << 16  # elements compared at a time: they stay in a core's cache
 
 
 def compare_parameters(
-    made: Teleportation, model: nn.Module, gm: nn.Module, written: Collection[str]
+    teleportation: Teleportation, model: nn.Module, gm: nn.Module, written: Collection[str]
 ) -> tuple[int, TensorDifference | None]:
-    """Hold the parameters and buffers of an emitted network against the model's times the factors of its CoB.
+    """Compare the parameters and buffers of an emitted network with the model's times the factors of its CoB.
 
-    For powers of two they are equal to the last bit; else as rounded once for each number in a factor, and once for
-    each multiplication. What has no factor is equal in any case.
+    For powers of two they must be equal to the last bit; else up to one rounding for each number in a factor, and one
+    for each multiplication. Tensors without a factor must be equal in any case.
 
     Args:
         written: names of tensors that a forward writes to: each run has its own.
 
     Returns:
-        How many tensors were compared (those that both networks hold, and that are not sharded), and the first that
-        differs.
+        the number of tensors that were compared (those that both networks have, and that are not sharded), and the
+        first that differs.
     """
-    plan, factors = made.plan, {n: s.detach() for n, s in scales(made.plan, made.cob).items()}
+    plan = teleportation.plan
+    factors = {n: s.detach() for n, s in scales(plan, teleportation.cob).items()}
     before, after = _held(model), _held(gm)
     compared = 0
     for name in plan.captured.metas:
@@ -53,10 +53,10 @@ def compare_parameters(
             return compared, TensorDifference(name, (), math.nan, math.nan, original.numel())
         cob_map = plan.tensor_map(name)
         numbers = 0 if cob_map is None else sum(abs(e) for _, e in cob_map.factors)
-        roundings = 0 if made.cob.is_exact or name not in factors else 2 * numbers
-        found = _first_difference(name, original.detach(), actual.detach(), factors.get(name), roundings)
-        if found is not None:
-            return compared, found
+        roundings = 0 if teleportation.cob.is_exact or name not in factors else 2 * numbers
+        difference = _first_difference(name, original.detach(), actual.detach(), factors.get(name), roundings)
+        if difference is not None:
+            return compared, difference
     return compared, None
 
 
@@ -72,7 +72,7 @@ def _is_foreign(x: Tensor) -> bool:
 def _first_difference(
     name: str, original: Tensor, actual: Tensor, scale: Tensor | None, roundings: int
 ) -> TensorDifference | None:
-    """Where a tensor is not the original's times its factor, allowing for so many roundings of its format."""
+    """The first element that is not the original's times its factor, up to `roundings` roundings of its format."""
     original, actual = dense(original), dense(actual)
     scale = torch.ones((), dtype=torch.float64) if scale is None else scale
     wide = torch.complex128 if original.is_complex() else torch.float64
@@ -113,20 +113,20 @@ def _runs(original: Tensor, actual: Tensor, scale: Tensor) -> Iterator[tuple[Ten
 
 
 def exercised(model: nn.Module, inputs: Any, keyword_inputs: Any) -> float | None:
-    """The share of a network's parameter elements whose change shows in its outputs on these inputs, to first order.
+    """The share of a network's parameter elements on which its outputs for these inputs depend, to first order.
 
-    That is, with a non-zero gradient of the sum of all outputs that have fractions, each with a random weight. None
-    where autograd gives none: no such outputs, operations without a derivative, not enough memory.
+    These have a non-zero gradient of the sum of all floating-point outputs with random weights. None where there is no
+    gradient: no such outputs, operations without a derivative, not enough memory.
     """
-    made: dict[int, Tensor] = {}
+    copies: dict[int, Tensor] = {}
     reached = 0
 
     def own(name: str, tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
+        if id(tensor) not in copies:
             wanted = isinstance(tensor, nn.Parameter) and (tensor.is_floating_point() or tensor.is_complex())
             held = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-            made[id(tensor)] = nn.Parameter(held, wanted) if isinstance(tensor, nn.Parameter) else held
-        return made[id(tensor)]
+            copies[id(tensor)] = nn.Parameter(held, wanted) if isinstance(tensor, nn.Parameter) else held
+        return copies[id(tensor)]
 
     def count(parameter: Tensor) -> None:  # one gradient at a time: together they are as large as the network
         nonlocal reached
@@ -138,14 +138,14 @@ def exercised(model: nn.Module, inputs: Any, keyword_inputs: Any) -> float | Non
     with torch.enable_grad():
         try:
             twin = clone(model, own)
-            parameters = [p for p in made.values() if p.requires_grad]
+            parameters = [p for p in copies.values() if p.requires_grad]
             for parameter in parameters:
                 parameter.register_post_accumulate_grad_hook(count)
             given = [x for x in outputs(twin(*own_copy(inputs), **own_copy(keyword_inputs))).values() if _counts(x)]
             if not given:
                 return None
             torch.stack([_weighted(x, generator).cpu() for x in given]).sum().backward()
-        except Exception:  # it is a figure beside the verdict: whatever cannot be differentiated has none
+        except Exception:  # the share is no part of the verdict, so any failure of autograd gives None
             return None
     return reached / sum(p.numel() for p in parameters)
 
@@ -160,7 +160,7 @@ def _weighted(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def same_state(one: Mapping[str, Tensor], other: Mapping[str, Tensor], roundings: int) -> bool:
-    """True if tensors are those of a wider format, but for so many roundings of their own."""
+    """True if tensors equal those of a wider format, up to `roundings` roundings."""
     if one.keys() != other.keys():
         return False
     for name, x in one.items():

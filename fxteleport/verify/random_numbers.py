@@ -1,4 +1,4 @@
-"""Random numbers: two networks that draw (dropout, a random depth) are compared on the same draws."""
+"""Random numbers: two networks that draw random numbers (a random depth) are compared on the same ones."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fxteleport.passes.capture.model_tensors import named_tensors
 
 
 class Draws:
-    """The random number generators that a network may draw from: two networks are to draw the same.
+    """The random number generators that a network may use, so that two networks draw the same numbers.
 
     Attributes:
-        drawn: a network that ran has drawn.
+        drawn: a network has drawn random numbers.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        found = {t.get_device() for _, t in named_tensors(dict(network.named_modules())) if t.is_cuda}
-        self.devices = sorted(found)
+        on_gpus = {t.get_device() for _, t in named_tensors(dict(network.named_modules())) if t.is_cuda}
+        self.devices = sorted(on_gpus)
         self.drawn = False
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """What is drawn inside leaves the generators as they were: torch's, Python's and numpy's."""
+        """Restore the states of torch's, Python's and numpy's generators afterwards."""
         python, numpy = random.getstate(), np.random.get_state()
         try:
             with torch.random.fork_rng(devices=self.devices):
@@ -38,7 +38,7 @@ class Draws:
             np.random.set_state(numpy)
 
     def same(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-        """Both results; the second draws what the first has drawn."""
+        """The results of two functions, which draw the same random numbers."""
         before = self._state()
         python, numpy = random.getstate(), np.random.get_state()
         one = first()
@@ -58,5 +58,5 @@ class Draws:
 
 
 def _equal(numpy: Any, now: Any) -> bool:
-    """True for the same state of numpy's generator; its place in the table is compared first."""
+    """True for the same state of numpy's generator; its position in the table is compared first."""
     return bool(numpy[2] == now[2]) and np.array_equal(numpy[1], now[1])

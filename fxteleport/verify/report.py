@@ -1,4 +1,4 @@
-"""What a comparison of two networks found."""
+"""The report of a comparison of two networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Difference:
 
     Attributes:
         node, op, path, rule: the node, its operation, its module path and the rule that was applied.
-        max_abs, max_rel: the difference there.
+        max_abs, max_rel: the largest difference.
         expected, actual: the values at the element with the largest difference.
         source: the line of the model's code that makes the call, as "file:number"; "" where it is not known.
     """
@@ -70,32 +70,33 @@ class EquivalenceReport(Summarized):
         passed: the networks compute the same function, and the comparison could have failed: `verdict` is "same".
         bitwise_equal: outputs equal to the last bit (and every node, where nodes were compared).
         max_abs, max_rel: largest difference of the outputs; relative to the largest magnitude of an output.
-        vacuous: no reference output tells anything: each is constant, as far as it is finite.
-        nodes: how many nodes were compared (0: end to end only).
+        vacuous: no reference output proves anything: the finite values of each are constant.
+        nodes: the number of nodes that were compared (0: outputs only).
         first_difference: the first node that differs, or None.
-        tolerance: what `max_rel` was held against; 0 means bitwise.
+        tolerance: the bound on `max_rel`; 0 means bitwise.
         rounding: the original's own relative rounding error, where it was measured.
         seconds: the time of the comparison.
-        verdict: "same", "different", "vacuous", or "cannot tell": the tolerance that the original's own rounding asks
-            for is above `bound`, and float64 did not decide either.
-        bound: the tolerance from which on a comparison cannot tell a wrong network (see `compare.largest_tolerance`).
+        verdict: "same", "different", "vacuous", or "cannot tell": the tolerance for the original's own rounding is
+            above `bound`, and float64 did not decide either.
+        bound: the tolerance above which a comparison cannot detect a wrong network (see `compare.largest_tolerance`).
         float64: float64 copies of both networks decided; then `max_abs`, `max_rel` and `tolerance` are theirs.
-        constant_outputs: the outputs (tensors) that are constant in the original, as far as they are finite.
-        different_output: the first output that differs and is no tensor of fractions: an integer or boolean tensor, a
+        constant_outputs: the outputs (tensors) whose finite values are constant in the original.
+        different_output: the first output that differs and is no floating-point tensor: an integer or boolean tensor, a
             number, a text.
-        parameters: how many parameters and buffers of an emitted network were compared with `original * scales(cob)`.
+        parameters: the number of parameters and buffers of an emitted network that were compared with
+            `original * scales(cob)`.
         wrong_parameter: the first of them that differs, or None.
-        exercised: the share of the original's parameter elements with a non-zero gradient on these inputs, of a sum of
-            all outputs with random weights: a change of the others does not show in the outputs, to first order. None
-            where there is no such gradient (outputs of integers, operations without a derivative).
-        epsilon_gap: of a plan with `norms="scaled"`, the largest difference of the outputs as they are, relative to the
-            largest magnitude of an output; the rest of the report is about a copy in which the norms' epsilons are put
-            right. None for any other plan.
-        underflows: elements that the CoB takes below the smallest normal number of their format, where that lost bits:
-            what follows was compared with what the original makes of the bits that are left. Counted where it made a
+        exercised: the share of the original's parameter elements with a non-zero gradient, on these inputs, of the sum
+            of all outputs with random weights. The outputs do not depend on the others, to first order. None where
+            there is no such gradient (outputs of integers, operations without a derivative).
+        epsilon_gap: for a plan with `norms="scaled"`, the largest difference of the outputs as they are, relative to
+            the largest magnitude of an output; the rest of the report is about a copy with restored epsilons. None for
+            any other plan.
+        underflows: the number of elements that lost bits because the CoB takes them below the smallest normal number of
+            their format; later nodes were compared with the original run on the remaining bits. Counted where it made a
             difference.
         node_errors: by node, the largest difference from `original * tau` relative to the node's largest value; empty
-            where no nodes were compared, or one differed. No part of `as_dict`.
+            where no nodes were compared, or one differed. Not in `as_dict`.
     """
 
     passed: bool
@@ -122,7 +123,7 @@ class EquivalenceReport(Summarized):
 
     @property
     def cannot_tell(self) -> bool:
-        """The original's own rounding is too large to tell a wrong network from a right one."""
+        """The original's own rounding is too large to distinguish a wrong network from a right one."""
         return self.verdict == "cannot tell"
 
     def __repr__(self) -> str:
@@ -131,12 +132,12 @@ class EquivalenceReport(Summarized):
         return f"EquivalenceReport({self.verdict}: {sentence(self)})"
 
     def facts(self) -> list[tuple[str, str]]:
-        """What was found, in words."""
+        """The result in words."""
         from fxteleport.verify.in_words import notes, sentence
 
         result = "same function" if self.passed else self.verdict
-        found = [(result, sentence(self)), *(("", note) for note in notes(self))]
-        return [*found, ("seconds", f"{self.seconds:.1f}")]
+        lines = [(result, sentence(self)), *(("", note) for note in notes(self))]
+        return [*lines, ("seconds", f"{self.seconds:.1f}")]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""

@@ -1,4 +1,4 @@
-"""Run a network on given inputs: what it returns, and which of its buffers it writes to; nothing of it is changed."""
+"""Run a network on given inputs: its outputs, and the buffers that it writes to. The network is not changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def own_copy(x: Any) -> Any:
 
 
 def outputs_and_writes(call: Callable[..., Any], inputs: Any, keyword_inputs: Any) -> Outputs:
-    """What a call gives, and the tensors among its inputs that it writes to in place: its caller sees both."""
+    """The results of a call, and the tensors among its inputs that it has written to, which the caller sees."""
     given = [(path, x) for path, x in outputs((inputs, keyword_inputs)).items() if isinstance(x, Tensor)]
     before = [x._version for _, x in given]
     result = outputs(call(*inputs, **keyword_inputs))
@@ -30,18 +30,18 @@ def outputs_and_writes(call: Callable[..., Any], inputs: Any, keyword_inputs: An
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a network: what it put out (into its inputs, too), and the names of the buffers that it wrote to."""
+    """One run of a network: its outputs (inputs that it has written to included), and the buffers that it wrote to."""
 
     outputs: Outputs
     written: frozenset[str]
 
 
 def run(network: nn.Module, inputs: Any, keyword_inputs: Any, weights: bool = True) -> Run:
-    """Run a network, with all that its forward changes of it undone (see `undisturbed`).
+    """Run a network, and undo all changes that its forward makes to it (see `undisturbed`).
 
     Raises:
         ModelError: it does not run on these inputs.
-        GuardError: it is an emitted network that was not captured for them.
+        GuardError: a guard of an emitted network refuses them.
     """
     before = dict(network.named_buffers(remove_duplicate=False))
     with undisturbed(network, weights=weights) as saved:

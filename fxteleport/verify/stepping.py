@@ -1,4 +1,4 @@
-"""Stepping: the original and a teleported network node by node, each value held against the original's times tau."""
+"""Stepping: runs the original and a teleported network node by node, and compares each value with original * tau."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from fxteleport.verify.undisturbed import evaluating, may_write_weights, undistu
 
 
 def no_one(value: NodeValue) -> None:
-    """A watch that looks at nothing."""
+    """A watch that does nothing."""
 
 
 Watch = Callable[["NodeValue"], None]
 
 
 def compare_nodes(
-    made: Teleportation,
+    teleportation: Teleportation,
     gm: fx.GraphModule,
     inputs: Any,
     keyword_inputs: Any,
@@ -50,13 +50,13 @@ def compare_nodes(
     watch: Watch = no_one,
     carried: Carried | None = None,
 ) -> tuple[dict[str, float], int, Difference | None]:
-    """Hold every value against the original's times tau: each node's relative error, how many, and the first wrong.
+    """Compare every value with original * tau: each node's relative error, the number of nodes, the first that differs.
 
-    Of networks that differ there are no errors: what follows the first is not measured.
+    If one differs, there are no errors: the nodes after it are not measured.
     """
     errors: dict[str, float] = {}
     compared, first = 0, None
-    for value in _stepped(made, gm, inputs, keyword_inputs, carried):
+    for value in _stepped(teleportation, gm, inputs, keyword_inputs, carried):
         compared += 1
         watch(value)
         if first is not None:
@@ -67,7 +67,7 @@ def compare_nodes(
         gap, relative, at = difference(value.expected, value.actual)
         errors[value.node] = max(relative, errors.get(value.node, 0.0))
         if relative > tolerance or tolerance == 0.0:
-            rule = made.plan.constrained.rules.get(value.node, value.source.op)
+            rule = teleportation.plan.constrained.rules.get(value.node, value.source.op)
             first = Difference(
                 value.node, value.op, value.path, rule, gap, relative,
                 _number(value.expected, at), _number(value.actual, at), written(info(value.source).source),
@@ -105,36 +105,37 @@ def in_step(gm: fx.GraphModule, *inputs: Any, **keyword_inputs: Any) -> Iterator
     """Run the original and a teleported network node by node, in eval mode, on given inputs.
 
     Raises:
-        InputError: `gm` does not remember the plan and the CoB that made it.
+        InputError: `gm` has no plan and CoB (any more).
     """
-    made = teleportation_of(gm)
-    if made is None:
+    teleportation = teleportation_of(gm)
+    if teleportation is None:
         raise InputError("in_step needs a network from plan.rewrite: this one does not remember its plan and its CoB")
-    yield from _stepped(made, gm, inputs, keyword_inputs, None)
+    yield from _stepped(teleportation, gm, inputs, keyword_inputs, None)
 
 
 @torch.no_grad()
 def _stepped(
-    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+    teleportation: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
 ) -> Iterator[NodeValue]:
-    with undisturbed(made.plan.captured.model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
-        yield from _in_step(made, gm, inputs, keyword_inputs, carried)
+    model = teleportation.plan.captured.model
+    with undisturbed(model, gm, weights=may_write_weights(gm)), evaluating(gm), Draws(gm).kept():
+        yield from _in_step(teleportation, gm, inputs, keyword_inputs, carried)
 
 
 def _in_step(
-    made: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
+    teleportation: Teleportation, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any, carried: Carried | None
 ) -> Iterator[NodeValue]:
-    plan = made.plan
+    plan = teleportation.plan
     reference: fx.GraphModule = original(plan.captured)
     reference.eval()
-    symbols = tau(plan, made.cob).detach()
+    symbols = tau(plan, teleportation.cob).detach()
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
     values = {node.name: info(node).value for graph in plan.captured.graphs for node in graph.nodes}
     reference, gm = _for_these(reference, gm, inputs, keyword_inputs)
     left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
-    # Of a norm whose epsilon stays, maps say this.
+    # The maps in a norm that keeps its epsilon.
     slots = (slot for _, slot in slots_of(gm.graph) if slot.captured in plan.sides)
     inside = factors_inside(slots, plan.sides, symbols)
     held: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def _in_step(
             source = sources[name]
             held[name], value = draws.same(functools.partial(left.step, source), functools.partial(right.step, node))
             if name in restored:
-                continue  # the node behind it carries the CoB
+                continue  # the node after it has the CoB
         name = name or info(node).restores
         if not name:
             continue
@@ -162,7 +163,7 @@ def _in_step(
         resized = resized or (source.op == "placeholder" and [a.shape for a, _, _ in leaves] != planned)
         for i, (a, b, cob) in enumerate(leaves):
             if cob is not None and cob.folds and resized:
-                continue  # its map is of the plan's input size; what comes of it is compared
+                continue  # its map has the plan's input size; later nodes are compared
             scale = None if cob is None else cob.scale(symbols)
             if scale is not None and not _fits(scale, a) and a.shape not in planned[i : i + 1]:
                 continue
@@ -179,7 +180,7 @@ def _in_step(
 def _for_these(
     reference: fx.GraphModule, gm: fx.GraphModule, inputs: Any, keyword_inputs: Any
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The graphs of two networks of one plan that run on given data: their first ones, or variants of them."""
+    """The graphs of two networks of one plan that run on given data: the first ones, or variants."""
     pairs = [(reference, gm), *zip(getattr(reference, "variants", ()), getattr(gm, "variants", ()), strict=True)]
     for pair in pairs:
         guards = data_guards(pair[1].graph)
@@ -200,7 +201,7 @@ def _fits(scale: Tensor, value: Tensor) -> bool:
 
 
 class _Interpreter(fx.Interpreter):
-    """Gives modules lists and dictionaries of their own, as the generated code does: some write into theirs."""
+    """Passes new lists and dictionaries to modules, as the generated code does: some write into theirs."""
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
@@ -217,9 +218,9 @@ _UNFILLED = frozenset(named("empty empty_like new_empty empty_strided new_empty_
 
 
 class _Stepper:
-    """Runs a graph node by node, and forgets values that are no longer needed.
+    """Runs a graph node by node, and frees values that are no longer needed.
 
-    Memory that holds no value yet holds zeros: whatever else is in it would differ between two networks.
+    Uninitialised memory is filled with zeros, since it would differ between two networks.
     """
 
     def __init__(self, module: fx.GraphModule, args: Any, kwargs: Any) -> None:
@@ -230,7 +231,7 @@ class _Stepper:
         self.gradients = torch.is_grad_enabled()  # a node may switch: for this network only
 
     def put(self, node: fx.Node, value: Any) -> None:
-        """Go on with another value of a node, if anything is still to read it."""
+        """Replace the value of a node, if a later node reads it."""
         if node in self.run.env:
             self.run.env[node] = value
 

@@ -1,4 +1,4 @@
-"""How far apart the outputs of a network and of its teleported version may be: what rounding explains, and no more."""
+"""The tolerance for the outputs of a network and of its teleported version: what rounding explains, and no more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxteleport.verify.running import run
 
 FLOAT64 = 1e-9  # relative, for CoBs that are no powers of two
 WIDE = {torch.float64, torch.complex128}
-# A teleported network rounds at other scales: it may be this much further from the exact result than the original.
+# A teleported network rounds at other scales: its error may be this many times the original's.
 _MARGIN = 16
 
 
@@ -25,7 +25,7 @@ class Pair:
     """A network, its teleported version, and the inputs to compare them on.
 
     Attributes:
-        draws: the random numbers, which are the same for both.
+        draws: the random numbers, the same for both.
         writes: their forwards may write to parameters, which must be put back.
     """
 
@@ -37,8 +37,8 @@ class Pair:
     writes: bool = True
 
     @property
-    def made(self) -> Teleportation | None:
-        """How the teleported network was made, if it remembers."""
+    def teleportation(self) -> Teleportation | None:
+        """The plan and the CoB of the teleported network, if it has them."""
         return teleportation_of(self.teleported)
 
     def compared(self) -> tuple[Comparison, frozenset[str]]:
@@ -50,12 +50,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far apart outputs may be.
+    """The largest allowed difference of outputs.
 
     Attributes:
         value: the largest relative difference; 0 where outputs must be equal to the last bit.
         rounding: the original's own relative rounding error, where it was measured.
-        bound: the tolerance from which on a comparison cannot tell a wrong network; None for bitwise ones.
+        bound: the tolerance above which a comparison cannot detect a wrong network; None for bitwise comparisons.
     """
 
     value: float
@@ -72,7 +72,7 @@ def tolerance_of(pair: Pair, outputs: Comparison) -> Tolerance:
     bound = largest_tolerance(pair.model, expected)
     if outputs.dtypes <= WIDE and outputs.max_rel <= FLOAT64:
         return Tolerance(FLOAT64, None, bound)
-    # A random network draws other numbers in float64: then its rounding is not known, and not allowed for.
+    # A random network draws other numbers in float64: its rounding is then unknown, and not allowed for.
     rounding = 0.0 if pair.draws.drawn else own_rounding(pair.model, expected, pair.inputs, pair.keyword_inputs)
     value = _MARGIN * rounding + 4 * max((torch.finfo(d).eps for d in outputs.dtypes), default=0.0)
     return Tolerance(max(FLOAT64, value), rounding, bound)

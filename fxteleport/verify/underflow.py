@@ -1,4 +1,4 @@
-"""Underflow: a value that a change of basis takes below the smallest normal number loses bits, and so what follows."""
+"""Underflow: a value that a change of basis takes below the smallest normal number loses bits."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 class Carried:
-    """The original's values as the teleported network's number format holds them.
+    """The original's values, with the bits that the teleported network has lost by underflow removed.
 
-    A power of two rounds nothing, but where its product is subnormal: a sigmoid of 1e-37 times 1/64 has bits less than
-    it had, or none, and nothing downstream can give them back. So an element that is subnormal in either network may
-    be one such rounding from `original * factor`, and the original's next operations are given what the teleported
-    network's are. A wrong rule behind such a node shows, and the lost bits do not. Outputs have no such allowance: they
-    are compared with those of the original as it is.
+    Multiplying by a power of two rounds nothing, unless the product is subnormal: a sigmoid of 1e-37 times 1/64 loses
+    bits, or all of them, and no later operation restores them. So an element that is subnormal in either network may
+    differ by one such rounding from `original * factor`, and the original's next operations get the value with the same
+    bits lost. So a wrong rule after such a node is still detected. Outputs have no such allowance: they are compared
+    with those of the unchanged original.
 
     Attributes:
-        count: how many elements lost bits.
+        count: the number of elements that lost bits.
     """
 
     def __init__(self) -> None:
         self.count = 0
 
     def of(self, original: Tensor, expected: Tensor, actual: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The value with which the original goes on, and the one that the teleported network should have."""
+        """The original's value for its next operations, and the value that the teleported network should have."""
         if not original.is_floating_point() or original.itemsize == 1 or actual.shape != expected.shape:
             return original, expected
         limits = torch.finfo(original.dtype)

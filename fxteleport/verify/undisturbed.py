@@ -1,4 +1,4 @@
-"""Leave networks as they were: what running them changes of their modules, modes and tensors is undone."""
+"""Run networks and undo all changes of their modules, modes and tensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Saved = dict[int, tuple[Tensor, Tensor]]  # id -> a tensor, and a copy of it
 
 @contextlib.contextmanager
 def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[Saved]:
-    """Undo what happens inside to networks; yields the tensors that are saved, by id, each with its copy.
+    """Undo afterwards all changes of networks; yields the saved tensors, by id, each with its copy.
 
     Undone is what a forward changes of its modules (those among them that others hold as attributes, or in lists, as an
     emitted network holds what is kept whole): parameters, buffers and other tensors that they hold, attributes
@@ -47,20 +47,20 @@ def undisturbed(*networks: nn.Module, weights: bool = True) -> Iterator[Saved]:
 
 
 def may_write_weights(network: nn.Module) -> bool:
-    """True unless the graph of a teleported network tells that its forward writes to no parameter."""
-    made = teleportation_of(network)
-    if made is None or made.plan.constrained.opaque:
+    """True unless the graph of a teleported network shows that its forward writes to no parameter."""
+    teleportation = teleportation_of(network)
+    if teleportation is None or teleportation.plan.constrained.opaque:
         return True
-    nodes = (node for graph in made.plan.captured.graphs for node in graph.nodes)
+    nodes = (node for graph in teleportation.plan.captured.graphs for node in graph.nodes)
     return any(node.op == "get_attr" and info(node).is_aliased for node in nodes)
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, each part's own mode restored afterwards; torch's fused fast paths are off."""
+    """Put the module into eval mode, and restore each part's mode afterwards; torch's fused fast paths are off."""
     modes = [(m, m.training) for m in module.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it takes another kernel than the captured graph
+    torch.backends.mha.set_fastpath_enabled(False)  # it uses other kernels than the captured graph
     try:
         evaluate(module)
         yield
@@ -85,23 +85,23 @@ def is_same(a: Tensor, b: Tensor) -> bool:
 
 
 def _modules(networks: Sequence[nn.Module]) -> list[nn.Module]:
-    """The modules of networks, and those that they hold otherwise: as attributes, and in lists and tuples."""
-    found: dict[int, nn.Module] = {}
+    """The modules of networks, also those that are attributes, or in lists and tuples."""
+    by_id: dict[int, nn.Module] = {}
     waiting = list(networks)
     while waiting:
         for module in waiting.pop().modules():
-            if id(module) in found:
+            if id(module) in by_id:
                 continue
-            found[id(module)] = module
+            by_id[id(module)] = module
             for value in _own(module):
                 held = value if isinstance(value, (list, tuple)) else (value,)
                 waiting += [x for x in held if isinstance(x, nn.Module)]
-    return list(found.values())
+    return list(by_id.values())
 
 
 @contextlib.contextmanager
 def _attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Modules have the attributes that they had: only those that differ are set, for other threads may run them."""
+    """Restore the attributes of modules. Only those that differ are set, since other threads may run the modules."""
     attributes = [(m.__dict__, dict(m.__dict__)) for m in modules]
     try:
         yield
@@ -167,7 +167,7 @@ def _reached(values: Iterable[Any]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _tensors(modules: Sequence[nn.Module], weights: bool) -> Iterator[Saved]:
-    """Parameters, buffers, and tensors that are attributes, have the memory and the values that they had."""
+    """Restore the memory and the values of parameters, buffers, and tensors that are attributes."""
     attributes = (x for m in modules for x in _own(m) if type(x) is Tensor)
     buffers = (b for m in modules for b in m._buffers.values() if b is not None)
     parameters = (p for m in modules for p in m._parameters.values() if p is not None and weights)
@@ -179,7 +179,7 @@ def _tensors(modules: Sequence[nn.Module], weights: bool) -> Iterator[Saved]:
     finally:
         with torch.no_grad():
             for tensor, data in memories:
-                if memory_of(tensor) != memory_of(data):  # its `data` were replaced
+                if memory_of(tensor) != memory_of(data):  # its `data` was replaced
                     tensor.data = data
             for tensor, before in saved.values():
                 if not is_same(tensor, before):
@@ -188,7 +188,7 @@ def _tensors(modules: Sequence[nn.Module], weights: bool) -> Iterator[Saved]:
 
 @contextlib.contextmanager
 def _gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Parameters require a gradient if they did, and have the one that they had."""
+    """Restore `requires_grad` and the gradients of parameters."""
     states = [(p, p.requires_grad, p.grad) for p in parameters]
     try:
         yield

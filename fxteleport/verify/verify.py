@@ -1,8 +1,8 @@
 """Verify: do a network and its teleported version compute the same function, end to end and at every node?
 
-Under a CoB of powers of two the answer needs no tolerance (except in float16, whose range such a CoB can leave): every
-value must be the original's times tau to the last bit. Under any other CoB the teleported network may be no further
-from the exact result than the original's own rounding explains. Where that rounding says nothing, float64 copies of
+Under a CoB of powers of two the comparison needs no tolerance (except in float16, whose range such a CoB can leave):
+every value must be the original's times tau to the last bit. Under any other CoB the teleported network's error may be
+no larger than the original's own rounding explains. Where that rounding is too large for a verdict, float64 copies of
 both networks decide; where these cannot either, the verdict is "cannot tell", which is a failure.
 """
 
@@ -42,17 +42,17 @@ def verify(
 ) -> EquivalenceReport:
     """Compare a network with its teleported version in eval mode, on given inputs.
 
-    All outputs are compared, of any kind. Where `gm` was emitted by `plan.rewrite`, its parameters are compared with
-    the model's times their factors, and every node is compared too. Neither network is changed.
+    All outputs are compared, of any kind. If `gm` was emitted by `plan.rewrite`, its parameters are compared with the
+    model's times their factors, and every node is compared, too. Neither network is changed.
 
-    Exported programs are compared as their modules, on the inputs that the first one was exported with if none are
-    given; of one that was emitted, the nodes are those of the network that it was exported from.
+    Exported programs are compared as their modules, by default on the inputs with which the first one was exported. The
+    nodes of an emitted program are those of the network from which it was exported.
 
-    Of a plan with `norms="scaled"`, the epsilons of norms are put right in a copy, and that is compared: whatever else
-    differs is a fault. By how much the outputs differ as they are is `epsilon_gap`.
+    For a plan with `norms="scaled"`, a copy with scaled epsilons is compared, which must be exact. The difference of
+    the network itself is `epsilon_gap`.
 
     Raises:
-        ModelError: one is no network, or does not run on these inputs.
+        ModelError: an argument is no network, or does not run on these inputs.
         InputError: there are no inputs, or the outputs have different structures, shapes or types.
     """
     return watched(model, gm, inputs, keyword_inputs)
@@ -66,7 +66,7 @@ def watched(
     keyword_inputs: dict[str, Any],
     watch: Watch = no_one,
 ) -> EquivalenceReport:
-    """As `verify` (its errors too); `watch` is shown the values of each node in both networks as they are compared."""
+    """As `verify` (its errors too); `watch` is called with the values of each node that is compared."""
     if is_program(model) and not (inputs or keyword_inputs):
         inputs, keyword_inputs = inputs_of(model)
     original: nn.Module = module_of(model) if is_program(model) else model  # type: ignore[assignment]
@@ -83,22 +83,23 @@ def watched(
         restored = _restored(pair)
         if restored is None:
             return _report(pair, start, watch)
-        found = _report(replace(pair, teleported=restored), start, watch)
+        report = _report(replace(pair, teleported=restored), start, watch)
         gap = pair.compared()[0].max_rel
-        return replace(found, epsilon_gap=gap, bitwise_equal=found.bitwise_equal and gap == 0)
+        return replace(report, epsilon_gap=gap, bitwise_equal=report.bitwise_equal and gap == 0)
 
 
 def _restored(pair: Pair) -> nn.Module | None:
-    """Of a network in which epsilons of norms stay (`norms="scaled"`), a copy in which they do not; None of others."""
-    made = pair.made
-    if made is None or made.plan.norms == "exact":
+    """A copy with scaled epsilons of a network with fixed ones (`norms="scaled"`); None for any other network."""
+    teleportation = pair.teleportation
+    if teleportation is None or teleportation.plan.norms == "exact":
         return None
-    return with_epsilons(pair.teleported, made.plan.scaled_norms, tau(made.plan, made.cob))  # type: ignore[arg-type]
+    plan = teleportation.plan
+    return with_epsilons(pair.teleported, plan.scaled_norms, tau(plan, teleportation.cob))  # type: ignore[arg-type]
 
 
 def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
     outputs, written = pair.compared()
-    bitwise = outputs.bitwise if pair.made is None else _must_be_bitwise(pair)
+    bitwise = outputs.bitwise if pair.teleportation is None else _must_be_bitwise(pair)
     tolerance = BITWISE if bitwise else tolerance_of(pair, outputs)
     errors, compared, first, underflows, parameters, wrong = _inside(pair, written, tolerance.value, watch)
     verdict = verdict_on(outputs, tolerance, first is None, wrong is None)
@@ -134,26 +135,28 @@ def _report(pair: Pair, start: float, watch: Watch) -> EquivalenceReport:
 
 def _must_be_bitwise(pair: Pair) -> bool:
     """True for a CoB whose scaling rounds nothing."""
-    assert pair.made is not None
-    return pair.made.cob.is_exact and not any(p.dtype == torch.float16 for p in pair.teleported.parameters())
+    assert pair.teleportation is not None
+    return pair.teleportation.cob.is_exact and not any(p.dtype == torch.float16 for p in pair.teleported.parameters())
 
 
 def _inside(
     pair: Pair, written: frozenset[str], tolerance: float, watch: Watch
 ) -> tuple[dict[str, float], int, Difference | None, int, int, TensorDifference | None]:
-    """The nodes' errors of an emitted network, how many there are, the first that differs, elements that lost bits.
+    """Compare the nodes and the parameters of an emitted network.
 
-    Then how many parameters were compared, and the first of them that differs.
+    Returns:
+        the nodes' errors, the number of nodes, the first that differs, the number of elements that lost bits; the
+        number of parameters, and the first that differs.
     """
-    if pair.made is None:
+    if pair.teleportation is None:
         return {}, 0, None, 0, 0, None
     network = pair.teleported
-    parameters = compare_parameters(pair.made, pair.model, network, written)
-    if not isinstance(network, TeleportedModule):  # a program, which was exported from one
-        network = rewrite(pair.made.plan, pair.made.cob)
+    parameters = compare_parameters(pair.teleportation, pair.model, network, written)
+    if not isinstance(network, TeleportedModule):  # a program that was exported from a network
+        network = rewrite(pair.teleportation.plan, pair.teleportation.cob)
     inputs, carried = (pair.inputs, pair.keyword_inputs), Carried()
-    nodes = compare_nodes(pair.made, network, *inputs, tolerance, watch)
-    if tolerance == 0 and nodes[2] is not None:  # a bit that a smaller number has no place for, or a wrong rule
-        again = compare_nodes(pair.made, network, *inputs, tolerance, carried=carried)
-        nodes = again if carried.count and again[2] is None else nodes
+    nodes = compare_nodes(pair.teleportation, network, *inputs, tolerance, watch)
+    if tolerance == 0 and nodes[2] is not None:  # bits lost by underflow, or a wrong rule
+        recomputed = compare_nodes(pair.teleportation, network, *inputs, tolerance, carried=carried)
+        nodes = recomputed if carried.count and recomputed[2] is None else nodes
     return *nodes, carried.count * (nodes[2] is None), *parameters

@@ -13,8 +13,8 @@ class Additions:
     """Modules and tensors by path.
 
     Args:
-        taken: the names that the model itself has.
-        held: those of another trace of the model, for the two to have one set of names.
+        taken: the names that the model itself uses.
+        held: the additions of an earlier trace of the model, so that no name is used twice.
     """
 
     def __init__(self, taken: Sequence[Container[str]], held: Mapping[str, nn.Module | Tensor]) -> None:
@@ -22,18 +22,18 @@ class Additions:
         self.held: dict[str, nn.Module | Tensor] = dict(held)
 
     def free_path(self, wanted: str) -> str:
-        """A dotted name that nothing has yet."""
+        """A dotted name that is not in use."""
         path = wanted.lstrip(".")
         while path in self.held or any(path in names for names in self._taken):
             path += "_"
         return path
 
     def add(self, path: str, what: nn.Module | Tensor) -> None:
-        """Hold a module or a tensor under a free path."""
+        """Add a module or a tensor under a free path."""
         self.held[path] = what
 
     def add_constant(self, tensor: Tensor) -> str:
-        """Hold a constant; its name."""
+        """Add a constant, and return its name."""
         name = self.free_path(f"{CONSTANT}{sum(isinstance(held, Tensor) for held in self.held.values())}")
         self.held[name] = tensor
         return name

@@ -1,7 +1,7 @@
-"""Lowering: values as a graph holds them.
+"""Lowering: from the arguments that Python code passes to the arguments of a node.
 
-An argument structure becomes one with nodes in place of proxies. A parameter, a buffer or a constant tensor is a
-`get_attr` node, one for all its names; an object is built anew by a node of its own.
+Proxies become nodes. A parameter, a buffer or a constant tensor becomes a `get_attr` node, one for all its names. An
+object becomes a node that builds a new one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lowering:
     """Lowers argument structures.
 
     Args:
-        add_leaf: adds a module to the model, under a path like the given one; the path.
+        add_leaf: adds a module to the model under a path like the given one, and returns that.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Lowering:
             return self._built(proxy.plain(x), **self._fields(x._asdict()))
         if isinstance(x, tuple) and is_named_tuple(kind):
             fields = list(map(self.lower, x))
-            # What forward returns, fx of torch 2.11 and before writes by its repr, in which the class has no address.
+            # torch.fx up to 2.11 prints what forward returns by its repr, which does not name the class's module.
             return kind(*fields) if self._stack else self._built(x, *fields)
         if kind is torch.Size and (not self._stack or proxy.find_trace(x) is not None):
             return self._built(proxy.plain(x), list(map(self.lower, x)))
@@ -86,14 +86,14 @@ class Lowering:
         return x if is_spelt(x) else self._assembled(x)
 
     def _hashed(self, x: Any) -> Any:
-        """A set, or a dictionary: sizes in it or among its keys were hashed, so they are numbers with a guard."""
+        """A set, or a dictionary's keys: sizes among them were hashed, so they are numbers with a guard."""
         if any(is_proxy(v) and not issubclass(type(v), proxy.NumberProxy) for v in leaves(list(x))):
             raise RuntimeError("a set, or the keys of a dictionary, hold values of the network")
         hashed = map(proxy.plain, x)
         return self.lower(dict(zip(hashed, x.values(), strict=True))) if isinstance(x, dict) else type(x)(hashed)
 
     def _behind(self, x: Proxy) -> Any:
-        """The node of a proxy; one that has outlived its trace is its value."""
+        """The node of a proxy; a proxy whose trace has ended counts as its value."""
         if not is_proxy(x):
             return self.lower(value_of(x))
         if (own := proxy.own_of(x)) is not None:
@@ -104,7 +104,7 @@ class Lowering:
         return node
 
     def _assembled(self, x: Any) -> fx.Node:
-        """A node that makes an object anew around the network's values."""
+        """A node that builds a new object around the network's values."""
         if self._stack and not isinstance(x, dict):
             self._refused(x)
         leaf, values = take_apart(x, is_proxy)
@@ -128,7 +128,7 @@ class Lowering:
         return self._assembled(x)
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The lowered fields of an object, but those that are None, which are so by default."""
+        """The lowered fields of an object, without those that are None by default."""
         return {name: self.lower(value) for name, value in fields.items() if value is not None}
 
     def _built(self, value: Any, /, *args: Any, **fields: Any) -> fx.Node:

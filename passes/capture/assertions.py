@@ -1,7 +1,7 @@
-"""Checks: a branch of Python that does nothing but raise tells what its condition must be.
+"""Assertions: where one arm of a branch does nothing but raise, the trace takes the other.
 
-`assert torch.isfinite(x).all()` asks for a value that only the run knows. Yet the code goes on in one way only, so the
-trace goes on in that way, and the emitted network makes the same check.
+`assert torch.isfinite(x).all()` branches on a value that is unknown before the run. But the code goes on in one arm
+only, so the trace takes that arm, and the emitted network makes the same check.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fxteleport.passes.graph.source_location import CAPTURE, OWN
 
 
 def must_be(frame: FrameType) -> bool | None:
-    """What the condition that a frame asks for right now must be if it is not to raise; None: it may be either."""
+    """The truth value with which the branch that a frame is at does not raise; None: neither arm only raises."""
     return _verdicts(frame.f_code).get(frame.f_lasti)
 
 
 def own_check(frame: FrameType | None) -> bool | None:
-    """The same where the model's own code insists on it, and nothing catches what it raises; None: it does not."""
+    """`must_be` where the model's own code makes the check, and no code catches the error; else None."""
     if frame is None or is_caught(frame):
         return None
     return True if _is_asserted(frame, frame.f_lasti) else must_be(frame)
 
 
 def insists(frame: FrameType | None) -> bool:
-    """True where a frame compares what it asks for with another value, and raises unless both are equal."""
+    """True where a frame compares the value that it reads with another, and raises unless both are equal."""
     if frame is None or frame.f_lasti < 0 or is_caught(frame):
         return False
     at, equal = _compared(frame.f_code, frame.f_lasti)
@@ -47,14 +47,14 @@ def equality_insisted(frame: FrameType | None) -> bool | None:
 
 
 def unpacks(frame: FrameType | None) -> bool:
-    """True where a frame takes a sequence apart into so many names, and nothing catches what it raises otherwise."""
+    """True where a frame unpacks a sequence into a fixed number of names, and no code catches the error."""
     if frame is None or frame.f_lasti < 0:
         return False
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "UNPACK_SEQUENCE" and not is_caught(frame)
 
 
 def is_caught(frame: FrameType | None) -> bool:
-    """True where what a frame raises right now may be caught before it leaves the model."""
+    """True where an error that a frame raises now may be caught inside the model."""
     while frame is not None and frame.f_code.co_filename != CAPTURE:
         own = not frame.f_code.co_filename.startswith(OWN)
         if own and any(start <= frame.f_lasti < end for start, end in _tried(frame.f_code)):
@@ -65,7 +65,7 @@ def is_caught(frame: FrameType | None) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _tried(code: CodeType) -> tuple[tuple[int, int], ...]:
-    """From where to where in the code an error does not just leave it (a `with` counts, too)."""
+    """The ranges of the code in which an error may be caught (a `with` counts, too)."""
     steps = dis.Bytecode(code)
     entries = getattr(steps, "exception_entries", None)
     if entries is not None:
@@ -76,7 +76,7 @@ def _tried(code: CodeType) -> tuple[tuple[int, int], ...]:
 
 @functools.lru_cache(maxsize=256)
 def _verdicts(code: CodeType) -> dict[int, bool]:
-    """For each place in the code at which a condition is asked for: the value with which it does not raise."""
+    """For each offset in the code at which a condition is evaluated: the value with which it does not raise."""
     steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
     index = {step.offset: i for i, step in enumerate(steps)}
     found: dict[int, bool] = {}
@@ -98,7 +98,7 @@ def _verdicts(code: CodeType) -> dict[int, bool]:
 
 
 def _raises(steps: list[dis.Instruction], start: int) -> bool:
-    """True where the code from here runs straight into a `raise`."""
+    """True where the code from here on only raises."""
     for step in steps[start:]:
         if step.opname == "RAISE_VARARGS":
             return True
@@ -107,7 +107,7 @@ def _raises(steps: list[dis.Instruction], start: int) -> bool:
     return False
 
 
-# -- `torch._assert(condition, message)`, a function that does nothing but raise --------------------------------------
+# -- `torch._assert(condition, message)`, which does nothing but raise -------------------------------------------------
 
 _LOADS = ("LOAD_", "PUSH_NULL", "NOP")
 _TEXT = frozenset({"FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE", "BUILD_STRING"})
@@ -116,7 +116,7 @@ _CALLS = frozenset({"CALL", "CALL_FUNCTION", "CALL_METHOD"})
 
 
 def _is_asserted(frame: FrameType, at: int) -> bool:
-    """True where the value that the code makes at a place is what `torch._assert` is called with."""
+    """True where the value that the code computes at an offset is an argument of `torch._assert`."""
     function = _first_argument_of(frame.f_code, at)
     found: Any = frame.f_globals.get(function[0]) if function else None
     for name in function[1:]:
@@ -130,10 +130,7 @@ def _steps(code: CodeType) -> list[dis.Instruction]:
 
 
 def _cut(code: CodeType, at: int) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
-    """The instructions of a code up to the one that is at a place (or began before it), and those after.
-
-    PRECALL, which is a part of CALL, is none of them.
-    """
+    """The instructions of a code up to the one at an offset (or around it), and those after; without PRECALLs."""
     before = [step for step in _steps(code) if step.offset <= at]
     after = _steps(code)[len(before) :]
     if before and before[-1].opname == "PRECALL":
@@ -143,9 +140,9 @@ def _cut(code: CodeType, at: int) -> tuple[list[dis.Instruction], list[dis.Instr
 
 @functools.lru_cache(maxsize=4096)
 def _first_argument_of(code: CodeType, at: int) -> tuple[str, ...]:
-    """The name of the function of which the value made at a place is the first argument: ("torch", "_assert")."""
+    """The name of the function whose first argument is the value computed at an offset: ("torch", "_assert")."""
     before, after = _cut(code, at)
-    above = 0  # how many values lie on it
+    above = 0  # values on the stack above it
     for step in after:
         name, count = step.opname, step.arg or 0
         if name in _CALLS and count > above:
@@ -160,14 +157,14 @@ def _first_argument_of(code: CodeType, at: int) -> tuple[str, ...]:
 
 
 def _effect(step: dis.Instruction) -> int:
-    """How many values more an instruction leaves on the stack; a call takes its function, and what that is bound to."""
+    """By how many values an instruction grows the stack; a call pops its function and the object it is bound to."""
     if step.opname in _CALLS:
         return -(step.arg or 0) - (step.opname != "CALL_FUNCTION")
     return dis.stack_effect(step.opcode, step.arg if step.opcode >= dis.HAVE_ARGUMENT else None)
 
 
 def _called(steps: list[dis.Instruction]) -> tuple[str, ...]:
-    """What was loaded before the value that the last instructions make."""
+    """The names that were loaded before the value that the last instructions compute."""
     effect, last = 0, len(steps) - 1
     while last >= 0:
         step = steps[last]
@@ -187,7 +184,7 @@ def _called(steps: list[dis.Instruction]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _compared(code: CodeType, at: int) -> tuple[int | None, bool]:
-    """Where the value made at a place is compared with a plain one, and whether with `==` (or with `!=`)."""
+    """The offset at which the value computed at `at` is compared with a plain one, and whether by `==` (or `!=`)."""
     plain, comparing = (*_cut(code, at)[1][:2], None, None)[:2]
     if plain is None or comparing is None or not plain.opname.startswith(("LOAD_CONST", "LOAD_FAST", "LOAD_SMALL_INT")):
         return None, False

@@ -17,7 +17,7 @@ OPERATOR = (OpOverload, OpOverloadPacket)
 
 
 def call(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Record a call of an operator as its twin; as it is where it has none."""
+    """Record a call of an operator as its twin, or as the operator where it has none."""
     itself = functools.partial(trace.record, "call_function", operator, args, kwargs)
     twin = twin_of(operator) if is_aten(operator) else None
     if twin is None:

@@ -1,8 +1,8 @@
-"""Writes: what a forward sets on its modules while it is traced, and whether a layer is what it was at planning.
+"""A journal of what a forward assigns to its modules during a trace.
 
-A layer may be recorded as itself, and a module kept whole, only as it was planned: the emitted network holds it as it
-was. Each assignment to a shadow (an attribute, a parameter, a buffer) is therefore noted in a journal, with what was
-there before.
+A leaf (a layer, or a module that is kept whole) can be recorded as one node only if forward has not changed it: the
+emitted network has the leaf as it was at planning. So each assignment to a shadow (an attribute, a parameter, a buffer)
+is noted with the value before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OTHER = frozenset({"_parameters", "_buffers", "_modules", "training", PATH})  #
 
 
 class Writes:
-    """A journal of the assignments to shadows: the dictionary, the key, and what it held."""
+    """A journal of the assignments to shadows: the dictionary, the key, and the value before."""
 
     def __init__(self) -> None:
         self._log: list[tuple[dict[str, Any], str, Any]] = []
@@ -39,16 +39,16 @@ class Writes:
         return len(self._log)
 
     def note(self, table: dict[str, Any], key: str) -> None:
-        """A key is about to be assigned to, or deleted."""
+        """Note that a key is about to be assigned or deleted."""
         self._log.append((table, key, dict.get(table, key, ABSENT)))
         self._written.add(id(table))
 
     def start(self, modules: Iterable[nn.Module]) -> None:
-        """Forward is about to run: what modules hold now, and no assignment to them changes, it changes past them."""
+        """Take snapshots before forward runs: a change without an assignment to a shadow was made past it."""
         self._started = [(module, dict(vars(module))) for module in modules]
 
     def past(self) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-        """What forward has set of modules past its assignments (`vars(self)["n"] = 1`): it, the key, then and now."""
+        """What forward has set past assignments (`vars(self)["n"] = 1`): module, key, value before, value now."""
         noted = {(id(table), key) for table, key, _ in self._log}
         for module, then in self._started:
             table = vars(module)
@@ -60,32 +60,31 @@ class Writes:
                     yield module, key, before, now
 
     def called(self, layer: nn.Module) -> None:
-        """A layer is called: from here on it rests on all that has not been assigned to yet."""
+        """Note that a layer is called: from here on the trace assumes its attributes as they are now."""
         now = len(self._log)
         for table in _tables(layer):
             self._called.setdefault(id(table), now)
 
     def have_set(self, layer: nn.Module) -> bool:
-        """True where a forward has set anything of a layer, though it may have put it back."""
+        """True where forward has set an attribute of a layer, even if it has restored it."""
         return id(vars(layer)) in self._written
 
     def left(self) -> Iterator[str]:
-        """What a layer was called with, and is another now: the next run would start from that."""
+        """The attributes that have changed since their layer was called: the next run starts with other values."""
         for i, table, key, before in self._first():
             if i >= self._called.get(id(table), len(self._log)) and not same(dict.get(table, key, ABSENT), before):
                 yield key
 
     def ends(self) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
-        """What was assigned to: the dictionary, the key, what it held at planning, and what it holds now."""
+        """All keys that were assigned or deleted: the dictionary, the key, the value at planning, and the value now."""
         for _, table, key, before in self._first():
-            if key in table:
-                yield table, key, before, dict.__getitem__(table, key)
-        yield from ((vars(module), key, before, now) for module, key, before, now in self.past() if now is not ABSENT)
+            yield table, key, before, dict.get(table, key, ABSENT)
+        yield from ((vars(module), key, before, now) for module, key, before, now in self.past())
 
     def changed(
         self, modules: Iterable[nn.Module], mark: int, owner: nn.Module | None = None, names: Collection[str] = ()
     ) -> bool:
-        """True where modules, or what `owner` holds under these names, were not as planned at the journal's `mark`."""
+        """True where modules, or attributes `names` of `owner`, differed from planning at the journal's `mark`."""
         theirs = {id(table) for module in modules for table in _tables(module)}
         own = {id(table) for table in _tables(owner)} if owner is not None else set()
         with self._undone(mark):
@@ -97,7 +96,7 @@ class Writes:
             )
 
     def _first(self) -> list[tuple[int, dict[str, Any], str, Any]]:
-        """The first assignment to each key: when it was, and what the key held at planning."""
+        """The first assignment to each key: its number, the dictionary, the key, and the value at planning."""
         first: dict[tuple[int, str], tuple[int, dict[str, Any], str, Any]] = {}
         for i, (table, key, before) in enumerate(self._log):
             first.setdefault((id(table), key), (i, table, key, before))
@@ -105,7 +104,7 @@ class Writes:
 
     @contextmanager
     def _undone(self, mark: int) -> Iterator[None]:
-        """Everything as it was when the journal was `mark` long."""
+        """While this lasts, all assignments after the first `mark` are undone."""
         later: list[Any] = []
         for table, key, before in reversed(self._log[mark:]):
             later.append(dict.get(table, key, ABSENT))
@@ -129,7 +128,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def same_settings(made: nn.Module, real: nn.Module) -> bool:
-    """True where a clone holds the attributes of what it was made of (modules and tensors apart)."""
+    """True where a clone has the attributes of its original (modules and tensors apart)."""
     now, then = vars(made), vars(real)
     if len(now) != len(then) + (not is_clone(real)) - ("_compiled_call_impl" in then):  # `real` may be a clone, too
         return False
@@ -145,7 +144,7 @@ def same_settings(made: nn.Module, real: nn.Module) -> bool:
 
 
 def same(a: Any, b: Any) -> bool:
-    """True for one value, and for a clone's copy of it. Proxies are like nothing: asked, they would record."""
+    """True for one value, and for a clone's copy of it. False for proxies, whose comparison would be recorded."""
     kind = type(a)
     if a is b:
         return True
@@ -160,7 +159,7 @@ def same(a: Any, b: Any) -> bool:
     return kind in _COPIED and _COPIED[kind](a) == _COPIED[kind](b)
 
 
-# What clones hold copies of: by what they are recognised.
+# The classes of which clones have copies: what two copies are compared by.
 _COPIED: Mapping[type, Callable[[Any], Any]] = {
     set: len,
     functools.partial: lambda partial: len(partial.args),

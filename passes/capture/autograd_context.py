@@ -1,4 +1,4 @@
-"""Stands for the `ctx` that torch hands to an autograd function, where its forward and backward are traced."""
+"""Stands in for the `ctx` that torch passes to an autograd function, while its forward and backward are traced."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class AutogradContext:
         self.saved_tensors = tensors
 
     def _noted(self, *_: Any) -> None:
-        """What the forward says of its tensors makes no difference to values."""
+        """Ignored: `mark_dirty` and its like do not change values."""
 
     mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_forward = _noted

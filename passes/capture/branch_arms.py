@@ -1,7 +1,7 @@
-"""Arms: whether a branch of Python's that asks for the mode comes to the same place with the same values either way.
+"""Arms: whether both arms of a branch on the mode reach the same instruction with the same values.
 
 `p if self.training else 0.0` decides nothing where p is 0, nor does `if self.training and self.checkpointing` where
-the second is False. What follows the question is followed twice, as far as it does nothing but look plain values up.
+the second is False. Both arms are followed in the bytecode as long as they only look up plain values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 
 def agree(frame: FrameType, value: bool) -> bool:
-    """True where the code that a frame has asked with goes on alike with a value, and with its contrary."""
+    """True where the branch that a frame is at goes on alike with a truth value and with its negation."""
     steps, index = _steps(frame.f_code)
     start = index.get(frame.f_lasti, len(steps)) + 1
     ends = [_follow(frame, steps, index, start, answer) for answer in (value, not value)]
@@ -37,7 +37,7 @@ _MOST = 64  # steps; a loop would go on for ever
 def _follow(
     frame: FrameType, steps: list[dis.Instruction], index: dict[int, int], at: int, value: bool
 ) -> tuple[int, list[Any]]:
-    """Where the first step is that does more than look something up, and what was put on Python's stack before it."""
+    """The first instruction that does more than look something up, and the values pushed before it."""
     stack: list[Any] = [value]
     for _ in range(_MOST):
         if at >= len(steps):
@@ -66,7 +66,7 @@ def _follow(
 
 
 def _jump(step: dis.Instruction, index: dict[int, int], stack: list[Any], ahead: int) -> int:
-    """The step after one that may jump; what it asks for is taken from the stack, or left there by `and` and `or`."""
+    """The step after one that may jump; its condition is popped from the stack, or left there by `and` and `or`."""
     name = step.opname
     if "BACKWARD" in name:
         raise ValueError
@@ -96,7 +96,7 @@ def _plain(x: Any) -> Any:
 
 
 def _held(x: Any, name: str) -> Any:
-    """An attribute that is stored as it is; a property, or a tensor of the model's, is none."""
+    """An attribute that is stored as a plain value: no property, and no tensor of the model."""
     if not isinstance(x, nn.Module) or hasattr(type(x), name):
         raise ValueError
     return x.__dict__[name] if name in x.__dict__ else x._modules[name]

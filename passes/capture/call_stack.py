@@ -36,11 +36,11 @@ class CallStack:
 
     @contextmanager
     def inside(self, module: nn.Module) -> Iterator[None]:
-        """The forward of a module is running. Where it raises, the stack still tells in which module that was."""
+        """While this lasts, the forward of a module is running. After an error the stack still has that module."""
         self._modules.append(module)
         yield
         self._modules.pop()
 
     def unwind(self, depth: int) -> None:
-        """Back to so many modules: what is recorded next is recorded in their place."""
+        """Pop all but the outermost `depth` modules."""
         del self._modules[depth:]

@@ -4,11 +4,11 @@ The model's own `forward` runs once, on proxies (`proxy/`), in a structural clon
 `traced_modules.py`), so neither its weights nor its state are touched. `tracer.py` puts a trace together of its parts:
 `module_calls.py` decides what is traced, `recorder.py` evaluates each call, `graph_builder.py` appends its node.
 
-Kept whole, as `call_module` nodes: torch's own layers, and modules whose only secret is `self.training`
-(drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes
-its normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code asks for its
-mode, and goes on in another way in train mode, there is a second graph (`train_graph.py`). A submodule that cannot be
-traced is kept whole too (opaque), with a warning.
+Leaves, which are `call_module` nodes: torch's own layers, and modules without tensors that read `self.training`
+(drop path), so that `train()` and `eval()` work on the emitted network. A batch norm subclass contributes its
+normalisation as such a node and the rest of its `forward` as ordinary ones. Where other code reads its mode, and does
+something else in train mode, there is a second graph (`train_graph.py`). A submodule that cannot be traced is kept
+whole: it becomes an opaque leaf, with a warning.
 """
 
 from __future__ import annotations
@@ -54,28 +54,29 @@ class Captured:
         parts: the model's modules by path, a shared one under each of its paths.
         metas: every parameter and buffer of the model by name, as meta tensors (small integer ones are real).
         canonical: name -> the first name of the same tensor, so that tied weights are one.
-        modules: the leaf modules by path, as meta twins; for looking up their settings.
+        modules: the leaf modules by path, as clones on the meta device, for looking up their settings.
         classes: leaf path -> the class whose `forward` it runs, where that is not the module's own.
         added: modules (and constants) that capture made, by path.
         opaque: leaf path -> why it could not be traced.
         branches: call of a mode-dependent module -> its graphs in eval and in train mode.
-        conditions: what the trace rests on.
-        assigned: buffers (and parameters) to which the model's own forward assigns another tensor: what they were.
-            Networks are built from these, whatever the model's own runs have put in their place.
-        reached: leaf path -> what its code can read of the model outside it: that stays as it is.
-        held: tensors that traced code holds by itself (in a list, a closure), beside their modules.
-        named: tensors that a method which is kept whole names: an emitted network fails where it reads them after all.
+        conditions: what the trace assumes.
+        assigned: buffers (and parameters) that the model's own forward replaces by another tensor -> their tensors at
+            planning. Networks are built from these, whatever the model's own runs have assigned.
+        reached: leaf path -> what its code can read of the model outside it: that is pinned.
+        held: tensors that traced code refers to directly (in a list, a closure), beside their modules.
+        named: tensors that an opaque method names, and does not read on the example: an emitted network fails where it
+            reads them after all.
         settings: (module's path, attribute) that the trace has read.
         state: (module's path, attribute) that it has changed: each run of the model does.
         overlapping: tensors that share memory with others (under other names, or held elsewhere), by their first names.
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
-        data: the example's integers and booleans, if they decided anything, by the id of their meta tensor.
-        trained: parameters of which the trace has asked whether they require a gradient, and whether they do.
-        training: the graph in train mode, where it is another one.
-        choice: what decides which of the two runs; None where one does for both modes.
-        variants, training_variants: the graphs on data that decide otherwise than the example's, in each mode.
-        inner: path of a module that is called from code which is kept whole -> its graph.
-        owners: the leaves whose code that is.
+        data: the example's integers and booleans, if a branch depended on them, by the id of their meta tensor.
+        trained: parameters whose `requires_grad` the trace has read -> its value.
+        training: the graph in train mode, where it differs.
+        choice: what decides which of the two runs; None where one graph serves both modes.
+        variants, training_variants: the graphs for data that take other branches than the example's, in each mode.
+        inner: path of a module that an opaque leaf's code calls -> the module's graph.
+        owners: the opaque leaves whose code calls those.
     """
 
     graph: fx.Graph
@@ -108,13 +109,13 @@ class Captured:
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
-        """The graph, and that of train mode if it is another one; with their variants, and the inner ones."""
+        """All graphs: of eval mode, of train mode if it differs, their variants, and the inner ones."""
         trained = () if self.training is None else (self.training, *self.training_variants)
         return (self.graph, *self.variants, *trained, *self.inner.values())
 
     @property
     def followed(self) -> dict[str, str]:
-        """Each module that capture made, with the model's own whose mode it is in: the layer that it stands for."""
+        """Each module that capture added, with the model's own layer that it stands for, whose mode it follows."""
         owners = {
             path: getattr(leaf, "layer", leaf) for path, leaf in self.added.items() if isinstance(leaf, nn.Module)
         }
@@ -122,14 +123,14 @@ class Captured:
 
     @property
     def beside_inner(self) -> frozenset[str]:
-        """The tensors of code that is kept whole and calls modules with graphs of their own, but for those modules'."""
+        """The tensors of opaque leaves that call modules with inner graphs, without the tensors of those modules."""
         prefixes = tuple("" if path == WHOLE else f"{path}." for path in self.owners)
         names = (name for name in self.metas if prefixes and name.startswith(prefixes))
         return frozenset(self.canonical[name] for name in names if not is_below(name, self.inner))
 
     @property
     def reached_names(self) -> frozenset[str]:
-        """The tensors that the code of leaves can read outside them."""
+        """The tensors that the code of a leaf can read outside the leaf."""
         return frozenset(self.canonical[name] for reached in self.reached.values() for name in names_in(reached))
 
     @property
@@ -144,7 +145,7 @@ def capture(
     """Trace `model` on example inputs (tensors anywhere in nested lists, tuples and dicts).
 
     Args:
-        data_guards: where the example's integers and booleans alone decide, the trace goes as they do, with a guard.
+        data_guards: take a branch that the example's integers and booleans alone decide as they do, with a guard.
 
     Raises:
         ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
@@ -237,15 +238,15 @@ V = TypeVar("V")
 
 
 def _merged(tables: Iterable[Mapping[K, V]]) -> dict[K, V]:
-    """One table of those of several traces; of a key in two, the later one's."""
+    """The tables of several traces in one; where two have a key, the later one's value."""
     return {key: value for table in tables for key, value in table.items()}
 
 
 def _conditions(tracers: Sequence[Tracer], covered: Container[Condition]) -> tuple[Condition, ...]:
-    """The conditions of all traces; one of the first stands for its like in others, where names differ.
+    """The conditions of all traces, without repetitions (which may have other node names).
 
     Args:
-        covered: those of one trace that another answers.
+        covered: conditions of one trace that another trace's graph covers.
     """
     first, *others = ({c: n for c, n in t.conditions.nodes.items() if c not in covered} for t in tracers)
     merged = dict(first)

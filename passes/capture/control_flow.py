@@ -11,11 +11,11 @@ from typing import Any
 class CannotRun(Exception):
     """An operation fails on real data too: the model does not run on these inputs, or its code catches the error."""
 
-    __str__ = Exception.__str__  # whatever else it is (`cannot_run`)
+    __str__ = Exception.__str__  # whatever class `cannot_run` mixes in
 
 
 def cannot_run(text: str, error: BaseException | None) -> CannotRun:
-    """That an operation fails with an error, in a form which code that expects the error catches."""
+    """A CannotRun that is also of the class of `error`, so that code which expects that error catches it."""
     kind: Any = type(error)
     if issubclass(kind, CannotRun) or not issubclass(kind, Exception):
         return CannotRun(text)
@@ -33,26 +33,26 @@ def _kind_of(kind: Any) -> type[Any]:
 
 
 class DataDependent(Exception):
-    """Python needs to know what depends on the data: the code cannot be a graph."""
+    """Python needs a value that depends on the data: the code cannot become a graph."""
 
 
 class Again(Exception):
-    """This trace cannot record what the code does; another one can, with another setting (`TraceSettings`)."""
+    """This trace cannot record the code; a new trace with another setting can (`TraceSettings`)."""
 
 
 class WrittenConstant(Again):
-    """A tensor that was made from no input, and taken for a constant, is written to: making it must be recorded."""
+    """Code writes into a tensor that the trace took for a constant: the call that creates it must be recorded."""
 
 
 class HashedSize(Again):
-    """Python looks a size up in a table: it must be a number."""
+    """Python hashes a size (a dictionary's key): the size must be a number."""
 
 
 class DecidesInFunction(Again):
-    """The data decide in plain functions, which may be kept whole if their calls are seen.
+    """Data decide a branch in plain functions, which may be kept whole if the trace sees their calls.
 
     Args:
-        functions: those.
+        functions: the functions.
     """
 
     def __init__(self, functions: Iterable[FunctionType]) -> None:
@@ -61,10 +61,10 @@ class DecidesInFunction(Again):
 
 
 class Converts(Again):
-    """A function makes a number of Python's own of a size, and can be made to leave that to the trace.
+    """A function converts a size to a number of Python's own, and can be changed so that the trace records that.
 
     Args:
-        function: that.
+        function: the function.
     """
 
     def __init__(self, function: FunctionType) -> None:
@@ -80,8 +80,8 @@ class NextRunDiffers(Again):
     """Modules compute something else in the next run: they must be kept whole.
 
     Args:
-        paths: theirs.
-        carriers: the objects in which they keep what they need for that, and those that lead there.
+        paths: the modules' paths.
+        carriers: the objects that hold their state, and those that refer to these.
     """
 
     def __init__(self, paths: Iterable[str], carriers: Iterable[Any] = ()) -> None:
@@ -106,15 +106,15 @@ class Unhashable(TypeError):
 
 
 class Stores(Exception):
-    """A call that is kept whole would store something where the trace does not see it."""
+    """An opaque call would store something where the trace does not see it."""
 
 
-# Errors of the whole model: another trace, or a way to run it, is needed, and to keep a part whole does not help.
+# Errors of the model, not of one part: keeping a part whole does not help.
 OF_THE_MODEL = (CannotRun, Again, RecursionError)
 
 
 def raise_if_hashed(error: BaseException) -> None:
-    """Raise HashedSize where an error was caused by the hash of a size: then the next trace takes sizes for numbers."""
+    """Raise HashedSize where an error was caused by hashing a size: the next trace makes sizes numbers."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, Unhashable):
@@ -123,5 +123,5 @@ def raise_if_hashed(error: BaseException) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,8 +1,8 @@
 """Conversions: `int(n / 2)`, `float(n)` and `len(x)` stay functions of sizes, though Python makes numbers there.
 
-A class cannot tell `int` to give anything but an int. So a function that converts a size is traced again, with other
-names for `int`, `float` and `len` in its code, for the time of that trace: what bears them records the call. `float(y)`
-of a tensor of activations is recorded so, too, as `y.item()`.
+Python lets `int` return nothing but an int. So a function that converts a size is traced again with changed code, for
+the time of that trace: `int`, `float` and `len` are renamed in it to functions that record the call. `float(y)` of a
+tensor of activations is recorded so, too, as `y.item()`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fxteleport.passes.capture.control_flow import DataDependent
 
 _KINDS: tuple[Callable[..., Any], ...] = (int, float, len)
 _lock = threading.RLock()
-_uses: dict[FunctionType, tuple[CodeType, int]] = {}  # its own code, and how many traces it has another for
+_uses: dict[FunctionType, tuple[CodeType, int]] = {}  # its own code, and how many traces have changed it
 
 
 def converting_function(frame: FrameType | None, kind: Callable[..., Any]) -> FunctionType | None:
@@ -41,7 +41,7 @@ def converting_function(frame: FrameType | None, kind: Callable[..., Any]) -> Fu
 
 @contextmanager
 def recording_conversions(functions: frozenset[FunctionType]) -> Iterator[None]:
-    """While this lasts, these functions have numbers that are none of Python's own converted by the trace."""
+    """While this lasts, the trace records the conversions of sizes in these functions."""
     with _lock:
         for function in functions:
             own, uses = _uses.get(function, (function.__code__, 0))
@@ -64,7 +64,7 @@ def recording_conversions(functions: frozenset[FunctionType]) -> Iterator[None]:
 
 
 def _converted(code: CodeType, table: dict[str, Any]) -> set[str]:
-    """The names of conversions with which code does nothing but call them."""
+    """The names of conversions that code calls and uses in no other way."""
     names = {kind.__name__ for kind in _KINDS} & set(code.co_names) - table.keys()
     if not names or sys.version_info < (3, 11):  # there, code does not tell what it loads to call it
         return set()
@@ -81,7 +81,7 @@ def _is_called(step: dis.Instruction) -> bool:
 
 
 def _renamed(code: CodeType, table: dict[str, Any]) -> CodeType | None:
-    """Code with other names for the conversions that it calls; None where it does anything else with these."""
+    """Code with the conversions that it calls renamed; None where it uses them in another way."""
     names = sorted(_converted(code, table))
     at = {name: (len(code.co_names) + i) << 1 | 1 for i, name in enumerate(names)}
     steps = bytearray(code.co_code)
@@ -109,7 +109,7 @@ def _recorded(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def gives_item(kind: Callable[..., Any], value: Any) -> bool:
-    """True where a conversion of a tensor is what `item` gives."""
+    """True where converting a tensor gives the same as its `item()`."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex() or value.dtype is torch.bool:
         return False
     return kind is (float if value.is_floating_point() else int)

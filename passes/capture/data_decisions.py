@@ -1,4 +1,4 @@
-"""Decisions of the example's data: the trace goes on as they do, and a guard makes sure that the run's decide alike."""
+"""Branches that the example's data decide: the trace takes them as the example does, and a guard checks the run's."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LONGEST = 200
 
 
 class DataDecisions:
-    """Answers from the example inputs what they alone decide, if anything may rest on that.
+    """Gives the values that the example inputs alone decide, if data guards are allowed.
 
     Attributes:
-        values: what the example inputs alone decide.
-        any: something was decided.
-        fixed: how many decisions go one way only: numbers, and what other inputs than masks decide.
+        values: the values that the example inputs alone decide.
+        any: a value was given.
+        fixed: how many decisions have no variant: numbers, and those that depend on other inputs than masks.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class DataDecisions:
         self._asked: dict[int, fx.Node] = {}  # by the number of what was computed
 
     def as_in_example(self, handle: Proxy) -> Any:
-        """What the example inputs alone give; the emitted network insists on it.
+        """The value of a proxy for the example inputs; the emitted network has a guard on it.
 
         Raises:
-            Unknown: weights or activations decide, too, or it is no single value.
-            DecidesInFunction: it is decided in functions of data alone, which may be kept whole.
+            Unknown: it depends on weights or activations, too, or is no single value.
+            DecidesInFunction: the branch is in functions of data alone, which may be kept whole.
         """
         if not self._is_on:
             raise Unknown
@@ -69,11 +69,11 @@ class DataDecisions:
         return value
 
     def examples(self) -> dict[int, Tensor]:
-        """The example's integers and booleans, by the id of their meta tensor; none if nothing rests on them."""
+        """The example's integers and booleans, by the id of their meta tensor; none if no branch depended on them."""
         return self.values.examples() if self.any else {}
 
     def are_data(self, x: Any) -> bool:
-        """True where the example inputs alone decide all tensors in an argument structure, and there are any."""
+        """True where an argument structure has tensors, and the example inputs alone decide all of them."""
         handles = [h for h in handles_in(x) if isinstance(value_of(h), Tensor)]
         try:
             for handle in handles:
@@ -83,12 +83,12 @@ class DataDecisions:
         return bool(handles)
 
     def _is_of_masks(self, node: fx.Node) -> bool:
-        """True where inputs of zeros and ones decide, for which there may be variants."""
+        """True where it depends on inputs of zeros and ones, for which there may be variants."""
         inputs = [n for n in (*deciding([node]), node) if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
         values = [self.values.of(n) for n in inputs if not info(n).value.is_floating_point()]
         return bool(values) and all(bool(((v == 0) | (v == 1)).all()) for v in values)
 
     def _is_asked_again(self, node: fx.Node) -> bool:
-        """True where the same was asked before: a node that computes the same has a guard."""
+        """True where an equal expression has a guard already."""
         before = self._asked.setdefault(self._expressions.number(node), node)
         return before is not node and self._guards.is_fixed(before)

@@ -1,4 +1,4 @@
-"""Data guards of a finished graph: where they are, and their place before everything else that runs."""
+"""Data guards of a finished graph: finding them, and moving them before all other nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxteleport.passes.graph.storage import memory
 
 
 def data_guards(graph: fx.Graph) -> list[fx.Node]:
-    """The guards of what the example's data decided, in the order in which Python asked."""
+    """The guards on branches that the example's data decided, in the order of the trace."""
     return graph.find_nodes(op="call_function", target=expect_data, sort=True)  # type: ignore[no-any-return]
 
 
@@ -38,8 +38,9 @@ def hoist(
 ) -> bool:
     """Have the data guards run first, so that a network refuses before it has computed, drawn or written anything.
 
-    Where they cannot be moved, they stay: True if nothing is written before them but tensors that the run itself has
-    made, so that it can begin again.
+    Returns:
+        True if the guards run first or, where they cannot be moved, nothing is written before them but tensors that
+        the run itself creates: then another variant can start over.
 
     Args:
         mutations: the nodes that write to tensors, each with such a tensor.
@@ -73,7 +74,7 @@ def _has_its_place(node: fx.Node) -> bool:
 
 
 def _left(graph: fx.Graph, mutations: Iterable[tuple[fx.Node, Tensor]]) -> set[fx.Node]:
-    """The nodes with an effect, but for those that write into tensors of the run's own, and nothing else."""
+    """The nodes with an effect outside the run: not those that only write into tensors which the run creates."""
     outside = memory_of_inputs(graph) | memory_of_attributes(graph)
     written: dict[fx.Node, set[int]] = {}
     for writer, tensor in mutations:

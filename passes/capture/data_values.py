@@ -1,7 +1,7 @@
-"""Data values: what the nodes of a trace give on the example inputs, where these alone decide it.
+"""Data values: the values of a trace's nodes on the example inputs, where no weight or activation is involved.
 
 Integers and booleans among the inputs (a padding mask, the graph that a node belongs to) and the model's buffers are
-known at planning, and so is what is computed from them and from constants. Nothing is computed before it is asked for.
+known at planning, and so is what is computed from them and from constants. Values are computed on demand.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _FACTS = (*PLAIN, torch.Size)
 _PICKING = frozenset(
     {operator.getitem, torch.masked_select, "masked_select", torch.repeat_interleave, "repeat_interleave"}
     | {torch.reshape, "reshape", "view", torch.flatten, "flatten"}
-)  # by integers alone, whose number decides the form
+)  # indexed by integers alone, whose count decides the shape
 _FORM = frozenset({"size", "dim", "numel", "__len__"})
 
 
 class Unknown(Exception):
-    """The example inputs do not decide it: weights and activations do."""
+    """A value depends on weights or activations."""
 
 
 class DataValues:
@@ -76,9 +76,9 @@ class DataValues:
         """The value of a node on the example inputs; not to be written to.
 
         Raises:
-            Unknown: weights or activations decide it, or it is drawn at random.
+            Unknown: it depends on weights or activations, or is drawn at random.
         """
-        if self._last is not None and self._last._erased:  # what was undone may have written to tensors
+        if self._last is not None and self._last._erased:  # erased nodes may have written to tensors
             self._last = None
             self._known.clear()
         for at in self._following():
@@ -137,7 +137,7 @@ class DataValues:
         raise Unknown
 
     def _picked(self, node: fx.Node) -> Any:
-        """What is picked from a tensor by integers and booleans: if these are known, so is its form."""
+        """The shape of what integers or booleans pick from a tensor, if these are known."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: _with_form(source, self._known))
         if not args or not _has_fractions(args[0]) or self._has_holes((args, kwargs)):
             raise Unknown
@@ -170,7 +170,7 @@ class DataValues:
         return any(t.is_meta for t in _tensors(x))
 
     def _forget(self, node: fx.Node, only: set[int] | None) -> None:
-        """Forget what a call has written to, where it is not known what, or where the next run goes on from it.
+        """Forget the values in memory that a call may have written to.
 
         Args:
             only: only this memory is no longer known; None: all that the call may have written to.
@@ -184,7 +184,7 @@ class DataValues:
 
 
 def _without_fractions(x: Any) -> Any:
-    """A real tensor, of which nothing is known if it may carry a CoB."""
+    """A real tensor if it carries no CoB; else it is unknown."""
     return to_meta(x.detach().cpu().clone()) if isinstance(x, Tensor) else x
 
 
@@ -198,10 +198,10 @@ def _asks_for_form(node: fx.Node) -> bool:
 
 
 def _with_form(source: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    """What is known of a node's value; of floating-point numbers the form is enough.
+    """The known value of a node; for floating-point numbers the shape and type are enough.
 
     Raises:
-        Unknown: not even that is.
+        Unknown: these are not known either.
     """
     value = values.get(source, info(source).value)
     if source not in values and (info(source).trust or not _has_fractions(value)):

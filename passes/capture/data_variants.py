@@ -1,9 +1,9 @@
-"""Variants: the graphs of a model on data that decide otherwise than the example's.
+"""Variants: the graphs of a model for data that take other branches than the example's.
 
-Code asks whether a padding mask is all ones, to skip it. Either way is a graph of its own over the same parameters, and
-a plan that holds for both is right on a batch with padding and on one without: an emitted network runs the one whose
-data guards agree. What is tried in place of the example's masks (inputs of zeros and ones) is a mask of ones, of zeros,
-and one that is padded on either side.
+Code tests whether a padding mask is all ones, to skip it. Each branch is a graph of its own over the same parameters,
+and one plan holds for both, so it is right on batches with padding and without: an emitted network runs the graph whose
+data guards agree. In place of the example's masks (inputs of zeros and ones), a mask of ones, one of zeros, and masks
+padded on either side are tried.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from fxteleport.passes.graph.node_info import info
 
 _MOST = 3  # variants of one graph
 _MOST_MASKS = 3  # inputs that are changed
-Path = tuple[tuple[str, Any], ...]  # where Python asked, and what the data decided
+Path = tuple[tuple[str, Any], ...]  # the source line of each branch, and its value
 
 
 @dataclass(frozen=True)
 class Variants:
-    """The variants of a graph, and what all of them rest on.
+    """The variants of a graph.
 
     Attributes:
-        traces: of the variants.
-        covered: conditions of any of the traces that another of them answers.
+        traces: their traces.
+        covered: conditions of one trace that another one covers.
     """
 
     traces: tuple[Traced, ...] = ()
@@ -51,10 +51,10 @@ class Variants:
 def variants_in_both(
     traced: Traced, other: Traced | None, choice: Choice | None, examples: Arguments
 ) -> tuple[Variants, Variants]:
-    """The variants of a traced graph, and of that in train mode if there is another one.
+    """The variants of a traced graph, and of train mode's graph if there is one.
 
     Args:
-        choice: what chooses between the two; None where the graph does for both modes, as its variants must.
+        choice: what chooses between the two; None where one graph serves both modes, as its variants then must.
     """
     last = (other or traced).tracer
 
@@ -121,7 +121,7 @@ def trace_variants(first: Traced, examples: Arguments, trace: Callable[[Argument
 
 
 def _proposals(tracer: Tracer, needed: set[fx.Node], examples: Arguments) -> Iterator[Arguments]:
-    """The example inputs with other masks, all of them alike first."""
+    """The example inputs with other masks; first with all masks changed alike."""
     args, kwargs = examples
     given = dict(enumerate(args)) | kwargs
     places = [n for n in tracer.graph.nodes if n.op == "placeholder"]
@@ -151,7 +151,7 @@ def _other_masks(mask: Tensor) -> Iterator[Tensor]:
 
 
 def _accepts(tracer: Tracer, examples: Arguments) -> bool:
-    """True where the data guards of a trace agree with what other inputs decide."""
+    """True where the data guards of a trace accept other inputs."""
     args, kwargs = examples
     places = [n for n in tracer.graph.nodes if n.op == "placeholder"]
     given = dict(zip(places, (*args, *kwargs.values()), strict=False))
@@ -168,7 +168,7 @@ def _same(value: Any, expected: Any) -> bool:
 
 
 def _path(tracer: Tracer) -> list[tuple[Condition | None, str, Any]]:
-    """The decisions of a trace in their order: the condition of each, where it was asked, and its value."""
+    """The data decisions of a trace in order: the condition of each, its source line, and its value."""
     by_node = {node: c for c, node in tracer.conditions.nodes.items() if node is not None and c.kind == "data"}
     found = []
     for guard in data_guards(tracer.graph):
@@ -179,7 +179,7 @@ def _path(tracer: Tracer) -> list[tuple[Condition | None, str, Any]]:
 
 
 def _covered(tracers: Sequence[Tracer]) -> Iterator[Condition]:
-    """The conditions on which another trace decides otherwise, and like this one before."""
+    """The conditions at which another trace first takes another branch."""
     paths = [_path(t) for t in tracers]
     for path in paths:
         for i, (condition, where, value) in enumerate(path):

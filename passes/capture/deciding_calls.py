@@ -1,4 +1,4 @@
-"""Calls of methods and of plain functions: traced, or recorded as one node where the data decide in them."""
+"""Calls of methods and of plain functions: traced, or kept whole where data decide a branch in them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fxteleport.passes.graph.ops import leaves_of
 
 
 class DecidingCalls:
-    """Decides on such calls; `functions` records those that are kept whole, `history` undoes what failed."""
+    """Decides on such calls: `functions` records those that are kept whole, `history` undoes a failed trace."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class DecidingCalls:
         self._cannot_be_whole: set[FunctionType] = set()
 
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
-        """A method of a module, other than `forward`, is called: if it depends on the data, it is kept whole."""
+        """Trace a call of a method other than `forward`, or keep it whole where data decide a branch in it."""
 
         def may_be_whole(mark: Mark) -> bool:
             if any(map(watched, module.modules())):
@@ -61,7 +61,7 @@ class DecidingCalls:
         return self._traced_or_whole(fn, run, keep, may_be_whole, (args, kwargs))
 
     def function(self, fn: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
-        """A plain function is called in which the data decide: the same."""
+        """Trace a call of a plain function, or keep it whole where data decide a branch in it."""
         if self._settings.is_body:
             return own(*args, **kwargs)
         run, keep = functools.partial(own, *args, **kwargs), functools.partial(self._functions.plain, fn, args, kwargs)
@@ -75,13 +75,13 @@ class DecidingCalls:
         may_be_whole: Callable[[Mark], bool],
         arguments: Any,
     ) -> Any:
-        """Trace a call; where the data decide in it, record it as one node.
+        """Trace a call; where data decide a branch in it, record it as one node.
 
-        So it is, too, where it could be traced in one way only, that of the example's data, and is given data alone: as
-        a node it is right on all data.
+        A call on data alone is recorded as one node also where the trace took the example's branch: as a node it is
+        right on all data.
 
         Args:
-            keep: records it, given the reason. What it raises, but for errors of the whole model, means that it cannot.
+            keep: records the call as one node, given the reason. It raises where that is not possible.
         """
         mark = self._history.mark(arguments)
         fixed, error = self._data.fixed, None
@@ -108,7 +108,7 @@ class DecidingCalls:
             if error is not None or _holds_tensors_alone(whole):
                 return whole
             self._leaves.forget(str(proxy.node_of(whole).target))  # numbers of the data may decide what follows
-        except (CannotRun, DataDependent, RuntimeError):  # it needs weights, or what it gives decides, too
+        except (CannotRun, DataDependent, RuntimeError):  # it needs weights, or its result decides a branch
             if error is not None:
                 raise error from None
         self._cannot_be_whole.add(fn)
@@ -116,7 +116,7 @@ class DecidingCalls:
         return self._traced_or_whole(fn, run, keep, may_be_whole, arguments)
 
     def watch(self, error: Exception) -> None:
-        """Raise DecidesInFunction where an error comes of plain functions whose calls are not seen yet."""
+        """Raise DecidesInFunction where an error comes from plain functions whose calls the trace does not see yet."""
         if isinstance(error, DataDependent) and not (self._settings.is_body or self._settings.training):
             new = set(deciding_functions(error)) - self._settings.functions
             if new:

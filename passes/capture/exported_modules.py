@@ -1,8 +1,8 @@
-"""Modules that `torch.export` makes: what a trace takes out of their clones.
+"""Modules that `torch.export` makes: removing input checks from their clones.
 
-They check their inputs before they run, by a hook or a setting, in Python code of torch's own whose questions are no
-part of the network: what it takes is a condition of the program, not of the trace. Unflattened ones run their graph in
-an interpreter, and, if asked, as the code of that graph.
+They check their inputs before they run, by a hook or a setting. That code of torch's is not traced: the inputs that the
+program takes are its own condition, not the trace's. Unflattened modules run their graph in an interpreter or, if a
+setting says so, as generated code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_check(hook: Any) -> bool:
 
 
 def without_checks(module: nn.Module) -> None:
-    """Have the clone of a model run the graphs of its exported modules, and nothing before."""
+    """Have the clone of a model run the graphs of its exported modules without their input checks."""
     for part in module.modules():
         state = vars(part)
         for key in [key for key, hook in state["_forward_pre_hooks"].items() if is_check(hook)]:

@@ -1,4 +1,4 @@
-"""Expressions: whether two nodes of a trace compute the same from the same."""
+"""Expressions: value numbering, which tells whether two nodes of a trace compute the same from the same."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fxteleport.passes.graph.node_info import info
 
 
 class Expressions:
-    """Gives nodes numbers; those that compute the same have the same."""
+    """Numbers nodes; nodes that compute the same value have the same number."""
 
     def __init__(self) -> None:
         self._known: dict[fx.Node, int] = {}
         self._numbers: dict[Any, int] = {}
 
     def number(self, node: fx.Node) -> int:
-        """The number of what a node computes. Where a tensor is does not matter; one that is written to is another."""
+        """The number of a node's value. Devices are ignored; a tensor that is written to gets a new number."""
         if node not in self._known:
             self._known[node] = self._numbers.setdefault(self._form(node), len(self._numbers))
         return self._known[node]

@@ -37,7 +37,7 @@ OUTSIDE = "its code can read tensors of other modules"
 
 
 class FunctionCalls:
-    """Records such calls.
+    """Records calls of functions as leaves.
 
     Attributes:
         backwards: call of a custom autograd function -> the graph of its backward, or why there is none.
@@ -63,10 +63,10 @@ class FunctionCalls:
     def keeps(self, function: type[torch.autograd.Function], args: tuple[Any, ...], model: nn.Module) -> bool:
         """True for a user's autograd function of tensors and plain values.
 
-        One that is handed code to run (torch's checkpoint and its like) is traced through, as the modules it calls.
+        A function that is given code to run (torch's checkpoint and its like) is traced into, as that code is.
 
         Args:
-            model: what is traced; in the body of a call it may be the function itself.
+            model: the traced module; in the body of a call it may be the function itself.
         """
         if function.__module__.startswith("torch."):
             return False
@@ -98,12 +98,13 @@ class FunctionCalls:
 
     @unrecorded
     def method(self, module: nn.Module, method: FunctionType, args: Any, kwargs: Any, why: str) -> Any:
-        """Record a call of a method as a leaf of its own; it may read the module's settings, not its weights.
+        """Record a call of a method as an opaque leaf, which may read the module's settings, but not its weights.
 
-        Where it does on other data, the emitted network fails; the original would not, so there they stay as they are.
+        Where it reads weights on other data, the emitted network raises. In the original class it would read them, so
+        in `mode="weights"` they are pinned.
 
         Raises:
-            CannotRun: it does read the weights.
+            CannotRun: it reads the weights on the example.
         """
         owner = path_of(module)
         path = self._additions.free_path(f"{owner}.{method.__name__}")
@@ -115,10 +116,10 @@ class FunctionCalls:
 
     @unrecorded
     def plain(self, function: FunctionType, args: Any, kwargs: Any, why: str) -> Any:
-        """Record a call of a plain function as a leaf of its own.
+        """Record a call of a plain function as an opaque leaf.
 
         Raises:
-            CannotRun, DataDependent: it does not run on its own, or what it gives decides, too.
+            CannotRun, DataDependent: it does not run on its own, or its result decides a branch.
             RuntimeError: it can read tensors of the model.
         """
         if self._leaves.reach.of(function):
@@ -160,9 +161,9 @@ class FunctionCalls:
 
     @unrecorded
     def dropout(self, func: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-        """`F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`.
+        """Record `F.dropout(x, p, self.training)` as a leaf, so that it drops again after `train()`.
 
-        Whether it would is seen later, in train mode: one that never drops is none (`train_graph.py`).
+        The trace of train mode shows whether it drops there (`train_graph.settle_dropouts`).
         """
         if p == 0.0:
             training = False

@@ -1,4 +1,4 @@
-"""The contexts of gradient recording (`torch.no_grad()` and its like) that a forward is in."""
+"""The gradient mode that forward has set (`torch.no_grad()` and its like)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 class GradientContexts:
-    """What forward asks for, as `patching.py` tells; the trace itself runs without gradients.
+    """The gradient contexts that forward is in, as `patching.py` reports them; the trace itself runs without gradients.
 
     Attributes:
-        switches: forward was in a context of its own, so the graph needs switches (`graph/grad_mode.py`).
+        switches: forward has entered such a context, so the graph needs switches (`graph/grad_mode.py`).
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class GradientContexts:
 
     @property
     def recording(self) -> bool | None:
-        """Whether forward has gradients recorded; None: as outside."""
+        """Whether forward has switched the recording of gradients on or off; None: neither."""
         return self._contexts[-1]
 
     def enter(self, recording: bool | None) -> None:
@@ -40,7 +40,7 @@ class GradientContexts:
 
     @contextmanager
     def inside_function(self) -> Iterator[None]:
-        """The forward of an autograd function is running: its caller sees nothing of the contexts in it."""
+        """While this lasts, the forward of an autograd function is running; contexts in it end with it."""
         self._functions += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""The graph of one trace, node by node: appended as calls are evaluated, and erased again where a part is given up."""
+"""The graph of one trace: nodes are appended as calls are evaluated, and erased where tracing a part fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GraphBuilder:
 
     def __init__(self, handles: Handles, stack: CallStack, gradients: GradientContexts) -> None:
         self.graph = fx.Graph()
-        self.graph._graph_namespace.create_name("self", None)  # what the generated code has for the network
+        self.graph._graph_namespace.create_name("self", None)  # the generated code's name for the network
         self.mutations: list[tuple[fx.Node, Tensor]] = []
         self._handles, self._stack, self._gradients = handles, stack, gradients
 
@@ -43,9 +43,9 @@ class GraphBuilder:
         return next(iter(reversed(self.graph.nodes)), None)
 
     def call(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed) -> Proxy:
-        """Append the node of an evaluated call; proxies of tensors that it has written to move on to it."""
+        """Append the node of an evaluated call; proxies of tensors that it has written to now stand for it."""
         node = self.graph.create_node(op, target, name=_name_of(target) if type(target) in _NAMED else None)
-        node.args = args  # handed to it, fx would look through them for symbolic sizes, at twice the time
+        node.args = args  # given to `create_node`, fx would search them for symbolic sizes, at twice the time
         if kwargs:
             node.kwargs = kwargs
         effect, recording = bool(seen.mutated), self._gradients.recording
@@ -73,13 +73,13 @@ class GraphBuilder:
         return self._handles.make(node, known.value)
 
     def made(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> fx.Node:
-        """Append a node that makes an object out of what is lowered; Python sees no proxy of it."""
+        """Append a node that builds an object from lowered arguments; Python gets no proxy of it."""
         node = self.graph.create_node(op, target, args, kwargs)
         describe(node, NodeInfo(proxy.plain(value)))
         return node
 
     def reshape_in_place(self, tensor: Tensor, form: Any) -> None:
-        """A call gave a tensor another shape in place: the nodes so far hold it as it was, on the same memory.
+        """Handle a call that has reshaped a tensor in place: earlier nodes keep the old shape, on the same memory.
 
         Args:
             form: its shape, strides and offset before.
@@ -91,7 +91,7 @@ class GraphBuilder:
                 update(node, value=pytree.tree_map(lambda x: before if x is tensor else x, value))
 
     def _forget(self, containers: Sequence[Any]) -> None:
-        """A call wrote into lists or dictionaries of Python's, which no node stands for: no one may read them again."""
+        """Handle a call that wrote into lists or dictionaries, which no node stands for: they become unreadable."""
         gone = self.graph.placeholder("gone")
         handle = self._handles.make(gone, _GONE)
         self.graph.erase_node(gone)
@@ -100,7 +100,7 @@ class GraphBuilder:
                 container[key] = handle
 
     def erase_after(self, mark: fx.Node | None) -> Container[fx.Node]:
-        """Erase what was appended after a node; the nodes that are left."""
+        """Erase all nodes after one; returns the remaining nodes."""
         for node in reversed(self.graph.nodes):
             if node is mark:
                 break
@@ -123,5 +123,5 @@ _NAMED = frozenset({str, BuiltinFunctionType})
 
 @functools.lru_cache(maxsize=4096)
 def _name_of(target: Any) -> str:
-    """What torch names a node of this target after: its regular expressions take a third of the time of a node."""
+    """The name that torch.fx derives for a node of this target, without its regular expressions, which are slow."""
     return fx.Graph()._target_to_str(target)

@@ -39,10 +39,10 @@ def alike(
     less_sure: bool = False,
     remade: Mapping[fx.Node, fx.Node] | None = None,
 ) -> bool:
-    """True where two graphs make the same calls, but for the modes that layers know by themselves.
+    """True where two graphs make the same calls, up to the modes of leaves.
 
     Args:
-        drops: what dropouts drop matters; in eval mode it does not.
+        drops: compare the probabilities of dropouts, too; in eval mode they do not matter.
         less_sure: the second graph may have fewer guards.
         remade: nodes of the second graph -> those of the first that made what they are.
     """
@@ -144,7 +144,7 @@ def _implies(one: Any, other: Any) -> bool:
 
 
 def _but_for_guards(nodes: list[fx.Node]) -> list[fx.Node]:
-    """The nodes that compute something, without guards and what these alone look at."""
+    """The nodes without guards, and without nodes that only guards read."""
     left: set[fx.Node] = set()
     for node in reversed(nodes):
         is_looked_at = bool(node.users) and left.issuperset(node.users) and not info(node).has_effect
@@ -154,7 +154,7 @@ def _but_for_guards(nodes: list[fx.Node]) -> list[fx.Node]:
 
 
 def _spelt(node: fx.Node, place: Mapping[fx.Node, _Place]) -> Any:
-    """A guard, or what it alone looks at, in terms of the nodes that compute something; its name does not matter."""
+    """A guard (or a node that only guards read) as a value to compare, in terms of the other nodes' numbers."""
 
     def known(source: fx.Node) -> Any:
         is_numbered = source in place and source.target not in GUARDS and source.target is not operator.eq
@@ -210,7 +210,7 @@ _NAMING = ("get_attr", "call_module")
 
 
 def _same_target(a: str, b: str, added: Added, more: Added, drops: bool) -> bool:
-    """True for one module or tensor of the model's, or two of the trace's own that are alike."""
+    """True for the same module or tensor of the model, or for two added ones that are alike."""
     if (a in added) is not (b in more):
         return False
     if a not in added:

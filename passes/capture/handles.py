@@ -32,12 +32,12 @@ class Handles:
         return made
 
     def move(self, handle: Proxy, node: fx.Node) -> None:
-        """A node has written to the tensor of a proxy, and gives it back: the proxy stands for the node."""
+        """Have a proxy stand for the node that has written to its tensor."""
         self._moves.append((handle, proxy.node_of(handle)))
         proxy.rebind(handle, node, proxy.value_of(handle))
 
     def __len__(self) -> int:
-        """How many moves there were."""
+        """The number of moves."""
         return len(self._moves)
 
     def undo(self, mark: int) -> None:
@@ -47,7 +47,7 @@ class Handles:
             proxy.rebind(handle, node, info(node).value)
 
     def settle(self) -> None:
-        """The trace is over: numbers that Python still holds are plain ones to any function."""
+        """End the trace: proxies of numbers that Python still holds behave as plain numbers from here on."""
         for number in self._numbers:
             number.__class__ = SettledProxy  # type: ignore[assignment]
         self._numbers.clear()

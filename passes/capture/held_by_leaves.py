@@ -1,4 +1,4 @@
-"""What a leaf that is kept whole leaves in objects of the user's while it is evaluated."""
+"""What an opaque leaf leaves in the user's objects while it is evaluated."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Held objects: what a forward leaves in Python's objects that its modules hold, and what it takes from streams.
+"""Held objects: what a forward changes in objects that its modules refer to, and what it takes from streams.
 
-Modules are traced as clones, which have lists and dictionaries of their own, but an object of the user's that a module
-holds is the user's. So what it holds is noted where a trace first reads it, and put back when the trace is over. Where
-it was changed, the next run may compute something else (`next_run.py`); one that takes from a stream always does.
+Modules are traced as clones, which have copies of lists and dictionaries, but share other objects with the user's
+modules. So the content of such an object is noted where a trace first reads it, and restored when the trace ends. Where
+it was changed, the next run may compute something else (`next_run.py`); a run that takes an item of a stream always
+does.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ Place = tuple[str, str]  # a module's path, and the name of its attribute
 
 @dataclass
 class _Held:
-    """An object as a trace has found it.
+    """An object with its content before the trace.
 
     Attributes:
-        before: what it held; of a source of random numbers, where it was; of an array, a copy.
-        of_clone: the clone of a module has one of its own.
-        holders: the ids of the objects, and the places, that hold it.
+        before: what it held; for a source of random numbers its state, for an array a copy.
+        of_clone: the clone of a module has a copy of it.
+        holders: what refers to it: ids of objects, and attributes of modules.
     """
 
     x: Any
@@ -72,7 +73,7 @@ class _Held:
         return not (streams.is_at(self.x, self.before) if self.is_source else are_same(self.now, self.before))
 
     def put_back(self) -> None:
-        """Have it hold what it held."""
+        """Restore its content."""
         if self.is_source:
             streams.put(self.x, self.before)
         elif self.is_array:
@@ -83,16 +84,16 @@ class _Held:
 
 @dataclass(frozen=True)
 class Left:
-    """What a run has left in objects of the user's.
+    """What a run has changed in the user's objects.
 
     Attributes:
-        objects: those, with what they held before and after.
-        arrays: the same of arrays.
-        places: the attributes in whose lists and dictionaries, which are the clone's, it has changed something deeper.
-        owners: the modules that hold something of all this.
-        carriers: the objects, and those that lead to them: a copy of a module has its own.
-        differs: the next run computes something else in any case: it takes the next item.
-        shared: what of this no copy of the model has one of its own of, and why; or "".
+        objects: the changed objects, with their contents before and after.
+        arrays: the changed arrays, likewise.
+        places: attributes whose lists or dictionaries (the clone's copies) hold a changed object at some depth.
+        owners: the modules that refer to any of these.
+        carriers: the objects, and those that refer to them: a copy of a module needs copies of these.
+        differs: the next run computes something else in any case: it takes the next item of a stream.
+        shared: a changed object that a copy of the model would still share, in words; or "".
     """
 
     objects: tuple[tuple[Any, Held, Held], ...] = ()
@@ -107,7 +108,7 @@ class Left:
         return bool(self.owners)
 
     def require_own(self) -> None:
-        """Raise CaptureError where no copy of the model could have its own of what is changed."""
+        """Raise CaptureError where a copy of the model would share a changed object."""
         if self.shared:
             raise CaptureError(
                 f"its forward changes {self.shared}, and may compute something else in the next run: no network has one"
@@ -121,10 +122,10 @@ class Left:
         return replace(self, objects=tuple((x, old, _changed(old, now, stand_in)) for x, old, now in self.objects))
 
     def leave(self, found: Callable[[Any], Any]) -> None:
-        """Have the objects hold what the run has left in them.
+        """Give the objects the contents that the run has left.
 
         Args:
-            found: what the next run is to find in the place of a value that was not there before.
+            found: gives what the next run finds in place of a new value.
         """
         for x, _, now in self.arrays:
             arrays.put_into(x, now)
@@ -132,7 +133,7 @@ class Left:
             put_back(x, _changed(before, now, found))
 
     def undo(self) -> None:
-        """Have them hold what they held before."""
+        """Give the objects their contents before the run."""
         for x, before, _ in self.arrays:
             arrays.put_into(x, before)
         for x, before, _ in self.objects:
@@ -153,7 +154,7 @@ class HeldObjects:
         refuses: what asks an iterator for its next item gets an error.
 
     Attributes:
-        refused: what was raised where an item of an iterator was asked for; who runs leaves may have caught it.
+        refused: the error that was raised where code took an item of an iterator, in case that code has caught it.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], names: Mapping[int, str], refuses: bool = True) -> None:
@@ -164,7 +165,7 @@ class HeldObjects:
 
     @unrecorded
     def read(self, path: str, name: str, value: Any) -> Any:
-        """An attribute of the module at a path is read: what the trace is to have for it."""
+        """Note that an attribute of a module is read; returns what the trace gets for it."""
         if streams.is_iterator(type(value)):
             return self._watched(value, (path, name))
         waiting: list[tuple[Any, int | Place, bool]] = [(value, (path, name), True)]
@@ -182,12 +183,12 @@ class HeldObjects:
         return value
 
     def read_code(self, cls: type, shadow: type) -> None:
-        """The code of a class will run, on objects of another that stands for it."""
+        """Note the state of a class's code, which will run on objects of the shadow class."""
         for x in (*state_of(cls), ShadowedClass(cls, shadow, frozenset(vars(shadow)))):
             self.read("", _CODE, x)
 
     def _note(self, x: Any, of_clone: bool) -> bool:
-        """Note what an object holds; False where that is nothing."""
+        """Note the content of an object; False where it has none."""
         if streams.is_source(type(x)):
             self._held[id(x)] = _Held(x, streams.position(x), of_clone)
             return True
@@ -222,7 +223,7 @@ class HeldObjects:
         return self.refused
 
     def left(self) -> Left:
-        """What the run has left in objects."""
+        """What the run has changed in objects."""
         return self._left_in([held for held in self._held.values() if held.is_changed()])
 
     def _left_in(self, changed: list[_Held]) -> Left:
@@ -253,7 +254,7 @@ class HeldObjects:
         )
 
     def _sharing(self, changed: list[_Held]) -> str:
-        """The changed array that lies in the memory of another one, which copies would not: in a few words."""
+        """A changed array that shares memory with another, which copies would not, in words; or ""."""
         written = [h.x for h in changed if h.is_array]
         if not written:
             return ""
@@ -263,7 +264,7 @@ class HeldObjects:
         return next((f"a {type(x).__name__} in the memory of another array" for x in shared), "")
 
     def _places(self, held: _Held) -> set[Place]:
-        """The attributes that lead to an object."""
+        """The attributes of modules from which an object can be reached."""
         found: set[Place] = set()
         waiting, seen = [held], set()
         while waiting:
@@ -277,15 +278,15 @@ class HeldObjects:
 
     @unrecorded
     def restore(self) -> None:
-        """Have all objects of the user's hold what they held."""
-        for held in reversed(self._held.values()):  # of arrays in one memory, the first knows what that held
+        """Restore all objects."""
+        for held in reversed(self._held.values()):  # of arrays that share memory, the first was noted unchanged
             if held.of_clone:
                 continue
             held.put_back()
 
 
 def _said(held: _Held) -> str:
-    """What was changed, in a few words."""
+    """A changed object in a few words."""
     keys = [k for k in held.now if k not in held.before or held.now[k] is not held.before[k]]
     name = next((k if type(k) is str else repr(k[1]) for k in keys), "")
     of = getattr(held.x, "of", held.x)
@@ -295,16 +296,16 @@ def _said(held: _Held) -> str:
 
 
 def _may_fill(kind: type) -> bool:
-    """True for a class whose objects may come to hold something, if they hold nothing now."""
-    return issubclass(kind, FILLED) or holds_fields(kind)
+    """True for a class whose objects are mutable, so that an empty one may be filled."""
+    return issubclass(kind, FILLED) or kind is types.FunctionType or holds_fields(kind)
 
 
 _CODE = "<code>"
-_FIXED = (tuple, frozenset, functools.partial, types.MethodType)  # nothing can be put into them
+_FIXED = (tuple, frozenset, functools.partial, types.MethodType)  # immutable
 
 
 def _common(paths: Iterable[str]) -> str:
-    """The path of the innermost module that has all of these."""
+    """The path of the innermost module that contains all of these."""
     first, *others = [path.split(".") for path in paths]
     for other in others:
         same = [a == b for a, b in zip(first, other, strict=False)]

@@ -1,4 +1,4 @@
-"""Marks in a trace, to which it can go back: a part that cannot be traced leaves nothing behind."""
+"""Marks in a trace, to which it can be rolled back where a part cannot be traced."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Mark:
 
     Attributes:
         node: the last node.
-        moves: how many proxies had moved on.
-        writes: how many assignments there were.
-        depth: how many modules were running.
-        contents: the lists and dictionaries that a call was given, with what they held.
+        moves: the number of moves of proxies (`Handles`).
+        writes: the number of assignments (`Writes`).
+        depth: the number of running modules.
+        contents: snapshots of the lists and dictionaries among a call's arguments.
     """
 
     node: fx.Node | None
@@ -58,14 +58,14 @@ class History:
         self._conditions, self._stack, self._writes = conditions, stack, writes
 
     def mark(self, arguments: Any) -> Mark:
-        """The moment before a call with these arguments."""
+        """A mark before a call with these arguments."""
         return Mark(self._builder.last, len(self._handles), len(self._writes), len(self._stack), contents_in(arguments))
 
     def undo(self, mark: Mark) -> None:
-        """Erase what was recorded since; lists and dictionaries hold again what they held.
+        """Erase what was recorded since, and restore lists and dictionaries.
 
         Raises:
-            NextRunDiffers: something was left in other objects, and what they held at that moment is not known.
+            NextRunDiffers: other objects were changed, whose contents at the mark are not known.
         """
         if left := self._held.left():
             left.require_own()

@@ -1,8 +1,8 @@
-"""Calls of modules from code that is kept whole: which it makes, and whether it reads the called ones' weights itself.
+"""Calls of modules from opaque code: which modules it calls, and whether it reads their weights itself.
 
-An ODE solver, a loop that halts when the data say so, code that takes gradients: no graph holds it, but the modules
-that it calls have graphs of their own. For that the code may do nothing but call them: so it is run once as it is, and
-once more with the weights of what it calls withheld.
+An ODE solver, a loop that ends when the data say so, code that computes gradients: no graph can hold such code, but the
+modules that it calls can have graphs. The code must then do nothing with these modules but call them. To check that, it
+runs once as it is, and once more with their weights withheld.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Sealed(Withheld):
-    """A weight of a module that code which is kept whole calls, and that it may not read by itself.
+    """A weight of a module that opaque code calls, and may not read itself.
 
-    Beside size and type, it may be asked whether it is a parameter that is trained: solvers hand parameters on to the
-    backward of theirs.
+    The code may read its size and type, and whether it is a trained parameter: solvers pass parameters to their
+    backward.
     """
 
     _FACTS = Withheld._FACTS | {
@@ -41,44 +41,44 @@ class Sealed(Withheld):
 
 
 def sealed(tensor: Tensor) -> Sealed:
-    """What stands for a tensor that may not be read."""
+    """The stand-in of a tensor that may not be read."""
     made: Sealed = torch.Tensor._make_subclass(Sealed, torch.empty_like(tensor.detach()), tensor.requires_grad)
     return made
 
 
 def is_below(name: str, paths: Collection[str]) -> bool:
-    """True for what is in a module at one of these paths."""
+    """True for a name inside a module at one of these paths."""
     return any(name.startswith(f"{path}.") for path in paths)
 
 
 @dataclass
 class Calls:
-    """The calls of one module: with what the first was, and whether all others are like it."""
+    """The calls of one module: the arguments of the first, and whether all others are like it."""
 
     given: Arguments
     form: Any
-    alike: bool = True  # and a graph can hold what they take and give
+    alike: bool = True  # and a graph can hold their arguments and results
 
     @property
     def plain(self) -> Any:
-        """The form but for the shapes of tensors: the plain values among the arguments."""
+        """The plain values among the arguments, without the shapes of tensors."""
         return None if self.form is None else self.form[0]
 
 
 class Inside:
-    """The code of a module that is kept whole, run by itself.
+    """The code of an opaque module, run on its own.
 
     Args:
-        path: of the module.
+        path: the module's path.
         reached: what its code can read of the model outside it.
-        reach: finds that for the modules that it calls.
+        reach: finds the same for the modules that it calls.
     """
 
     def __init__(self, module: nn.Module, path: str, reached: Reached | None, reach: Reach) -> None:
         self._module, self._path, self._reached, self._reach = module, path, reached, reach
 
     def calls(self, arguments: Arguments) -> dict[str, Calls]:
-        """The modules that a run calls, by their paths; of those of torch's own layers, which have no inside, none."""
+        """The modules that a run calls, by path, without torch's own layers."""
         found: dict[str, Calls] = {}
         code = self._clone(())
         for module in code.modules():
@@ -89,7 +89,7 @@ class Inside:
         return found
 
     def calls_only(self, arguments: Arguments, paths: Collection[str], parts: Mapping[str, nn.Module]) -> bool:
-        """True where the run does nothing with the modules at these paths but to call them."""
+        """True where the run does nothing with the modules at these paths but call them."""
         code = self._clone(paths, _locking({id(part) for path in paths for part in parts[path].modules()}))
         for module in code.modules():
             if path_of(module) in paths:
@@ -113,10 +113,10 @@ class Inside:
 
 
 class _Locked:
-    """Mixed into the class of a module of which code that is kept whole may set nothing but the mode."""
+    """Mixed into the class of a module of which opaque code may set nothing but the mode."""
 
     def __init_subclass__(cls) -> None:
-        """It is no class of the user's: a base that registers or checks its subclasses is not told of it."""
+        """Do nothing: a base class that registers or checks its subclasses must not see this one."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "training":
@@ -125,7 +125,7 @@ class _Locked:
 
 
 def _locking(ids: Collection[int]) -> Callable[[nn.Module], type]:
-    """Gives the classes of clones: locked ones for the modules with these ids."""
+    """The `class_of` of clones: a locked class for the modules with these ids."""
 
     def class_of(module: nn.Module) -> type:
         cls = type(module)
@@ -140,7 +140,7 @@ def may_have_a_graph(module: nn.Module) -> bool:
 
 
 def _own() -> Callable[[str, Tensor], Tensor]:
-    """Gives copies of tensors, which the run may write to."""
+    """The tensors of a clone: copies, which the run may write to."""
     copies: dict[int, Tensor] = {}
 
     def copied(_: str, tensor: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def _noted(found: dict[str, Calls], path: str, forward: Callable[..., Any], *arg
 
 
 def _form(arguments: Arguments) -> Any:
-    """What a graph rests on of the arguments; None where no graph can hold them."""
+    """What a graph assumes about its arguments; None where no graph can hold them."""
     if not can_be_held(list(arguments)):
         return None
     return form_of(list(arguments), ""), [(x.shape, x.dtype) for x in leaves_of(arguments) if isinstance(x, Tensor)]

@@ -1,7 +1,7 @@
-"""Inner graphs: those of the modules that code which is kept whole calls.
+"""Inner graphs: the graphs of modules that opaque code calls.
 
-What enters and leaves such a module has the CoB 1; in it all is as in any graph. In the emitted network the code calls
-networks of these graphs.
+The inputs and outputs of such a module have the CoB 1; inside, its graph is constrained as any other. In the emitted
+network the opaque code calls networks of these graphs.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from fxteleport.passes.graph.node_info import info
 
 @dataclass
 class Inner:
-    """The traces of modules that are called from code which is kept whole, by their paths.
+    """The traces of modules that opaque code calls, by path.
 
     Attributes:
-        owners: the paths of the modules whose code that is.
+        owners: the paths of the opaque modules.
     """
 
     traces: dict[str, Traced] = field(default_factory=dict)
     owners: set[str] = field(default_factory=set)
 
     def conditions(self) -> Iterator[Condition]:
-        """What the weights rest on that are put back into the model's own class; an emitted network hides them."""
+        """Conditions of weights that go back into the model's class; an emitted network withholds these."""
         for path in self.owners:
             value = "on all data, its code, which is kept whole, only calls the modules in it that are teleported"
             yield Condition("data", "", "" if path == WHOLE else path, "", value)
 
 
 def inner_graphs(traced: Traced, last: Tracer, examples: Arguments) -> Inner:
-    """The traces inside what a trace has kept whole.
+    """The traces of modules that the opaque leaves of a trace call.
 
     Args:
-        last: the last tracer of the capture, which knows all that was added to the model.
+        last: the last tracer of the capture, which has all additions to the model.
     """
     tracer, inner = traced.tracer, Inner()
     for path in tracer.leaves.opaque:
@@ -71,7 +71,7 @@ def _has_inside(module: nn.Module) -> bool:
 
 
 def _given(tracer: Tracer, path: str, examples: Arguments) -> Iterator[Arguments]:
-    """What the calls of a module that is kept whole are given: the example inputs, or made-up values."""
+    """The arguments of the calls of an opaque module: the example inputs, or invented values."""
     for node in tracer.graph.nodes:
         if node.op == "call_module" and node.target == path:
             if path == WHOLE:
@@ -90,7 +90,7 @@ def _of_code(
     parts: dict[str, nn.Module],
     attempt: Callable[[str, Arguments], Traced | None],
 ) -> list[tuple[str, Traced]]:
-    """The modules, as large as they can be, that the code of one does nothing with but to call them."""
+    """The largest modules in an opaque one that its code does nothing with but call them, with their traces."""
     if len(given) != 1:
         return []
     with torch.random.fork_rng(devices=[]), unaware(), warnings.catch_warnings():
@@ -98,9 +98,9 @@ def _of_code(
         try:
             calls = inside.calls(_copy(given[0]))
             for name, call in inside.calls(_redrawn(given[0])).items():
-                if name in calls:  # numbers that the data give are those of one run: no graph is of all runs
+                if name in calls:  # a number computed from data differs in each run, so no graph fits all runs
                     calls[name].alike &= call.alike and call.plain == calls[name].plain
-        except Exception:  # it does not run on made-up values
+        except Exception:  # it does not run on invented values
             return []
 
         def calls_only(names: list[str]) -> bool:
@@ -109,7 +109,7 @@ def _of_code(
         fit = [name for name in _largest(module, path, calls) if calls_only([name])]
     found = [(name, trace) for name in fit if (trace := attempt(name, calls[name].given)) is not None]
     failed = {name for name in fit if name not in dict(found)}
-    for name in failed:  # what is in it may do
+    for name in failed:  # a module inside it may succeed
         smaller = [n for n in _largest(parts[name], name, calls) if calls_only([n])]
         found += [(n, trace) for n in smaller if (trace := attempt(n, calls[n].given)) is not None]
     with torch.random.fork_rng(devices=[]), unaware():
@@ -146,7 +146,7 @@ def _largest(module: nn.Module, path: str, calls: dict[str, Calls]) -> Iterator[
 
 
 def _attempt(tracer: Tracer, inner: Inner, last: Tracer, path: str, given: Arguments) -> Traced | None:
-    """The trace of a module by itself, if all of it can be traced, and does the same in both modes and in each run."""
+    """The trace of a module alone, if all of it can be traced, and it does the same in both modes and in each run."""
 
     def trace(settings: TraceSettings) -> Traced:
         newest = next(reversed(inner.traces.values())).tracer if inner.traces else last

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class InputFacts:
-    """Notes that a rank or a type was asked for, whichever tensor's; in the end the inputs are guarded.
+    """Notes that a rank or a type was read, of whichever tensor; at the end guards on the inputs are added.
 
     Args:
         ranks, types: they are in any case.
@@ -39,7 +39,7 @@ class InputFacts:
         self._builder = builder
 
     def ranked(self, value: T) -> T:
-        """Python asks for a number of axes, which is `value`."""
+        """Note that Python reads a rank, which is `value`."""
         self.rank = True
         frame = asking_frame()
         is_said = frame is not None and will_be_message(frame)
@@ -48,7 +48,7 @@ class InputFacts:
         return value
 
     def add(self, other: InputFacts) -> None:
-        """Note what was asked inside a call that is recorded as one node."""
+        """Take over what was read inside a call that is recorded as one node."""
         self.rank |= other.rank
         self.type |= other.type
         self.kind |= other.kind
@@ -63,7 +63,7 @@ class InputFacts:
         runs: Callable[[fx.Graph, Shapes, fx.Node], bool],
         tested: Collection[str] = (),
     ) -> None:
-        """Guard what was asked for, of all input tensors.
+        """Guard the ranks and types of all input tensors, as far as they were read.
 
         Args:
             last: the guards come after it; it reads inputs, too.
@@ -93,7 +93,7 @@ class InputFacts:
     def _takes_other_ranks(
         self, graph: fx.Graph, inputs: Sequence[fx.Node], runs: Callable[[fx.Graph, Shapes, fx.Node], bool]
     ) -> bool:
-        """Whether forward runs on inputs with more or fewer axes as far as where Python asked how many there are."""
+        """Whether forward runs on inputs of other ranks up to the node at which Python read a rank."""
         last = self._node
         if last is None or last._erased:
             return True

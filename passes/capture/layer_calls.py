@@ -1,4 +1,4 @@
-"""Calls of torch's layers: as they were planned, or with the tensors and settings that forward has given them."""
+"""Calls of torch's layers: as they were at planning, or with tensors and settings that forward has assigned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fxteleport.passes.graph.structure import is_spelt
 
 
 class LayerCalls:
-    """Records calls of layers, those that the model has and those inside batch norms of the user's.
+    """Records calls of layers: the model's own, and those inside the user's batch norms.
 
     Args:
         weights: the ids of the model's tensors.
@@ -49,12 +49,10 @@ class LayerCalls:
         self._values, self._writes, self._stack, self._weights = values, writes, stack, weights
 
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A layer is called: a leaf as long as it is what it was at planning.
-
-        One that forward has changed is a function of what it holds now.
+        """Record a call of a layer: as a leaf if the layer is as it was at planning, else as a function of its tensors.
 
         Raises:
-            RuntimeError: no function can be made of it.
+            RuntimeError: forward has changed it, and it cannot be called as a function.
         """
         path = path_of(module)
         if self.is_as_planned(module):
@@ -68,7 +66,7 @@ class LayerCalls:
             return module.forward(*args, **kwargs)
 
     def watched(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A layer with hooks is called: they run on what it takes and gives, as part of the graph."""
+        """Record a call of a layer with hooks: the hooks are traced on its inputs and results."""
 
         def bare(*inputs: Any, **keywords: Any) -> Any:
             del vars(module)["forward"]
@@ -81,7 +79,7 @@ class LayerCalls:
             vars(module).pop("forward", None)
 
     def is_as_planned(self, module: nn.Module) -> bool:
-        """True for a shadow of a layer whose settings, tensors and parts are the layer's own."""
+        """True for the shadow of a layer whose settings, tensors and parts are as at planning."""
         real = self._leaves.real(path_of(module))
         if self._writes.have_set(module) or not (same_settings(module, real) and holds_its_own(module)):
             return False
@@ -107,7 +105,7 @@ class LayerCalls:
     ) -> Any:
         """Record a call of a layer that forward has changed, and whose mode matters.
 
-        It is a leaf of its own with the settings that it has now, which is given the tensors that it has now.
+        It becomes a new leaf with the current settings, which takes the current tensors as arguments.
         """
         real = self._leaves.real(path_of(module))
         layer = with_settings(real, {**vars(module), **settings}, cls or type(real), self._plain)
@@ -123,7 +121,7 @@ class LayerCalls:
         return out
 
     def _plain(self, x: Any) -> Any:
-        """A setting as a leaf has it; the emitted network insists on a size that it was made of.
+        """A setting as a plain value for a leaf; a size in it gets a guard.
 
         Raises:
             RuntimeError: it holds a tensor or a module of this trace.
@@ -137,10 +135,10 @@ class LayerCalls:
         return x
 
     def normalisation(self, module: nn.Module, input: Proxy, training: bool = False, **given: Any) -> Any:
-        """The normalisation inside a batch norm subclass, as a leaf of its torch base class, which knows its mode.
+        """Record the normalisation in a batch norm subclass as a leaf of its torch base class, which follows the mode.
 
         Args:
-            given: the other arguments of `F.batch_norm`; where they are not the module's own, the leaf is given them.
+            given: the other arguments of `F.batch_norm`; the leaf takes those that are not the module's own.
         """
         path = path_of(module)
         real: Any = self._leaves.real(path)

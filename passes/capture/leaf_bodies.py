@@ -1,7 +1,7 @@
-"""Bodies: what a call that is recorded as one node does inside, as graphs of their own.
+"""Bodies: the graphs of what a call does inside that is recorded as one node.
 
-A module whose forward reads `self.training` must keep doing so, and a custom autograd function its backward: the
-emitted network calls them as they are. What they do to a CoB is read from graphs of their bodies, in each mode.
+A module whose forward reads `self.training` must go on reading it, and a custom autograd function has a backward: the
+emitted network calls them unchanged. The graphs of their bodies, in each mode, tell what they do to a CoB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fxteleport.passes.graph.ops import leaves_of
 
 
 class BodyTrace(Protocol):
-    """A trace of a body, as far as it is needed here."""
+    """The parts of a tracer that a body's trace needs."""
 
     @property
     def builder(self) -> GraphBuilder: ...
@@ -50,11 +50,11 @@ class BodyTrace(Protocol):
 
 
 class LeafBodies:
-    """Traces bodies, and notes what they rest on as conditions of the call.
+    """Traces bodies, and adds their conditions to the trace.
 
     Args:
         start: begins the trace of a module's forward in a mode.
-        opaque: takes why a body could not be traced, by the path of its leaf.
+        opaque: leaf path -> why its body could not be traced; filled here.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LeafBodies:
     def of(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modes: tuple[bool, ...]
     ) -> list[fx.Graph]:
-        """The same, which raises where a body cannot be traced.
+        """As `known`, but raises where a body cannot be traced.
 
         The placeholders of the graphs are the tensors among the arguments, in order.
         """
@@ -98,7 +98,7 @@ class LeafBodies:
         inputs = tree_map(lambda x: self._given(inside.builder, x), (args, kwargs))
         shadow = inside.shadow()
         if isinstance(shadow, nn.modules.batchnorm._BatchNorm):
-            shadow._buffers["num_batches_tracked"] = None  # its counting is part of the layer's own
+            shadow._buffers["num_batches_tracked"] = None  # the leaf of torch's layer counts
         held = [x for x in contents_in(shadow.__dict__) if type(x.container) is not Table]
         with inside.running():
             out = shadow(*inputs[0], **inputs[1])
@@ -116,10 +116,10 @@ class LeafBodies:
 
     @unrecorded
     def backward(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> fx.Graph | str:
-        """The forward and backward of a custom autograd function, whose output is the gradients of its tensors.
+        """The graph of a custom autograd function's forward and backward, or why it cannot be traced.
 
-        Its placeholders are the tensors among the arguments, and then the gradients of those that come out. Where it
-        cannot be traced, why.
+        Its placeholders are the tensors among the arguments, then the gradients of the results; its output is the
+        gradients of the arguments.
 
         The backward need not be the derivative of the forward (surrogate gradients, clipped and reversed ones). It
         obeys Theorem 5.1 if, given gradients with the inverse CoB of the outputs, it returns gradients with the
@@ -153,7 +153,7 @@ class LeafBodies:
         return graph
 
     def _given(self, builder: GraphBuilder, x: Any) -> Any:
-        """An argument as the graph of a body has it: a placeholder for a tensor, and for a number of the run's."""
+        """An argument of a body's graph: a placeholder for a tensor, and for a number that depends on the run."""
         if not proxy.is_proxy(x):
             return self._placeholder(builder, x, x) if isinstance(x, Tensor) else x
         if not any(isinstance(value, Tensor) for value in leaves_of(value_of(x))):
@@ -173,6 +173,6 @@ class LeafBodies:
 
 
 def value_of_body(graph: fx.Graph) -> tuple[Any, Trust]:
-    """What comes out of the body of a call, and what it is worth."""
+    """The value of a body's output, and what may be concluded from it."""
     out = graph.output_node()
     return info(out).value, max((info(node).trust for node in out.all_input_nodes), default=Trust.KNOWN)

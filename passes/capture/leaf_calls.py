@@ -1,7 +1,7 @@
-"""Calls that are recorded as one node of a leaf.
+"""Calls of leaves, each of which is recorded as one node.
 
-Leaves are torch's own layers, modules whose only secret is `self.training`, what cannot be traced, custom autograd
-functions, and what takes their place in the graph (a dropout for `F.dropout`).
+Leaves are torch's own layers, modules without tensors that read `self.training`, modules that cannot be traced
+(opaque), custom autograd functions, and modules that capture adds (a dropout for `F.dropout`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LeafCalls:
     """Records calls of leaves.
 
     Attributes:
-        bodies: call of a leaf -> the graphs of what it does, a mode each, where those are known.
+        bodies: call of a leaf -> the graphs of its body, one for each mode, where they are known.
     """
 
     def __init__(self, recorder: Recorder, leaves: LeafTable, memo: Memo) -> None:
@@ -33,7 +33,7 @@ class LeafCalls:
 
     @unrecorded
     def call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of a module of the model's, or of the model itself (`WHOLE`)."""
+        """Record a call of one of the model's modules, or of the model itself (`WHOLE`)."""
         twin = self._leaves.twin(path)
 
         def real(*inputs: Any, **keywords: Any) -> Any:
@@ -59,12 +59,12 @@ class LeafCalls:
         run: Callable[..., tuple[Any, Trust]] | None = None,
         decides: bool = False,
     ) -> Any:
-        """Record a call of a leaf that is not the model's own.
+        """Record a call of an added leaf, which is not the model's own.
 
         Args:
-            path: a free one, which the leaf gets.
-            run: evaluates the call where the leaf itself does not; given the arguments' values.
-            decides: sizes may decide what it gives.
+            path: a free path, which the leaf gets.
+            run: evaluates the call in place of the leaf, given the arguments' values.
+            decides: its result may depend on sizes.
         """
 
         def plainly(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Trust]:
@@ -83,6 +83,6 @@ class LeafCalls:
         return node in self.bodies or any(isinstance(m, DRAWING) for m in leaf.modules())
 
     def note_bodies(self, out: Any, graphs: list[fx.Graph]) -> None:
-        """What a call does inside, which gave `out`."""
+        """Note the bodies of the call that returned `out`."""
         if graphs and is_proxy(out):
             self.bodies[node_of(out)] = tuple(graphs)

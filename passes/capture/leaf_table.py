@@ -1,7 +1,7 @@
 """The modules that a graph calls: which they are, how they run on meta tensors, and why some were not traced.
 
-A leaf runs as a twin on meta tensors, a clone of the module that it is. Where that fails, it runs once on made-up
-tensors, as a clone with the module's own weights.
+A leaf's twin is a clone of its module on the meta device, which evaluates calls. Where that fails, a clone with the
+module's own weights runs once on invented data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LeafTable:
         classes: leaf path -> the class whose `forward` it runs, where that is not the module's own.
         opaque: leaf path -> why it could not be traced.
         reached: leaf path -> what its code can read of the model outside it.
-        named: tensors that a method which is kept whole may read on other data.
+        named: tensors that an opaque method may read on other data.
     """
 
     def __init__(
@@ -73,30 +73,30 @@ class LeafTable:
         return self.twins[path]
 
     def add(self, path: str, leaf: nn.Module) -> None:
-        """A leaf that is not the model's own; it is its own twin."""
+        """Add a leaf that is not the model's own; it is its own twin."""
         self._additions.add(path, leaf)
         self.twins[path] = leaf
 
     def forget(self, path: str) -> None:
-        """A leaf of those is not called after all."""
+        """Remove an added leaf, which is not called after all."""
         self._additions.held.pop(path, None)
         self.twins.pop(path, None)
 
     def add_like(self, wanted: str, leaf: nn.Module) -> str:
-        """The same, under a free path like the one wanted."""
+        """As `add`, under a free path like the one wanted; returns the path."""
         path = self._additions.free_path(wanted)
         self.add(path, leaf)
         return path
 
     def keep_whole(self, path: str, why: str) -> None:
-        """A module becomes opaque: what is in it, and what its code can read elsewhere, stays as it is."""
+        """Make a module opaque: its tensors, and those that its code can read elsewhere, are pinned."""
         self.opaque[path] = why
         reached = self.reach.of(self.real(path))
         self.reached[path] = dataclasses.replace(reached, carriers=reached.carriers | self._carriers)
         self.twins.pop(path, None)
 
     def watched(self, path: str) -> AbstractContextManager[None]:
-        """While a leaf that is kept whole is evaluated: what it leaves in objects of the user's is put back."""
+        """While this lasts, an opaque leaf is evaluated; the user's objects are restored afterwards."""
         where = "" if path == WHOLE else path
         if path not in self.opaque:
             return nullcontext()
@@ -105,7 +105,7 @@ class LeafTable:
         return leaving_nothing(self.real(path), where, watch, self._held, known)
 
     def keep_method_whole(self, path: str, module: nn.Module, method: FunctionType, why: str) -> None:
-        """The same of a method, which is a leaf at `path`; what it names of its module's tensors is not known to it."""
+        """Make a method an opaque leaf at `path`; the tensors that its code names are withheld from it."""
         self.opaque[path] = why
         self.reached[path] = self.reach.of(method, type(module))
         names = names_in(self.reach.of_method(module, method))
@@ -124,7 +124,7 @@ class LeafTable:
         return leaf
 
     def may_write(self, node: fx.Node) -> bool:
-        """True for a call of a leaf that has a state which it may change, or whose code is not known."""
+        """True for a call of a leaf that may change its state, or whose code is not known."""
         if node.op != "call_module":
             return False
         parts = self.twin(str(node.target)).modules()
@@ -166,7 +166,7 @@ class LeafTable:
         return without_hooks(twin) if is_leaf(real) and watched(real) else twin
 
     def _mode_of(self, module: nn.Module) -> bool:
-        """The mode of a leaf; torch's layers give the same in both."""
+        """The mode in which a leaf's twin runs; for torch's layers it does not matter."""
         return self._training and depends(module)
 
 

@@ -1,4 +1,4 @@
-"""How many items a tuple, a list or a dictionary has, where Python asks."""
+"""Lengths of tuples, lists and dictionaries, where Python code reads them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ class Lengths:
     """Gives lengths, with a guard where other inputs may give others.
 
     Args:
-        opaque: paths of leaves that were not traced, in which sizes may decide anything.
+        opaque: paths of opaque leaves, whose results may depend on sizes in any way.
     """
 
     def __init__(self, guards: TraceGuards, conditions: TraceConditions, opaque: Container[Any]) -> None:
         self._guards, self._conditions, self._opaque = guards, conditions, opaque
 
     def unpacked(self, handle: Proxy) -> Any:
-        """The value of a tuple, a list or a dictionary, for its length.
+        """The value of a tuple, a list or a dictionary, whose length code reads.
 
-        Sizes may decide the length, and code that is not traced; of a guess, code mostly does, whatever the data: the
-        emitted network makes sure.
+        The length gets a guard where sizes or opaque code may decide it, and where the value is a guess.
 
         Raises:
             DataDependent: the length was seen to depend on the data.
@@ -55,18 +54,18 @@ class Lengths:
 
     @staticmethod
     def takes_apart() -> bool:
-        """True where Python gives the items of what it asks for to names, one each: so it checks how many there are."""
+        """True where Python unpacks the sequence into names, and so checks the length itself."""
         return unpacks(asking_frame())
 
     def is_unseen(self, handle: Proxy) -> bool:
-        """True for what comes out of code that was not traced."""
+        """True for a result of code that was not traced."""
         return self._comes_of_opaque(_origin(node_of(handle)))
 
     def _comes_of_opaque(self, root: fx.Node) -> bool:
         return root.op == "call_module" and root.target in self._opaque
 
     def _may_grow(self, node: fx.Node, value: Any) -> bool:
-        """True where other inputs may give another number of items."""
+        """True where the length may differ for other inputs."""
         root = _origin(node)
         if root.op == "call_module":
             return self._comes_of_opaque(root)
@@ -74,24 +73,24 @@ class Lengths:
         return plainly and root.op != "placeholder" and not _gives_as_many(root)
 
 
-# Calls that always give so many tensors; and those that do where they are told a number, or a list of sizes.
+# Calls that return a fixed number of tensors.
 _FIXED = frozenset({torch.var_mean, torch.std_mean, torch.frexp, F.multi_head_attention_forward, "frexp", "stride"})
 _TOLD: dict[Any, tuple[type, ...]] = {
     **dict.fromkeys((torch.split, torch.split_with_sizes, "split", "split_with_sizes"), (list, tuple)),
     **dict.fromkeys((torch.tensor_split, "tensor_split"), (int, list, tuple)),
 }
-_EACH = frozenset({torch.meshgrid, torch.broadcast_tensors})  # one for each that they are given
+_EACH = frozenset({torch.meshgrid, torch.broadcast_tensors})  # they return one tensor for each argument
 
 
 def _gives_as_many(node: fx.Node) -> bool:
-    """True for a call that gives as many tensors on all inputs."""
+    """True for a call that returns the same number of tensors on all inputs."""
     if node.target in _EACH:
         return not any(isinstance(info(n).value, (tuple, list)) for n in node.all_input_nodes)
     return node.target in _FIXED or isinstance((*node.args, None, None)[1], _TOLD.get(node.target, ()))
 
 
 def _origin(node: fx.Node) -> fx.Node:
-    """The call whose result a node is, or is read out of."""
+    """The call whose result a node is, or is a part of."""
     while node.target in (operator.getitem, getattr) and not isinstance(info(node.args[0]).value, Tensor):  # type: ignore[arg-type]
         node = node.args[0]  # type: ignore[assignment]
     return node

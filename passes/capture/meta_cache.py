@@ -1,9 +1,10 @@
-"""Memo: the same operation on tensors of the same form gives tensors of the same form.
+"""A cache of evaluated calls: the same operation on the same shapes and types gives the same shapes and types.
 
 torch runs many operations on meta tensors in Python (a batch norm takes a millisecond), and a deep network repeats its
-layers. So each form of call is evaluated once; its equals get what came out in that form: new tensors, views of an
-argument, an argument itself (an operation in place, a dropout that rests), or a plain value such as a shape. Any other
-call is evaluated each time, above all one on real tensors, whose values may decide.
+layers. So of calls with the same signature (operation, shapes, types, other arguments) one is evaluated. The others get
+a result like it: new tensors, views of an argument, an argument itself (an in-place operation, a dropout in eval mode),
+or a plain value such as a shape. Calls with other results are evaluated each time, and so are calls on real tensors,
+whose values may matter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fxteleport.passes.graph.structure import PLAIN
 
 
 class Memo:
-    """Evaluates calls, each form of call once."""
+    """Evaluates calls, each signature once."""
 
     def __init__(self) -> None:
         self._evaluator = Evaluator()
@@ -35,7 +36,7 @@ class Memo:
 
     @property
     def values(self) -> MetaValues:
-        """What is known of the meta tensors that it was given and has made."""
+        """What is known of the meta tensors among arguments and results."""
         return self._evaluator.values
 
     def run(
@@ -46,7 +47,7 @@ class Memo:
         kwargs: dict[str, Any],
         real: Callable[..., Any] | None = None,
     ) -> tuple[Any, Trust]:
-        """What `Evaluator.run` gives."""
+        """As `Evaluator.run`."""
         tensors: list[Tensor] = []
         try:
             what = _settings(target, tensors) if op == "call_module" else target
@@ -70,7 +71,7 @@ class Memo:
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """A result that is a tensor, or tuples and lists of tensors, which share no memory with any other."""
+    """A result of new tensors, alone or in tuples and lists, which share no memory with others."""
 
     structure: pytree.TreeSpec | None  # None for a tensor alone
     forms: list[tuple[Sequence[int], Sequence[int], torch.dtype]]
@@ -109,7 +110,7 @@ class _Given:
         return found if found.holds(tensors) else None
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """What is written to must share no memory with the other arguments."""
+        """True unless an argument that is written to shares memory with others."""
         return not self.written or len(_storages(tensors)) == len(tensors)
 
     def again(self, tensors: Sequence[Tensor]) -> Any:
@@ -178,7 +179,7 @@ def _storages(tensors: Sequence[Tensor]) -> set[int]:
 
 
 class _Unlike(Exception):
-    """A call that may differ from one that looks the same."""
+    """Calls of the same signature may differ: this one is not cached."""
 
 
 _PLAIN = PLAIN | {torch.Size}
@@ -187,7 +188,7 @@ _OTHER = _BASE | {"_flat_weights", "_flat_weight_refs"}  # and a recurrent one: 
 
 
 def _form(x: Any, tensors: list[Tensor]) -> Any:
-    """All of an argument structure that the form of a result may depend on; its tensors are appended to `tensors`."""
+    """The part of a call's signature that an argument structure gives; its tensors are appended to `tensors`."""
     kind = type(x)
     if kind is Tensor or kind is nn.Parameter:
         if not x.is_meta or x.layout is not torch.strided or x.dtype.is_complex:
@@ -195,7 +196,7 @@ def _form(x: Any, tensors: list[Tensor]) -> Any:
         tensors.append(x)
         return x.shape, x.stride(), x.dtype
     if kind in _PLAIN:
-        return kind, x  # 1, 1.0 and True are equal, and not the same
+        return kind, x  # 1, 1.0 and True are equal, and give other results
     if kind is tuple or kind is list:
         return kind, *((*x, *map(type, x)) if _PLAIN.issuperset(map(type, x)) else [_form(v, tensors) for v in x])
     if kind is dict:
@@ -206,7 +207,7 @@ def _form(x: Any, tensors: list[Tensor]) -> Any:
 
 
 def _settings(module: nn.Module, tensors: list[Tensor]) -> Any:
-    """All of a torch layer that the form of its result may depend on."""
+    """The part of a call's signature that a torch layer gives."""
     cls, state = type(module), vars(module)
     if not cls.__module__.startswith("torch.nn.modules.") or hooked(module):
         raise _Unlike

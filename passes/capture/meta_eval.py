@@ -1,9 +1,8 @@
-"""Run one operation during capture, without touching a weight.
+"""Meta evaluation: runs one operation during capture, without touching a weight.
 
-Activations and weights are meta tensors; constants (what depends on neither an input nor a parameter) keep
-their real values, so that index tables and branches on shapes are known. An operation that meta tensors
-cannot run (its output shape depends on data) is run once on made-up data, and its value is a guess: no decision
-of Python's may rest on it.
+Activations and weights are meta tensors; constants (which depend on neither an input nor a parameter) keep their real
+values, so that index tables and branches on shapes are known. An operation that fails on meta tensors (its output shape
+depends on data) is run once on invented data, and its value is a guess (`Trust.GUESS`): no branch may depend on it.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from fxteleport.passes.graph.leaf_modules import has_parameters
 from fxteleport.passes.graph.node_info import Trust
 from fxteleport.passes.graph.ops import call_of, leaves_of
 
-# Moving a tensor to a device means nothing to a meta tensor.
+# Methods that move a tensor to a device; a meta tensor stays.
 _DEVICE_METHODS = frozenset({"cpu", "cuda", "xpu", "mps"})
-_SURE = frozenset({"_operator", "math", "builtins"})  # where functions are that draw no random numbers
+_SURE = frozenset({"_operator", "math", "builtins"})  # modules whose functions draw no random numbers
 
 
 class Evaluator:
@@ -50,16 +49,19 @@ class Evaluator:
         kwargs: dict[str, Any],
         real: Callable[..., Any] | None = None,
     ) -> tuple[Any, Trust]:
-        """The value of one call, and what it is worth: meta if any argument is meta, else real (and on the CPU).
+        """The value of one call, and what may be concluded from it.
 
-        `real` runs on real tensors where `target` cannot: a module with its weights.
+        It is meta if any argument is meta, else real (and on the CPU).
+
+        Args:
+            real: runs on real tensors where `target` cannot: a module with its weights.
 
         Raises:
-            CannotRun: the call fails on meta tensors and on made-up real ones.
+            CannotRun: the call fails on meta tensors and on invented real ones.
         """
         fn = call_of(op, target)
         if target is operator.getitem and not isinstance(args[0], Tensor):
-            return fn(*args), Trust.KNOWN  # the very part of a structure, wherever it is
+            return fn(*args), Trust.KNOWN  # the item itself, on whatever device
         leaves = leaves_of((args, kwargs))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         weights = op == "call_module" and has_parameters(target)
@@ -75,7 +77,7 @@ class Evaluator:
             args, kwargs = tree_map(lambda x: self._placed(x, here), given)
             if kwargs.get("device") is not None:
                 kwargs["device"] = here
-        placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may put others into a list
+        placed = leaves_of((args, kwargs)) if mixed else ()  # before the call, which may change a list
         try:
             for known in (meta_fast_paths.known, meta_fast_paths.in_place):
                 if (form := known(target, args, kwargs)) is not None:
@@ -91,7 +93,7 @@ class Evaluator:
         except (DataDependent, WrittenConstant, RecursionError):
             raise
         except Exception as error:
-            if mixed:  # a real index may be what decides the shape
+            if mixed:  # the values of a real index may decide the shape
                 try:
                     return fn(*given[0], **given[1]), Trust.KNOWN
                 except Exception:
@@ -108,15 +110,16 @@ class Evaluator:
         return x
 
     def run_for_real(self, fn: Callable[..., Any], arguments: tuple[Any, Any], error: Exception) -> tuple[Any, Trust]:
-        """The call on made-up data of the arguments' shapes; floating-point results come back as meta.
+        """Run the call on invented data of the arguments' shapes; floating-point results become meta tensors.
 
-        Integers are no made-up data, where their examples are at hand.
+        Integers keep the example's values where these are known.
 
-        It runs on random numbers and on zeros: not all code takes either, and where the structures of the results (the
-        length of a list) differ, they depend on the data. Code that takes no integer zeros may take ones: lengths are.
+        It runs on random numbers and on zeros: some code fails on one of these, and where the structures of the results
+        (the length of a list) differ, they depend on the data. Integers that may not be zero (lengths) are tried as
+        ones.
 
         Raises:
-            CannotRun: it fails on all, or a meta-device module has no real weights to run with.
+            CannotRun: it fails on all of them, or a module on the meta device has no real weights to run with.
         """
         results: list[Any] = []
         written: dict[int, Tensor] = {}
@@ -145,7 +148,7 @@ class Evaluator:
         return tree_map(to_meta, results[0]), Trust.RAGGED if ragged else worth
 
     def _remember(self, value: Any, fn: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
-        """What comes out of integers alone remembers what its examples give: lengths and indices must still fit."""
+        """Give results of integers alone their example's values, since lengths and indices must fit later calls."""
         results = leaves_of(value)
         tensors = [x for x in (*leaves_of(arguments), *results) if isinstance(x, Tensor)]
         if any(t.is_floating_point() for t in tensors):
@@ -158,7 +161,7 @@ class Evaluator:
 
 
 def _undrawn(value: Any, tensors: Sequence[Tensor], state: Tensor) -> Any:
-    """The result of a call that drew random numbers, which the next run draws anew: its values are not known."""
+    """The result of a call that drew random numbers, as meta tensors: the next run draws others."""
     torch.set_rng_state(state)
     if any(x is t for x in leaves_of(value) for t in tensors):
         raise WrittenConstant("random numbers are written into a tensor made from no input")

@@ -1,7 +1,7 @@
-"""Forms: what common calls give on the meta device, in the common case.
+"""Fast paths: the results of common calls on the meta device, in the common case.
 
-torch says so too, by Python functions that take from a tenth of a millisecond (a convolution) to four (a layer norm).
-Only contiguous tensors of one type are answered for here, and only calls that are valid: the rest is asked of torch.
+torch computes them by Python functions that take from a tenth of a millisecond (a convolution) to four (a layer norm).
+These cover contiguous tensors of one type, and valid calls; any other call is left to torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64
 
 
 def known(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The result of a call of a module, a function or a method on meta tensors, or None: torch must be asked."""
+    """The result of a call of a module, a function or a method on meta tensors; None: no fast path covers it."""
     module = isinstance(target, nn.Module)
     form = _FORMS.get(type(target) if module else target)
     if form is None:
@@ -37,7 +37,7 @@ def known(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor
 
 
 def in_place(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The argument of an activation that writes to it and gives it back, counted as written; else None."""
+    """The argument of an in-place activation, with its version counter increased; None for any other call."""
     if type(target) not in _ACTIVATIONS or not getattr(target, "inplace", False) or len(args) != 1 or kwargs:
         return None
     if hooked(target) or "forward" in vars(target) or not _plain(*args):
@@ -47,7 +47,7 @@ def in_place(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ten
 
 
 def _alike(first: Any, *others: Any) -> bool:
-    """True for meta tensors of one floating-point type; None stands for one that is not there, but not first."""
+    """True for meta tensors of one floating-point type; any but the first may be None."""
     held = [first, *(t for t in others if t is not None)]
     if any(type(t) not in _TENSORS for t in held) or first.dtype not in _FLOATS:
         return False
@@ -55,7 +55,7 @@ def _alike(first: Any, *others: Any) -> bool:
 
 
 def _plain(*tensors: Any) -> bool:
-    """True for those that are contiguous, too."""
+    """`_alike`, and contiguous."""
     return _alike(*tensors) and all(t is None or t.is_contiguous() for t in tensors)
 
 
@@ -64,7 +64,7 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _like(input: Tensor) -> Tensor | None:
-    """A tensor as this contiguous one, unless it is so in its own way: the stride of an axis of one may be any."""
+    """A new tensor like a contiguous one; None if its strides are unusual (those of axes of size 1 may be any)."""
     made = _empty(input, input.shape)
     return made if made.stride() == input.stride() else None
 
@@ -110,7 +110,7 @@ def _convolution(conv: Any, input: Any) -> Tensor | None:
         return None
     if input.ndim != weight.ndim or input.shape[1] != weight.shape[1] * conv.groups or not input.numel():
         return None
-    either = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)  # torch knows which
+    either = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)  # then torch decides
     if either or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     settings = zip(input.shape[2:], weight.shape[2:], conv.padding, conv.dilation, conv.stride, strict=True)
@@ -156,7 +156,7 @@ def _cat(tensors: Any, dim: Any = 0, **settings: Any) -> Tensor | None:
         if not tensor.numel() or [*held[:axis], *held[axis + 1 :]] != [*shape[:axis], *shape[axis + 1 :]]:
             return None
         if len(held) in _CHANNELS_LAST and tensor.is_contiguous(memory_format=_CHANNELS_LAST[len(held)]):
-            return None  # either way: torch knows which
+            return None  # contiguous in both memory formats: torch decides
     shape[axis] = total
     return _empty(tensors[0], shape)
 

@@ -1,7 +1,7 @@
-"""Values on the meta device and the real ones that stand for them, in any structure of arguments.
+"""Meta tensors and the real tensors that belong to them, in any structure of arguments.
 
-Most meta tensors know nothing but their form. One without fractions (lengths, indices) keeps an example of its values,
-that of the example inputs or what was computed from them, since what it is used for may fail on any other values.
+Most meta tensors have a shape and a type alone. One of integers or booleans (lengths, indices) keeps an example of its
+values, from the example inputs or computed from them, since later operations may fail on other values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MetaValues:
     def __init__(self) -> None:
         self.has_examples = False  # of any tensor, so far
         self._examples = WeakIdKeyDictionary()
-        self._stand_ins = WeakIdKeyDictionary()  # of real tensors that met meta tensors
+        self._stand_ins = WeakIdKeyDictionary()  # real tensor that was used with meta tensors -> its meta tensor
 
     def stand_in(self, given: Any) -> Any:
         """A meta tensor in place of an input's real one."""
@@ -41,7 +41,7 @@ class MetaValues:
         return meta
 
     def constant(self, tensor: Tensor) -> Tensor:
-        """The meta tensor that stands for a constant, always the same, so that writes into its views are noticed."""
+        """The meta tensor that stands for a constant: always the same one, so that writes into views are noticed."""
         if tensor not in self._stand_ins:
             self._stand_ins[tensor] = self.stand_in(tensor)
         return self._stand_ins[tensor]  # type: ignore[no-any-return]
@@ -56,7 +56,7 @@ class MetaValues:
         return self.has_examples and not tensor.dtype.is_floating_point and tensor in self._examples
 
     def is_at_hand(self, x: Any) -> bool:
-        """True for what the example inputs give, and nothing else would."""
+        """True for a meta tensor with an example of its values."""
         return not isinstance(x, Tensor) or not x.is_meta or self.has_example(x)
 
     def remember(self, tensor: Tensor, example: Tensor) -> None:
@@ -65,10 +65,10 @@ class MetaValues:
         self._examples[tensor] = example
 
     def made_up(self, fill: Callable[..., Tensor], x: Any, integer: int = 0) -> Any:
-        """A real CPU tensor of its own in place of a meta one: filled, or (without fractions) its example, or made up.
+        """A new real CPU tensor in place of a meta one: filled by `fill`, or for integers and booleans its example.
 
-        Integers are zeros, which are indices of anything, or others. Of booleans two in three are true on the first
-        run, so that what they choose is neither nothing nor all.
+        Integers without an example are `integer`: 0 is a valid index of any axis. Of booleans two in three are true on
+        the first run, so that they select neither nothing nor all.
         """
         if not isinstance(x, Tensor):
             return x
@@ -98,7 +98,7 @@ def tree_map(fn: Callable[[Any], Any], x: Any) -> Any:
     inner = functools.partial(tree_map, fn)
     if kind_of(type(x)) is not None:
         return mapped(x, inner)
-    if not isinstance(x, Tensor) and is_object(x):  # what is registered for its class may leave something out
+    if not isinstance(x, Tensor) and is_object(x):  # a class's registration with pytree may omit attributes
         return with_fields(x, {name: inner(value) for name, value in vars(x).items()})
     registered = type(x) in pytree.SUPPORTED_NODES
     return pytree.tree_map(inner, x, is_leaf=lambda part: part is not x) if registered else fn(x)

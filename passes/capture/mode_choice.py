@@ -1,7 +1,7 @@
-"""Which graph of an emitted network runs, where train mode has another one than eval mode.
+"""Which graph of an emitted network runs, where train mode has another graph than eval mode.
 
-The network runs the one that its modules' modes ask for, and refuses to run where they ask for neither (some are
-frozen, or train mode has no graph).
+The modes of the network's modules select it. The network refuses to run where they select neither (some modules are in
+another mode than the rest, or train mode has no graph).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Choice:
 
     Attributes:
         evaluating, training: the modes in which the graphs were traced.
-        refused: why there is none for train mode, or "".
+        refused: why train mode has no graph, or "".
     """
 
     evaluating: dict[str | None, bool]
@@ -31,10 +31,10 @@ class Choice:
     refused: str = ""
 
     def is_training(self, network: nn.Module) -> bool:
-        """Which graph a network's modes ask for.
+        """Whether a network's modes select the graph of train mode.
 
         Raises:
-            InputError: neither.
+            InputError: they select neither graph.
         """
         now = {path: _mode(network, path) for path in self.evaluating}
         if now == self.evaluating:

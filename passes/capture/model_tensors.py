@@ -1,4 +1,4 @@
-"""The tensors of a model as a trace needs them: by name and by identity, with meta tensors that stand for them."""
+"""The tensors of a model, by name and by identity, with the meta tensors that stand for them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ModelTensors:
         return self._parts[path]._buffers.get(own) if path in self._parts else None
 
     def share_memory_with(self, tensor: Tensor) -> None:
-        """A tensor that is none of the model's is in use beside them: those that lie in its memory overlap."""
+        """Note that another tensor is in use: the model's tensors in the same memory overlap with it."""
         for storage in memory(tensor):
             self.overlapping.update(self._memories.get(storage, ()))
 

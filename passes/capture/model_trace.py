@@ -1,4 +1,4 @@
-"""The trace of a whole model on example inputs, and what is done where its own forward cannot be traced."""
+"""The trace of a model on example inputs; a model whose own forward cannot be traced becomes one opaque leaf."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture import last_run
+from fxteleport.passes.capture.attribute_journal import ABSENT
 from fxteleport.passes.capture.control_flow import (
     Again,
     CannotRun,
@@ -48,11 +49,11 @@ class Traced:
 
     Attributes:
         is_whole: it is one opaque leaf.
-        assigned: the tensors of the model in whose place its forward puts others.
+        assigned: the model's tensors that its forward replaces by others.
         left: attributes that forward may have read, and leaves with other values.
-        late: those that it has written before it read them; a run that goes another way reads what is left.
-        objects: what it leaves in objects of the user's that modules hold.
-        remade: nodes of what it has found -> those of the run before that made the same.
+        late: those that it wrote before it read them: a run that takes another branch would read them.
+        objects: what it changes in the user's objects that modules refer to.
+        remade: nodes of values that an earlier run left -> the nodes of that run's trace that compute the same.
     """
 
     tracer: Tracer
@@ -134,10 +135,10 @@ def _traced(tracer: Tracer, examples: Arguments, at: str) -> Traced:
 
 
 def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> dict[fx.Node, fx.Node]:
-    """Let the shadows have what the trace is to find in them, and what the model's own `train` sets.
+    """Set attributes of shadows: values that an earlier run has left, and those that the model's `train` sets.
 
     Returns:
-        Nodes of what the trace finds -> those of the trace before it that made the same.
+        Nodes of those values -> the nodes of the earlier run's trace that compute the same.
     """
     remade: dict[fx.Node, fx.Node] = {}
 
@@ -156,6 +157,8 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> dict[fx.Nod
             value.put(by_path[path], name, by_path)
         elif isinstance(value, InBuffers):
             dict.__setitem__(by_path[path]._buffers, name, found(value.value))
+        elif value is ABSENT:
+            vars(by_path[path]).pop(name, None)
         else:
             vars(by_path[path])[name] = found(value)
     if not started.attributes or started.seen_on is None:
@@ -172,15 +175,15 @@ def _set_attributes(tracer: Tracer, shadows: Sequence[nn.Module]) -> dict[fx.Nod
 def _run(
     tracer: Tracer, root: nn.Module, shadows: Sequence[nn.Module], arguments: Arguments
 ) -> tuple[Any, Attributes, Attributes, Left]:
-    """What the model's forward gives, and what it leaves in attributes (see `Traced`) and objects."""
+    """The results of the model's forward, and what it leaves in attributes (see `Traced`) and objects."""
     args, kwargs = arguments
     tracer.writes.start(shadows)
     parts = ModulesLeft(shadows)
     with tracer.running(), tracer.effects.run():
         out = root(*args, **kwargs)
-    whole = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
+    opaque = tuple(f"{path}." for path in tracer.leaves.opaque)  # these keep their state
     for shadow in shadows:
-        if not f"{path_of(shadow)}.".startswith(whole):
+        if not f"{path_of(shadow)}.".startswith(opaque):
             tracer.effects.reject_state(shadow)
     left, late = tracer.effects.state_left(shadows, tracer.shadows.reads)
     left |= parts.left()
@@ -200,9 +203,9 @@ def _run(
 def _kept_whole(
     tracer: Tracer, error: Exception, entry: fx.Node | None, examples: Arguments, arguments: Arguments
 ) -> Any:
-    """The model's own forward cannot be traced: it is one opaque leaf, and nothing in it is free.
+    """Make the model one opaque leaf, since its own forward cannot be traced; nothing in it is free.
 
-    Where it runs neither without values nor on made-up ones, it is run once on the inputs themselves.
+    Where it runs neither on meta tensors nor on invented data, it runs once on the inputs themselves.
 
     Args:
         entry: the last node that reads the inputs.

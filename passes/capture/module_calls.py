@@ -38,7 +38,7 @@ from fxteleport.passes.graph.module_clone import path_of
 
 
 def _takes(forward: Callable[..., Any], args: Any, kwargs: Any) -> bool:
-    """True where a forward has parameters for such arguments."""
+    """True where a forward takes these arguments."""
     try:
         inspect.signature(forward).bind(*args, **kwargs)
     except TypeError:
@@ -47,10 +47,10 @@ def _takes(forward: Callable[..., Any], args: Any, kwargs: Any) -> bool:
 
 
 class ModuleCalls:
-    """Decides on each call of a module, or of a method of one.
+    """Decides for each call of a module, or of a module's method, whether it is traced or recorded as one node.
 
-    The parts that it is given do the recording: `leaves` and `calls` of leaves, `layers` of torch's layers, `functions`
-    of methods that are kept whole; `history` undoes what a failed attempt has recorded.
+    Its parts record: `leaves` and `calls` record leaves, `layers` torch's layers, `functions` opaque methods; `history`
+    undoes what a failed attempt has recorded.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ModuleCalls:
         self._effects, self._writes, self._stack, self._history = effects, writes, stack, history
 
     def module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A module is called: record it as one node, or trace its forward; where that fails, record it as one node."""
+        """Record a call of a module as one node, or trace its forward; where that fails, keep it whole."""
         path = path_of(module)
         real = self._leaves.real(path)
         if is_compiled(real):
@@ -96,7 +96,7 @@ class ModuleCalls:
     def _traced(
         self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, may_fall_back: bool
     ) -> Any:
-        """Trace a module's forward; where that fails, what was recorded is undone, and the module is kept whole."""
+        """Trace a module's forward; where that fails, undo what was recorded, and keep the module whole."""
         path, real = path_of(module), self._leaves.real(path_of(module))
         self._modes.called(module, args, kwargs)
         asked = dict(self._modes.asked)
@@ -113,9 +113,9 @@ class ModuleCalls:
             except Exception as error:
                 raise_if_hashed(error)
                 if isinstance(error, TypeError) and not _takes(module.forward, args, kwargs):
-                    raise  # as it does on all data: code may try what a part takes
+                    raise  # it fails on all data, and the calling code may expect the error
                 self._deciding.watch(error)
-                if not may_fall_back or any(map(watched, real.modules())):  # a leaf is as it is in the model
+                if not may_fall_back or any(map(watched, real.modules())):  # a leaf would run the hooks itself
                     raise
                 if self._writes.changed(module.modules(), mark.writes):  # and as it was at planning
                     raise
@@ -124,14 +124,14 @@ class ModuleCalls:
                 return self._kept_whole(path, f"{type(error).__name__}: {first_line(error)}", args, kwargs)
 
     def _hooked(self, path: str, args: Any, kwargs: Any) -> Any:
-        """A module that is no leaf is called, whose backward hooks may change gradients: they run where it is whole."""
+        """Keep a module whole whose backward hooks may change gradients: they run when the module is called."""
         reason = "it has backward hooks, which may change its gradients"
         if not path:
             raise RuntimeError(reason)
         return self._kept_whole(path, reason, args, kwargs)
 
     def _kept_whole(self, path: str, reason: str, args: Any, kwargs: Any) -> Any:
-        """Record a call of a module that is not traced; nothing in it can move."""
+        """Record a call of a module that is kept whole: an opaque leaf, in which everything is pinned."""
         self._leaves.keep_whole(path, reason)
         warnings.warn(f"module '{path}' is kept whole: {reason}", OpaqueModuleWarning, stacklevel=3)
         if depends(self._leaves.real(path)):
@@ -140,7 +140,7 @@ class ModuleCalls:
             return self._calls.call(path, args, kwargs)
 
     def _mode_dependent(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A module without tensors that asks for its mode is called: one node, with a graph of its body in each mode.
+        """Record a call of a module without tensors that reads its mode: one node, with a body for each mode.
 
         Raises:
             Stores: its forward writes to its attributes, or has done so in the run before.
@@ -167,7 +167,7 @@ class ModuleCalls:
         return out
 
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any:
-        """A method of a module, other than `forward`, is called."""
+        """Record a call of a method other than `forward`."""
         return self._deciding.method(module, fn, args, kwargs)
 
 

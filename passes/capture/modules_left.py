@@ -1,4 +1,4 @@
-"""Modules left: parts and hooks that forward gives to modules, or takes away. The next run finds them so."""
+"""Submodules and hooks that forward adds to modules, or removes: the next run starts with them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class InModules:
-    """What forward leaves among a module's parts, or None for one that it takes away."""
+    """A submodule that forward leaves in a module; None for one that it removes."""
 
     def __init__(self, part: nn.Module | None) -> None:
         self.part = part
 
     def put(self, holder: nn.Module, name: str, shadows: Mapping[str, nn.Module]) -> None:
-        """Let a module of another trace have it: a part of the model's own as that trace has it."""
-        vars(holder).pop(name, None)  # None stands there, where no module is
+        """Put it into a module of another trace: for a part of the model, the shadow of that trace."""
+        vars(holder).pop(name, None)  # None is a plain attribute where there is no module
         if self.part is None:
             holder._modules.pop(name, None)
         else:
@@ -28,13 +28,13 @@ class InModules:
 
 
 class ModulesLeft:
-    """What modules hold before forward runs, to compare with what it leaves in them."""
+    """The submodules and hooks of modules before forward runs, to compare with those afterwards."""
 
     def __init__(self, shadows: Iterable[nn.Module]) -> None:
         self._found = [(shadow, dict(shadow._modules), _hooks(shadow)) for shadow in shadows]
 
     def left(self) -> Iterator[tuple[tuple[str, str], InModules]]:
-        """The parts that it has added, taken away or put in the place of others: (module's path, name), and that.
+        """The submodules that forward has added, removed or replaced: (module's path, name), and the new state.
 
         Raises:
             DataDependent: it leaves hooks, which no graph calls.

@@ -1,4 +1,4 @@
-"""In-place operations: what they leave unsound, and dead code that they forbid to remove."""
+"""In-place operations: marking values that they make unsound, and removing dead code in spite of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mark_aliases(graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], own: 
     puts = set().union(*backs.values())
     for writer, written in mutations:
         if writer not in order or (writer in puts and info(writer).value is not written):
-            continue  # a view that is put back was written before
+            continue  # the write to this view was handled already
         kin = _kin(set(memory(written)), sharing)
         readers = {user for node in kin if order[node] < order[writer] for user in node.users} - backs[writer]
         after = any(order[user] > order[writer] for user in readers)
@@ -70,7 +70,7 @@ def memory_of_attributes(graph: fx.Graph) -> set[int]:
     return set().union(*(memory(x) for x in values if isinstance(x, Tensor)))
 
 
-# Operations that give a view or a copy, as sizes have it: a matrix that was turned is copied, but for a square one.
+# Operations that return a view or a copy, depending on sizes and strides.
 _MAYBE_VIEWS = frozenset({"reshape", "reshape_as", "flatten", "ravel", "contiguous", "unflatten"})
 
 
@@ -96,7 +96,7 @@ def _kin(places: set[int], sharing: Mapping[int, list[fx.Node]]) -> list[fx.Node
 
 
 def _put_back(writer: fx.Node) -> set[fx.Node]:
-    """The `x[i] = ...` of an `x[i] += y`: it puts there what is there already, and nothing else sees the view."""
+    """The `x[i] = ...` of an `x[i] += y`: it writes a value that is there already, and nothing else reads the view."""
     view = writer.args[0] if writer.args else None
     if not isinstance(view, fx.Node) or view.target is not operator.getitem or set(view.users) != {writer}:
         return set()
@@ -106,12 +106,12 @@ def _put_back(writer: fx.Node) -> set[fx.Node]:
 def forget_stale(
     graph: fx.Graph, mutations: list[tuple[fx.Node, Tensor]], memory_of: Callable[[Tensor], set[int]]
 ) -> None:
-    """Mark known values as guessed that are written to: only what comes out last is as it was when it was read.
+    """Mark known values in memory that is written to as guesses: a value was recorded before later writes.
 
-    A buffer that is written to is state, which the next run finds changed: nothing that is made from it is known.
+    A buffer that is written to is state, which the next run finds changed: no value computed from it is known.
 
     Args:
-        memory_of: the memory of a constant, and of what stands for it on the meta device.
+        memory_of: the memory of a constant, and of its meta tensor.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     last = {place: order[writer] for writer, t in mutations if writer in order for place in memory(t)}
@@ -133,7 +133,7 @@ def forget_stale(
 
 
 def remove_dead(graph: fx.Graph, draws: Callable[[fx.Node], bool]) -> None:
-    """Erase nodes that nothing uses, that write nothing and draw no random numbers: what comes after draws the next."""
+    """Erase nodes that nothing uses, unless they write or draw random numbers (later calls draw the next ones)."""
     for node in reversed(graph.nodes):
         if node.users or node.op in ("placeholder", "output") or info(node).has_effect:
             continue

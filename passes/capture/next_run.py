@@ -1,4 +1,4 @@
-"""The next run: whether it does what the traced one does, where forward leaves attributes with other values."""
+"""The next run: whether it does what the traced run does, although forward has changed attributes or objects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fxteleport.passes.graph.ops import reads_size
 
 
 def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) -> bool:
-    """True where a run that finds the attributes that a traced one has left does the same.
+    """True where a run that starts with what the traced run has left makes the same calls.
 
-    It may ask for less: a model that looks once at what its labels are, and notes it. The traced run's guards are right
-    in every run.
+    It may have fewer guards (a model that looks at its labels once, and caches the answer): those of the traced run
+    hold in every run.
 
-    Where only dropouts drop more or less, it does in eval mode; train mode is asked about.
+    In eval mode, dropouts may differ in how much they drop; train mode is compared separately.
 
     Args:
         again: traces the same model on the same inputs.
@@ -35,7 +35,7 @@ def next_run_is_alike(traced: Traced, again: Callable[[TraceSettings], Traced]) 
     Raises:
         NextRunAsks: it asks for the form of inputs, and the traced one does not.
     """
-    if not (traced.left or traced.objects):
+    if traced.is_whole or not (traced.left or traced.objects):  # what is kept whole keeps its state
         return True
     if traced.objects.differs:
         return False

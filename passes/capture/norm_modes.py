@@ -1,7 +1,6 @@
-"""Batch norms of the user's that ask for their mode, and go on, as torch's do: layers, whatever their class.
+"""The user's batch norms that read their mode only as torch's batch norm does: they count as layers.
 
-Those of one class and the same settings (but for the number of their channels) are one case, whichever model they are
-in: the answer is kept.
+The answer is cached for each class and its settings (the number of channels excepted), across models.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def alike_in_both(bodies: LeafBodies, leaves: LeafTable, shadow: nn.Module, args
     """True for a batch norm whose forward makes the same calls in both modes, but for those that torch's layer makes.
 
     Args:
-        shadow: that of the user's own.
-        args, kwargs: what it is called with.
+        shadow: the shadow of the user's batch norm.
+        args, kwargs: the arguments of its call.
     """
     norm = leaves.real(path_of(shadow))
     key: Any = tuple(

@@ -1,7 +1,7 @@
-"""Inputs that are objects (the cache of a language model), lists or dictionaries: the trace may change what is in them.
+"""Inputs that are objects (the cache of a language model), lists or dictionaries, which forward may change.
 
-`forward` gets an object of the same class whose tensors are read out of the one that is given. What it leaves in it
-is put back into that one at the end of each run, and where it is returned, that one is: like the model itself does.
+During the trace `forward` gets a stand-in of the same class, with proxies in place of the tensors. What forward changes
+in it, nodes at the end of the graph write into the given input; where forward returns it, the graph returns the input.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fxteleport.passes.graph.reachable import fields_of
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """An object, a list or a dictionary in the place of one that the network is given.
+    """A stand-in for an object, a list or a dictionary that the network is given.
 
     Attributes:
-        as_given: where a call is given it, the graph has the one that is given.
-        handle: the one that is given.
-        fields: its attributes at first, by name.
-        items: what it held at first, where it is a container.
+        as_given: calls that take it get the given input in the graph.
+        handle: the proxy of the given input.
+        fields: its attributes before forward ran, by name.
+        items: its items before forward ran, where it is a container.
     """
 
     opened: Any
@@ -50,7 +50,7 @@ class _Opened:
 
 
 class ObjectInputs:
-    """The objects among the inputs of a trace, and what is in them."""
+    """The objects among the inputs of a trace, and their contents."""
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
@@ -59,23 +59,23 @@ class ObjectInputs:
         self.are_shared = False  # a part of an input is given twice
 
     def hold(self, opened: Any, handle: Proxy, as_given: bool = True) -> Any:
-        """Have an object, a list or a dictionary of the trace's stand for an input, or for a part of one."""
+        """Register the stand-in of an input, or of a part of one."""
         items = Contents(opened) if isinstance(opened, FILLED) else None
         self._held[id(opened)] = _Opened(opened, handle, _fields(opened), items, as_given)
         return opened
 
     def hold_again(self, opened: Any, handle: Proxy) -> Any:
-        """Have it stand for another input, too, as one object is given for both."""
+        """Have a stand-in stand for another input, too, which is the same object."""
         self._same.append((self._held[id(opened)].handle, handle))
         return opened
 
     def node_of(self, x: Any) -> fx.Node | None:
-        """The node of an input that an object stands for."""
+        """The node of the input that a stand-in stands for."""
         held = self._held.get(id(x))
         return node_of(held.handle) if held is not None and held.as_given else None
 
     def given(self, x: Any) -> Any:
-        """Arguments with the inputs themselves in place of what stands for them."""
+        """Arguments with the given inputs in place of their stand-ins."""
 
         def is_held(x: Any) -> bool:
             return id(x) in self._held
@@ -83,14 +83,14 @@ class ObjectInputs:
         return pytree.tree_map(lambda x: self._held[id(x)].handle if is_held(x) else x, x, is_leaf=is_held)
 
     def reset(self) -> None:
-        """Undo what code has done to them."""
+        """Restore the stand-ins as they were before forward ran."""
         for held in self._held.values():
             if held.items is not None:
                 held.items.restore()
             put_back(held.opened, held.fields | _items(held.opened))
 
     def put_back(self, lower: Callable[[Any], Any]) -> None:
-        """Append nodes that leave in the inputs what forward has left in what stands for them.
+        """Append nodes that write into the inputs what forward has changed in their stand-ins.
 
         Raises:
             DataDependent: it has deleted an attribute, or a part of an input is given twice.
@@ -120,7 +120,7 @@ class ObjectInputs:
 
 
 def _items(x: Any) -> dict[Any, Any]:
-    """What a container holds now, as `put_back` takes it."""
+    """The current items of a container, as `put_back` compares them."""
     return {key: value for key, value in contents_of(x).items() if type(key) is tuple}
 
 

@@ -1,4 +1,4 @@
-"""What the evaluation of a call has shown."""
+"""The result of evaluating a call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Observed:
     """The value of a call and its side effects.
 
     Attributes:
-        value: what it gives.
-        trust: what may rest on that.
-        mutated: the arguments that are tensors and were written to.
-        written: the lists and dictionaries among the arguments that hold other things now.
+        value: its result.
+        trust: what may be concluded from the result.
+        mutated: the tensors among the arguments that were written to.
+        written: the lists and dictionaries among the arguments that were changed.
     """
 
     value: Any
@@ -28,5 +28,5 @@ class Observed:
     written: Sequence[Any] = ()
 
     def worth(self, trust: Trust) -> Observed:
-        """The same, with something else known of what may rest on the value."""
+        """The same with another trust."""
         return replace(self, trust=trust)

@@ -1,4 +1,4 @@
-"""Leaves that are no modules of the model's: a method of a module, a custom autograd function."""
+"""Leaves that are not modules of the model: a method of a module, a custom autograd function, a gradient hook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Applied(nn.Module):
 
 
 class GradientHook(nn.Module):
-    """A hook on the gradient of a tensor, which each run registers anew."""
+    """A hook on the gradient of a tensor; each run registers it."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
         super().__init__()
@@ -42,18 +42,18 @@ class GradientHook(nn.Module):
 
 
 class Registered:
-    """What registering such a hook returns while a network is traced."""
+    """Stands in for the handle that registering such a hook returns, during a trace."""
 
     def __init__(self, node: fx.Node) -> None:
         self._node = node
 
     def remove(self) -> None:
-        """Registered and removed in one run, it sees no gradient."""
+        """Remove the node: a hook that is removed in the same run sees no gradient."""
         self._node.graph.erase_node(self._node)
 
 
 class Helper(nn.Module):
-    """A method of a module as a leaf; the module itself is held out of sight, without its tensors."""
+    """A method of a module as a leaf; the module is no submodule of it, and its tensors are withheld."""
 
     def __init__(self, owner: nn.Module, fn: Callable[..., Any]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Helper(nn.Module):
 
 
 class Given(nn.Module):
-    """A torch layer that is given its tensors by keyword; its settings and its mode are its own."""
+    """A torch layer that takes its tensors as keyword arguments; it has settings and a mode of its own."""
 
     def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class Given(nn.Module):
 
 
 def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], plain: Callable[[Any], Any]) -> nn.Module:
-    """A module like `real`, without its tensors and its parts, of one of its classes.
+    """A module of class `cls` (or a base of `real`'s) with other attributes, without the tensors and parts of `real`.
 
     Args:
-        now: the attributes that it is to have.
-        plain: makes one of an attribute of `now` that is not `real`'s.
+        now: its attributes.
+        plain: converts an attribute that differs from `real`'s to a plain value.
     """
     held = vars(real)
     keys = frozenset(now) if cls is type(real) else frozenset(vars(cls(1)))
@@ -106,7 +106,7 @@ def with_settings(real: nn.Module, now: dict[str, Any], cls: type[nn.Module], pl
 
 
 def is_like_layer(layer: nn.Module, other: nn.Module) -> bool:
-    """True for two that `with_settings` has made of one layer, with the same settings."""
+    """True for two results of `with_settings` for one layer with the same settings."""
     made = is_clone(layer) and is_clone(other)
     return made and path_of(layer) == path_of(other) and same_settings(layer, other)
 
@@ -115,7 +115,7 @@ _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class Withheld(Tensor):
-    """A weight that a method which is kept whole does not have: its size and type may be asked for, nothing else."""
+    """A weight that is withheld from an opaque method: its size and type may be read, and nothing else."""
 
     _FACTS = frozenset({Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim})  # type: ignore[attr-defined]
 

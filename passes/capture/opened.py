@@ -1,4 +1,4 @@
-"""Arguments as a call is evaluated on them: the values behind proxies, in containers of its own."""
+"""The arguments on which a call is evaluated: the values behind proxies, in copies of their containers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Opened:
     Attributes:
         args, kwargs: the arguments.
         handles: the proxies in them.
-        lent: their lists and dictionaries, each with the copy that the call gets. What a proxy stands for is none of
-            them: the emitted network hands on the object itself.
+        lent: their lists and dictionaries, each with the copy that the call gets; without those that a proxy stands
+            for, which the emitted network passes on itself.
         constants: the tensors in them.
     """
 
@@ -29,7 +29,7 @@ class Opened:
         self.lent: list[tuple[Any, Any]] = []
         self.constants: list[Tensor] = []
         self.args = self._open(args)
-        self.kwargs = {k: self._open(v) for k, v in kwargs.items()}  # this dictionary is no one else's
+        self.kwargs = {k: self._open(v) for k, v in kwargs.items()}  # code cannot refer to this dictionary
 
     def _open(self, x: Any) -> Any:
         kind = type(x)
@@ -42,7 +42,7 @@ class Opened:
                 self.constants.append(x)
             return x
         container = kind_of(kind)
-        if container is None or (container is RECORD and proxy.find_trace(x) is None):  # that is handed on itself
+        if container is None or (container is RECORD and proxy.find_trace(x) is None):  # passed on itself
             return x
         made = mapped(x, self._open)
         if issubclass(kind, FILLED):
@@ -50,7 +50,7 @@ class Opened:
         return made
 
     def _behind(self, x: Proxy) -> Any:
-        """What a proxy stands for; one that has outlived its trace is its value."""
+        """The value behind a proxy, also after its trace has ended."""
         if not is_proxy(x):
             return self._open(value_of(x))
         if (own := proxy.own_of(x)) is not None:

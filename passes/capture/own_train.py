@@ -19,11 +19,12 @@ class OwnTrain:
     """What a model's own `train(mode)` does beside setting the mode of every module.
 
     Attributes:
-        modes: of the modules that it leaves in the other mode, by path.
-        gradients: whether parameters require a gradient, by name; those for which it changes that.
-        attributes: (module's path, attribute) -> what it sets; what refers to modules refers to those of `seen_on`.
-        seen_on: the clone that showed it.
-        computes: it computes with tensors, so it may change weights (low-rank updates that it merges, say).
+        modes: path -> mode, for the modules that it leaves in the other mode.
+        gradients: name -> `requires_grad`, for the parameters for which it changes that.
+        attributes: (module's path, attribute) -> the value that it sets; references to modules are to those of
+            `seen_on`.
+        seen_on: the clone on which it ran.
+        computes: it computes with tensors, so it may change weights (it merges low-rank updates, say).
         owners: the paths of the modules whose class has a `train` of its own.
     """
 
@@ -41,7 +42,7 @@ def has_own_train(module: nn.Module) -> bool:
 
 
 def own_train(module: nn.Module, training: bool) -> OwnTrain:
-    """What `module.train(training)` does, seen on a clone whose tensors have no values."""
+    """What `module.train(training)` does, by running it on a clone on the meta device."""
     owners = tuple(path for path, m in modules_of(module).items() if has_own_train(m))
     if not owners or not sets_modes(module):
         return OwnTrain()
@@ -52,7 +53,7 @@ def own_train(module: nn.Module, training: bool) -> OwnTrain:
     with _Computing() as watch:
         try:
             twin.train(training)
-        except Exception:  # it takes no mode, as exported ones do
+        except Exception:  # an exported module takes no mode
             return OwnTrain()
     return OwnTrain(
         {path: m.training for path, m in twin.named_modules() if m.training is not training},
@@ -70,7 +71,7 @@ def own_train(module: nn.Module, training: bool) -> OwnTrain:
 
 
 class _Computing(TorchDispatchMode):
-    """Sees whether anything is computed with tensors."""
+    """Notes whether anything is computed with tensors."""
 
     seen = False
 
@@ -80,6 +81,6 @@ class _Computing(TorchDispatchMode):
 
 
 def _untouched(tensor: torch.Tensor) -> torch.Tensor:
-    """A stand-in, of which `train()` may say that it is frozen."""
+    """A stand-in for a parameter, on which `train()` may set `requires_grad`."""
     made = torch.empty_like(tensor, device="meta")
     return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made

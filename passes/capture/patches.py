@@ -1,4 +1,4 @@
-"""The functions that stand in for Python's and torch's own while a capture runs, one maker each."""
+"""The functions that replace Python's and torch's own while a capture runs; each maker takes the original."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fxteleport.passes.graph.source_location import OWN
 
 
 def isinstance_of_values(plain: Any) -> Any:
-    """`isinstance` that sees the value behind a proxy."""
+    """`isinstance` for the value behind a proxy."""
 
     def isinstance(x: Any, kind: Any, /) -> bool:
         if type(x) not in _PROXIES:
             return plain(x, kind)  # type: ignore[no-any-return]
-        if type(x) in _NUMBER_KINDS:  # no symbolic number to who asks for one
+        if type(x) in _NUMBER_KINDS:  # False for SymInt and SymFloat, though the proxies' classes are
             return issubclass(type(proxy.value_of(x)), kind) or issubclass(proxy.NumberProxy, kind)
         if type(x) is proxy.TensorProxy:
             proxy.trace_of(x).inputs.kind = True
@@ -48,7 +48,7 @@ _PROXIES = _NUMBER_KINDS | {proxy.TensorProxy, proxy.SequenceProxy, proxy.DictPr
 
 @functools.cache
 def recording(fn: Any) -> Any:
-    """A function of numbers, recorded where one of them is a proxy."""
+    """A function of numbers that is recorded where one of them is a proxy."""
 
     @functools.wraps(fn)
     def wrapper(*args: Any) -> Any:
@@ -91,7 +91,7 @@ def of_types(fn: Any) -> Any:
 
 
 def entering(enter: Any) -> Any:
-    """A context's beginning that tells the trace whether gradients are recorded in it."""
+    """A gradient context's `__enter__` that reports to the trace whether gradients are recorded in it."""
 
     @functools.wraps(enter)
     def wrapper(context: Any) -> None:
@@ -108,7 +108,7 @@ def entering(enter: Any) -> Any:
 
 
 def asking(plain: Any) -> Any:
-    """Whether gradients are recorded: a model's own code is told what the trace takes for it."""
+    """`torch.is_grad_enabled` that gives the model's own code the trace's answer."""
 
     @functools.wraps(plain)
     def is_grad_enabled() -> bool:
@@ -121,7 +121,7 @@ def asking(plain: Any) -> Any:
 
 
 def leaving(leave: Any) -> Any:
-    """A context's end, of which the trace is told."""
+    """A gradient context's `__exit__` that reports to the trace."""
 
     @functools.wraps(leave)
     def wrapper(context: Any, *error: Any) -> None:
@@ -135,7 +135,7 @@ def leaving(leave: Any) -> Any:
 
 
 def calling(call: Any) -> Any:
-    """A call of one of the user's own modules, which an object or a weak reference holds, is one of its shadow."""
+    """`Module.__call__` that calls the shadow of a user's module, to which an object may refer."""
 
     @functools.wraps(call)
     def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +147,7 @@ def calling(call: Any) -> Any:
 
 
 def scripted(call: Any) -> Any:
-    """A call of a scripted function with proxies is one of the Python function that it was made of."""
+    """A scripted function's call that, given proxies, calls the Python function that was scripted."""
 
     def wrapper(function: Any, *args: Any, **kwargs: Any) -> Any:
         source = getattr(function, "_torchdynamo_inline", None)
@@ -159,13 +159,13 @@ def scripted(call: Any) -> Any:
 
 
 def _is_traced(function: Any) -> bool:
-    """True for a function that `torch.jit.trace` made, which need not do what its source does on other inputs."""
+    """True for a function from `torch.jit.trace`, which may differ from its source on other inputs."""
     kinds = (x.type() for x in function.graph.inputs())
     return any(kind.kind() == "TensorType" and kind.sizes() is not None for kind in kinds)
 
 
 def applying(apply: Any) -> Any:
-    """`Function.apply`, a call of which the trace may keep whole."""
+    """`Function.apply` that the trace may record as one call."""
 
     def wrapper(cls: Any, *args: Any, **kwargs: Any) -> Any:
         trace = running.trace
@@ -176,7 +176,7 @@ def applying(apply: Any) -> Any:
 
 
 def users(cls: type) -> Iterator[type[torch.autograd.Function]]:
-    """The autograd functions that are not torch's own, with a forward of their own."""
+    """The subclasses of a class of autograd functions that are not torch's and define a forward."""
     function: Any
     for function in type.__subclasses__(cls):
         if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
@@ -185,7 +185,7 @@ def users(cls: type) -> Iterator[type[torch.autograd.Function]]:
 
 
 def forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
-    """The forward of an autograd function whose `apply` may have been looked up before the capture: `f = F.apply`."""
+    """An autograd function's forward, for an `apply` that was looked up before the capture: `f = F.apply`."""
 
     @functools.wraps(forward)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -200,7 +200,7 @@ def forwarding(function: type[torch.autograd.Function], forward: Any) -> Any:
 
 
 def passing_on(unwrap: Any) -> Any:
-    """What looks for the wrappers of transforms that are over among a function's arguments: a trace has none."""
+    """functorch's `unwrap_dead_wrappers`, which returns a trace's arguments unchanged."""
 
     def wrapper(args: tuple[Any, ...]) -> tuple[Any, ...]:
         return unwrap(args) if running.trace is None else args  # type: ignore[no-any-return]

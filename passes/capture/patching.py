@@ -1,7 +1,7 @@
-"""What Python and torch must be told about proxies while a capture runs: functions of theirs are replaced.
+"""Patches of Python's and torch's functions while a capture runs, so that they work on proxies.
 
-`isinstance(x, torch.Tensor)` answers for the value behind a proxy: for Python code only, since torch's C code would
-take such an answer for leave to read a tensor's memory. What torch's functions do is recorded by `recording_mode.py`.
+`isinstance(x, torch.Tensor)` answers for the value behind a proxy. This is patched for Python code only: torch's C code
+would go on to read a tensor's memory. Calls of torch's functions are recorded by `recording_mode.py`.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def under_their_names(imports: Iterable[tuple[dict[str, Any], str]]) -> Iterator
 
 @functools.cache
 def _known_to_compile() -> None:
-    """Have `torch.compile` note the functions that are patched, as it does when it is first used, before they are.
+    """Have `torch.compile` load its table of functions before they are patched.
 
-    Otherwise it would note the patches (operations on meta tensors load it), and not know the functions afterwards.
+    Otherwise it would load it during a capture (operations on meta tensors import it), and have the patches in it.
     """
     from torch._dynamo import trace_rules
 
@@ -108,7 +108,7 @@ def _known_to_compile() -> None:
 
 @contextmanager
 def unaware() -> Iterator[None]:
-    """The patches lifted for a while, where no other capture runs: `torch.compile` does not bear them."""
+    """While this lasts, the patches are removed, unless another capture runs: `torch.compile` fails with them."""
     with _lock:
         lifted = [(space, name, vars(space)[name]) for space, name, _ in _saved] if _depth == 1 else []
         for space, name, plain in _saved if lifted else ():
@@ -126,9 +126,9 @@ def _patch(space: Any, name: str, new: Any) -> None:
 
 
 def among_plain_values(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A call that no proxy reaches, with Python's own `isinstance`, where no other capture needs this one.
+    """A call without proxies, with Python's own `isinstance` restored, unless another capture needs the patch.
 
-    For the form of one result, torch's Python functions ask it a thousand times.
+    torch's Python functions call it a thousand times for one result on the meta device.
     """
     with _lock:
         if _depth == 1:

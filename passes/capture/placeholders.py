@@ -1,8 +1,8 @@
 """The placeholders of a capture: one for each argument given, whatever its structure.
 
-Tensors inside lists, tuples, dicts, data classes and other objects are read out of their structure by nodes, and
-`forward` gets the like of what it was given (`object_inputs.py`). All else in it decides what is traced: the emitted
-network refuses another length, other keys and other plain values.
+Nodes read the tensors out of lists, tuples, dicts, data classes and other objects, and `forward` gets a structure of
+the same classes with proxies in it (`object_inputs.py`). All else in the structure is specialised: the emitted network
+refuses another length, other keys and other plain values.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Placeholders:
-    """Appends the placeholders of a trace, and guards the structure of what they stand for.
+    """Appends the placeholders of a trace, with guards on their structure.
 
     Args:
-        record: records the reading of a part.
-        objects: keeps the objects among the inputs.
+        record: records a node that reads a part.
+        objects: the objects among the inputs.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Placeholders:
         return opened
 
     def _opened(self, handle: Proxy, in_object: bool = False) -> Any:
-        """The like of a placeholder's value, with tensors that are read out of it."""
+        """A structure like a placeholder's value, with proxies that are read out of it."""
         value = value_of(handle)
         if isinstance(value, Tensor):
             return handle
@@ -123,14 +123,14 @@ class Placeholders:
         return kind.like(value, items)
 
     def _item(self, handle: Proxy, read: Any, key: Any, value: Any, in_object: bool = False) -> Any:
-        changes = isinstance(value, FILLED)  # and what is changed there has a node
+        changes = isinstance(value, FILLED)  # writing into it needs a node
         if not (changes or any(_has_parts(x) for x in pytree.tree_leaves(value, is_leaf=is_object))):
             return _own(value)
         return self._opened(self._record("call_function", read, (handle, key), {}), in_object)
 
 
 def _own(value: Any) -> Any:
-    """A set of the trace's own, which forward may change; any other value itself."""
+    """A copy of a set, which forward may change; any other value itself."""
     return copy.copy(value) if isinstance(value, set) else value
 
 
@@ -139,12 +139,12 @@ def _has_parts(x: Any) -> bool:
 
 
 def _may_change(x: Any) -> bool:
-    """True for what forward may change: a container, or an object that is taken apart."""
+    """True for a mutable input: a container, or an object that is taken apart."""
     return isinstance(x, FILLED) or (type(x) not in PLAIN and (is_record(x) or is_object(x)))
 
 
 def _holders_in(x: Any) -> list[Any]:
-    """What forward may change in an input, all the way down."""
+    """The mutable containers and objects in an input, at any depth."""
     inner = vars(x).values() if kind_of(type(x)) is None and _may_change(x) and not isinstance(x, set) else held(x)
     return [*([x] if _may_change(x) else []), *(y for v in inner if type(v) not in PLAIN for y in _holders_in(v))]
 
@@ -157,7 +157,7 @@ def said(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def form_of(value: Any, name: str) -> Any:
-    """What an input is like, as `guards.expect_form` takes it."""
+    """The structure of an input, as `guards.expect_form` takes it."""
     if isinstance(value, Tensor):
         return ...
     if (kind := kind_of(type(value))) is not None:
@@ -183,7 +183,7 @@ def form_of(value: Any, name: str) -> Any:
 
 
 def _other_fields(value: Any, name: str) -> tuple[tuple[str, Any], ...]:
-    """What the attributes of a container are like that are none of its items: plain values."""
+    """The attributes of a container that are not among its items, which must be plain values."""
     if type(value) in _BARE:
         return ()
     items = set(map(id, held(value)))
@@ -201,7 +201,7 @@ def _other_fields(value: Any, name: str) -> tuple[tuple[str, Any], ...]:
 
 
 def _optional_tensors(bound: inspect.BoundArguments) -> list[str]:
-    """The names of the tensors that another call could leave out: forward may do something else then."""
+    """The names of the tensors that another call may omit, where forward may do something else."""
     names = []
     for name, value in bound.arguments.items():
         parameter = bound.signature.parameters[name]

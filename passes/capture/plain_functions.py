@@ -1,7 +1,7 @@
-"""Plain functions whose calls a trace is to see: those in which the data decide, so that they may be kept whole.
+"""Plain functions whose calls a trace sees: those in which data decide a branch, so that they may be kept whole.
 
-Nothing tells Python code of a call of a plain function, whoever holds it. So for the time of a trace the function has
-other code, which hands the call to the trace of its thread; without one, it does what it always did.
+Python has no hook on calls of plain functions. So for the time of a trace the function's code object is replaced by one
+that passes the call to the trace of its thread, or to the original code where there is no trace.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fxteleport.passes.graph.structure import is_settings, is_spelt
 _UNFIT = inspect.CO_NESTED | inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _lock = threading.RLock()
 _numbers = itertools.count()
-_watched: dict[int, tuple[FunctionType, FunctionType]] = {}  # the function, and one like it with its own code
+_watched: dict[int, tuple[FunctionType, FunctionType]] = {}  # number -> the function, and a copy with its own code
 _uses: dict[FunctionType, list[int]] = {}  # number, and how many traces watch it
 
 
@@ -41,7 +41,7 @@ class PlainFunction(nn.Module):
     """A function as a leaf.
 
     Args:
-        settings: arguments that no graph can spell, by their place or name: objects of plain values.
+        settings: arguments that no graph can spell (objects of plain values), by position or name.
     """
 
     def __init__(self, function: Callable[..., Any], settings: dict[int | str, Any]) -> None:
@@ -79,7 +79,7 @@ class Code(Protocol):
 
 @contextmanager
 def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
-    """While this lasts, calls of these functions are handed to the trace of the thread that makes them."""
+    """While this lasts, calls of these functions are passed to the trace of the calling thread."""
     with _lock:
         for function in functions:
             _watch(function)
@@ -99,7 +99,7 @@ def watching(functions: frozenset[FunctionType]) -> Iterator[None]:
 def run_watching(
     trace: Trace, functions: frozenset[FunctionType], converting: frozenset[FunctionType], code: Code
 ) -> Iterator[None]:
-    """`run_by` for a trace that is to see the calls of some functions, and the conversions of numbers in others.
+    """`run_by` for a trace that sees the calls of some functions, and the conversions of numbers in others.
 
     Args:
         code: what the modules' code has under which names.
@@ -136,7 +136,7 @@ def called(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def deciding_functions(error: BaseException) -> list[FunctionType]:
-    """The plain functions that an error has passed through since the last call of a module, the innermost first."""
+    """The plain functions in an error's traceback, from the innermost up to the last call of a module."""
     found: list[FrameType] = []
     step: TracebackType | None = error.__traceback__
     while step is not None:
@@ -146,7 +146,7 @@ def deciding_functions(error: BaseException) -> list[FunctionType]:
 
 
 def functions_of_data(frame: FrameType | None, is_data: Callable[[Any], bool]) -> Iterator[FunctionType]:
-    """The plain functions that are running in a module's forward, and that are given data alone."""
+    """The running plain functions, up to a module's forward, whose arguments are data alone."""
     while frame is not None and not _is_of_module(frame):
         function = _function_of(frame)
         if function is not None and not gives_constants(function):
@@ -157,7 +157,7 @@ def functions_of_data(frame: FrameType | None, is_data: Callable[[Any], bool]) -
 
 
 def can_be_held(x: Any) -> bool:
-    """True for arguments that a leaf can be given: tensors and plain values, in tuples and such; configurations."""
+    """True for arguments that a leaf can take: tensors and plain values, in containers, and configurations."""
     if is_proxy(x) or isinstance(x, Tensor):
         return True
     if type(x) in (tuple, list):
@@ -168,7 +168,7 @@ def can_be_held(x: Any) -> bool:
 
 
 def _is_of_module(frame: FrameType) -> bool:
-    """True for a method of one of the model's modules; one that a function makes for itself is a part of that."""
+    """True for a method of one of the model's modules, not of a module that a function creates."""
     names = _arguments(frame.f_code)
     owner = frame.f_locals.get(names[0]) if names else None
     return isinstance(owner, nn.Module) and is_clone(owner)

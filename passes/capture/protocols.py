@@ -1,6 +1,6 @@
-"""What a trace answers to those who meet it: its proxies, its shadow modules, and the patches of Python and torch.
+"""The interfaces of a trace for its proxies, its shadow modules, and the patches of Python and torch.
 
-These are protocols, so that neither proxies nor patches import the tracer, which imports them.
+They are protocols, so that neither proxies nor patches import the tracer, which imports them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Values(Protocol):
-    """Answers to what Python asks of the value behind a proxy (`specialization.py`)."""
+    """The values that Python needs from a proxy (`specialization.py`)."""
 
     def specialize(self, handle: Any, value: T) -> T: ...
     def number(self, handle: Any, kind: Callable[[Any], T]) -> T: ...
@@ -30,14 +30,14 @@ class Values(Protocol):
 
 
 class Lengths(Protocol):
-    """Answers to how many items there are (`lengths.py`)."""
+    """The lengths that Python needs from a proxy (`lengths.py`)."""
 
     def unpacked(self, handle: Any) -> Any: ...
     def takes_apart(self) -> bool: ...
 
 
 class InputFacts(Protocol):
-    """Notes what Python asks of tensors and the inputs decide (`input_facts.py`)."""
+    """Notes the ranks and types that Python reads (`input_facts.py`)."""
 
     kind: bool
 
@@ -52,7 +52,7 @@ class Tensors(Protocol):
 
 
 class Trace(Protocol):
-    """A trace under way, or one that is over."""
+    """A trace, running or ended."""
 
     finished: bool
 
@@ -78,7 +78,7 @@ class Trace(Protocol):
         """Record a function of torch's."""
 
     def hook_gradient(self, tensor: Any, hook: Callable[..., Any]) -> Any:
-        """A hook on a tensor's gradient is registered."""
+        """Record that a hook on a tensor's gradient is registered."""
 
     def apply(
         self,
@@ -86,19 +86,19 @@ class Trace(Protocol):
         args: tuple[Any, ...] | None,
         otherwise: Callable[[], Any],
     ) -> Any:
-        """An autograd function is applied (`args` is None where by keyword): record one call, or run `otherwise`."""
+        """Record a call of an autograd function, or run `otherwise`; `args` is None where some are keywords."""
 
     def plain_function(self, function: FunctionType, own: FunctionType, args: Any, kwargs: Any) -> Any:
-        """A function that the trace watches is called; `own` does what it does."""
+        """Record a call of a watched function, of which `own` is a copy that is not watched."""
 
     def shadow_of(self, module: nn.Module) -> nn.Module | None:
         """The shadow of one of the user's own modules."""
 
     def is_grad_enabled(self, frame: FrameType) -> bool:
-        """What `torch.is_grad_enabled()` gives to the code of a frame."""
+        """The result of `torch.is_grad_enabled()` for the code of a frame."""
 
     def requires_grad(self, node: fx.Node, frame: FrameType) -> bool:
-        """What a tensor's `requires_grad` gives to the code of a frame."""
+        """A tensor's `requires_grad` for the code of a frame."""
 
     def enter_gradients(self, recording: bool | None) -> None:
         """Forward enters a context in which gradients are recorded, or not; None for one that changes nothing."""
@@ -108,7 +108,7 @@ class Trace(Protocol):
 
 
 class Calls(Protocol):
-    """What the calls of shadow modules are handed to (`module_calls.py`)."""
+    """Takes the calls of shadow modules (`module_calls.py`)."""
 
     def module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any: ...
     def method(self, module: nn.Module, fn: FunctionType, args: Any, kwargs: Any) -> Any: ...

@@ -75,13 +75,13 @@ class Recorder:
 
     @unrecorded
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Evaluate a call and append its node; what is not worth a node (bool, str, None, enum) comes back as is."""
-        if type in map(type, args) or type in map(type, kwargs.values()):  # torch takes `int` for a dtype
+        """Evaluate a call and append its node; a result that needs no proxy (bool, str, None, enum) is returned."""
+        if type in map(type, args) or type in map(type, kwargs.values()):  # torch takes `int` as a dtype
             args, kwargs = tuple(map(_dtype, args)), {k: _dtype(v) for k, v in kwargs.items()}
 
         def run(*given: Any) -> Any:
             if target is getattr and given[0][1] == "device":
-                return self._settings.device, Trust.KNOWN  # meta tensors stand for ones over there
+                return self._settings.device, Trust.KNOWN  # meta tensors stand for tensors there
             value, trust = self._memo.run(op, target, *given)
             if target == "type" and isinstance(value, str):
                 device = self._settings.device.type
@@ -114,7 +114,7 @@ class Recorder:
         return self.commit(op, target, args, kwargs, seen, decides)
 
     def _expect_error(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The model's code goes on where a call fails: the emitted network makes sure that it does.
+        """Add a guard that a call fails, since the model's code catches the error.
 
         Raises:
             CannotRun: no graph can spell the call.
@@ -145,7 +145,7 @@ class Recorder:
             if versions != [t._version for t in opened.constants] or self._tensors.are_constants(mutated):
                 raise WrittenConstant("it writes into a tensor made from no input")
         except CannotRun as error:
-            if any(map(trust_of, opened.handles)):  # the example inputs may give arguments that fit each other
+            if any(map(trust_of, opened.handles)):  # the guessed arguments may not fit each other
                 raise DataDependent(f"{what}: it depends on the data: {error}") from error.__cause__
             cause = error.__cause__  # of a TypeError, what is given decides, whatever its size
             raise cannot_run(f"{what}: {error}", cause if isinstance(cause, TypeError) else None) from cause
@@ -153,7 +153,7 @@ class Recorder:
             if self._settings.makes_all:
                 if _forget_values(opened.handles[:1]):
                     return self.observe(run, what, args, kwargs)
-                # not one that a function made which can be recorded
+                # the array came from a conversion that cannot be recorded
                 raise DataDependent(f"{what}: {error}, which the graph does not make") from None
             raise
         for _, x, _, form in tensors if mutated else ():
@@ -167,9 +167,9 @@ class Recorder:
     def commit(
         self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed, decides: bool
     ) -> Any:
-        """Append the node of an evaluated call; what is not worth a proxy (None, bool, str, enum) comes back as it is.
+        """Append the node of an evaluated call; a result that needs no proxy (None, bool, str, enum) is returned as is.
 
-        Code branches on such a value: where other inputs may give another, the emitted network insists on it.
+        Code branches on such a value: where other inputs may give another one, it gets a guard.
 
         Args:
             decides: other sizes may give another value.
@@ -189,7 +189,7 @@ class Recorder:
         return seen.value
 
     def append(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Observed) -> Proxy:
-        """Append the node of an evaluated call; its proxy.
+        """Append the node of an evaluated call, and return its proxy.
 
         Raises:
             RuntimeError: an argument cannot be held by a graph, or the call is made under another autocast.
@@ -217,14 +217,15 @@ def _reject_same(args: tuple[Any, ...], value: Any) -> None:
 
 
 def _as_tensor(x: Any) -> Any:
-    """An array of numbers of which a tensor is made, as a tensor."""
+    """An array that becomes an argument, as a tensor; anything else as it is."""
     return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else x
 
 
 def _forget_values(handles: Sequence[Proxy]) -> bool:
-    """From now on, the values of a tensor that the graph makes (integers, a mask) are not known.
+    """Make the values of created tensors (integers, a mask) unknown: a value that depends on an input is written there.
 
-    What depends on an input is written into it. False where the graph does not make it, or it has views.
+    Returns:
+        False where the graph does not create the tensor, or it has views.
     """
     for handle in handles:
         node, value = proxy.node_of(handle), value_of(handle)
@@ -239,7 +240,7 @@ def _forget_values(handles: Sequence[Proxy]) -> bool:
 
 
 def record_left_over(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call of a proxy that has outlived its trace, in another trace or in none."""
+    """Record a call of a proxy whose trace has ended, in the running trace; without one, run it."""
     trace = proxy.find_trace((args, kwargs))
     if trace is not None:
         return trace.record(op, target, args, kwargs)
@@ -250,7 +251,7 @@ _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: to
 
 
 def _dtype(x: Any) -> Any:
-    """A type of Python's as the dtype that torch takes it for; a graph's code cannot spell it."""
+    """The dtype that torch takes a Python type for, since a graph's code cannot spell the type."""
     return _DTYPES.get(x, x) if type(x) is type else x
 
 
@@ -259,6 +260,6 @@ def _form(x: Tensor) -> Any:
 
 
 def _autocast() -> tuple[torch.dtype | None, ...]:
-    """To what the operations of the CPU and of CUDA are cast."""
+    """The dtypes to which autocast casts on the CPU and on CUDA; None where it is off."""
     cpu, cuda = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
     return torch.get_autocast_dtype("cpu") if cpu else None, torch.get_autocast_dtype("cuda") if cuda else None

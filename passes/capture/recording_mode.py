@@ -1,8 +1,8 @@
 """The mode in which torch's functions are recorded, and the trace for which a thread runs a model.
 
-torch's functions and methods look for `__torch_function__` among their tensors only: a mode sees each call, and records
-it when any argument is a proxy, when it draws random numbers, and when it makes a tensor and the trace records all that
-are made. Everything else, other threads' calls included, passes through.
+torch's functions and methods look for `__torch_function__` among their tensors only. A mode sees each call, and records
+it if an argument is a proxy, if it draws random numbers, or if it creates a tensor and the trace records all creations.
+Any other call, those of other threads among them, passes through.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _CREATION = (
 _COPYING = "clone new_empty new_full new_ones new_tensor new_zeros".split()
 MAKING = frozenset({*(getattr(torch, name) for name in _CREATION), *_COPYING})  # as nodes name them
 _MAKING = MAKING | {getattr(torch.Tensor, name) for name in _COPYING}
-# What Python asks of a tensor as an object, whatever it holds.
+# Methods that do not depend on a tensor's values.
 _OF_THE_OBJECT = frozenset({torch.Tensor.__hash__, torch.Tensor.__repr__, torch.Tensor.__format__})
 
 
 class _Running(threading.local):
     """The trace for which this thread runs a model; None while it evaluates a call, or traces nothing.
 
-    Patched functions are global, and what they are given need not lead to a trace (`torch.rand(3)`,
-    `torch.is_grad_enabled()`): only the thread tells.
+    Patched functions are global, and their arguments need not refer to a trace (`torch.rand(3)`,
+    `torch.is_grad_enabled()`), so it is looked up by thread.
     """
 
     trace: Trace | None = None
@@ -48,7 +48,7 @@ running = _Running()
 
 @contextmanager
 def run_by(trace: Trace) -> Iterator[None]:
-    """torch's functions in this thread ask this trace whether to record them."""
+    """While this lasts, calls of torch's functions in this thread go to this trace."""
     before, running.trace = running.trace, trace
     try:
         with _RECORDING:
@@ -58,7 +58,7 @@ def run_by(trace: Trace) -> Iterator[None]:
 
 
 def unrecorded(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of a recorder's that uses torch for its own ends."""
+    """A method of a recorder that calls torch itself: these calls are not recorded."""
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -86,7 +86,7 @@ _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_to
 
 
 class Recording(TorchFunctionMode):
-    """Records torch's functions where an argument is a proxy, or where each run draws its own numbers."""
+    """The mode that records torch's functions (see the module's docstring)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -97,7 +97,7 @@ class Recording(TorchFunctionMode):
                 if func is torch._assert and args and type(args[0]) is bool:
                     return func(*args, **kwargs)
                 if func.__name__ == "__get__" and not isinstance(fact := func(*args), torch.Tensor):
-                    return fact  # a property that says nothing of a tensor's values
+                    return fact  # a property that does not depend on a tensor's values
                 if func not in _OF_THE_OBJECT:
                     adopted = trace.tensors.adopted(args), trace.tensors.adopted(kwargs)
                     if proxy.find_trace(adopted) is not None:

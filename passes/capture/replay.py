@@ -1,4 +1,4 @@
-"""Replay: whether a captured graph runs on inputs of other shapes at all, found on tensors without values."""
+"""Replay: whether a captured graph runs on inputs of other shapes, by running it on meta tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.ops import call_of
 
 Shapes = dict[fx.Node, tuple[int, ...]]
-_MANY_INPUTS = 4  # beyond which the shapes of all are changed together only
+_MANY_INPUTS = 4  # with more inputs, only the shapes of all are changed together
 
 
 def other_ranks(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
-    """Inputs with an axis fewer or more, all of them or one."""
+    """Input shapes with one axis fewer or more, for all inputs or for one."""
     together = [list(inputs), *([n] for n in inputs if 1 < len(inputs) <= _MANY_INPUTS)]
     for changed in together:
         for change in (lambda s: s[1:], lambda s: (*s[:1], *s[2:]), lambda s: (1, *s), lambda s: (2, *s)):
@@ -26,7 +26,7 @@ def other_ranks(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
 
 
 def other_sizes(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
-    """Inputs with another size along an axis, all that have it or one."""
+    """Input shapes with another size along one axis, for all inputs that have the size or for one."""
     shapes = {n: tuple(info(n).value.shape) for n in inputs}
     axes = {(i, size) for shape in shapes.values() for i, size in enumerate(shape)}
     for i, size in sorted(axes):
@@ -38,7 +38,7 @@ def other_sizes(inputs: Sequence[fx.Node]) -> Iterator[Shapes]:
 
 
 def depending(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes that depend on some, these among them."""
+    """The nodes that depend on `sources`, and these."""
     found = set(sources)
     for node in graph.nodes:
         if not found.isdisjoint(node.all_input_nodes):
@@ -54,11 +54,11 @@ def runs(
     last: fx.Node | None = None,
     requires: Mapping[fx.Node, Callable[[Any], bool]] | None = None,
 ) -> bool:
-    """True where a graph runs on inputs of other shapes, as far as that is known.
+    """True where a graph runs on inputs of other shapes; opaque calls are assumed to run.
 
     Args:
-        last: it need not run farther than to this node.
-        requires: node -> what must be true of its value.
+        last: stop after this node.
+        requires: node -> a predicate that its value must satisfy.
     """
     values: dict[fx.Node, Any] = {}
 

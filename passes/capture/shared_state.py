@@ -1,7 +1,7 @@
-"""Shared state: attributes through which a module that is kept whole and traced code tell each other something.
+"""Shared state: attributes through which an opaque module and traced code communicate.
 
-The module's code runs on a copy of its own, in the trace as in an emitted network: what it sets no traced code reads,
-and what traced code sets it does not read. So what holds both must be kept whole.
+The opaque module's code runs on a copy of the module, in the trace as in an emitted network: traced code does not read
+what it sets, nor does it read what traced code sets. So a module that contains both must be kept whole.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Place = tuple[str, str]  # (a module's path, the name of an attribute)
 
 
 class SharedState:
-    """What was read and written in a trace that is over.
+    """The attributes that were read and written in a finished trace.
 
     Args:
         parts: the model's modules by path.
-        left: what any forward has left.
+        left: the attributes that a forward has left with other values.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SharedState:
         self._read, self._parts = reads.from_outside, parts
 
     def of(self, leaves: LeafTable) -> Iterator[str]:
-        """The paths of the modules kept whole that traced code has told something, or asked."""
+        """The paths of the opaque modules that share state with traced code."""
         for path in leaves.opaque:
             if path not in self._parts:
                 continue
@@ -47,7 +47,7 @@ class SharedState:
                 yield path
 
     def _tells(self, path: str) -> Iterator[bool]:
-        """Whether the code of a module may set each attribute in it that was read from outside."""
+        """For each attribute of a module that was read from outside: whether the module's code may set it."""
         for where, name in self._read:
             if is_at_or_in(where, path) and name not in BOOKKEEPING:
                 value = vars(self._parts[where]).get(name)

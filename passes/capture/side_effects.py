@@ -1,4 +1,4 @@
-"""Side effects: what a forward leaves behind in buffers and in Python, and a graph does not hand on to the next run."""
+"""Side effects of forward on buffers and Python state, which a graph does not pass on to the next run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxteleport.passes.capture import last_run, proxy
-from fxteleport.passes.capture.attribute_journal import Writes
+from fxteleport.passes.capture.attribute_journal import ABSENT, Writes
 from fxteleport.passes.capture.control_flow import DataDependent, Draws
 from fxteleport.passes.capture.proxy import node_of, value_of
 from fxteleport.passes.capture.tensor_table import TensorTable
@@ -32,12 +32,12 @@ NEXT_RUN_DIFFERS = "its forward sets an attribute, and computes something else i
 
 
 class SideEffects:
-    """Notes the side effects that a plan can name, and rejects those that no graph holds.
+    """Notes the side effects that a plan can name, and rejects those that no graph can have.
 
     Args:
-        names: of the model's own tensors.
+        names: the names of the model's own tensors.
         writes: the assignments of forward.
-        settings: which modules compute something else in the next run, and whether any draws (see `TraceSettings`).
+        settings: the modules that compute something else in the next run, and whether any draws (`TraceSettings`).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SideEffects:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """A run of the whole forward; who draws random numbers of Python's or numpy's next gets what it would have.
+        """While this lasts, forward runs; the states of Python's and numpy's random numbers are restored afterwards.
 
         Raises:
             Draws: forward has drawn such numbers, which a graph would have as constants.
@@ -64,7 +64,7 @@ class SideEffects:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """A call of code that is traced.
+        """While this lasts, a call is traced.
 
         Raises:
             DataDependent: it has drawn random numbers of Python's or numpy's.
@@ -79,12 +79,12 @@ class SideEffects:
 
     @contextmanager
     def whole_call(self) -> Iterator[None]:
-        """A call of code that is kept whole: what it draws while it is evaluated is not the trace's."""
+        """While this lasts, an opaque call is evaluated; random numbers that it draws do not count."""
         with _numbers_of_python() if self._draws else nullcontext():
             yield
 
     def reject_changed_layers(self) -> None:
-        """Raise DataDependent where forward leaves a layer with other settings or tensors than it finds."""
+        """Raise DataDependent where forward has left a layer with other settings or tensors."""
         for key in (*self._writes.left(), *(key for module, key, _, _ in self._writes.past() if _is_layer(module))):
             raise DataDependent(f"its forward leaves a layer with another '{key}' than it finds")
 
@@ -94,7 +94,7 @@ class SideEffects:
             raise DataDependent(NEXT_RUN_DIFFERS)
 
     def reject_state(self, module: nn.Module) -> None:
-        """A buffer that forward reads and then replaces is state, which a graph does not hand on to the next run.
+        """Reject a buffer that forward reads and then replaces: a graph does not pass it on to the next run.
 
         Raises:
             DataDependent: the module has such a buffer.
@@ -115,11 +115,11 @@ class SideEffects:
         """Attributes that forward leaves with other values.
 
         Args:
-            reads: the attributes that were read, and those among them that the run has found.
+            reads: the attributes that were read, and which of them have values from before the run.
 
         Returns:
-            Those that the next run may read as this one has; and those that this run has written before it read them,
-            which the next one reads first if it takes another way.
+            Those that the next run may read as this one did; and those that this run wrote before it read them, which
+            the next run reads first if it takes another branch.
         """
         left: Attributes = {}
         late: Attributes = {}
@@ -137,7 +137,10 @@ class SideEffects:
             if path is None or name in BOOKKEEPING or name in _OF_RECURRENT_LAYERS:
                 continue
             filled.pop((path, name), None)
-            if type(now) in PLAIN:
+            if now is ABSENT:
+                if before is not ABSENT and (path, name) in reads.found:
+                    left[path, name] = ABSENT
+            elif type(now) in PLAIN:
                 changed = type(now) is not type(before) or now != before
                 if changed and ((path, name) in read or type(before) not in PLAIN):
                     left[path, name] = now
@@ -147,11 +150,11 @@ class SideEffects:
         return left, late
 
     def stand_in(self, x: Any) -> Any:
-        """What stands for a value that this run leaves, in the trace of the next."""
+        """The stand-in, in the trace of the next run, for a value that this run leaves."""
         return last_run.stand_in(x, lambda leaf: self._is_made_of_sizes(leaf, None, or_weights=True))
 
     def _is_made_of_sizes(self, now: Any, before: fx.Node | None, or_weights: bool = False) -> bool:
-        """True for what each run would make the same: of sizes, but that of the tensor in whose place it is put."""
+        """True for a value that each run computes alike: from sizes, except that of the tensor that it replaces."""
         waiting, seen = [node_of(now)] if proxy.is_proxy(now) else [], set()
         while waiting:
             node = waiting.pop()
@@ -176,7 +179,7 @@ def _is_layer(shadow: nn.Module) -> bool:
 
 
 def _is_drawn(x: Any) -> bool:
-    """True for a tensor that is made of random numbers."""
+    """True for a tensor that is computed from random numbers."""
     waiting, seen = [node_of(leaf) for leaf in leaves_of(x) if proxy.is_proxy(leaf)], set()
     while waiting:
         node = waiting.pop()

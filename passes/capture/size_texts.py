@@ -1,8 +1,8 @@
-"""Messages: text of a size that nothing but a message holds fixes nothing.
+"""Messages: the text of a size does not specialise the size where it is part of a message only.
 
-`torch._assert(n % 2 == 0, f"{n} is odd")` makes the text at each call, `print(x.shape)` shows it, and what the network
-computes depends on neither: the text goes into a call whose result is dropped. A text that is looked up, compared or
-kept (`getattr(self, f"table_{n}")`) may decide anything, so the size in it is a number.
+`torch._assert(n % 2 == 0, f"{n} is odd")` builds the text at each call, `print(x.shape)` prints it, and the network's
+results depend on neither: the text goes into a call whose result is dropped. A text that is looked up, compared or
+stored (`getattr(self, f"table_{n}")`) may decide anything, so its size is specialised.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import dis
 import functools
 from types import CodeType, FrameType
 
-_LOGS = frozenset({"logging", "warnings", "traceback"})  # modules that make texts of what they are handed
+_LOGS = frozenset({"logging", "warnings", "traceback"})  # modules that convert their arguments to text
 _MAKES = ("FORMAT_", "CONVERT_", "BUILD_STRING", "BUILD_TUPLE")
 _AROUND = (*_MAKES, "LOAD_", "BINARY_SUBSCR", "BINARY_OP", "PRECALL", "CALL", "KW_NAMES", "PUSH_NULL", "EXTENDED_ARG")
 
 
 def is_message(frame: FrameType) -> bool:
-    """True where the text that a frame is making right now is part of a message only."""
+    """True where the text that a frame is building now is part of a message only."""
     if frame.f_globals.get("__name__", "").partition(".")[0] in _LOGS:
         return True
     return _is_dropped(frame.f_code, frame.f_lasti)
 
 
 def will_be_message(frame: FrameType) -> bool:
-    """The same of what the frame asks for right now: a text is made of it next."""
+    """True where the value that a frame reads now becomes text next, in a message only."""
     if frame.f_lasti < 0:
         return False
     following = next((step for step in _steps(frame.f_code) if step.offset > frame.f_lasti), None)
@@ -38,7 +38,7 @@ def _steps(code: CodeType) -> list[dis.Instruction]:
 
 @functools.lru_cache(maxsize=1024)
 def _is_dropped(code: CodeType, offset: int) -> bool:
-    """Follow the text through the code: joined to others, it must go into a call that leaves nothing behind."""
+    """Follow the text through the code: it must end, joined to others, in a call whose result is dropped."""
     steps = [step for step in _steps(code) if step.offset >= offset]
     if steps[0].opname.startswith(("PRECALL", "CALL")):  # str(n), or print(n)
         steps = [step for i, step in enumerate(steps) if i and not step.opname.startswith("CALL")]

@@ -1,10 +1,10 @@
-"""Specialisation: what Python wants to know of a value while a model is traced.
+"""Specialisation: Python needs a concrete value while a model is traced.
 
-What it decides from a size is part of the trace: it is recorded as specialised, and a guard makes the emitted network
-insist on it. From a guess (`Trust`, in `graph/node_info.py`) nothing may be decided. What the example inputs alone give
-(`data_values.py`) is none: the trace goes on as in the example, and a guard makes sure that the run's data do alike.
+A value that depends on sizes is specialised: the trace goes on with the example's value, and the emitted network has a
+guard on it. A guess (`Trust`, in `graph/node_info.py`) may not be specialised. A value that the example inputs alone
+decide (`data_values.py`) is no guess: it gets a data guard.
 
-Each is a `Condition` of the plan, but for what the model's own code insists on: `assert h == 8`, `b, t, c = x.shape`.
+Each is a `Condition` of the plan, unless the model's own code checks it: `assert h == 8`, `b, t, c = x.shape`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _FORMS = (torch.dtype, torch.device, torch.layout, torch.memory_format, str)
 
 
 class Specialization:
-    """Answers what Python asks, and notes what the graph depends on since.
+    """Gives Python concrete values, and notes that the graph depends on them.
 
     Args:
-        settings: whether a size may be hashed (it is a number then), and which functions convert sizes.
-        data: follows what the example inputs alone decide.
+        settings: whether a size may be hashed (which specialises it), and which functions convert sizes.
+        data: the values that the example inputs alone decide.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Specialization:
         self._data = data
 
     def known(self, handle: Proxy) -> Any:
-        """The value of a proxy, for a decision of Python's.
+        """The value of a proxy, for a branch.
 
         Raises:
             DataDependent: the value is a guess.
@@ -70,7 +70,7 @@ class Specialization:
         return value_of(handle)
 
     def specialize(self, handle: Proxy, value: T) -> T:
-        """Python needs the value itself: give it, and record that the graph now depends on it."""
+        """Give Python the value itself, and record that the graph depends on it."""
         held, node = self.known(handle), node_of(handle)
         if not isinstance(held, Tensor) or not held.is_meta:
             kind = "branch" if isinstance(held, bool) else "form" if isinstance(held, _FORMS) else "number"
@@ -78,7 +78,7 @@ class Specialization:
         return value
 
     def forced(self, handle: Proxy, value: T) -> T:
-        """Python takes a number out of the graph: it is a constant from here on, so the emitted network insists."""
+        """Give Python a number, which is a constant of the graph from here on, with a guard."""
         if is_left(handle):
             return value
         if not self._guards.is_fixed(node_of(handle)):
@@ -119,7 +119,7 @@ class Specialization:
         return self.forced(handle, kind(value))
 
     def length(self, handle: Proxy) -> int:
-        """How many items a tensor has along its first axis, given as a size, as Python's own number.
+        """The length of a tensor along its first axis, given as a size, as Python's own number.
 
         Raises:
             Converts: another trace can record the call.
@@ -134,7 +134,7 @@ class Specialization:
             raise Converts(function)
 
     def hashed(self, handle: Proxy) -> int:
-        """Python looks a size up in a table.
+        """The hash of a size, which becomes a number.
 
         Raises:
             Unhashable: this trace keeps sizes symbolic.
@@ -144,7 +144,7 @@ class Specialization:
         return hash(self.forced(handle, value_of(handle)))
 
     def said(self, handle: Proxy) -> Any:
-        """The value of a size or a setting, for a text: a message, or a name that decides something."""
+        """The value of a size or a setting for a text: a message, or a name that may decide something."""
         frame, value = asking_frame(), value_of(handle)
         if isinstance(value, torch.device) or (frame is not None and is_message(frame)):
             return value
@@ -152,12 +152,12 @@ class Specialization:
         return fixed(handle, value)
 
     def checked(self, handle: Proxy) -> bool:
-        """Python branches on what depends on the data: if one way does nothing but raise, the trace takes the other.
+        """The truth value for a branch on data: if one arm only raises, the trace takes the other.
 
-        Else a branch by what is known of the example inputs (how many edges are left) is taken as it is there.
+        Else the branch is taken as in the example, if the example inputs alone decide it (how many edges are left).
 
         Raises:
-            DataDependent: both ways go on, and nothing is known.
+            DataDependent: both arms go on, and weights or activations decide.
         """
         frame, value, node = asking_frame(), value_of(handle), node_of(handle)
         verdict = None if frame is None else must_be(frame)
@@ -172,10 +172,10 @@ class Specialization:
         return verdict
 
     def decided(self, handle: Proxy, value: bool | str | enum.Enum | None) -> None:
-        """Python took a branch that depends on sizes, or on what is there: the emitted network insists on the same one.
+        """Guard a value by which Python may branch: it depends on sizes, or on whether something is None.
 
         Raises:
-            DataDependent: whether it is there was seen to depend on the data.
+            DataDependent: whether it is None was seen to depend on the data.
         """
         if trust_of(handle) > (Trust.EXAMPLE if isinstance(value, bool) else Trust.GUESS):
             self.known(handle)

@@ -24,7 +24,7 @@ class TensorTable:
     """Finds tensors by identity; each has one `get_attr` node for all its names and uses.
 
     Attributes:
-        held: names of the model's tensors that code holds by itself (in a list, a closure), beside their modules.
+        held: names of the model's tensors that code refers to directly (in a list, a closure), beside their modules.
     """
 
     def __init__(self, model: ModelTensors, builder: GraphBuilder, additions: Additions, values: MetaValues) -> None:
@@ -32,7 +32,7 @@ class TensorTable:
         self._model, self._builder, self._additions, self._values = model, builder, additions, values
         self._attributes: dict[str, Proxy] = {}
         self._constants: dict[int, Proxy] = {}
-        self._kept: list[Tensor] = []  # those whose id is in use above
+        self._kept: list[Tensor] = []  # keeps tensors alive whose ids are keys above
 
     @unrecorded
     def attribute(self, name: str) -> Proxy:
@@ -51,7 +51,7 @@ class TensorTable:
         return self._attributes.get(self._model.canonical.get(name, name))
 
     def own(self, tensor: Tensor | None) -> Any:
-        """The proxy of one of the model's tensors; any other one itself."""
+        """The proxy of one of the model's tensors; any other tensor itself."""
         name = self._model.names.get(id(tensor))
         return tensor if name is None else self.attribute(name)
 
@@ -61,7 +61,7 @@ class TensorTable:
         return node.op == "get_attr" and node.target in self._model.parameters
 
     def adopted(self, x: Any) -> Any:
-        """An argument structure with proxies for the model's own tensors, which a list, say, or a closure holds."""
+        """An argument structure with proxies for the model's own tensors, which code refers to directly."""
         kind = type(x)
         if kind in PLAIN:
             return x
@@ -80,7 +80,7 @@ class TensorTable:
         return self.attribute(name)
 
     def constant(self, tensor: Tensor) -> Proxy:
-        """The proxy of a tensor that `forward` made from no input, or that is no attribute of the model.
+        """The proxy of a tensor that `forward` created from no input, or that is no attribute of the model.
 
         Raises:
             RuntimeError: it has no values.
@@ -104,6 +104,6 @@ class TensorTable:
         return bool(storages) and any(not storages.isdisjoint(self._values.memory_of(t)) for t in self._kept)
 
     def keep_only(self, nodes: Container[fx.Node]) -> None:
-        """Forget proxies of other nodes, which are erased."""
+        """Forget the proxies of erased nodes."""
         self._attributes = {k: p for k, p in self._attributes.items() if node_of(p) in nodes}
         self._constants = {k: p for k, p in self._constants.items() if node_of(p) in nodes}

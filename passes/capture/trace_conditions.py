@@ -1,4 +1,4 @@
-"""What a trace rests on beyond the model itself, as it is found."""
+"""The conditions of a trace, collected while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxteleport.passes.graph.source_location import Line, calling_line, quoted
 
 
 class TraceConditions:
-    """The conditions of a trace, each with the node that was asked, if any."""
+    """The conditions of a trace, each with the node whose value was read, if any."""
 
     def __init__(self, stack: CallStack) -> None:
         self._stack = stack
@@ -21,20 +21,20 @@ class TraceConditions:
     def note(
         self, kind: str, value: str, node: fx.Node | None = None, path: str | None = None, line: Line | None = None
     ) -> None:
-        """Note a condition: the graph, and the weights that are scaled by its CoBs, hold where it does.
+        """Note a condition, under which the graph and the scaled weights are right.
 
         Args:
-            path, line: the module and the line that asked, where they are not those that are running.
+            path, line: the module and the line that read the value; those that are running by default.
         """
         path = self._stack.path if path is None else path
         name = "" if node is None else node.name
         self.nodes.setdefault(Condition(kind, name, path, quoted(line or calling_line()), value), node)
 
     def add(self, conditions: Iterable[Condition]) -> None:
-        """Take over those of another trace, whose nodes are not in this graph."""
+        """Add the conditions of another trace, whose nodes are not in this graph."""
         for condition in conditions:
             self.nodes.setdefault(condition, None)
 
     def keep_only(self, nodes: Container[fx.Node]) -> None:
-        """Forget what was asked of other nodes, which are erased."""
+        """Forget the conditions of erased nodes."""
         self.nodes = {c: node for c, node in self.nodes.items() if node is None or node in nodes}

@@ -13,26 +13,26 @@ from fxteleport.passes.graph.node_info import info
 
 
 class TraceGuards:
-    """Appends guards to a graph, whose messages tell in which module Python asked."""
+    """Appends guards to a graph; their messages name the module that read the value."""
 
     def __init__(self, graph: fx.Graph, stack: CallStack) -> None:
         self._graph, self._stack = graph, stack
         self._fixed: dict[fx.Node, fx.Node] = {}  # the guard of a node's value
 
     def expect(self, node: fx.Node, value: Any) -> fx.Node:
-        """The emitted network refuses another value of a node."""
+        """Guard a node's value."""
         return self._add(expect, node, value)
 
     def insist(self, node: fx.Node, verdict: bool, where: str) -> None:
-        """The emitted network makes a check of the model's own, of which a node is the condition."""
+        """Repeat an assertion of the model's own code, whose condition is a node."""
         guard(self._graph, insist, node, verdict, where)
 
     def require_gradient(self, node: fx.Node, required: bool) -> None:
-        """The emitted network refuses a parameter that was frozen, or is trained, since."""
+        """Guard a parameter's `requires_grad`."""
         guard(self._graph, expect_gradient, node, required, str(node.target))
 
     def insist_on_form(self, node: fx.Node) -> None:
-        """The emitted network refuses anything but tensors where a call gave tensors, as many in the same structure."""
+        """Guard the structure of a result that holds tensors alone."""
         form = _form_of(info(node).value)
         if form is not None:
             guard(self._graph, expect_form, node, form, f"what {node.name} gives")
@@ -46,11 +46,11 @@ class TraceGuards:
         guard(self._graph, expect_type, node, other, same, f"{node.name} in {self._stack.where}")
 
     def fix(self, check: Callable[..., None], node: fx.Node, fact: Any) -> None:
-        """As `expect`, by any check; from here on the node's value is fixed."""
+        """As `expect`, with any check; from here on the node's value counts as guarded."""
         self._fixed[node] = self._add(check, node, fact)
 
     def is_fixed(self, node: fx.Node) -> bool:
-        """True where a guard (that was not erased since) makes sure of a node's value."""
+        """True where a guard (that was not erased) ensures a node's value."""
         guarding = self._fixed.get(node)
         return guarding is not None and not guarding._erased
 
@@ -59,7 +59,7 @@ class TraceGuards:
 
 
 def _form_of(value: Any) -> Any:
-    """What a value of tensors is like, as `expect_form` takes it; None where it holds anything else."""
+    """The structure of a value that holds tensors alone, as `expect_form` takes it; None for any other value."""
     if isinstance(value, Tensor):
         return ...
     if type(value) in (list, tuple):

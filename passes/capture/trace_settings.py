@@ -1,4 +1,4 @@
-"""The settings of one trace; some are found out by a trace that fails for the lack of them."""
+"""The settings of one trace. A trace that fails may show that another setting is needed (`retry`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fxteleport.passes.capture.control_flow import (
     WrittenConstant,
 )
 from fxteleport.passes.capture.held_objects import Left
+from fxteleport.passes.errors import CaptureError
 
 T = TypeVar("T")
 
@@ -28,19 +29,19 @@ class TraceSettings:
     """How a trace is made.
 
     Attributes:
-        device: where the inputs are; meta tensors stand for tensors there.
-        makes_all: tensors that `forward` makes from no input are made by nodes, and may be written to; the values of
-            those with fractions are not known then. Otherwise they are constants.
-        hashes: a size may be hashed; it is a number then, with a guard.
+        device: the device of the inputs; meta tensors stand for tensors on it.
+        makes_all: tensors that `forward` creates from no input are created by nodes, so they may be written to; the
+            values of floating-point ones are then unknown. Otherwise they are constants.
+        hashes: a size may be hashed; this specialises it.
         training: the model is in train mode.
-        data_guards: what the example inputs alone decide goes as they do, with a guard.
-        is_body: the graph is of the inside of a call that is recorded as one node.
-        found: attributes that the run finds, if not as they are in the model: (module's path, name) -> value.
-        converting: functions in which `int` and `float` of a size are recorded.
-        functions: plain functions in which the data decide; their calls are seen.
-        objects: what the run finds in objects that modules hold, if not what they hold now.
+        data_guards: branches that the example inputs alone decide are taken as in the example, with a guard.
+        is_body: the graph is the body of a call that is recorded as one node.
+        found: (module's path, name) -> value, for attributes whose values at the start differ from the model's.
+        converting: functions in which conversions of sizes are recorded.
+        functions: plain functions in which data decide a branch; the trace sees their calls.
+        objects: the contents of objects at the start, where they differ from the current ones.
         stateful: paths of modules that compute something else in the next run; they are kept whole.
-        carriers: the objects in which they keep what they need for that, and those that lead there.
+        carriers: the objects that hold their state, and those that refer to these.
         ranks, types: inputs of other numbers of axes, or of other types, are refused.
         draws: forward draws random numbers of Python's or numpy's; the modules that do are kept whole.
     """
@@ -62,23 +63,29 @@ class TraceSettings:
     draws: bool = False
 
     def with_stateful(self, found: NextRunDiffers) -> TraceSettings:
-        """The same, where more modules are kept whole; of one that is already (nothing calls it), its owner."""
+        """The same with more modules kept whole; for a module that is kept whole already, the one that contains it.
+
+        Raises:
+            CaptureError: all of them are, and those that contain them.
+        """
         paths = set()
         for path in found.paths:
             while path and path in self.stateful:
                 path = path.rpartition(".")[0]
             paths.add(path)
+        if paths <= self.stateful:
+            raise CaptureError(f"'{min(paths)}' is kept whole, and what it leaves makes the next run another one")
         return replace(self, stateful=self.stateful | paths, carriers=(*self.carriers, *found.carriers))
 
     def of_body(self, training: bool) -> TraceSettings:
-        """Those of the inside of a call."""
+        """The settings for the body of a call."""
         return TraceSettings(
             self.device, self.makes_all, self.hashes, training, is_body=True, converting=self.converting
         )
 
 
 def retry(trace: Callable[[TraceSettings], T], settings: TraceSettings) -> T:
-    """Trace with the settings that the model turns out to need."""
+    """Trace, and trace again with other settings as long as `trace` raises that they are needed (`Again`)."""
     while True:
         try:
             return trace(settings)

@@ -1,4 +1,4 @@
-"""Shadow modules: clones whose calls go to the trace, and whose tensors are proxies made on first use."""
+"""Shadow modules: clones whose calls go to the trace, and whose tensors are proxies, created on first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import operator
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +23,18 @@ from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
 from fxteleport.passes.graph.code_state import asking_for_types, imported_by, imports_of, tested_for_none
 from fxteleport.passes.graph.leaf_modules import is_leaf
-from fxteleport.passes.graph.module_clone import clone, is_clone, modules_of, path_of
+from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH, clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads
 
 
 class Shadows:
-    """Makes the shadow modules of one trace, and tells what their code reads and writes.
+    """Makes the shadow modules of one trace, and reports what their code reads and writes.
 
     Attributes:
         writes: a journal of the assignments to shadows.
         reads: which settings were read, and which were written.
-        modes: is told where code asks for a mode, or sets one, as long as the trace is under way.
-        calls: gets the calls of modules and of their methods.
+        modes: takes reads and writes of modes while the trace runs.
+        calls: takes the calls of modules and of their methods.
     """
 
     def __init__(
@@ -52,8 +52,13 @@ class Shadows:
         self._of: dict[int, nn.Module] = {}
         self._classes: dict[type, type] = {}
 
-    def make(self, module: nn.Module, training: bool) -> nn.Module:
-        """The shadow of a model, with that of each of its parts."""
+    def make(self, module: nn.Module, training: bool, whole: Iterable[str] = ()) -> nn.Module:
+        """The shadow of a model, with that of each of its parts.
+
+        Args:
+            whole: paths of modules that are kept whole; their code does not read shadows.
+        """
+        untraced = tuple(f"{path}." if path else "" for path in whole)
         made = clone(
             module,
             lambda name, _: _Lazy(self.tensors, name),
@@ -63,13 +68,18 @@ class Shadows:
         )
         without_checks(made)
         for shadow in modules_of(made).values():
+            held = vars(shadow)
+            is_traced = not f"{path_of(shadow)}.".startswith(untraced)
+            if is_traced and reads_past_attributes(class_of_shadow(shadow), held.values()):
+                for name in held.keys() - BOOKKEEPING - {PATH}:
+                    self.reads.note(path_of(shadow), name, held[name])
             if isinstance(shadow, nn.RNNBase) and "parametrizations" in shadow._modules:
                 refs = [ref and _Reference(self.tensors, ref) for ref in vars(shadow)["_flat_weight_refs"]]
                 vars(shadow)["_flat_weight_refs"] = refs
         return made
 
     def link(self, real: nn.Module, shadow: nn.Module) -> None:
-        """Calls of the user's own module are calls of its shadow."""
+        """Have calls of a user's module go to its shadow."""
         self._of[id(real)] = shadow
 
     def of(self, real: nn.Module) -> nn.Module | None:
@@ -78,7 +88,7 @@ class Shadows:
 
     @property
     def asking(self) -> list[dict[str, Any]]:
-        """The globals of the code of shadows that asks for types."""
+        """The globals of the shadows' code that names `type`."""
         tables = [table for cls in self._classes for table in asking_for_types(cls)]
         for shadow in self._of.values():
             if types.FunctionType in map(type, vars(shadow).values()):
@@ -99,7 +109,7 @@ class Shadows:
         return frozenset[str]().union(*map(tested_for_none, self._classes))
 
     def finish(self) -> None:
-        """The trace is over: shadows that Python still holds are plain modules, and this holds none of them."""
+        """End the trace: shadows that Python still refers to become plain modules, and are released here."""
         self.finished = True
         self._of.clear()
 
@@ -121,13 +131,13 @@ class Shadows:
 
 
 def class_of_shadow(shadow: nn.Module) -> type:
-    """The class of the user's, or of torch's, that a shadow's is made of."""
+    """The user's or torch's class that a shadow's class is derived from."""
     cls: type = type(shadow)._shadowed  # type: ignore[attr-defined]
     return cls
 
 
 def reassigned(module: nn.Module) -> dict[str, Any]:
-    """What forward has put in the place of a clone's own parameters and buffers, by their dotted names."""
+    """The values by which forward has replaced a clone's parameters and buffers, by dotted name."""
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     held = [(name, x) for table in tables for name, x in dict.items(table) if type(x) is not _Lazy and x is not None]
     if not held or not is_clone(module):
@@ -137,7 +147,7 @@ def reassigned(module: nn.Module) -> dict[str, Any]:
 
 
 class _Lazy:
-    """Stands in a clone's table for a tensor whose proxy is made on first use."""
+    """Stands in a clone's table for a tensor whose proxy is created on first use."""
 
     __slots__ = ("_tensors", "name")
 
@@ -154,15 +164,15 @@ class _Lazy:
 
 
 def holds_its_own(module: nn.Module) -> bool:
-    """True where a shadow's parameters and buffers are those that it was made with."""
+    """True where forward has not replaced any of a shadow's parameters and buffers."""
     return all(table.is_its_own() for table in (module._parameters, module._buffers) if type(table) is Table)
 
 
 class _Reference:
-    """A weak reference to a weight that gives its proxy.
+    """A weak reference to a weight, which returns its proxy.
 
-    A recurrent layer, some weights of which are computed, asks for each whether it is another one than in the last run,
-    and so computes those that it asks for: what counts the calls (spectral norm) must see them.
+    A recurrent layer compares each weight with that of the last run. Reading a computed weight (spectral norm) computes
+    it, and code that counts these computations must see them.
     """
 
     def __init__(self, tensors: TensorTable, reference: Callable[[], Any]) -> None:
@@ -174,15 +184,16 @@ class _Reference:
 
 @dataclass(frozen=True)
 class InBuffers:
-    """A value that the next run finds among a module's buffers."""
+    """A value that forward leaves among a module's buffers."""
 
     value: Any
 
 
 class Table(dict):  # type: ignore[type-arg]
-    """A module's parameter or buffer table that turns `_Lazy` entries into proxies when they are read.
+    """A module's table of parameters or buffers, which replaces `_Lazy` entries by proxies when they are read.
 
-    Assignments are noted; a tensor of its own that is put back (by `torch.func.functional_call`) is one again.
+    Assignments are noted. Where the original tensor is assigned again (by `torch.func.functional_call`), its `_Lazy`
+    entry is restored.
     """
 
     def __init__(self, writes: Writes, given: dict[str, Any]) -> None:
@@ -216,10 +227,10 @@ class Table(dict):  # type: ignore[type-arg]
             self[key] = value
 
     def made(self, are_missed: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
-        """What forward has put where it has found nothing.
+        """The entries that forward has added.
 
         Args:
-            are_missed: whether it has looked for an attribute of a name in vain.
+            are_missed: whether forward has looked up an attribute before it existed.
         """
         for key, value in dict.items(self):
             if self._given.get(key) is None and value is not None and (key in self._missed or are_missed(key)):
@@ -259,12 +270,12 @@ class _TracedCall:
         set_class(self, kind)
 
     def __init_subclass__(cls) -> None:
-        """A shadow is no class of the user's: a base that registers or checks its subclasses is not told of it."""
+        """Do nothing: a base class that registers or checks its subclasses must not see a shadow's class."""
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)  # type: ignore[misc]
-        except AttributeError:  # what is not there yet is read, too: forward may leave it for the next run
+        except AttributeError:  # a missing attribute counts as read: forward may set it for the next run
             if is_clone(self):  # type: ignore[arg-type]
                 self._shadows.reads.note(path_of(self), name, None)  # type: ignore[arg-type]
             raise
@@ -281,7 +292,7 @@ class _TracedCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = super().__call__  # type: ignore[misc]
         if not is_clone(self):  # type: ignore[arg-type]
-            return forward(*args, **kwargs)  # made by forward, of a shadow's class: a slice of a `Sequential`, say
+            return forward(*args, **kwargs)  # forward has created it from a shadow: a slice of a `Sequential`, say
         return self._shadows.calls.module(self, forward, args, kwargs)  # type: ignore[arg-type]
 
 
@@ -307,7 +318,7 @@ def _helper(fn: types.FunctionType) -> Callable[..., Any]:
 
 
 def _mode_attribute(shadows: Shadows) -> property:
-    """The `training` of a shadow module, which the trace watches."""
+    """The property `training` of a shadow module, which reports reads and writes to the trace."""
 
     def get(module: nn.Module) -> bool:
         mode: bool = vars(module)["training"]

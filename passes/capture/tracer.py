@@ -1,9 +1,9 @@
-"""The tracer: one run of a model's `forward` on proxies, put together from its parts.
+"""The tracer: one run of a model's `forward` on proxies, composed of parts.
 
-Each part knows those that it is given, and none knows the tracer. In the order in which they are made: where the run is
-(`call_stack`, `gradient_contexts`), the graph and its proxies (`graph_builder`, `handles`), the tensors and leaves that
-the graph refers to (`tensor_table`, `leaf_table`), what Python asks of values (`specialization`, `lengths`,
-`input_facts`), the recording of calls (`recorder`, `leaf_calls`, `layer_calls`, `function_calls`), and what decides
+Each part knows the parts that it is given, and none knows the tracer. In the order of their creation: which modules are
+running (`call_stack`, `gradient_contexts`), the graph and its proxies (`graph_builder`, `handles`), the tensors and
+leaves that the graph refers to (`tensor_table`, `leaf_table`), concrete values for Python (`specialization`, `lengths`,
+`input_facts`), the recording of calls (`recorder`, `leaf_calls`, `layer_calls`, `function_calls`), and the decision
 which calls are traced (`module_calls`).
 """
 
@@ -67,12 +67,12 @@ _BATCH_NORM = tuple(inspect.signature(F.batch_norm).parameters)
 
 
 class Tracer:
-    """A trace of one model: its parts, and what its proxies and the patched functions ask of it. Used once.
+    """A trace of one model: its parts, and the interface for proxies and patched functions. Used once.
 
     Args:
-        model: what is traced.
+        model: the model.
         memo: evaluates calls; other traces of the same capture share it.
-        added: what another trace has added to the model, whose names are taken.
+        added: the additions of an earlier trace to the model, whose names are in use.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Tracer:
         self.shadows = Shadows(self.tensors, self.modes, self.writes, modules, self.held, self.stack)
 
     def _body(self, module: nn.Module, training: bool) -> Tracer:
-        """The trace of a module's forward in the course of this one, for the body of a call."""
+        """A trace of a module's forward inside this one, for the body of a call."""
         return Tracer(module, self.settings.of_body(training), self.memo, {})
 
     @property
@@ -142,14 +142,14 @@ class Tracer:
 
     def shadow(self) -> nn.Module:
         """The clone of the model whose forward records."""
-        return self.shadows.make(self.model, self.settings.training)
+        return self.shadows.make(self.model, self.settings.training, self.settings.stateful)
 
     def running(self) -> AbstractContextManager[None]:
         """While this lasts, torch's functions in this thread are recorded."""
         return run_watching(self, self.settings.functions, self.settings.converting, self.shadows)
 
     def finish(self, lowered: Any, out: Any) -> fx.Graph:
-        """Nothing more is recorded: append the output, and note what only the graph as a whole tells."""
+        """End the recording: append the output, and run the passes over the finished graph."""
         self.builder.output(lowered, proxy.plain(out))
         mutations = self.builder.mutations
         mark_aliases(self.graph, mutations, self.model_tensors.metas)
@@ -159,13 +159,13 @@ class Tracer:
         return self.graph
 
     def end(self) -> None:
-        """The trace is over, whatever came of it: what Python still holds of it is plain values."""
+        """End the trace, also after an error: proxies that Python still holds become plain values."""
         self.finished = True
         self.shadows.finish()
         self.handles.settle()
         self.held.restore()
 
-    # -- what proxies and patched functions ask (`protocols.Trace`) ----------------------------------
+    # -- the interface for proxies and patched functions (`protocols.Trace`) -------------------------
 
     @property
     def in_function(self) -> bool:
@@ -176,7 +176,7 @@ class Tracer:
         return (record_left_over if self.finished else self.recorder.record)(op, target, args, kwargs)
 
     def call_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a torch function; batch norm and dropout become leaves that know train and eval mode."""
+        """Record a torch function; batch norm and dropout become leaves that follow train and eval mode."""
         module = self.stack.innermost
         if func is F.batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
             own, path = module._buffers.get("running_mean"), path_of(module)
@@ -193,7 +193,7 @@ class Tracer:
     def apply(
         self, function: type[torch.autograd.Function], args: tuple[Any, ...] | None, otherwise: Callable[[], Any]
     ) -> Any:
-        """An autograd function is applied: record it as one call, or run its forward by `otherwise`."""
+        """Record a call of an autograd function, or run its forward by `otherwise`."""
         kept = args is not None and self.functions.keeps(function, args, self.model)
         if kept and proxy.find_trace(args) is self:
             return self.functions.custom(function, args)  # type: ignore[arg-type]

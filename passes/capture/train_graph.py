@@ -1,6 +1,6 @@
-"""Both modes: the graph of a network in train mode, where it is another one than in eval mode.
+"""Train mode's graph, where it differs from that of eval mode.
 
-The two graphs have one set of parameters, and so one system of constraints (`mode_choice.py` says which one runs).
+The two graphs share their parameters, and so one system of constraints; `mode_choice.py` selects which one runs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def trace_training(
     run: Callable[[Tracer], Traced],
     repeats: Callable[[Traced], bool],
 ) -> tuple[Traced | None, Choice | None]:
-    """The trace in train mode of what was traced in eval mode, and what chooses; None where one graph does for both.
+    """The trace in train mode, and what chooses between it and eval mode's; None where one graph serves both modes.
 
     Args:
-        start: makes a tracer of the same model, which knows what was added to the model in eval mode.
-        run: has it trace the same inputs.
-        repeats: tells of what it has traced whether the next run does the same.
+        start: makes a tracer of the same model, with the additions of the trace in eval mode.
+        run: traces the same inputs with it.
+        repeats: whether the next run does what a trace did.
     """
     evaluated = traced.tracer
     refused = "" if traced.is_whole else _ask_for_own_train(evaluated)
@@ -75,9 +75,10 @@ def trace_training(
 
 
 def _ask_for_own_train(evaluated: Tracer) -> str:
-    """Note that the mode matters where the model's own `train` sets what the trace rests on.
+    """Note that the mode matters where the model's own `train` sets attributes that the trace has read.
 
-    Returns why there can be no graph of train mode, or "".
+    Returns:
+        why there can be no graph of train mode, or "".
     """
     trained, reads = own_train(evaluated.model, True), evaluated.shadows.reads
     read, unseen = reads.read(), tuple(f"{path}." for path in evaluated.leaves.opaque)
@@ -94,10 +95,10 @@ def _ask_for_own_train(evaluated: Tracer) -> str:
 
 
 def _choice(evaluated: Tracer, trained: Tracer | None, refused: str) -> Choice:
-    """What chooses between the two; a refusal of train mode is a condition of the trace in eval mode.
+    """What chooses between the two traces; a refusal of train mode is a condition of the trace in eval mode.
 
     Args:
-        trained: the trace in train mode; None where there can be none.
+        trained: the trace in train mode; None where there is none.
     """
     asked = evaluated.modes.asked | dict.fromkeys(trained.modes.asked if trained else ())
     for path in asked if refused else ():
@@ -115,7 +116,7 @@ def _that_drop(evaluated: fx.Graph, trained: fx.Graph) -> set[str]:
 
 
 def settle_dropouts(tracer: Tracer, that_drop: Collection[str] = ()) -> None:
-    """A dropout that was asked not to drop never does, unless it was asked to in train mode."""
+    """Set the probability of idle dropouts to 0, except those that drop in train mode."""
     added = tracer.additions.held
     for node in tracer.graph.nodes:
         if info(node).is_idle_dropout and node.target in added and node.target not in that_drop:

@@ -1,8 +1,8 @@
-"""Modes: what a forward asks of train and eval mode, and what it does to them.
+"""Modes: where forward reads train and eval mode, and where it sets them.
 
-A network is traced in eval mode. Where its own code asks for the mode (`self.training`, `torch.is_grad_enabled()`) and
-goes on in another way in the other one, it is traced in train mode as well (`train_graph.py`). Layers that are kept
-whole know their mode by themselves; one whose mode forward has set, whatever `train()` says, is traced as a function.
+A network is traced in eval mode. Where its own code reads the mode (`self.training`, `torch.is_grad_enabled()`) and
+does something else in the other one, it is traced in train mode as well (`train_graph.py`). Leaves follow their mode by
+themselves; a layer whose mode forward has set, whatever `train()` says, is traced as a function.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Modes:
     """The modes of one trace.
 
     Args:
-        required: answers whether the model's own tensors require a gradient.
-        used: the paths of leaves that were called, which know their modes by themselves.
-        alike_in_both: tells of a batch norm whether its forward does in both modes what torch's does.
+        required: `requires_grad` of the model's own tensors.
+        used: the paths of leaves that were called, which follow their modes by themselves.
+        alike_in_both: whether a batch norm's forward does in both modes what torch's does.
 
     Attributes:
         started: what the model's own `train` does in the mode that is traced.
-        asked: path of a module whose mode decided something -> that mode.
+        asked: path of a module whose mode decided a branch -> that mode.
         changed: path of a module whose mode forward has set -> that mode.
-        own: batch norms whose forward, where it asks for the mode, does what the torch layer under it does.
+        own: batch norms whose forward reads the mode only as the torch layer under it does.
     """
 
     def __init__(
@@ -61,27 +61,27 @@ class Modes:
         self._read: set[str] = set()
         self._late: list[nn.Module] = []
         self._norms: dict[str, bool] = {}
-        self._given: tuple[Any, Any] = ((), {})  # what the batch norm whose forward runs was given
+        self._given: tuple[Any, Any] = ((), {})  # the arguments of the batch norm whose forward is running
 
     def at_start(self, path: str | None) -> bool:
-        """The mode of a module at the beginning of the trace; of None, whether gradients are recorded."""
+        """The mode of a module at the beginning of the trace; for None, whether gradients are recorded."""
         return self._training if path is None else self.started.modes.get(path, self._training)
 
     def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The forward of a module that is not kept whole is about to run."""
+        """Note that the forward of a module is about to be traced."""
         if isinstance(module, _BatchNorm):
             self.own.discard(path_of(module))
             self._given = args, kwargs
 
     def read(self, module: nn.Module, mode: bool, frame: FrameType) -> bool:
-        """What `module.training` gives to the code of a frame."""
+        """The value of `module.training` for the code of a frame."""
         path = path_of(module)
         if path in self.changed:
             return mode
         self._read.add(path)
         if isinstance(module, _BatchNorm) and frame.f_code.co_filename == _NORMS:
             self.own.add(path)
-            return mode if self._is_body else False  # one branch: the layer takes the other by itself
+            return mode if self._is_body else False  # eval mode's branch; the leaf follows the mode by itself
         if self._is_body:
             self.own.add(path)
             return mode
@@ -97,7 +97,7 @@ class Modes:
         return mode
 
     def write(self, module: nn.Module, mode: bool) -> None:
-        """`module.training` is set."""
+        """Note that `module.training` is set."""
         path = path_of(module)
         if path not in self.changed and (path in self._read or path in self._used):
             self.asked[path] = vars(module)["training"]
@@ -105,7 +105,7 @@ class Modes:
         self.changed[path] = mode
 
     def reject_late(self) -> None:
-        """Raise DataDependent for a mode that was used before forward set it: the next run would find another one."""
+        """Raise DataDependent for a mode that was used before forward set it: the next run starts with another one."""
         for module in self._late:
             if vars(module)["training"] is not self.at_start(path := path_of(module)):
                 raise DataDependent(f"its forward changes the mode of '{path}', which it has used before")
@@ -115,7 +115,7 @@ class Modes:
         return bool(self.changed) and any(path in self.changed for path in paths)
 
     def gradients(self, frame: FrameType) -> bool:
-        """What `torch.is_grad_enabled()` gives: in eval mode none are taken to be, in train mode they are."""
+        """The result of `torch.is_grad_enabled()`: False in eval mode, True in train mode."""
         known = False if self._gradients.in_function else self._gradients.recording
         if known is not None:
             return known
@@ -126,10 +126,10 @@ class Modes:
         return self._training
 
     def requires_grad(self, node: fx.Node, frame: FrameType) -> bool:
-        """What a tensor's `requires_grad` gives: of one of the model's own, its setting; else True in train mode.
+        """A tensor's `requires_grad`: a model's own tensor has its setting; any other has True in train mode.
 
         Raises:
-            DataDependent: whether an input does is not known.
+            DataDependent: it is an input's, which is unknown.
         """
         if frame.f_globals.get("__name__", "").startswith("torch."):
             return False
@@ -142,5 +142,5 @@ class Modes:
 
 
 def depends(module: nn.Module) -> bool:
-    """True for a module that is kept whole, whose own code asks for its mode: it may decide what comes out."""
+    """True for a leaf whose own code reads its mode, so that its result may depend on it."""
     return any(reads_training(type(m)) and not is_leaf(m) for m in module.modules())  # type: ignore[arg-type]

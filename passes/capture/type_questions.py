@@ -1,7 +1,7 @@
-"""Questions for a type: `type(n) is int` of a size gets the class of what a proxy stands for, as `isinstance` does.
+"""`type(x)` during a trace: the class of the value behind a proxy, as `isinstance` answers (`type(n) is int`).
 
-Python tells no object that its type is asked for. So for the time of a trace, the globals of code that names `type`
-have another one, which looks behind proxies and shadows, and is Python's own for all else.
+Python gives an object no hook on `type`. So for the time of a trace, the globals of code that names `type` have another
+`type`, which looks behind proxies and shadows, and behaves as Python's own for all else.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 from fxteleport.passes.capture import proxy
 
 _lock = threading.RLock()
-_uses: dict[int, int] = {}  # how many traces have put it there, by the id of the table
+_uses: dict[int, int] = {}  # id of a table of globals -> the number of traces that have replaced its `type`
 
 
 class _Asking(type):
-    """The class of what stands for `type`: calling that with one argument asks."""
+    """The metaclass of the replacement for `type`: calling that with one argument gives a class."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
@@ -36,11 +36,11 @@ class _Asking(type):
 
 
 class Type(type, metaclass=_Asking):
-    """What code has for `type`."""
+    """The replacement for `type`."""
 
 
 def class_behind(x: Any) -> Any:
-    """The class of what an object stands for."""
+    """The class of the value behind an object."""
     kind = type(x)
     if proxy.is_proxy(x):
         is_parameter = issubclass(kind, proxy.TensorProxy) and proxy.trace_of(x).tensors.is_parameter(x)
@@ -50,7 +50,7 @@ def class_behind(x: Any) -> Any:
 
 @contextmanager
 def answering(tables: Iterable[dict[str, Any]]) -> Iterator[None]:
-    """While this lasts, code with these globals has the other `type`."""
+    """While this lasts, code with these globals has the replacement for `type`."""
     own = [table for table in tables if table.get("type", Type) is Type]
     with _lock:
         for table in own:

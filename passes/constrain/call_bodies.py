@@ -1,6 +1,6 @@
-"""Call bodies: a call that is kept whole, and the graphs of what it does inside.
+"""Call bodies: one call with several graphs of what it does inside (`Captured.branches`).
 
-Its map must be right in each of its graphs: in eval mode and in train mode, forward and backward.
+The call's map must be right in each graph: of eval mode and of train mode, forward and backward.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Inside(Protocol):
 
     @property
     def system(self) -> System:
-        """That of the whole model."""
+        """The system of the model."""
 
     def run(self, graph: fx.Graph) -> None:
         """Visit the nodes that have no map yet."""
@@ -46,13 +46,13 @@ def whole(
     backward: fx.Graph | str | None,
     full: bool,
 ) -> tuple[Any, bool]:
-    """The maps of the results of a call that is kept whole, and whether it is to be wrapped.
+    """The maps of the results of one call with bodies, and whether the call is to be wrapped.
 
-    Of one from a tensor to a tensor an operation inside may need another form: then the whole call is given one.
+    A call from one tensor to one tensor is wrapped where an operation inside would have to be.
 
     Args:
-        inside: makes an interpretation of the graphs, which may wrap nodes, or may not.
-        backward: of a custom function.
+        inside: makes an interpretation of the graphs; its argument says whether that may wrap nodes.
+        backward: the backward of a custom function: its graph, or why there is none.
         full: the call may be wrapped.
 
     Raises:
@@ -90,21 +90,21 @@ def interpret(
 
 
 def _agreed(system: System, cobs: Sequence[CobMap | None], origin: Origin) -> CobMap | None:
-    """The one map of a value that several graphs may give; what is zero in one of them need not be in another."""
+    """The common map of a value that each of several graphs computes; a zero of one need not be one of all."""
     known = [cob for cob in cobs if cob is not None]
-    whole = next((cob for cob in known if not cob.zeros), None)
-    if known and whole is None:
+    common = next((cob for cob in known if not cob.zeros), None)
+    if known and common is None:
         shape = torch.broadcast_shapes(*(s.shape for cob in known for s, _ in cob.factors))
-        whole = single(system.fresh(shape, origin))
+        common = single(system.fresh(shape, origin))
     for cob in known:
-        system.same(whole, cob, origin)  # type: ignore[arg-type]
-    return whole
+        system.same(common, cob, origin)  # type: ignore[arg-type]
+    return common
 
 
 def obey(
     inside: Inside, node: fx.Node, backward: fx.Graph | str, operands: Sequence[Operand], value: Any, result: Any
 ) -> None:
-    """The backward of a custom function, to which the gradients come in the inverse CoB, must return them so.
+    """Require of a custom function's backward that it maps gradients with inverse CoBs to gradients with inverse CoBs.
 
     Raises:
         Decline: the backward could not be traced, or no rule knows an operation in it.
@@ -121,7 +121,7 @@ def obey(
 
 
 def _within(inside: Inside, graph: fx.Graph, operands: Sequence[Operand]) -> Any:
-    """The output's maps of a graph of a call's inside, for given inputs."""
+    """The maps of the output of one body, for given inputs."""
     given = [n for n in graph.nodes if n.op == "placeholder" and isinstance(info(n).value, Tensor)]
     if len(given) != len(operands):
         raise Decline("it takes tensors out of an object")

@@ -24,17 +24,17 @@ from fxteleport.passes.rules.call import Wrap
 
 @dataclass(frozen=True)
 class Constrained:
-    """What the constraint pass found.
+    """The result of the constraint pass.
 
     Attributes:
         system: symbols and constraints.
         maps: node -> its CobMap (or the tuple, list... of them, None where there is no tensor).
         tensors: canonical parameter or buffer name -> its CobMap.
-        wraps: nodes that need another operation.
-        scaled: norms whose input may have a factor, though they stay as they are (`norms="scaled"`).
-        opaque: nodes that no rule knows.
+        wraps: nodes that are wrapped.
+        scaled: norms whose input may have a factor, without a wrap (`norms="scaled"`).
+        opaque: nodes that no rule covers.
         rules: node name -> name of the rule that was applied.
-        conditions: what the rules rest on: a number that one needed to know, a mode.
+        conditions: what the rules assume: a number, a mode.
     """
 
     system: System
@@ -54,7 +54,7 @@ def constrain(
 
     Args:
         mode, norm_stats, norms: as `plan` takes them.
-        strict: raise an exception of a rule's own; else its node is pinned, and the exception is the reason.
+        strict: raise a rule's own exception; else its node is pinned, with the exception as the reason.
 
     Raises:
         RuleError: with `strict`, a rule fails in another way than by declining.

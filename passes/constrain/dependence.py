@@ -1,8 +1,8 @@
-"""Dependence: whether a node's value comes of the inputs, of parameters alone, or of neither.
+"""Dependence: whether a node's value depends on the inputs, on parameters alone, or on neither.
 
 Buffers and constants are no weights: what is computed from them alone is not wrapped. A buffer that shapes a weight
-(the mask of a pruned one, the vectors of spectral norm) is a constant, and so is a table that is more than added to
-data (the sines of rotary attention): what it multiplies needs no CoB of it. A gain, which has one axis, has one.
+(the mask of a pruned one, the vectors of spectral norm) is a constant. So is a table of several axes that is not only
+added to data (the sines of rotary attention). A buffer with one axis (a gain) has a CoB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fxteleport.passes.graph.ops import holds_tensor, name_of
 
 
 class Source(enum.IntEnum):
-    """The most that a value depends on."""
+    """What a value depends on; a larger one includes the smaller ones."""
 
     FIXED = 0  # buffers, constants and sizes
     WEIGHTS = 1
@@ -35,11 +35,11 @@ class Dependence:
     """What the nodes of some graphs depend on.
 
     Attributes:
-        shaping: the buffers from which, and from parameters, weights are computed.
-        used: the buffers that meet data in another operation than a sum.
+        shaping: the buffers from which, with parameters, weights are computed.
+        used: the buffers that another operation than a sum combines with data.
 
     Args:
-        parameters: the names of the model's parameters, of which the other names of `get_attr` nodes are none.
+        parameters: the names of the model's parameters; any other name of a `get_attr` node is a buffer's.
     """
 
     def __init__(self, parameters: Collection[str]) -> None:
@@ -47,14 +47,14 @@ class Dependence:
         self.used: set[str] = set()
         self._parameters = parameters
         self._sources: dict[fx.Node, Source] = {}
-        self._buffers: dict[fx.Node, frozenset[str]] = {}  # of a fixed node: those that it is computed from
+        self._buffers: dict[fx.Node, frozenset[str]] = {}  # fixed node -> the buffers that it is computed from
 
     def of(self, node: fx.Node) -> Source:
-        """The most that a node's value depends on."""
+        """What a node's value depends on."""
         return self._sources.get(node, Source.DATA)
 
     def add(self, graph: fx.Graph, with_weights: Collection[str] = ()) -> None:
-        """Look at a graph; calls of the modules named `with_weights` read parameters of their own."""
+        """Add the nodes of a graph; calls of the modules named `with_weights` read parameters of their own."""
         sources = self._sources
         for node in graph.nodes:
             inputs = node.all_input_nodes

@@ -1,7 +1,7 @@
-"""The epsilons of a norm that is written by hand: the numbers in it that a common positive factor of its input changes.
+"""The epsilons of a norm that is written by hand: the numbers in it that must change with a common factor of its input.
 
-Every node of such a norm is homogeneous, f(c x) = c^d f(x), once each small number that is added to it, or that it is
-clamped to, is multiplied by c^d, too.
+Every node of such a norm is homogeneous, f(c x) = c^d f(x), if each epsilon (a small number that is added to it, or
+that it is clamped to) is multiplied by c^d, too.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fxteleport.passes.rules.common_factor import CommonFactor, Epsilon
 def common_factor(
     entry: fx.Node, inside: Sequence[fx.Node], forms: Mapping[fx.Node, Any], numbers: Sequence[fx.Node]
 ) -> CommonFactor | None:
-    """How a norm takes a factor of its input; None where it is not known.
+    """What a factor of a norm's input changes in the norm; None where it is not known.
 
     Args:
         entry, inside: the node before the norm, and those in it.
         forms: how these depend on the entry.
-        numbers: those of them that add, or clamp.
+        numbers: those of them that add or clamp.
     """
     degrees = _whole_degrees(inside, forms)
     epsilons = None if degrees is None else _epsilons(numbers, {**degrees, entry: (1,)})
@@ -36,12 +36,12 @@ def common_factor(
 
 
 def _whole_degrees(inside: Sequence[fx.Node], forms: Mapping[fx.Node, Any]) -> dict[fx.Node, tuple[int, ...]] | None:
-    """The degrees of homogeneity of the nodes of a norm, of each part of what they give.
+    """The degrees of homogeneity of a norm's nodes, one for each result of a node.
 
-    None where one is no whole number; where an operation is not rounded alike under powers of two (another root than
-    the square root); and in float16, whose range a factor's powers would leave.
+    None where a degree is no whole number, where an operation rounds differently under powers of two (another root than
+    the square root), and in float16, whose range a factor's powers would leave.
     """
-    found = {}
+    degrees = {}
     for node in inside:
         held = forms[node]
         parts = held if isinstance(held, tuple) else (held,)
@@ -49,8 +49,8 @@ def _whole_degrees(inside: Sequence[fx.Node], forms: Mapping[fx.Node, Any]) -> d
             return None
         if any(x.dtype is torch.float16 for x in leaves_of(info(node).value) if isinstance(x, Tensor)):
             return None
-        found[node] = tuple(int(part.degree) for part in parts)
-    return found
+        degrees[node] = tuple(int(part.degree) for part in parts)
+    return degrees
 
 
 def _is_exact(node: fx.Node) -> bool:
@@ -74,7 +74,7 @@ def _is_cast(node: fx.Node) -> bool:
 
 def _epsilons(numbers: Sequence[fx.Node], degrees: Mapping[fx.Node, tuple[int, ...]]) -> tuple[Epsilon, ...] | None:
     """The numbers in calls that add or clamp; None where one is no plain number, or belongs to a module."""
-    found = []
+    epsilons = []
     for node in numbers:
         given: dict[Any, Any] = {**dict(enumerate(node.args)), **node.kwargs}
         sources = [x for x in given.values() if isinstance(x, fx.Node)]
@@ -83,5 +83,5 @@ def _epsilons(numbers: Sequence[fx.Node], degrees: Mapping[fx.Node, tuple[int, .
         power = degrees[sources[0]][0]
         for argument, x in given.items():
             if isinstance(x, (int, float)) and argument != "alpha" and x != 0 and power:
-                found.append(Epsilon(node.name, argument, power))
-    return tuple(found)
+                epsilons.append(Epsilon(node.name, argument, power))
+    return tuple(epsilons)

@@ -1,4 +1,4 @@
-"""Fitting: the maps that a rule returns must fit its results, at every size that other inputs may give them."""
+"""Fitting: checks that the maps that a rule returns fit its results, at every size that these may have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fxteleport.passes.rules.shape_functions import Sized
 
 
 def fitted(value: Any, result: Any) -> Any:
-    """The maps of a value, which they must fit.
+    """Check that maps fit a value, and return them.
 
     Raises:
         Decline: they do not.
@@ -52,10 +52,10 @@ def has_more(value: Any, sized: Any) -> bool:
 def at_all_sizes(
     system: System, sizing: Sizing, node: fx.Node, result: Any, told: bool, folds: Mapping[int, Parts]
 ) -> Any:
-    """Maps that do not vary along axes whose sizes other inputs change, but for folds: no map would fit those.
+    """Require that maps do not vary along axes of unknown size, but for folds: a map has the example's positions.
 
-    An operation without a shape function moves nothing: where its map varies, what went in varied along a known
-    axis, or a weight does, and so the axis is known. Not so where zeros come in, which differ along any axis.
+    An operation without a shape function moves nothing: if its map varies along an axis, an input's map (or a weight)
+    varies along a known one, so the axis is known. This does not hold for structural zeros, which vary along any axis.
 
     Args:
         told: the operation has a shape function.
@@ -67,7 +67,7 @@ def at_all_sizes(
 def _unvarying_in(
     system: System, sizes: Sizes, node: fx.Node, told: bool, folds: Mapping[int, Parts], result: Any, sized: Any
 ) -> Any:
-    """The same of a map or of a structure of maps, for what is known of the sizes there."""
+    """`at_all_sizes` of a map, or of a structure of maps with the same structure of sizes."""
     if isinstance(result, CobMap):
         if not result.factors or type(sized) is not Sized:
             return result

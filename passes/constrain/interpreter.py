@@ -1,7 +1,7 @@
-"""The interpreter: the nodes of a graph, one after another, each with the rule of its operation.
+"""The interpreter: visits the nodes of a graph in order, and applies to each the rule of its operation.
 
-It hands a node's arguments to the rule (`rules/`) and keeps the map that comes back. Soundness: an operation that no
-rule knows, or that a rule declines, pins all its inputs and outputs, and is reported with the reason.
+It gives a node's arguments to the rule (`rules/`) and stores the map that the rule returns. Soundness: an operation
+that no rule knows, or that a rule declines, pins all its inputs and outputs, and is reported with the reason.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Interpreter:
 
     Attributes:
         settings: what rules may do.
-        strict: an exception of a rule's own is raised, and not reported as the reason for a node that is opaque.
+        strict: raise a rule's own exception, instead of reporting it as the reason why a node is opaque.
         maps, wraps, scaled, opaque, rules: see `Constrained`.
-        regions: those of the graphs, with the maps of their nodes.
+        regions: the graphs' regions, with the maps of their nodes.
     """
 
     captured: Captured
@@ -83,7 +83,7 @@ class Interpreter:
                 self.maps[node] = self.visit(node)
 
     def visit(self, node: fx.Node) -> Any:
-        """The map of a node: of an operation by its rule, of the others here."""
+        """The map of a node: an operation's by its rule, any other's by the cases here."""
         known = info(node)
         value = known.value
         if node in self.regions:
@@ -124,7 +124,7 @@ class Interpreter:
         return result
 
     def pin_all(self, node: fx.Node, why: str) -> None:
-        """Pin what a node takes."""
+        """Pin the operands of a node."""
         for operand in self.maps.operands(node):
             self.context.parameters.pin(operand, Origin(node.name, why))
 
@@ -136,7 +136,7 @@ class Interpreter:
         return cob
 
     def _note(self, node: fx.Node, wrap: Wrap | None, scaled: Wrap | None) -> None:
-        """How a node is teleported, where it needs another operation; or what a norm that keeps its epsilon forgets."""
+        """Store how a node is wrapped, and which factor a norm with a fixed epsilon takes."""
         if wrap is not None:
             self.wraps[node] = wrap
         if scaled is not None:
@@ -167,7 +167,7 @@ class Interpreter:
             return self.give_up(node, f"its rule failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
 
     def give_up(self, node: fx.Node, why: str) -> Any:
-        """Pin everything around a node."""
+        """Pin the operands of a node and its parameters, and report it as opaque."""
         parameters = self.context.parameters
         origin = Origin(node.name, f"'{_target_name(node)}': {why}")
         own = parameters.under(str(node.target)) if node.op == "call_module" else []
@@ -177,7 +177,7 @@ class Interpreter:
         return map_like(info(node).value)
 
     def branches(self, node: fx.Node, value: Any, graphs: tuple[fx.Graph, ...]) -> Any:
-        """A call that is kept whole: its map must be right in each of its graphs."""
+        """The map of a call with several graphs, which must be right in each of them."""
         operands, backward, full = self.maps.operands(node), self.captured.backwards.get(node), self.settings.full
         result, is_wrapped = call_bodies.whole(self.inside, node, value, operands, graphs, backward, full)
         if is_wrapped:
@@ -192,7 +192,7 @@ class Interpreter:
 
 
 def _bind_written(context: RuleContext, node: fx.Node, result: Any, is_wrapped: bool) -> None:
-    """What is written in place and read elsewhere has the CoB 1, and what a run leaves in a state its state's."""
+    """Pin what is written in place and read elsewhere; what a run leaves in a state gets the state's CoB instead."""
     state = context.parameters.operand(info(node).state) if info(node).state else None
     if state is not None and not state.is_unbound and not is_wrapped and isinstance(result, CobMap):
         context.system.same(result, state.map, Origin(node.name, "the next run reads what it writes"))

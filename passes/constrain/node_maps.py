@@ -45,7 +45,7 @@ class NodeMaps(dict[fx.Node, Any]):
         return self._view(info(node).value, self.get(node), self._context.sizing.current(node))
 
     def _view(self, value: Any, cob: Any, sized: Any) -> Any:
-        """A value with its map as a rule sees it: neither numbers nor indices that other inputs change are known."""
+        """A value with its map as a rule sees it: numbers that other inputs change are `Unknown`, indices are meta."""
         if isinstance(value, Tensor):
             if isinstance(cob, Reference):
                 return self._context.parameters.operand(cob.name)

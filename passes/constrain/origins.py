@@ -1,4 +1,4 @@
-"""Origins: for each node of a graph, the nearest tensor that it is a function of, by operations that have a form."""
+"""Origins: for each node, the nearest tensor that it is a function of alone, through operations that have a form."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _may_be_inside(x: Any) -> bool:
 
 
 def _is_refused(node: fx.Node) -> bool:
-    """True for what is written to, and for what the data decide."""
+    """True for a value that is written to, or that depends on data through Python."""
     known = info(node)
     return known.has_effect or known.is_aliased or bool(known.trust)
 

@@ -1,4 +1,4 @@
-"""The maps of parameters and buffers: each decided by its first use, and a journal that takes decisions back."""
+"""The maps of parameters and buffers: each is decided by its first use; a journal can undo decisions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxteleport.passes.rules.operand import Operand, carries
 
 
 class ParameterMaps:
-    """What is decided of a model's parameters and buffers.
+    """The maps of a model's parameters and buffers that are decided so far.
 
     Attributes:
         decided: canonical name -> map.
@@ -40,7 +40,7 @@ class ParameterMaps:
         return Operand(self._captured.metas[name], self.decided.get(name), name, self)
 
     def under(self, path: str) -> list[Operand]:
-        """All those of a module, but for those of modules with graphs of their own that its code calls."""
+        """All of a module, except those of modules in it that have graphs of their own (`Captured.inner`)."""
         inner = self._captured.inner
         names = (name for name in self._captured.metas if name.startswith(f"{path}."))
         return [self.operand(name) for name in names if not is_below(name, inner)]
@@ -91,7 +91,7 @@ class ParameterMaps:
 
     @functools.cached_property
     def constants(self) -> frozenset[str]:
-        """The buffers that no freedom of their own is given."""
+        """The buffers that have no free map."""
         tables = {name for name in self._dependence.used if _is_table(self._captured.metas.get(name))}
         named = self._captured.canonical
         return frozenset(named[name] for name in self._dependence.shaping | tables if name in named)
@@ -100,7 +100,7 @@ class ParameterMaps:
         return len(self._journal)
 
     def undo(self, mark: int) -> None:
-        """Take back what was decided since a mark."""
+        """Undo what was decided since a mark."""
         for name in self._journal[mark:]:
             self.decided.pop(name, None)
         del self._journal[mark:]

@@ -1,7 +1,7 @@
-"""Probing: what other sizes of the arguments do to the sizes of a result, seen by running the operation on them.
+"""Probing: how the sizes of a result depend on those of the arguments, found by running the operation on other sizes.
 
-It is run on meta tensors, which have no values. What does not change is known; what grows as one size of the arguments
-does is that size; the rest is one more unknown.
+It runs on meta tensors, which have no values. An axis that does not change is known; one that grows with one size of
+the arguments is that size; any other is a new unknown.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fxteleport.passes.domain.size import Size, Sizes
 from fxteleport.passes.graph.structure import PLAIN
 from fxteleport.passes.rules.shape_functions import Sized
 
-_FACTORS = (2, 3, 5, 7, 11, 13)  # by which sizes grow: what divided them still does
+_FACTORS = (2, 3, 5, 7, 11, 13)  # sizes are multiplied by these, so their divisors still divide them
 
 
 def probed(sizes: Sizes, fn: Callable[..., Any], value: Any, args: Any, kwargs: Any) -> Any:
-    """The shapes of a result, read off where the operation is run on other sizes, thrice; None where it does not run.
+    """The shapes of a result, by running the operation on three other sets of sizes; None where it does not run.
 
     Args:
         fn: the operation.
@@ -64,7 +64,7 @@ def _resized(sizes: Sizes, x: Any, table: dict[int, Any]) -> Any:
 
 
 def _read_off(sizes: Sizes, value: Any, seen: Sequence[tuple[list[Any], dict[int, Any]]], free: Sequence[Size]) -> Any:
-    """The shapes of a result that was seen on other sizes: what did not change is known."""
+    """The shapes of a result, by comparing it with the results for other sizes."""
 
     def axis(k: int, i: int, n: int) -> Any:
         others = [out[k].shape[i] for out, _ in seen]
@@ -84,26 +84,26 @@ def _read_off(sizes: Sizes, value: Any, seen: Sequence[tuple[list[Any], dict[int
 
 
 def sized_leaves(x: Any) -> list[Any]:
-    """What an argument structure holds."""
-    found: list[Any] = []
-    _collect(x, found)
-    return found
+    """The leaves of an argument structure; a `Sized` is one."""
+    leaves: list[Any] = []
+    _collect(x, leaves)
+    return leaves
 
 
-def _collect(x: Any, found: list[Any]) -> None:
+def _collect(x: Any, leaves: list[Any]) -> None:
     kind = type(x)
     if kind is Sized or kind in PLAIN:
-        found.append(x)
+        leaves.append(x)
         return
     if kind is slice:
         x = (x.start, x.stop, x.step)
     elif issubclass(kind, dict):
         x = x.values()
     elif not issubclass(kind, (tuple, list)):
-        found.append(x)
+        leaves.append(x)
         return
     for item in x:
         if type(item) is Sized or type(item) in PLAIN:
-            found.append(item)
+            leaves.append(item)
         else:
-            _collect(item, found)
+            _collect(item, leaves)

@@ -1,12 +1,12 @@
-"""Ranks: how many axes a graph takes for granted.
+"""Ranks: guards on the number of axes of the inputs.
 
-A graph names axes by their numbers. Code that counts them from the right (a linear layer, `x[..., :k]`, whatever goes
-element by element) does the same on inputs with more axes in front, or with fewer. Other code is run on inputs of other
-ranks, on tensors without values: where it runs, the emitted network insists on the rank that was captured, and the plan
-says so. `squeeze` makes a rank out of a size, so what it takes away is insisted on in the same way.
+A graph names axes by their numbers. Code that counts them from the right (a linear layer, `x[..., :k]`, elementwise
+operations) does the same on inputs with more or fewer leading axes. A graph with other code is run on inputs of other
+ranks, on meta tensors: if it runs, the emitted network gets a guard on the captured rank, and the plan a condition.
+With `squeeze` a size decides a rank, so the axes that it removes are guarded in the same way.
 
 What is tried: one axis of an input fewer, or one more; for `squeeze`, each axis of an input with other sizes, 1 among
-them. An original that runs on inputs of yet another form only is not noticed.
+them. A graph that runs only on yet other inputs gets no guard.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CUTTING = frozenset(
 
 
 def insist_on_ranks(captured: Captured) -> Captured:
-    """The captured graphs with guards of the ranks that they rest on, and the conditions."""
+    """Add to the captured graphs guards on the ranks that they assume, and the conditions."""
     found: list[Condition] = []
     named = {graph: set(graph.nodes) for graph in captured.graphs}
     for graph in captured.graphs:
@@ -60,7 +60,7 @@ def insist_on_ranks(captured: Captured) -> Captured:
 def _of_inputs(
     captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
 ) -> Iterator[Condition]:
-    """Insist on the ranks of inputs, where the graph means something else on others, and runs there."""
+    """Guard the ranks of inputs, where the graph runs on other ranks and names other axes there."""
     if all(_counts_from_the_right(captured, n, after) for n in graph.nodes if n in after) or _knows_ranks(graph):
         return
     if not any(runs(captured.modules, captured.opaque, graph, shapes) for shapes in other_ranks(inputs)):
@@ -76,13 +76,13 @@ def _of_inputs(
 def _of_sizes(
     captured: Captured, graph: fx.Graph, inputs: Sequence[fx.Node], after: set[fx.Node]
 ) -> Iterator[Condition]:
-    """Insist on what `squeeze` takes away, where the inputs' sizes decide it, and it matters for what comes after."""
+    """Guard which axes `squeeze` removes, where the inputs' sizes decide it and later nodes depend on it."""
     squeezes = [n for n in graph.nodes if n in after and n.op != "call_module" and name_of(n.target) == "squeeze"]
     if not squeezes:
         return
     sizing, sizes_at = Sizing(captured), {}
     for node in graph.nodes:
-        if node in squeezes:  # what comes after tells of the example's rank only
+        if node in squeezes:  # before later nodes teach `sizing` the example's rank
             sizes_at[node] = sizing.current(node.args[0]).sizes
         sizing.at[node] = sizing.visit(node)
     for node in squeezes:
@@ -98,7 +98,7 @@ def _of_sizes(
         asked = _knows_ranks(graph)
         if not asked and all(_counts_from_the_right(captured, n, later) for n in later if n is not node):
             first = min(known, default=len(sizes))
-            unknown = [i for i in unknown if i > first]  # what is in front of all features matters to nothing
+            unknown = [i for i in unknown if i > first]  # axes before all known ones do not matter
         assert isinstance(source, fx.Node)
         shape = tuple(info(source).value.shape)
         requires = {source: functools.partial(_has_other_ones, shape=shape, axes=unknown)}
@@ -114,12 +114,12 @@ def _of_sizes(
 
 
 def _has_other_ones(value: Tensor, shape: Sequence[int], axes: Sequence[int]) -> bool:
-    """True where a squeeze takes away another one of these axes than in the example."""
+    """True where a squeeze removes other ones of these axes than in the example."""
     return any((value.shape[i] == 1) is not (shape[i] == 1) for i in axes)
 
 
 def _inputs(graph: fx.Graph) -> list[fx.Node]:
-    """The tensors that a graph is given, as they are or read out of what it is given."""
+    """The tensors among a graph's inputs, or inside them."""
     given: list[fx.Node] = []
     structures: set[Any] = set()
     for node in graph.nodes:
@@ -133,12 +133,12 @@ def _inputs(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _knows_ranks(graph: fx.Graph) -> bool:
-    """True where Python has asked for a rank, so that the inputs' are insisted on."""
+    """True where Python code has read a rank, so that the inputs' ranks are guarded anyway."""
     return any(n.target is expect_tensor and n.args[1] is not None for n in graph.nodes)
 
 
 def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node]) -> bool:
-    """True where a node means the same by its axes whatever is in front of them."""
+    """True where a node does the same with more or fewer leading axes."""
     if node.op in ("placeholder", "output") or node.target in GUARDS or node.target is switch:
         return True
     module = captured.modules[str(node.target)] if node.op == "call_module" else None
@@ -157,10 +157,10 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return True  # around it everything is pinned
     if rule.axes is Axes.FROM_THE_RIGHT:
         return True
-    if rule.name == "matmul":  # of vectors it means something else
+    if rule.name == "matmul":  # with a vector it contracts another axis
         first, second = node.args[0], node.args[1]
         return first in after and (second not in after or info(second).value.ndim > 2)  # type: ignore[arg-type]
-    if name == "stack" and not _dim_of(node, 1):  # and taken apart again: what is in front goes with it
+    if name == "stack" and not _dim_of(node, 1):  # and unbound again: leading axes stay with the items
         return all(_takes_apart(n) for n in node.users)
     if _takes_apart(node) and isinstance(source, fx.Node) and name_of(source.target) == "stack":
         return not _dim_of(source, 1)
@@ -172,23 +172,23 @@ def _counts_from_the_right(captured: Captured, node: fx.Node, after: set[fx.Node
         return (name == "squeeze" and not given) or _negative([x for x in given if isinstance(x, int)] or 0)
     if name in _CUTTING or rule.axes is Axes.BY_DIM:
         names = [parameter for parameter, _ in rule.parameters]
-        place = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
+        position = names.index("dim") if "dim" in names else _PLACES.get(name, 1)
         default = dict(rule.parameters).get("dim", 0)
         dim = node.kwargs.get("dim", node.kwargs.get("axis", getattr(module, "dim", default)))
-        dim = node.args[place] if len(node.args) > place else dim
+        dim = node.args[position] if len(node.args) > position else dim
         return _negative(dim) or (dim is None and name in _OF_ALL)
     return False
 
 
 def _takes_apart(node: fx.Node) -> bool:
-    """True for an item, or all, along axis 0."""
+    """True for a call that takes one item, or all items, along axis 0."""
     item = node.target is operator.getitem and type(node.args[1]) is int
     return item or (name_of(node.target) == "unbind" and not _dim_of(node, 1))
 
 
-def _dim_of(node: fx.Node, place: int) -> Any:
+def _dim_of(node: fx.Node, position: int) -> Any:
     """The axis that a call names, 0 if none."""
-    return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+    return node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
 
 
 _PLACES = dict.fromkeys("chunk split split_with_sizes tensor_split repeat_interleave".split(), 2)

@@ -15,11 +15,11 @@ from fxteleport.passes.graph.ops import leaves_of, name_of
 
 
 def refusal(captured: Captured, node: fx.Node, module: nn.Module | None, value: Any, sized: Any) -> str | None:
-    """Why nothing may be said of a call that gives tensors.
+    """Why a call that returns tensors is opaque; None if its rule may be applied.
 
     Args:
-        module: what the node calls, if it is one.
-        value, sized: what it gives in the example, and what is known of its sizes.
+        module: the module that the node calls, if any.
+        value, sized: its result in the example, and what is known of the result's sizes.
     """
     if info(node).trust and any(isinstance(x, Tensor) and not x.numel() for x in leaves_of(value)):
         return "the run decides its size, and the example inputs leave nothing of it"
@@ -35,7 +35,7 @@ def refusal(captured: Captured, node: fx.Node, module: nn.Module | None, value: 
 
 
 def refusal_without_tensors(node: fx.Node, value: Any) -> str | None:
-    """Why nothing may be said of a call that takes tensors and gives none."""
+    """Why a call that takes tensors and returns none is opaque; None if it is harmless."""
     if info(node).has_effect:
         return "it may write to its inputs"
     facts = all(isinstance(x, _FACTS) for x in leaves_of(value))
@@ -43,7 +43,7 @@ def refusal_without_tensors(node: fx.Node, value: Any) -> str | None:
 
 
 def reads_numbers(node: fx.Node, value: Any) -> bool:
-    """True for a call that may make a number of what tensors hold (`h.mean().item()`), and not of their form only."""
+    """True for a call that may compute a number from the values of tensors (`h.mean().item()`), not only from sizes."""
     if node.op in ("call_function", "call_method") and name_of(node.target).strip("_") in _OF_FORM:
         return False
     return any(isinstance(x, (int, float, complex)) for x in leaves_of(value))

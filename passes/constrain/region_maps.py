@@ -1,4 +1,4 @@
-"""The maps of nodes in regions, which are wrapped as a whole (`regions.py`)."""
+"""The maps of nodes in regions, each of which is wrapped as one operation (`regions.py`)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fxteleport.passes.rules.operands import map_like
 
 
 class RegionMaps:
-    """Finds the regions of graphs, and says what their nodes carry.
+    """Finds the regions of graphs, and gives the maps of their nodes.
 
     Args:
-        settings: `full`: a region may be wrapped. `norms` "scaled": the epsilon of norms stays; elementwise regions,
-            and norms without one, the rules of their operations know.
+        settings: `full`: a region may be wrapped. `norms` "scaled": only norms with an epsilon are regions, and keep
+            it; the rules of the operations cover the others.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class RegionMaps:
         """Find those of a graph."""
         if not self._settings.full and self._settings.norms != "scaled":
             return
-        found = regions(graph, self._modules, self._context.sources)
+        in_graph = regions(graph, self._modules, self._context.sources)
         if not self._settings.full:
-            found = {n: r for n, r in found.items() if r.common is not None and r.common.epsilons}
-        self._regions |= found
+            in_graph = {n: r for n, r in in_graph.items() if r.common is not None and r.common.epsilons}
+        self._regions |= in_graph
 
     def of(self, node: fx.Node) -> tuple[Any, Wrap | None, Wrap | None]:
-        """The map of a node; how it is wrapped, and what a norm forgets that keeps its epsilon, at a region's end.
+        """The map of a node; at a region's exit also how it is wrapped, or the factor of a norm that keeps its epsilon.
 
-        Inside a region the values are the original's; what comes out has the region's map.
+        Inside a region the values are the original's; its exit has the region's map.
         """
         region = self._regions[node]
         if self._settings.norms == "scaled":
@@ -60,7 +60,7 @@ class RegionMaps:
         return cob, wrap, None
 
     def _in_scaled_norm(self, node: fx.Node, region: Region) -> tuple[Any, None, Wrap | None]:
-        """Inside a norm whose epsilon stays the values have powers of the entry's factor."""
+        """Inside a norm that keeps its epsilon, the CoBs are powers of the entry's factor."""
         assert region.common is not None
         if region not in self._factors:
             self._factors[region] = factor_before(region, self._maps.convert(region.entry), self._context.system)

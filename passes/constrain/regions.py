@@ -1,13 +1,13 @@
 """Regions: parts of a graph from one tensor to one that are teleported as one operation.
 
 `x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)` is a norm, and `0.5 * x * (1 + torch.tanh(x + 0.04 * x ** 3))`
-an activation, but the rules of their operations pin more than `nn.RMSNorm` and `F.gelu` do. Whatever a region computes,
-given x / tau it computes what the original does, for any tau; so it may be wrapped (`mode="full"`) as soon as nothing
-else is read or seen inside. What it computes says what comes out: of an *elementwise* one, tau f(x / tau), which is
-tau times the original; of a *norm*, which a common scale of x does not change, the original itself.
+an activation, but the rules of their operations pin more than `nn.RMSNorm` and `F.gelu` do. Given x / tau, a region
+computes what the original does, for any tau. So it may be wrapped (`mode="full"`) if it reads no other tensor, and no
+node outside reads a value inside. The exit of an *elementwise* region is tau f(x / tau), tau times the original; that
+of a *norm*, which a common scale of x does not change, is the original itself.
 
-Both are read off the operations (`rules/forms.py`), and looked for where the rules pin too much: at a sum of terms with
-several exponents of a CoB, and where a value is divided by what was averaged, summed or measured over positions.
+Forms (`rules/forms.py`) tell which a region is. Regions are looked for where the rules pin too much: at a sum of terms
+with several exponents of a CoB, and where a value is divided by a mean, a sum or a norm over positions.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Region:
     """A part of a graph from a tensor `entry` to a tensor `exit`.
 
     Attributes:
-        inside: its nodes, the exit among them, the entry not.
+        inside: its nodes, with the exit and without the entry.
         is_norm: a common scale of the entry does not change it; else it is elementwise.
-        has_poles: the sign of a zero of the entry decides which infinity comes out.
-        common: of a norm, how it takes one positive factor of the entry; None where that is not known.
+        has_poles: the sign of a zero of the entry decides the sign of an infinity at the exit.
+        common: for a norm, what one positive factor of the entry changes; None where that is not known.
     """
 
     entry: fx.Node
@@ -60,7 +60,7 @@ def regions(graph: fx.Graph, modules: Mapping[str, nn.Module], dependence: Depen
 
 
 def map_behind(region: Region, entry: Operand, system: System) -> tuple[CobMap, Wrap | None]:
-    """The map of what comes out of a region that is entered by an operand, and how it is teleported."""
+    """The map of a region's exit, given the operand at its entry, and how the region is wrapped."""
     origin = region.exit.name
     for axis, _ in entry.folds:
         entry.unfold(system, axis, Origin(origin, "how many positions there are is not known"))
@@ -75,7 +75,7 @@ def map_behind(region: Region, entry: Operand, system: System) -> tuple[CobMap, 
 
 
 def factor_before(region: Region, entry: Operand, system: System) -> CobMap:
-    """The map of the operand before a norm whose epsilon stays: one positive number."""
+    """The map of the operand before a norm that keeps its epsilon: one positive number."""
     for axis, _ in entry.folds:
         entry.unfold(system, axis, Origin(region.exit.name, "how many positions there are is not known"))
     return one_factor(system, entry.map, Origin(region.exit.name, TOGETHER))
@@ -108,7 +108,7 @@ class _Finder:
             self.found |= dict.fromkeys(region.inside, region)
 
     def between(self, entry: fx.Node, exit: fx.Node) -> list[fx.Node]:
-        """The nodes from which, and from constants, an exit is computed, up to an entry; in their order."""
+        """The nodes between an entry and an exit, in order: all that the exit is computed from, constants excepted."""
         waiting, seen = [exit], {exit}
         while waiting:
             for source in waiting.pop().all_input_nodes:
@@ -118,7 +118,7 @@ class _Finder:
         return sorted(seen, key=self.order.__getitem__)
 
     def forms(self, entry: fx.Node, inside: list[fx.Node]) -> dict[fx.Node, Form] | None:
-        """The forms of nodes, which depend on an entry alone; None where one has none."""
+        """The forms of nodes that depend on an entry alone; None where one has none."""
         known = {entry: Form()}
         for node in inside:
             form = self.form(node, known)
@@ -141,14 +141,14 @@ class _Finder:
         try:
             swapped = target in ("__rtruediv__", "__rdiv__", "__rpow__")
             form: Form | None = self.origins.rules[node].form(name, swapped, *args, **kwargs)  # type: ignore[misc]
-        except TypeError:  # another form of the call
+        except TypeError:  # the call has arguments that the form does not take
             return None
         return form
 
     def made(
         self, entry: fx.Node, exit: fx.Node, inside: list[fx.Node], forms: Mapping[fx.Node, Form]
     ) -> Region | None:
-        """The region, unless something else reads what is inside it, or gradients are recorded in a part of it."""
+        """The region, unless a node outside reads a value inside, or a switch of the gradient mode is inside."""
         nodes = frozenset(inside)
         read = (user for node in inside if node is not exit for user in node.users)
         if any(user not in nodes and not _asks_for_size(user) for user in read):
@@ -163,11 +163,11 @@ class _Finder:
         return Region(entry, exit, nodes, True, poles, common_factor(entry, inside, forms, numbers))
 
     def norm_to(self, exit: fx.Node) -> Region | None:
-        """A norm that ends in a quotient, from as far as its sums and means reach."""
+        """The norm that ends in a quotient: the one with the most sums and means."""
         best: Region | None = None
         known = 0  # sums and means in it
         for entry in self.origins.chain(exit):
-            if self.dependence.of(entry) is not Source.DATA:  # the norm of a weight, which one CoB a row is enough for
+            if self.dependence.of(entry) is not Source.DATA:  # the norm of a weight: the rules give one CoB a row
                 break
             if not isinstance(info(entry).value, Tensor) or info(entry).value.shape != info(exit).value.shape:
                 continue
@@ -192,7 +192,7 @@ class _Finder:
             if forms is None or not forms[node].is_elementwise or len(inside) > _LONGEST:
                 return None
             users = {user for user in entry.users if entry in self.origins.chain(user)}
-            if len(users) < 2:  # operations one after another have their rules, `x + 1` among them
+            if len(users) < 2:  # the rules cover a chain of operations, such as `x + 1`
                 continue
             if forms[node].exponent is not None:
                 return None
@@ -213,7 +213,7 @@ class _Finder:
         return None
 
     def exits(self, entry: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
-        """The nodes behind one that are functions of an entry, in their order."""
+        """The nodes from one on that are functions of an entry, in order."""
         at = node
         for _ in range(_LONGEST):
             if at.op in ("root", "output"):
@@ -231,6 +231,6 @@ _LONGEST = 64  # nodes of a region
 
 
 def _asks_for_size(node: fx.Node) -> bool:
-    """True for what reads the size, type or device of a tensor, which no CoB changes."""
+    """True for a node that reads the size, type or device of a tensor, which no CoB changes."""
     asked = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else None
     return asked in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")

@@ -1,4 +1,4 @@
-"""One node and its rule: what the rule is given, and what comes of it."""
+"""Applying a rule to one node: the rule's arguments, and its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fxteleport.passes.rules.operand import Operand, carries, is_dense
 from fxteleport.passes.rules.operands import map_like, operands_in
 from fxteleport.passes.rules.registry import bound, lookup
 
-_OF_LISTS = (operator.add, operator.mul)  # which join and repeat them; a node does so where other inputs decide that
+_OF_LISTS = (operator.add, operator.mul)  # nodes join and repeat lists only where the length depends on the inputs
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Settings:
 
 @record()
 class Applied:
-    """What a rule says of a node.
+    """The result of a node's rule.
 
     Attributes:
-        maps: of its results.
-        rule: the rule's name; None where only constants come in, and no rule is asked.
-        wrap: how the node is teleported, where it needs another operation; scaled: of a norm that keeps its epsilon.
+        maps: the maps of the node's results.
+        rule: the rule's name; None where all operands are constants, and no rule is applied.
+        wrap: how the node is wrapped, if it is.
+        scaled: the factor that a norm takes which keeps its epsilon.
     """
 
     maps: Any
@@ -56,7 +57,7 @@ def apply_rule(
     """Look up a node's rule, and apply it.
 
     Raises:
-        Decline: no rule knows the operation, or this form of it.
+        Decline: no rule covers the call.
     """
     args, kwargs = maps.convert(node.args), maps.convert(node.kwargs)
     if isinstance(module, Given):  # its rule finds its tensors among the arguments; counters have no CoB

@@ -1,4 +1,4 @@
-"""What rules read and change beside the maps that they return, and how that is taken back (`rules.call.State`)."""
+"""What rules read and change beside the maps that they return, and how that is undone (`rules.call.State`)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RuleContext:
         return *self.system.mark(), self.parameters.mark(), len(self.conditions)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        """Take back what a rule did since a mark, which declined half way."""
+        """Undo what a rule did since a mark, before it declined."""
         *system, parameters, conditions = mark
         self.system.undo(system)
         self.parameters.undo(parameters)

@@ -1,9 +1,9 @@
 """Sizing: which numbers and axes of a graph come from the sizes of its inputs.
 
-Every axis of an input is an unknown (`size.py`), and every node is visited once: what a shape or an arithmetic
-expression gives is a polynomial of the unknowns, what an operation gives is told by its shape function. An operation
-without one is run on other sizes, and what does not change is known. Whatever stays unclear is one more unknown, which
-is always sound: the rules take it for any number.
+Every axis of an input is an unknown (`size.py`), and every node is visited once. A shape or an arithmetic expression
+gives polynomials of the unknowns; an operation's shape function gives the sizes of its result. An operation without one
+is run on other sizes, and axes that do not change are known (`probing.py`). Any other size is a new unknown, which is
+always sound: the rules assume nothing of it.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class Sizing:
     captured: Captured
     sizes: Sizes = field(default_factory=Sizes)
     at: dict[fx.Node, Any] = field(default_factory=dict)
-    _settled: dict[fx.Node, Any] = field(default_factory=dict)  # with all that the graph insists on
-    _learned: int = 0  # as of when
+    _settled: dict[fx.Node, Any] = field(default_factory=dict)  # a cache of `at` with learned equations substituted
+    _learned: int = 0  # `sizes.learned` when the cache was valid
 
     def run(self, graph: fx.Graph, given: Sequence[Sized] | None = None) -> Any:
-        """Visit the nodes of a graph, and say what its output holds.
+        """Visit the nodes of a graph, and return what is known of its output.
 
         Args:
-            given: of the inside of a call, the tensors that its placeholders stand for.
+            given: for the body of a call, the tensors that its placeholders stand for.
         """
         tensors = iter(given or ())
         for node in graph.nodes:
             inner = given is not None and node.op == "placeholder" and isinstance(info(node).value, Tensor)
             self.at[node] = next(tensors, None) or self.opened(info(node).value) if inner else self.visit(node)
-            if given is not None:  # what one call's inside holds is not what the next one's does
+            if given is not None:  # another call of the same body has other sizes
                 self._settled.pop(node, None)
         return self.at[graph.output_node()]
 
@@ -87,7 +87,7 @@ class Sizing:
         return self.opened(value) if rests else value
 
     def insist(self, size: Any, expected: Any, source: Any) -> None:
-        """A guard makes sure of a number, or of the equality of two, or of two shapes."""
+        """Learn from a guard: it ensures a number, the equality of two, or that of two shapes."""
         pairs = [(size, int(expected) if expected is False else expected)] if type(size) is Size else []
         if isinstance(source, fx.Node) and source.target in _EQUALITIES and expected is _EQUALITIES[source.target]:
             sides = self.convert(source.args)
@@ -129,11 +129,11 @@ class Sizing:
     # -- structures ------------------------------------------------------------------------------------
 
     def convert(self, x: Any) -> Any:
-        """An argument structure with what is known of its nodes."""
+        """An argument structure with what is known of each node in its place."""
         return of_nodes(x, self.current)
 
     def current(self, node: fx.Node) -> Any:
-        """What is known of a node by now; None of one that was not visited."""
+        """What is known of a node, with all equations learned so far; None for one that was not visited."""
         if self._learned != self.sizes.learned:
             self._learned = self.sizes.learned
             self._settled.clear()
@@ -145,7 +145,7 @@ class Sizing:
         return held
 
     def put_in(self, held: Any) -> Any:
-        """What is known, with what the graph insists on."""
+        """Substitute the learned equations."""
         kind = type(held)
         if kind is Sized:
             known = Size not in map(type, held.sizes)
@@ -161,11 +161,11 @@ class Sizing:
             key = next((i for i, x in enumerate(items) if x is value), None) if isinstance(items, tuple) else None
         try:
             return held[key]
-        except (KeyError, IndexError, TypeError):  # a dictionary of its own kind, say
+        except (KeyError, IndexError, TypeError):  # a dictionary that finds items by other keys, say
             return self.opened(value)
 
     def opened(self, value: Any) -> Any:
-        """A value of which no size and no number is known."""
+        """A value with each size and number in it a new unknown."""
         if isinstance(value, Tensor):
             return Sized(value, tuple(map(self.sizes.fresh, value.shape)), not value.is_meta)
         if isinstance(value, dict):
@@ -181,7 +181,7 @@ _ASKING = frozenset({getattr, "size", "numel", "nelement"})
 
 
 def _asked(node: fx.Node, tensor: Sized, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """What a tensor says of its own axes; None where it is asked for something else."""
+    """The sizes that a node reads of a tensor's own axes; None where it reads something else."""
     if node.target is getattr:
         return list(tensor.sizes) if args[1] == "shape" else None
     if node.target != "size":
@@ -196,13 +196,13 @@ def _rests_on_sizes(x: Any) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """True where two graphs of one call give the same sizes."""
+    """True where two bodies of one call give the same sizes."""
     pairs = list(itertools.zip_longest(sized_leaves(a), sized_leaves(b)))
     return all(x.sizes == y.sizes if type(x) is Sized and type(y) is Sized else x is y or x == y for x, y in pairs)
 
 
 def _known(value: Any) -> Any:
-    """A value that is the same on every input, but for what its tensors hold."""
+    """What is known of a value that is the same on every input, but for the contents of its tensors."""
     if isinstance(value, Tensor):
         return Sized(value, tuple(value.shape))
     if isinstance(value, dict):
@@ -211,7 +211,7 @@ def _known(value: Any) -> Any:
 
 
 def told(captured: Captured, sizes: Sizes, node: fx.Node, target: Any, value: Any, args: Any, kwargs: Any) -> Any:
-    """The shapes by the operation's shape function; None where it does not know this form of the call."""
+    """The shapes that the operation's shape function gives; None where it does not cover this call."""
     rule = lookup(node.op, target)
     if rule is None or rule.shape is None:
         return None
@@ -225,13 +225,13 @@ def told(captured: Captured, sizes: Sizes, node: fx.Node, target: Any, value: An
         if kwargs or (module is not None and rule.shape not in OF_INPUTS):
             args, kwargs = bound(rule, args, kwargs, module, attribute)
         shapes = rule.shape(At(target, value, sizes), *args, **kwargs)
-    except Exception:  # a form of the call that torch knows and the shape function does not
+    except Exception:  # torch takes these arguments, and the shape function does not
         return None
     return shapes if shapes is not None and _agree(value, shapes) else None
 
 
 def _agree(value: Any, shapes: Any) -> bool:
-    """True where the known ones of the sizes are those of the example."""
+    """True where all known sizes are those of the example."""
     if not isinstance(shapes, (tuple, list)):
         return shapes is None and not isinstance(value, Tensor)
     if isinstance(value, Tensor):
@@ -241,7 +241,7 @@ def _agree(value: Any, shapes: Any) -> bool:
 
 
 def _sized(value: Any, shapes: Any, uncertain: bool) -> Any:
-    """A value with the shapes that it was found to have."""
+    """A value with its shapes as sizes."""
     if isinstance(value, Tensor):
         return Sized(value, tuple(shapes), uncertain and not value.is_meta)
     if isinstance(value, (tuple, list)):

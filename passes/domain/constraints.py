@@ -48,7 +48,7 @@ class Vector:
     origin: Origin
 
 
-_MANY = 1 << 14  # rows from which on it pays to look for repeated ones
+_MANY = 1 << 14  # with more rows than this, looking for repeated ones pays
 
 
 @dataclass
@@ -87,11 +87,11 @@ class System:
         return known
 
     def mark(self) -> tuple[int, ...]:
-        """How much there is, for `undo`."""
+        """The current lengths, for `undo`."""
         return self.count, len(self.vectors), len(self.equations), len(self.positive), len(self.unit)
 
     def undo(self, mark: Sequence[int]) -> None:
-        """Forget what was made since."""
+        """Remove all symbols and constraints that were added since `mark`."""
         self.count, *lengths = mark
         self.names = {key: symbols for key, symbols in self.names.items() if symbols.max() < self.count}
         for held, length in zip((self.vectors, self.equations, self.positive, self.unit), lengths, strict=True):
@@ -115,8 +115,8 @@ class System:
         """Require `a` to be constant along axes; returns it with size 1 there.
 
         Raises:
-            RuleError: an axis that the map does not have. To take it for one along which nothing varies would lose the
-                constraint; so the mistake of a rule is not taken for a call that the rule declines, either.
+            RuleError: an axis that the map does not have. Ignoring it would lose the constraint, and declining the call
+                would hide the rule's mistake.
         """
         over = frozenset(axes)
         rank = max((s.ndim for s, _ in a.factors), default=None)

@@ -1,9 +1,9 @@
 """Size: a number that comes from the sizes of a network's inputs, as a polynomial of unknowns.
 
 An *atom* is one unknown number: the size of an axis of an input, what a strided convolution leaves of it, a number that
-the run finds out. A size is an `int` where it is the same on every input, else a `Size`: a polynomial of atoms with
-integer coefficients in normal form, so that two sizes that are equal on every input compare equal. What the graph
-itself insists on (a linear layer takes so many features and no other number) is learned by `Sizes.insist`.
+depends on the data. A size is an `int` where it is the same on every input, else a `Size`: a polynomial of atoms with
+integer coefficients in normal form, so that two sizes that are equal on every input compare equal. Equations that the
+graph requires (a linear layer takes a fixed number of features) are learned by `Sizes.insist`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Size:
 
 
 Extent = int | Size  # how many: known, or not
-_KEPT = 1 << 12  # results that are kept: a deep network asks the same again in each block
+_CACHED = 1 << 12  # results in each cache: a deep network repeats its blocks
 
 
 def _terms(x: Extent) -> Mapping[Monomial, int]:
@@ -52,7 +52,7 @@ def _size(terms: Mapping[Monomial, int]) -> Extent:
     return Size(frozenset(held.items()))
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_CACHED)
 def plus(a: Extent, b: Extent, sign: int = 1) -> Extent:
     """a + sign * b."""
     if type(a) is int and type(b) is int:
@@ -63,7 +63,7 @@ def plus(a: Extent, b: Extent, sign: int = 1) -> Extent:
     return _size(total)
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_CACHED)
 def times(a: Extent, b: Extent) -> Extent:
     """a * b."""
     if type(a) is int and type(b) is int:
@@ -84,7 +84,7 @@ def product(sizes: Iterable[Extent]) -> Extent:
     return total
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_CACHED)
 def quotient(a: Extent, b: Extent) -> Extent | None:
     """a / b where that is a polynomial, too, by long division; else None."""
     if type(a) is int and type(b) is int:
@@ -125,21 +125,21 @@ def _without(atoms: Monomial, part: Monomial) -> Monomial | None:
 
 
 class Sizes:
-    """The atoms of one graph, with what they are in the example, and what the graph insists on."""
+    """The atoms of one graph with their values in the example, and the equations that the graph requires."""
 
     def __init__(self) -> None:
         self.examples: list[Any] = []
         self._named: dict[Hashable, Size] = {}
         self._insisted: dict[Monomial, Extent] = {}
         self._settled: dict[Size, Extent] = {}
-        self._open: dict[Size, None] = {}  # zeros of which no monomial is known yet
-        self._rests: set[Extent] = set()  # what divisions leave
+        self._open: dict[Size, None] = {}  # sizes that are zero, and cannot be solved for a monomial yet
+        self._rests: set[Extent] = set()  # remainders of divisions
         self._floors: dict[Extent, tuple[Extent, Extent]] = {}  # floor(a / b) -> a, b
-        self._shares: dict[Extent, tuple[Extent, tuple[Extent, ...]]] = {}  # a / b, nothing is left -> a, b's axes
-        self.learned = 0  # how often something was
+        self._shares: dict[Extent, tuple[Extent, tuple[Extent, ...]]] = {}  # a / b without remainder -> a, b's axes
+        self.learned = 0  # the number of equations that were solved
 
     def fresh(self, example: Any) -> Size:
-        """A number that nothing is known of but its value in the example."""
+        """A new atom, with its value in the example."""
         self.examples.append(example)
         return Size(frozenset({((len(self.examples) - 1,), 1)}))
 
@@ -157,9 +157,9 @@ class Sizes:
         return sum(c * math.prod(table[a] for a in held) for held, c in size.terms)
 
     def insist(self, a: Extent, b: Extent) -> None:
-        """a = b, or the graph does not run: one monomial is known, or known from another, from here on.
+        """Learn that a = b, since the graph does not run otherwise: one monomial is solved for.
 
-        Where that cannot be said yet, it is tried again whenever something else is known.
+        An equation that cannot be solved yet is tried again whenever another one is learned.
         """
         if a == b:
             return
@@ -169,7 +169,7 @@ class Sizes:
         terms = {_without(atoms, common) or (): c for atoms, c in terms.items()}
         leads = [m for m, c in terms.items() if m and all(other % c == 0 for other in terms.values())]
         if leads and len(terms) < 3:
-            lead = max(leads, key=lambda m: (max(m), m))  # what came last is said by what was there before
+            lead = max(leads, key=lambda m: (max(m), m))  # newer atoms are expressed by older ones
             coefficient = terms.pop(lead)
             self._insisted[lead] = _size({atoms: -c // coefficient for atoms, c in terms.items()})
             self._settled.clear()
@@ -183,7 +183,7 @@ class Sizes:
             self._open[zero] = None
 
     def settled(self, size: Any) -> Any:
-        """The size with what the graph insists on put in."""
+        """The size with the learned equations substituted."""
         if type(size) is not Size or not self._insisted:
             return size
         if size not in self._settled:
@@ -220,7 +220,7 @@ class Sizes:
         return self.named((fn, args), example)
 
     def share(self, count: Extent, others: Sequence[Extent], example: int) -> Extent:
-        """The axis that is left of so many elements beside other axes, or the graph does not run."""
+        """The size that -1 stands for in a reshape of `count` elements beside other axes."""
         rest = product(others)
         fraction = quotient(count, rest)
         if fraction is not None or Size not in map(type, (count, rest)):
@@ -231,7 +231,7 @@ class Sizes:
         return share
 
     def meet(self, size: Extent, known: int) -> None:
-        """Axes that are broadcast together: a size that cannot be 1 is the known one.
+        """Learn from axes that are broadcast together: a size that cannot be 1 equals the known one.
 
         A share cannot, if there are more elements than there may be in the other axes: two of which may be
         floor(n / c) and c, which are n together at most.
@@ -247,7 +247,7 @@ class Sizes:
                 self.insist(size, known)
 
     def _floored(self, size: Extent, divisor: int, rest: bool) -> Extent:
-        """size // divisor, or what is left of it: what the divisor divides is taken out, and the rest is one unknown.
+        """size // divisor or, with `rest`, size % divisor: multiples of the divisor are taken out, the rest is an atom.
 
         So (8 - h % 8) % 8, with which h is padded to a multiple of 8, is 8 * q - h.
         """
@@ -256,15 +256,15 @@ class Sizes:
         outer = _size({m: (c - inner[m]) // divisor for m, c in _terms(size).items()})
         left = _size(inner)
         floor = self.value(left) // divisor
-        whole = plus(outer, floor if type(left) is int else self.named((operator.floordiv, (left, divisor)), floor))
+        count = plus(outer, floor if type(left) is int else self.named((operator.floordiv, (left, divisor)), floor))
         if not rest:
-            return whole
-        found = plus(size, times(whole, divisor), -1)
-        self._rests.add(found)
-        return found
+            return count
+        remainder = plus(size, times(count, divisor), -1)
+        self._rests.add(remainder)
+        return remainder
 
     def is_rest(self, size: Any) -> bool:
-        """True for what a division leaves: it is not below 0."""
+        """True for a remainder, which is not negative."""
         return size in self._rests
 
 
@@ -276,7 +276,7 @@ _POLYNOMIAL: dict[Any, Callable[[Extent, Extent], Extent]] = {
 }
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_CACHED)
 def cuts(old: tuple[Extent, ...], new: tuple[Extent, ...]) -> list[tuple[list[int], list[int]]]:
     """Two shapes of one tensor, cut into the shortest runs of axes whose products are equal on every input."""
     before, after = _products(old), _products(new)

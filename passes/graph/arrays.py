@@ -2,8 +2,7 @@
 
 They are numpy's arrays, bytes, plain tensors, and files in memory.
 
-No name in a model's state has them, so a forward that writes to one leaves that for the next run. A copy of a module
-that does has arrays of its own.
+What a forward writes into one is read by the next run. So the clone of a module has copies of them.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _KINDS = (np.ndarray, bytearray, array.array, memoryview, Tensor, *_FILES)
 
 @once_per_class
 def is_array(kind: type) -> bool:
-    """True for a class of arrays, of which some may still hold nothing that can be compared (`held_by`)."""
+    """True for a class of arrays. Some of its objects may still have no content to compare (`held_by`)."""
     return issubclass(kind, _KINDS)
 
 
 def held_by(x: Any) -> Any:
-    """A copy of what an array holds; None where that is not to be had, or nobody can change it."""
+    """A copy of an array's content; None where it cannot be read (a meta tensor, a subclass) or cannot change."""
     if isinstance(x, Tensor):
         has_numbers = x.layout is torch.strided and x.device.type != "meta" and type(x) is Tensor
         return x.detach().clone() if has_numbers else None
@@ -43,7 +42,7 @@ def held_by(x: Any) -> Any:
 
 
 def still_holds(x: Any, before: Any) -> bool:
-    """True where an array holds what it held, to the last bit."""
+    """True where an array's content is still `before`, to the last bit."""
     if isinstance(x, Tensor):
         return x.shape == before.shape and x.dtype == before.dtype and _same_bits(x.detach(), before)
     if isinstance(x, np.ndarray):
@@ -59,7 +58,7 @@ def still_holds(x: Any, before: Any) -> bool:
 
 
 def put_into(x: Any, before: Any) -> None:
-    """Have an array hold what it held."""
+    """Write an earlier content back into an array."""
     if isinstance(x, Tensor):
         with torch.no_grad():
             x.detach().copy_(before)
@@ -76,7 +75,7 @@ def put_into(x: Any, before: Any) -> None:
 
 
 def copied(x: Any) -> Any:
-    """An array that holds the same, in memory of its own."""
+    """A copy of an array, in memory of its own."""
     if isinstance(x, Tensor):
         return x.detach().clone().requires_grad_(x.requires_grad)
     if isinstance(x, _FILES):
@@ -98,7 +97,8 @@ def overlap(x: Any, y: Any) -> bool:
     return start < last and first < end
 
 
-def _place(x: Any) -> tuple[int, int]:
+def _addresses(x: Any) -> tuple[int, int]:
+    """Where an array's memory begins and ends."""
     if isinstance(x, Tensor):
         storage = x.untyped_storage()
         return storage.data_ptr(), storage.data_ptr() + storage.nbytes()

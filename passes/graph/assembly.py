@@ -1,7 +1,7 @@
 """Objects that a `forward` returns around its tensors, such as the cache of a language model.
 
-Each is taken apart, and made anew each time the network runs. Nowhere else can a graph hold one: whoever got it might
-change it.
+Each is taken apart into a template and values, and each run of the network builds a new one. A graph holds no such
+object itself: the caller of one run might change it for the next.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from fxteleport.passes.graph.structure import SHARED, new_object
 
 @dataclass(frozen=True, slots=True)
 class _Hole:
-    """The place of a value that each run has anew."""
+    """Stands in a template for a value that each run computes."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """An object of a class, with these attributes."""
+class _Instance:
+    """A template of an object: its class, and templates of its attributes."""
 
     kind: type
     fields: dict[str, Any]
-    table: Any = None  # of a dictionary: a copy, with holes in it
+    table: Any = None  # for a dictionary: a copy, with holes in it
 
 
 class Assemble(nn.Module):
-    """Makes an object anew, with the values of this run in it."""
+    """Builds a new object from a template and the values of this run."""
 
     def __init__(self, template: Any, name: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Assemble(nn.Module):
 
 
 def take_apart(x: Any, is_hole: Callable[[Any], bool]) -> tuple[Assemble, list[Any]]:
-    """How to make an object anew, and the values that it is made from.
+    """The module that rebuilds an object, and the values that it is rebuilt from.
 
     Raises:
         RuntimeError: it holds a tensor without values.
@@ -75,13 +75,13 @@ def take_apart(x: Any, is_hole: Callable[[Any], bool]) -> tuple[Assemble, list[A
         kind, before = type(x), len(values)
         container = kind_of(kind)
         if container is TABLE and kind is not dict:
-            return _Made(kind, {}, mapped_table(x, visit))
+            return _Instance(kind, {}, mapped_table(x, visit))
         if container is not None and container is not RECORD:
             return mapped(x, visit)
         if isinstance(x, SHARED):
             return x
         fields = {name: visit(getattr(x, name)) for name in fields_of(x)}
-        return _Made(kind, fields) if len(values) > before else x
+        return _Instance(kind, fields) if len(values) > before else x
 
     return Assemble(visit(x), type(x).__name__), values
 
@@ -90,14 +90,14 @@ def _filled(x: Any, values: tuple[Any, ...]) -> Any:
     kind = type(x)
     if kind is _Hole:
         return values[x.number]
-    if kind is not _Made:
+    if kind is not _Instance:
         return mapped(x, lambda part: _filled(part, values)) if kind_of(kind) in _REBUILT else x
     if x.table is not None:
         return mapped_table(x.table, lambda part: _filled(part, values))
-    made = new_object(x.kind)
+    instance = new_object(x.kind)
     for name, part in x.fields.items():
-        object.__setattr__(made, name, _filled(part, values))
-    return made
+        object.__setattr__(instance, name, _filled(part, values))
+    return instance
 
 
 _REBUILT = (NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, SLICE)

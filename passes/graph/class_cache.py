@@ -1,4 +1,4 @@
-"""What is asked of a class again and again is found out once."""
+"""A cache for facts about classes."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ T = TypeVar("T")
 
 
 def once_per_class(fn: Callable[[type], T]) -> Callable[[type], T]:
-    """Keep what a function says of the last 4096 classes: those of a notebook must not be kept for ever."""
+    """Cache a function of a class for the last 4096 classes: a notebook's classes must not be kept alive for ever."""
     return functools.lru_cache(maxsize=4096)(fn)

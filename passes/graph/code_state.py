@@ -1,4 +1,4 @@
-"""Code's own state: what the code of a class may write to that no object of it holds, but the program shares.
+"""State of code: what a class's code may write to outside its objects.
 
 Attributes of classes, globals, and the defaults and closures of functions.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import opcode
 import types
 import weakref
@@ -21,6 +22,7 @@ from fxteleport.passes.graph.structure import PLAIN
 
 _STORES, _SETS = opcode.opmap["STORE_GLOBAL"], frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _PAST_ATTRIBUTES = frozenset({"__dict__", "vars"})
+_UNNAMED = frozenset({"__getattr__", "__getattribute__", "__setattr__", "__delattr__", "__call__"})  # Python calls them
 _BY_NAME = _PAST_ATTRIBUTES | {"setattr", "delattr", "__setattr__"}
 
 
@@ -37,12 +39,12 @@ _known: weakref.WeakKeyDictionary[type, _Known] = weakref.WeakKeyDictionary()
 
 
 def state_of(cls: type) -> tuple[Any, ...]:
-    """What the `forward` of a class, and what it calls by name, may keep in namespaces and functions."""
+    """The namespaces and functions in which a class's `forward`, and what it calls by name, may keep state."""
     return _known_of(cls).state
 
 
 def reads_past_attributes(cls: type, held: Iterable[Any] = ()) -> bool:
-    """True where that code, or a function that an object of the class holds, reads the dictionary of an object."""
+    """True where that code, or a function in `held`, reads an object's `__dict__`, past its attributes."""
     functions = (x for x in held if type(x) is types.FunctionType)
     return not (
         _PAST_ATTRIBUTES.isdisjoint(_known_of(cls).names)
@@ -51,13 +53,13 @@ def reads_past_attributes(cls: type, held: Iterable[Any] = ()) -> bool:
 
 
 def may_set(cls: type, name: str) -> bool:
-    """True where that code sets an attribute of this name, of any object, or attributes that it does not spell."""
+    """True where that code sets an attribute of this name on any object, or sets attributes by computed names."""
     known = _known_of(cls)
     return not _BY_NAME.isdisjoint(known.names) or any(name in _set_by(f.__code__) for f in known.functions)
 
 
 def asking_for_types(cls: type, held: Iterable[Any] = ()) -> Iterator[dict[str, Any]]:
-    """The globals of that code, and of functions that an object of the class holds, where it names `type`."""
+    """The globals of that code, and of the functions in `held`, where the code names `type`."""
     yield from _known_of(cls).asking
     yield from (x.__globals__ for x in held if type(x) is types.FunctionType and "type" in _named(x.__code__)[0])
 
@@ -90,7 +92,7 @@ def _known_of(cls: type) -> _Known:
     if cls not in _known:
         names: set[str] = set()
         functions: dict[int, types.FunctionType] = {}
-        state = tuple(_found(cls, names, functions))
+        state = tuple(_collect(cls, names, functions))
         asking = {id(f.__globals__): f.__globals__ for f in functions.values() if "type" in _named(f.__code__)[0]}
         kept = frozenset[str]().union(*(_set_by(f.__code__) for f in functions.values()))
         tested = (step for f in functions.values() for step in _compared_with_none(f.__code__))
@@ -106,11 +108,12 @@ def _known_of(cls: type) -> _Known:
     return _known[cls]
 
 
-def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType]) -> Iterator[Any]:
-    """The same; `names` and `functions` are given the code's."""
+def _collect(cls: type, names: set[str], functions: dict[int, types.FunctionType]) -> Iterator[Any]:
+    """The state of a class's code (`state_of`). Fills `names` and `functions` with those of the code."""
     spaces: dict[int, tuple[dict[str, Any], set[str]]] = {}
     classes = [c for c in cls.__mro__ if not is_library(c.__module__)]
     waiting: list[Any] = [getattr(cls, "forward", None)]
+    waiting += [vars(c)[name] for c in classes for name in _UNNAMED & vars(c).keys()]
     while waiting:
         function = waiting.pop()
         function = getattr(function, "__wrapped__", function)
@@ -121,14 +124,15 @@ def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType])
         waiting += [_code_of(vars(c)[name]) for name in named - names for c in classes if name in vars(c)]
         names |= named
         table = function.__globals__
-        found = {name: table[name] for name in named if name in table}
-        waiting += [x for x in found.values() if type(x) is types.FunctionType]
+        loaded = {name: table[name] for name in named if name in table}
+        waiting += [x for x in loaded.values() if type(x) is types.FunctionType]
         classes += [
-            x for x in found.values() if isinstance(x, type) and not is_library(x.__module__) and x not in classes
+            x for x in loaded.values() if isinstance(x, type) and not is_library(x.__module__) and x not in classes
         ]
         _, kept = spaces.setdefault(id(table), (table, set()))
-        kept |= {name for name, x in found.items() if _may_change(x) or (stores and type(x) in PLAIN)}
-    yield from filter(_holds, functions.values())
+        kept |= {name for name, x in loaded.items() if _may_change(x) or (stores and type(x) in PLAIN)}
+    with_attributes = frozenset().union(*(_given_attributes(f.__code__) for f in functions.values()))
+    yield from (f for f in functions.values() if _holds(f) or f.__name__ in with_attributes)
     yield from (Namespace(c, of_class) for c in classes if (of_class := _data(c, names)))
     yield from (Namespace(table, frozenset(kept)) for table, kept in spaces.values() if kept)
 
@@ -136,15 +140,22 @@ def _found(cls: type, names: set[str], functions: dict[int, types.FunctionType])
 @functools.lru_cache(maxsize=16384)
 def _named(code: types.CodeType) -> tuple[frozenset[str], bool]:
     """The names of globals and attributes in code, and whether it stores globals."""
-    inside = list(codes(code))
-    return frozenset(n for c in inside for n in c.co_names), any(_STORES in c.co_code[::2] for c in inside)
+    nested = list(codes(code))
+    return frozenset(n for c in nested for n in c.co_names), any(_STORES in c.co_code[::2] for c in nested)
 
 
 @functools.lru_cache(maxsize=16384)
 def _set_by(code: types.CodeType) -> frozenset[str]:
     """The names of the attributes that code sets or deletes."""
-    found = (step for c in codes(code) for step in dis.get_instructions(c) if step.opname in _SETS)
-    return frozenset(step.argval for step in found)
+    steps = (step for c in codes(code) for step in dis.get_instructions(c) if step.opname in _SETS)
+    return frozenset(step.argval for step in steps)
+
+
+@functools.lru_cache(maxsize=16384)
+def _given_attributes(code: types.CodeType) -> frozenset[str]:
+    """The names of globals that code sets attributes of (`count.calls = 1`)."""
+    pairs = (pair for c in codes(code) for pair in itertools.pairwise(dis.get_instructions(c)))
+    return frozenset(a.argval for a, b in pairs if a.opname == "LOAD_GLOBAL" and b.opname in _SETS)
 
 
 @functools.lru_cache(maxsize=16384)
@@ -181,7 +192,7 @@ def _code_of(member: Any) -> Any:
 
 
 def _may_change(x: Any) -> bool:
-    """True for what can come to hold something else: a container, an array, or an object of the user's."""
+    """True for what is mutable: a container, an array, or an object of the user's."""
     kind = type(x)
     if issubclass(kind, FILLED) or is_array(kind):
         return True

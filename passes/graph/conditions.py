@@ -1,7 +1,7 @@
-"""Conditions: what a capture, or a rule, rests on beyond the model itself.
+"""Conditions: what a capture, or a rule, assumes beyond the model itself.
 
-An emitted network has a guard for each that a run can check. Weights that go back into the original class have none:
-they keep the function wherever the conditions hold.
+An emitted network has a guard for each condition that a run can check. Weights that go back into the original class
+have no guards: they keep the function wherever the conditions hold.
 """
 
 from __future__ import annotations

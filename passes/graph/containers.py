@@ -1,7 +1,7 @@
-"""Containers: what holds values, how it is taken apart, and how one like it is made of other values.
+"""Containers: which classes hold values, how to read their items, and how to build one with other items.
 
-The one registry of them, for all that look into arguments, inputs, outputs, settings and files: what is no container
-here is a leaf everywhere. A new kind of container is a new line of `_KINDS`.
+This is the one registry of containers, for arguments, inputs, outputs, settings and files. A value of any class that is
+not registered here is a leaf. To support another kind of container, add it to `_KINDS`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Kind(NamedTuple):
 
     Attributes:
         covers: whether a class is of this kind.
-        keys, values: of a container, in the same order.
-        like: a container of the same class with other values; its constructor is not asked.
-        read: how code gets at a value: `read(container, key)`.
-        field: the name of a key where a container has names for what it holds, else None.
+        keys, values: those of a container, in the same order.
+        like: `like(container, values)` is a container of the same class with other values.
+        read: `read(container, key)` is the value at a key, as a program reads it.
+        field: `field(container, key)` is the attribute name of an item; None where items have no names.
     """
 
     covers: Callable[[type], bool]
@@ -51,7 +51,7 @@ def _fields(x: Any) -> list[str]:
 
 
 def field_of(record: Any, name: str) -> Any:
-    """A field of a data class's object; where its class refuses to say, what is held by that name."""
+    """A field of a data class's object; where reading it raises, the entry of `__dict__`."""
     try:
         return getattr(record, name, None)
     except Exception:
@@ -60,20 +60,20 @@ def field_of(record: Any, name: str) -> Any:
 
 def remade(record: Any, fields: dict[str, Any]) -> Any:
     """A copy of a data class's object, frozen or not, with other fields."""
-    made = copy.copy(record)
+    copied = copy.copy(record)
     for name, value in fields.items():
-        object.__setattr__(made, name, value)
-    return made
+        object.__setattr__(copied, name, value)
+    return copied
 
 
 def _table_like(table: Any, values: Iterable[Any]) -> Any:
-    made, new = mapped_table(table, lambda x: x), dict(zip(TABLE.keys(table), values, strict=True))
-    refill(made, new)
+    copied, new = mapped_table(table, lambda x: x), dict(zip(TABLE.keys(table), values, strict=True))
+    refill(copied, new)
     keys = {id(x): key for key, x in items_of(table).items()}  # an attribute that is an item stays it
     for name, x in getattr(table, "__dict__", {}).items():
         if id(x) in keys:
-            made.__dict__[name] = new[name if name in new else keys[id(x)]]
-    return made
+            copied.__dict__[name] = new[name if name in new else keys[id(x)]]
+    return copied
 
 
 def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
@@ -85,31 +85,31 @@ def mapped_table(table: Any, fn: Callable[[Any], Any]) -> Any:
     if kind is dict:
         return {k: fn(v) for k, v in table.items()}
     try:
-        made = kind.__new__(kind)
+        copied = kind.__new__(kind)
     except TypeError:  # it must be given something
-        made = copy.copy(table)
+        copied = copy.copy(table)
     if isinstance(table, collections.defaultdict):
-        made.default_factory = table.default_factory
+        copied.default_factory = table.default_factory
     new = {id(v): fn(v) for v in TABLE.values(table)}  # an attribute that is an item stays it
-    refill(made, {k: new[id(v)] for k, v in items_of(table).items()})
+    refill(copied, {k: new[id(v)] for k, v in items_of(table).items()})
     for name, x in getattr(table, "__dict__", {}).items():
-        made.__dict__[name] = new[id(x)] if id(x) in new else fn(x)
-    return made
+        copied.__dict__[name] = new[id(x)] if id(x) in new else fn(x)
+    return copied
 
 
 def items_of(table: dict[Any, Any]) -> dict[Any, Any]:
-    """What a dictionary of any class holds, in its order, past what its class makes of that."""
+    """The items of a dictionary in its order, read with Python's own methods and not those of a subclass."""
     return dict(_table_of(table).items(table))
 
 
 def _table_of(x: Any) -> Any:
-    """The class of Python's that knows what a dictionary holds: an ordered one has an order of its own."""
+    """Python's class whose methods read a dictionary: an `OrderedDict` stores its order apart."""
     ordered = type(x) is not dict and isinstance(x, collections.OrderedDict)
     return collections.OrderedDict if ordered else dict
 
 
 def refill(container: Any, values: Any) -> None:
-    """Have a list, a set, a queue or a dictionary hold other things, past what its class makes of that."""
+    """Replace the items of a list, set, queue or dictionary with Python's own methods and not those of a subclass."""
     if isinstance(container, list):
         list.__setitem__(container, slice(None), values)
         return
@@ -126,9 +126,9 @@ def refill(container: Any, values: Any) -> None:
 
 def _filled_like(x: Any, values: Iterable[Any]) -> Any:
     """A list or a queue of the same class, with its attributes, and with other items."""
-    made = [] if type(x) is list else copy.copy(x)
-    refill(made, list(values))
-    return made
+    copied = [] if type(x) is list else copy.copy(x)
+    refill(copied, list(values))
+    return copied
 
 
 def _as_it_is(x: Any) -> Any:
@@ -186,7 +186,7 @@ RECORD = Kind(
     getattr,
     lambda x, name: str(name),
 )
-SEQUENCES = (NAMED_TUPLE, SEQUENCE, QUEUE)  # their values are in an order, and have numbers
+SEQUENCES = (NAMED_TUPLE, SEQUENCE, QUEUE)  # their keys are positions
 _KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, QUEUE, TABLE, VIEW, RECORD)
 
 
@@ -197,19 +197,19 @@ def kind_of(cls: type) -> Kind | None:
 
 
 def held(x: Any) -> Iterable[Any]:
-    """What a container holds; nothing for a leaf."""
+    """The values in a container; none for a leaf."""
     kind = kind_of(type(x))
     return () if kind is None else kind.values(x)
 
 
 def parts(x: Any) -> Iterable[tuple[Any, Any]]:
-    """What a container holds, each with its key; nothing for a leaf."""
+    """The keys and values of a container; none for a leaf."""
     kind = kind_of(type(x))
     return () if kind is None else zip(kind.keys(x), kind.values(x), strict=True)
 
 
 def mapped(x: Any, fn: Callable[[Any], Any]) -> Any:
-    """A new container like another one, with `fn` of what that holds. A leaf stays what it is."""
+    """A container of the same class with `fn` of each value. A leaf is returned as it is."""
     kind = kind_of(type(x))
     if kind is None:
         return x
@@ -217,7 +217,7 @@ def mapped(x: Any, fn: Callable[[Any], Any]) -> Any:
 
 
 def leaves(x: Any) -> Iterator[Any]:
-    """What a structure of containers holds, all the way down."""
+    """The leaves of nested containers, in order."""
     kind = kind_of(type(x))
     if kind is None:
         yield x

@@ -1,4 +1,4 @@
-"""Contents: what a container that can be filled holds at a time, whether it still does, and putting that back."""
+"""Contents: a snapshot of a mutable container: whether it has changed since, and how to restore it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FILLED = (list, dict, set, collections.deque)  # and their subclasses
 
 
 def contents(container: Any) -> Any:
-    """What one holds, in a plain dictionary or list."""
+    """What a container holds, in a plain dictionary or list."""
     return items_of(container) if isinstance(container, dict) else list(container)
 
 
 class Contents:
-    """What a list, a set, a queue or a dictionary holds at a time.
+    """A snapshot of a list, a set, a queue or a dictionary.
 
     Attributes:
         container: the one that is watched.
@@ -34,14 +34,14 @@ class Contents:
         return not _same(contents(self.container), self.before)
 
     def loses(self) -> bool:
-        """True if something that it held is not there any more."""
+        """True if it has lost something that it held."""
         now, before = contents(self.container), self.before
         if isinstance(before, dict):
             return any(key not in now or now[key] is not x for key, x in before.items())
         return not _same(now[: len(before)], before) and not isinstance(self.container, set)
 
     def restore(self) -> None:
-        """Have it hold again what it held, past what its class makes of that."""
+        """Put back what it held, past methods that its class overrides."""
         if self.changed():
             refill(self.container, self.before)
 

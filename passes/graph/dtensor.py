@@ -1,4 +1,4 @@
-"""Sharded models (DTensor: FSDP2, tensor parallelism): what of a tensor is on this device, found without communication.
+"""Sharded models (DTensor: FSDP2, tensor parallelism): which part of a tensor this device has, without communication.
 
 A weight's factor at one position is known from the position alone. So each device scales its own shard with its part
 of the factors, and nothing is gathered.
@@ -17,13 +17,13 @@ from fxteleport.passes.errors import ModelError
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """True for a DTensor. Nothing is imported: where torch's module of them was not, there are none."""
+    """True for a DTensor. Imports nothing: unless torch's module of them was imported, there are none."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[int]:
-    """Where the data are; of a DTensor those of this device."""
+    """The addresses of the data; of a DTensor, those of this device's part."""
     return [t.to_local().data_ptr() if is_sharded(t) else t.data_ptr() for t in tensors]  # type: ignore[attr-defined]
 
 
@@ -36,9 +36,9 @@ def unsharded(kind: type) -> type:
 
 
 def put_back(model: nn.Module) -> None:
-    """Let FSDP's modules hold their shards again: after a forward they may hold gathered copies, which it throws away.
+    """Have FSDP's modules hold their shards again and free the gathered copies that a forward may have left.
 
-    Frees memory; no communication.
+    No communication.
     """
     module: Any = sys.modules.get("torch.distributed.fsdp")
     if module is None:
@@ -49,24 +49,24 @@ def put_back(model: nn.Module) -> None:
 
 
 def local(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """The tensors of this device, and which positions of each axis they have; none are named where it has all.
+    """The tensors of this device, and which positions of each axis they have: an empty list where they have all.
 
     Raises:
         ModelError: a DTensor holds partial sums, or its mesh leaves this process out.
     """
-    found: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     positions: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         if is_sharded(tensor):
             positions[name] = _positions(name, tensor)
-            found[name] = tensor.detach().to_local()  # type: ignore[attr-defined]
+            parts[name] = tensor.detach().to_local()  # type: ignore[attr-defined]
         else:
-            positions[name], found[name] = [], tensor
-    return found, positions
+            positions[name], parts[name] = [], tensor
+    return parts, positions
 
 
 def _positions(name: str, tensor: Any) -> list[Tensor]:
-    """Which positions of each axis the local shard of a DTensor has: its placements' own split, of the numbers."""
+    """Which positions of each axis the local shard of a DTensor has: its placements split the position numbers."""
     mesh, at = tensor.device_mesh, tensor.device_mesh.get_coordinate()
     if at is None:
         raise ModelError(f"parameter '{name}' is sharded over processes that this is none of: apply_ there only")

@@ -1,4 +1,4 @@
-"""What of a module's interface some do not have: modes; and what a program is."""
+"""Train and eval mode, which not all modules have, and exported programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluate(module: M) -> M:
 
 
 def in_mode(module: M, training: bool) -> M:
-    """Put a module into a mode and return it, but an exported one."""
+    """Put a module into train or eval mode and return it; an exported module is left as it is."""
     if not sets_modes(module):
         for part in module.modules():
             part.training = training
@@ -33,7 +33,7 @@ def in_mode(module: M, training: bool) -> M:
 
 
 def sets_modes(module: nn.Module) -> bool:
-    """False where the `train` of a part means something else than a mode (to fit it to data, say): call none then."""
+    """False where the `train` of a part does not set a mode (it fits the part to data, say), and must not be called."""
     return all(type(part).train is nn.Module.train or _takes_mode(part.train) for part in module.modules())
 
 
@@ -45,6 +45,6 @@ def _takes_mode(train: Callable[..., Any]) -> bool:
 
 
 def is_program(x: Any) -> TypeGuard[ExportedProgram]:
-    """True for an exported program. Nothing is imported: without torch.export there is none."""
+    """True for an exported program. Imports nothing: unless torch.export was imported, there is none."""
     defining = sys.modules.get("torch.export.exported_program")
     return defining is not None and isinstance(x, defining.ExportedProgram)

@@ -1,4 +1,4 @@
-"""Retraced: an emitted network may be traced again by `torch.fx` (for quantisation, for features)."""
+"""Calls that stay one node when `torch.fx` traces an emitted network (for quantisation, for features)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def one_call(fn: Callable[..., Result]) -> Callable[..., Result]:
-    """A function of a value of the network that `torch.fx` records as one call: it asks what a proxy does not know."""
+    """Have `torch.fx` record a function as one call: its code asks what a proxy cannot answer."""
 
     @functools.wraps(fn)
     def wrapper(value: Any, *settings: Any) -> Any:

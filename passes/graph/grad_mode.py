@@ -18,14 +18,14 @@ from fxteleport.passes.graph.ops import leaves_of
 
 
 def switch(recording: bool) -> bool:
-    """Have gradients recorded from here on, or not; what it was before."""
+    """Switch the recording of gradients on or off. Returns what it was before."""
     before = torch.is_grad_enabled()
     torch.set_grad_enabled(recording)
     return before
 
 
 def restoring(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that switches, made to leave everything as it was, whatever it raises."""
+    """Wrap a forward that switches: the gradient mode is restored afterwards, also where it raises."""
 
     @functools.wraps(forward)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -36,12 +36,12 @@ def restoring(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_switches(graph: fx.Graph, parameters: Container[Any]) -> None:
-    """Put in the switches around what forward computes in a context of its own (`NodeInfo.records_gradients`).
+    """Insert switches around what forward computes under a gradient mode of its own (`NodeInfo.records_gradients`).
 
-    Only what can have a gradient needs them: tables that a model makes of sizes and buffers do not.
+    Only what can have a gradient needs them: tables that a model computes from sizes and buffers do not.
 
     Args:
-        parameters: names of the tensors that can have one from the beginning.
+        parameters: names of the tensors that can require a gradient.
     """
     differentiable = _differentiable(graph, parameters)
     outer: fx.Node | None = None
@@ -60,13 +60,13 @@ def write_switches(graph: fx.Graph, parameters: Container[Any]) -> None:
 
 def _differentiable(graph: fx.Graph, parameters: Container[Any]) -> set[fx.Node]:
     """The nodes that compute something which can have a gradient."""
-    given, found = set(), set()
+    sources, differentiable = set(), set()
     for node in graph.nodes:
         leaves = leaves_of(info(node).value)
         if not any(issubclass(type(x), Tensor) and x.dtype.is_floating_point for x in leaves):  # a proxy would answer
             continue
         if node.op == "placeholder" or (node.op == "get_attr" and node.target in parameters):
-            given.add(node)
-        elif node.op == "call_module" or any(n in given or n in found for n in node.all_input_nodes):
-            found.add(node)
-    return found
+            sources.add(node)
+        elif node.op == "call_module" or any(n in sources or n in differentiable for n in node.all_input_nodes):
+            differentiable.add(node)
+    return differentiable

@@ -1,4 +1,4 @@
-"""Guards: nodes that refuse, when an emitted network runs, what was not captured."""
+"""Guards: nodes of an emitted network that refuse inputs for which the captured graph does not hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fxteleport.passes.graph.node_info import NodeInfo, describe
 
 
 def guard(graph: fx.Graph, check: Callable[..., None], *args: Any) -> fx.Node:
-    """A node that makes a check, with plain values for what it expects: the code of a graph spells no others."""
+    """A node that makes a check. What it expects becomes plain values: a graph's code can spell no others."""
     node = graph.call_function(check, tuple(map(_plain, args)))
     describe(node, NodeInfo(has_effect=True))
     return node
@@ -30,9 +30,9 @@ def _plain(x: Any) -> Any:
 
 @one_call
 def expect(value: Any, expected: Any, name: str) -> None:
-    """Refuse another value of an argument that decided, as a plain Python value, what was traced."""
+    """Refuse another value of an argument whose plain Python value decided what was traced."""
     if isinstance(expected, bool) and isinstance(value, (bool, torch.SymBool, Tensor)):
-        agrees = expected if value else not expected  # of a symbolic one, torch's tracers know nothing but to branch
+        agrees = expected if value else not expected  # torch's tracers can only branch on a symbolic one
     else:
         if isinstance(expected, list) and isinstance(value, Tensor):  # a graph spells a tensor as a list
             value = value.tolist()
@@ -44,7 +44,7 @@ def expect(value: Any, expected: Any, name: str) -> None:
 
 @one_call
 def expect_data(value: Any, expected: Any, name: str) -> None:
-    """Refuse data that decide otherwise than the example's did; an exported program asserts it when it runs."""
+    """Refuse data that take another branch than the example's; an exported program asserts it when it runs."""
     if isinstance(value, Tensor) and torch.compiler.is_exporting():
         agrees = value.bool() == expected if isinstance(expected, bool) else value == expected
         torch.ops.aten._assert_async.msg(agrees, f"the data decide: exported on inputs with {name}={expected!r}")
@@ -58,14 +58,14 @@ def expect_data(value: Any, expected: Any, name: str) -> None:
 
 @one_call
 def expect_length(value: Any, length: int, name: str = "a list") -> None:
-    """Refuse a list or a tuple of another length than the one that was captured."""
+    """Refuse a list or a tuple of another length than the captured one."""
     if len(value) != length:
         raise GuardError(f"this network was captured with {length} items in {name}, got {len(value)}: capture it again")
 
 
 @one_call
 def expect_keys(value: dict[Any, Any], keys: list[Any], name: str) -> None:
-    """Refuse a dictionary with other keys than the one that was captured."""
+    """Refuse a dictionary with other keys than the captured one."""
     expect(list(value), keys, f"the keys of {name}")
 
 
@@ -81,9 +81,9 @@ def expect_type(dtype: torch.dtype, other: torch.dtype, same: bool, name: str) -
 
 @one_call
 def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, name: str) -> None:
-    """Refuse a tensor with another number of axes, or of another type, than the one that was captured.
+    """Refuse a tensor with another number of axes, or of another type, than the captured one.
 
-    One floating-point type is as good as another, so that the network can be cast; None for what no one asked for.
+    Floating-point types count as equal, so that the network can be cast. None: the trace did not depend on it.
     """
     _require(isinstance(value, Tensor), "a tensor", value, name)
     if rank is not None and value.ndim != rank:
@@ -94,7 +94,7 @@ def expect_tensor(value: Tensor, rank: int | None, dtype: torch.dtype | None, na
 
 @one_call
 def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> None:
-    """Refuse a tensor that has size 1 along another one of these axes than the one that was captured."""
+    """Refuse a tensor that differs from the captured one in which of these axes have size 1."""
     _require(isinstance(value, Tensor), "a tensor", value, name)
     if value.ndim != rank or any((value.shape[axis] == 1) is not one for axis, one in ones.items()):
         axes = [axis for axis, one in ones.items() if one]
@@ -106,9 +106,9 @@ def expect_ones(value: Tensor, rank: int, ones: dict[int, bool], name: str) -> N
 
 @one_call
 def expect_form(value: Any, form: Any, name: str) -> None:
-    """Refuse an input that is not like the one that was captured.
+    """Refuse an input of another structure than the captured one.
 
-    It asks for classes and not for their kind (`containers.kind_of`), so that `torch.compile` can look into it.
+    It tests classes, not kinds of containers (`containers.kind_of`), so that `torch.compile` can trace it.
 
     Args:
         form: `...` for a tensor; a list for a list, a tuple or a deque; a tuple of pairs for a dictionary, or for the
@@ -140,7 +140,7 @@ def expect_form(value: Any, form: Any, name: str) -> None:
 
 @one_call
 def expect_apart(values: list[Any], apart: bool) -> None:
-    """Refuse one object for several inputs that forward changes, where there was one for each; or the other way."""
+    """Refuse one object for several inputs that forward changes where the captured ones were apart, or the reverse."""
     if (len(set(map(id, values))) == len(values)) is not apart:
         was, now = ("several objects", "one") if apart else ("one object", "several")
         raise GuardError(
@@ -155,7 +155,7 @@ def _require(holds: bool, kind: str, value: Any, name: str) -> None:
 
 @one_call
 def expect_error(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool, name: str) -> None:
-    """Refuse inputs on which a call succeeds that failed, and the model's code went on.
+    """Refuse inputs on which a call succeeds that failed in the capture, where the model's code caught the error.
 
     Args:
         name: of the method of the first argument, or of the function with its module.
@@ -170,7 +170,7 @@ def expect_error(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool,
 
 @one_call
 def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
-    """Refuse a parameter that was frozen, or is trained, since the network was captured."""
+    """Refuse a parameter that was frozen or unfrozen since the network was captured."""
     if parameter.requires_grad is not trained:
         what = "requiring a gradient" if trained else "requiring no gradient"
         raise GuardError(f"this network was captured with '{name}' {what}: set it back, or capture the model again")
@@ -178,7 +178,7 @@ def expect_gradient(parameter: Tensor, trained: bool, name: str) -> None:
 
 @one_call
 def insist(condition: Any, value: bool, where: str) -> None:
-    """A check of the model's own."""
+    """An assertion of the model's own code."""
     if bool(condition) is not value:
         raise GuardError(f"the model's own check fails, at {where}")
 

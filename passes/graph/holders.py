@@ -1,6 +1,6 @@
-"""Holders: objects of Python's that hold others and may come to hold other ones: what they hold, and putting it back.
+"""Holders: mutable Python objects that refer to others: what they hold, and how to restore it.
 
-Lists and other containers, objects of the user's classes, and functions with what they close over.
+Lists and other containers, objects of the user's classes, and functions with their closures.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Namespace:
 
 @dataclass(frozen=True)
 class ShadowedClass:
-    """A class of the user's, of which code sees a subclass, and may have set attributes of that.
+    """A user's class that a subclass (`shadow`) stands in for during a trace: code may set attributes on that.
 
     Attributes:
-        names: what the subclass was made with.
+        names: the attributes that the subclass had from the beginning.
     """
 
     of: type
@@ -80,7 +80,11 @@ def _is_data(name: str, value: Any) -> bool:
 
 
 def contents_of(x: Any) -> Held:
-    """What an object holds, by where it holds it; nothing for a module, a tensor, or an object of a library's class."""
+    """What an object holds, by key; nothing for a module, a tensor, or an object of a library's class.
+
+    Keys are attribute names, or pairs: (0, key or index) of an item, (1, index) of a closure's cell, (2, index) and
+    (3, name) of a default.
+    """
     kind = type(x)  # `isinstance` would ask what a proxy stands for
     if kind in PLAIN or issubclass(kind, _OPAQUE):
         return {}
@@ -103,12 +107,12 @@ def contents_of(x: Any) -> Held:
 
 @once_per_class
 def holds_fields(kind: type) -> bool:
-    """True for a class whose objects hold what their attributes are: the user's, and Python's namespaces and tables."""
+    """True for a class whose objects are described by their attributes: the user's, and Python's namespaces."""
     return not is_library(kind.__module__) or issubclass(kind, NAMESPACES) or dataclasses.is_dataclass(kind)
 
 
 def put_back(x: Any, held: Held) -> None:
-    """Have an object hold what it held."""
+    """Restore what an object held (`contents_of`)."""
     if isinstance(x, (types.MethodType, functools.partial, weakref.ReferenceType, frozenset)):
         return
     if isinstance(x, (Namespace, ShadowedClass)):
@@ -130,7 +134,7 @@ def put_back(x: Any, held: Held) -> None:
 
 
 def are_same(now: Held, then: Held) -> bool:
-    """True where the same objects, or equal plain ones, are in the same places."""
+    """True where the same objects, or equal plain ones, are under the same keys."""
     return list(now) == list(then) and all(v is then[k] or _equal(v, then[k]) for k, v in now.items())
 
 
@@ -139,7 +143,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def are_equal(a: Any, b: Any) -> bool:
-    """True for values that hold the same, all the way down; arrays and objects that hold nothing else among them."""
+    """True for values that are equal at every depth, arrays in them by their content."""
     if a is b or _equal(a, b):
         return True
     if type(a) is not type(b):
@@ -152,7 +156,7 @@ def are_equal(a: Any, b: Any) -> bool:
 
 
 def leaves_in(x: Any) -> Iterator[Any]:
-    """What a value holds, all the way down, that holds nothing itself, or is code."""
+    """The leaves of a value: what it holds, at any depth, that holds nothing itself. Functions count as leaves."""
     waiting, seen = [x], set[int]()
     while waiting:
         x = waiting.pop()
@@ -164,7 +168,7 @@ def leaves_in(x: Any) -> Iterator[Any]:
 
 
 def leading_to(values: Iterable[Any], ids: Collection[int]) -> list[Any]:
-    """Of all that can be reached from values: the objects with these ids, and those that lead to them."""
+    """The objects with these ids that can be reached from `values`, and the objects on the way to them."""
     seen: dict[int, Any] = {}
     holders: dict[int, list[int]] = {}
     waiting = [(v, 0) for v in values]
@@ -176,12 +180,12 @@ def leading_to(values: Iterable[Any], ids: Collection[int]) -> list[Any]:
         if id(x) not in seen:
             seen[id(x)] = x
             waiting += [(v, id(x)) for v in contents_of(x).values()]
-    found: set[int] = set()
+    chosen: set[int] = set()
     new = [i for i in ids if i in seen]
     while new:
-        found.update(new)
-        new = [holder for i in new for holder in holders[i] if holder and holder not in found]
-    return [seen[i] for i in found]
+        chosen.update(new)
+        new = [holder for i in new for holder in holders[i] if holder and holder not in chosen]
+    return [seen[i] for i in chosen]
 
 
 def _fields(x: Any) -> Held:

@@ -1,4 +1,4 @@
-"""What capture keeps whole: torch's own layers, and modules whose only secret is `self.training`."""
+"""Leaf modules: which modules are called by one node. torch's own layers are, and modules that read `self.training`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fxteleport.passes.graph.class_cache import once_per_class
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own layers (not its containers), without hooks where they can do without being a leaf.
+    """True for torch's own layers (not its containers).
 
-    So is a subclass of an intricate one that adds no code which its forward may run.
+    A layer with hooks or parts is traced into instead, unless it is intricate (`is_intricate`). A subclass of an
+    intricate layer is a leaf, too, if it adds no code that forward may run.
     """
     cls: Any = type(module)
     own = _methods_of_layer(cls)
@@ -36,7 +37,7 @@ def _methods_of_layer(cls: Any) -> frozenset[str] | None:
 
 @once_per_class
 def _has_code(cls: type) -> bool:
-    """True for torch's own classes, for those with several bases, and for those with code for other than making one."""
+    """True for torch's own classes, for those with several bases, and for those with methods beyond construction."""
     members = [member for name, member in vars(cls).items() if name not in _MAKING and not isinstance(member, type)]
     added = any(inspect.isroutine(member) or inspect.isdatadescriptor(member) for member in members)
     return cls.__module__.startswith("torch.") or len(cls.__bases__) > 1 or added
@@ -58,7 +59,7 @@ def methods(cls: type) -> frozenset[str]:
 
 
 def as_its_class(module: nn.Module) -> nn.Module:
-    """The module, without hooks, and without methods that were replaced on it: they are run by others."""
+    """Remove the hooks of a module, and methods that were replaced on the instance: the caller runs those."""
     cls: type = type(module)
     for name in methods(cls) & vars(module).keys():
         del vars(module)[name]
@@ -102,7 +103,7 @@ def watched(module: nn.Module) -> bool:
 
 
 def without_hooks(module: nn.Module) -> nn.Module:
-    """The module, whose forward hooks are run by others."""
+    """Remove the forward hooks of a module: the caller runs them."""
     vars(module).update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
     return module
 
@@ -130,7 +131,7 @@ def has_parameters(module: nn.Module) -> bool:
 
 
 def is_intricate(module: nn.Module) -> bool:
-    """A torch layer of which no function of its tensors can be made: a recurrent one, an attention."""
+    """True for a torch layer that cannot be called as a function of its tensors: recurrent layers and attention."""
     return isinstance(module, _INTRICATE)
 
 

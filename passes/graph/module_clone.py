@@ -49,12 +49,12 @@ def clone(
             keeps alive. The objects that lead there are copied too.
     """
     twins = _Twins(beside.carriers if beside is not None else frozenset())
-    found: Iterable[tuple[str, nn.Module]] = modules_of(module, path).items()
+    by_path: Iterable[tuple[str, nn.Module]] = modules_of(module, path).items()
     if beside:
-        found = itertools.chain(found, beside.modules.items())
+        by_path = itertools.chain(by_path, beside.modules.items())
         twins.update({id(tensor): tensors(name, tensor) for name, tensor in beside.tensors.items()})
     clones: list[nn.Module] = []
-    for name, old in found:
+    for name, old in by_path:
         if id(old) in twins:  # a shared one, under its first name
             continue
         cls = class_of(old)
@@ -93,26 +93,26 @@ def clone(
         for key in _HOOKS:
             if state[key]:
                 state[key] = _relink(state[key], twins)
-    made: nn.Module = twins[id(module)]
+    root: nn.Module = twins[id(module)]
     if beside:
-        made.__dict__[BESIDE] = clones
-    return made
+        root.__dict__[BESIDE] = clones
+    return root
 
 
 def modules_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
     """Every module by its path, a shared one under each of its paths; in a third of `named_modules`' time."""
-    found: dict[str, nn.Module] = {}
-    _find(path, module, found)
-    return found
+    by_path: dict[str, nn.Module] = {}
+    _find(path, module, by_path)
+    return by_path
 
 
-def _find(path: str, module: nn.Module, found: dict[str, nn.Module]) -> None:
-    found[path] = module
+def _find(path: str, module: nn.Module, by_path: dict[str, nn.Module]) -> None:
+    by_path[path] = module
     if parts := module._modules:
         prefix = f"{path}." if path else ""
         for name, part in parts.items():
             if part is not None:
-                _find(prefix + name, part, found)
+                _find(prefix + name, part, by_path)
 
 
 def is_clone(module: nn.Module) -> bool:
@@ -121,13 +121,13 @@ def is_clone(module: nn.Module) -> bool:
 
 
 def path_of(module: nn.Module) -> str:
-    """The dotted name, in the model, of the module that a clone was made of."""
+    """The dotted name, in the model, of the module that a clone is of."""
     path: str = module.__dict__[PATH]
     return path
 
 
 def linked_to(module: nn.Module) -> list[nn.Module]:
-    """The clones of what a clone's code reaches outside it, and of itself with its parts."""
+    """The clones of a module, of its parts, and of what its code reaches outside it."""
     clones: list[nn.Module] = module.__dict__.get(BESIDE, [])
     return clones
 
@@ -162,7 +162,7 @@ COPIED = _TABLES | {list, tuple, set, collections.deque}  # of which every clone
 
 
 def linked(value: Any, modules: Mapping[int, nn.Module]) -> Any:
-    """`value` with other modules in the place of those that it refers to, which are named by their ids."""
+    """`value` with the modules that it refers to replaced, by their ids."""
     twins = _Twins(frozenset())
     twins.update(modules)
     return _relink(value, twins)
@@ -176,8 +176,8 @@ def _relink(value: Any, twins: _Twins) -> Any:
     kind = type(value)
     if kind in weakref.ProxyTypes:
         held = value.__repr__.__self__
-        made = _relink(held, twins)
-        return value if made is held else weakref.proxy(made)
+        copied = _relink(held, twins)
+        return value if copied is held else weakref.proxy(copied)
     if isinstance(value, nn.Module) or id(value) in twins:
         return twins.get(id(value), value)
     if kind is types.MethodType:
@@ -189,29 +189,29 @@ def _relink(value: Any, twins: _Twins) -> Any:
         keywords = {k: _relink(v, twins) for k, v in value.keywords.items()}
         return functools.partial(_relink(value.func, twins), *(_relink(v, twins) for v in value.args), **keywords)
     if kind in _TABLES:
-        made = twins[id(value)] = copy.copy(value)
-        made.update({k: _relink(v, twins) for k, v in value.items()})
-        return made
+        copied = twins[id(value)] = copy.copy(value)
+        copied.update({k: _relink(v, twins) for k, v in value.items()})
+        return copied
     if kind is list:
-        made = twins[id(value)] = list(value)
+        copied = twins[id(value)] = list(value)
         if not PLAIN.issuperset(map(type, value)):
-            made[:] = [_relink(v, twins) for v in value]
-        return made
+            copied[:] = [_relink(v, twins) for v in value]
+        return copied
     if kind is set or kind is collections.deque:
-        made = twins[id(value)] = copy.copy(value)
-        _refill(made, [_relink(v, twins) for v in value])
-        return made
+        copied = twins[id(value)] = copy.copy(value)
+        _refill(copied, [_relink(v, twins) for v in value])
+        return copied
     if kind is tuple:
         return value if PLAIN.issuperset(map(type, value)) else tuple([_relink(v, twins) for v in value])
     if kind is weakref.ReferenceType:
         held = value()
         if isinstance(held, Tensor):  # so torch's RNNs see that their weights are new, and lay them out for cuDNN
             return value
-        made = _relink(held, twins)
-        return value if made is held else weakref.ref(made)
+        copied = _relink(held, twins)
+        return value if copied is held else weakref.ref(copied)
     if _is_stream(kind):
-        made = twins[id(value)] = streams.copied(value)
-        return made
+        copied = twins[id(value)] = streams.copied(value)
+        return copied
     if id(value) in twins.carriers and not isinstance(value, type):
         return _relinked_object(value, twins)
     return value
@@ -222,30 +222,30 @@ def _is_stream(kind: type) -> bool:
 
 
 def _relinked_object(value: Any, twins: _Twins) -> Any:
-    """A copy of an object that leads to modules or tensors of the model, which leads to their clones."""
+    """A copy of an object that refers to modules or tensors of the model; the copy refers to their clones."""
     kind = type(value)
     if isinstance(value, (weakref.WeakSet, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)):
-        made = twins[id(value)] = kind()
+        copied = twins[id(value)] = kind()
         for item in list(value) if isinstance(value, weakref.WeakSet) else list(value.items()):
             if isinstance(value, weakref.WeakSet):
-                made.add(_relink(item, twins))
+                copied.add(_relink(item, twins))
             else:
-                made[_relink(item[0], twins)] = _relink(item[1], twins)
-        return made
+                copied[_relink(item[0], twins)] = _relink(item[1], twins)
+        return copied
     if isinstance(value, (tuple, frozenset)):
         items = [_relink(v, twins) for v in value]
         return kind._make(items) if hasattr(kind, "_make") else kind(items)  # type: ignore[attr-defined]
     if arrays.is_array(kind):
-        made = twins[id(value)] = arrays.copied(value)
-        return made
-    made = twins[id(value)] = copy.copy(value)
+        copied = twins[id(value)] = arrays.copied(value)
+        return copied
+    copied = twins[id(value)] = copy.copy(value)
     if isinstance(value, dict):
-        refill(made, {k: _relink(v, twins) for k, v in items_of(value).items()})
+        refill(copied, {k: _relink(v, twins) for k, v in items_of(value).items()})
     elif isinstance(value, (list, set, collections.deque)):
-        _refill(made, [_relink(v, twins) for v in value])
+        _refill(copied, [_relink(v, twins) for v in value])
     for name in fields_of(value):
-        object.__setattr__(made, name, _relink(getattr(value, name, None), twins))
-    return made
+        object.__setattr__(copied, name, _relink(getattr(value, name, None), twins))
+    return copied
 
 
 def _refill(container: Any, items: list[Any]) -> None:
@@ -258,10 +258,10 @@ def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.Fun
     cells = [
         twins.setdefault(id(cell), types.CellType()) for cell in function.__closure__ or ()
     ]  # others may have them
-    made = types.FunctionType(
+    copied = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
     )
-    twins[id(function)] = made
+    twins[id(function)] = copied
     same = True
     for old, new in zip(function.__closure__ or (), cells, strict=True):
         try:
@@ -270,15 +270,15 @@ def _relinked_function(function: types.FunctionType, twins: _Twins) -> types.Fun
             continue
         new.cell_contents = _relink(held, twins)
         same &= new.cell_contents is held
-    made.__defaults__ = _relink(function.__defaults__, twins)
+    copied.__defaults__ = _relink(function.__defaults__, twins)
     named = function.__kwdefaults__ or {}
-    made.__kwdefaults__ = {k: _relink(v, twins) for k, v in named.items()} or None
+    copied.__kwdefaults__ = {k: _relink(v, twins) for k, v in named.items()} or None
     same &= id(function) not in twins.carriers
-    pairs = [*zip(function.__defaults__ or (), made.__defaults__ or (), strict=True)]
-    pairs += [(v, (made.__kwdefaults__ or {})[k]) for k, v in named.items()]
+    pairs = [*zip(function.__defaults__ or (), copied.__defaults__ or (), strict=True)]
+    pairs += [(v, (copied.__kwdefaults__ or {})[k]) for k, v in named.items()]
     if same and all(old is new for old, new in pairs):
         twins[id(function)] = function
         return function
-    made.__qualname__ = function.__qualname__
-    made.__dict__.update(function.__dict__)
-    return made
+    copied.__qualname__ = function.__qualname__
+    copied.__dict__.update(function.__dict__)
+    return copied

@@ -1,8 +1,8 @@
-"""What the passes know of a node: one frozen record each, and the only place that touches `node.meta`.
+"""What the passes know of a node: one frozen record for each. No other file reads or writes `node.meta`.
 
 Capture writes the record as it appends a node, and completes it when the graph is finished. Rewriting gives the nodes
-of an emitted network records of their own, without values: those are of the example inputs. torch's own keys (`"val"`,
-`"stack_trace"`) are not set: none of its tools is run on these graphs.
+of an emitted network records of their own, without values, which would be those of the example inputs. torch's own
+keys (`"val"`, `"stack_trace"`) are not set: none of its tools is run on these graphs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _KEY = "fxteleport"
 
 
 class Trust(enum.IntEnum):
-    """What may rest on a value.
+    """What the trace may conclude from a value.
 
     Attributes:
-        KNOWN: everything.
-        EXAMPLE: what the example inputs give. A branch may rest on it, with a guard.
-        GUESS: made-up data gave it. Only the structure may rest on it (how many items a tuple has), with a guard.
-        RAGGED: made-up data gave it, and other data another structure. Nothing may rest on it.
+        KNOWN: anything: all inputs give this value.
+        EXAMPLE: the example inputs give it. The trace may take a branch by it, with a guard.
+        GUESS: it was computed from invented data. Only its structure may be used (the length of a tuple), with a guard.
+        RAGGED: it was computed from invented data, and other data give another structure. Nothing may be used.
     """
 
     KNOWN = 0
@@ -42,21 +42,21 @@ class NodeInfo:
     Attributes:
         value: what the node computes: a meta tensor where it depends on an input or a parameter, the real value of
             sizes and constants. An emitted network's nodes have none.
-        trust: what may rest on the value.
+        trust: what the trace may conclude from the value.
         path: the module whose `forward` made the call.
         source: the line of the model's code that made it.
         has_effect: the node writes to a tensor, checks something, switches a mode, or draws random numbers that nothing
             uses: it is never dead code.
         is_aliased: its tensor is written in place and read elsewhere: through another view, by the next run, or by the
             caller.
-        state: of such a one that is the model's own, and written and read as a whole only: its name. What it holds for
-            the next run has the CoB that it had for this one.
-        records_gradients: whether forward had gradients recorded, or not; None: as outside.
-        is_idle_dropout: a dropout layer in place of a functional one that did not drop. Train mode tells whether it is
-            one that drops there.
-        follows_mode: False for the normalisation inside a batch norm that takes another mode than the layer's own.
-        captured: of an emitted network's node, the name of the captured node whose operation it does.
-        restores: of a node that rewriting added, the name of the captured node whose value it gives back.
+        state: the name of the model's own tensor, if it is aliased but written and read only as a whole: then it has
+            the same CoB in every run. Otherwise "".
+        records_gradients: whether forward switched the recording of gradients on or off here; None: it did neither.
+        is_idle_dropout: a dropout layer that stands for a call of a functional one, which dropped nothing. Train
+            mode's graph tells whether it drops there.
+        follows_mode: False for the normalisation inside a batch norm that uses another mode than the layer's own.
+        captured: in an emitted network, the name of the captured node whose operation this one does.
+        restores: for a node that rewriting added, the name of the captured node whose value it computes.
         slot: how rewriting may wrap the node (`rewrite.wraps.Slot`).
     """
 
@@ -79,12 +79,12 @@ _NOTHING = NodeInfo()
 
 
 def info(node: fx.Node) -> NodeInfo:
-    """What is known of a node; of one of another origin (a user's own rewriting), nothing."""
+    """What is known of a node: nothing for one that no pass has described (a user's own edit of the graph)."""
     return node.meta.get(_KEY, _NOTHING)  # type: ignore[no-any-return]
 
 
 def exported_value(node: fx.Node) -> Any:
-    """What `torch.export` knows of a node of a program's: a fake tensor, a symbolic number, a plain value."""
+    """The value that `torch.export` has for a node of a program: a fake tensor, a symbolic number, a plain value."""
     return node.meta["val"]
 
 
@@ -104,15 +104,15 @@ def is_described(node: fx.Node) -> bool:
 
 
 def name_apart(nodes: Iterable[fx.Node], kind: str) -> None:
-    """Give nodes of another graph names that no node of the first has."""
+    """Rename the nodes of a second graph, so that no name is in both graphs."""
     for node in nodes:
         node._rename(f"{node.name}_{kind}")
 
 
 def describe_copy(node: fx.Node, name: str) -> None:
-    """Describe a node of an emitted network that is a copy of the node `name` of a captured graph, or of a network's.
+    """Describe a node of an emitted network that is a copy of node `name` of a captured graph, or of a network's.
 
-    A copy may be named anew, so it keeps the name of the captured node.
+    The copy may have another name, so it records that of the captured node.
     """
     old = info(node)
     known = NodeInfo(

@@ -1,4 +1,4 @@
-"""What nodes call: the callable behind a target, its name; the leaves of a value; calls that Python has no name for."""
+"""What nodes call: the callable behind a target, its name; the leaves of a value; statements as functions."""
 
 from __future__ import annotations
 

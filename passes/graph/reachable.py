@@ -1,8 +1,9 @@
-"""Reach: which of a model's tensors code can read that is kept whole, beside those registered below it.
+"""Reach: which of a model's tensors the code of an opaque leaf can read beside those registered in the leaf itself.
 
-The inside of an opaque leaf is no part of the graph. Whatever its code can reach (lists, closures, partials, objects,
-weak references, globals, hooks) it may read, in either mode and on any data; so this is a walk over references, not
-over a run. What it finds is pinned, and clones of the leaf are linked to clones of it (`module_clone.py`).
+The inside of an opaque leaf is not in the graph. Its code may read whatever it can reach (through lists, closures,
+partials, objects, weak references, globals, hooks), in either mode and on any data; so references are followed, and
+nothing is run. The tensors that can be reached are pinned, and clones of the leaf refer to clones of what it reaches
+(`module_clone.py`).
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Reach:
         tensors: dict[str, Tensor] = {}
         waiting = [(root, 0) for root in roots]
         holders: dict[int, list[int]] = {}  # by the id of an object, the ids of those that refer to it
-        found: list[int] = []
-        held: list[Any] = []  # what was made on the way: its id must stay its own
+        goals: list[int] = []
+        held: list[Any] = []  # keeps objects that were created on the way alive: their ids must stay unique
         while waiting:
             x, holder = waiting.pop()
             if type(x) in PLAIN:
@@ -74,19 +75,19 @@ class Reach:
             if isinstance(x, Tensor):
                 if id(x) in self._names:
                     tensors[self._names[id(x)]] = x
-                    found.append(id(x))
+                    goals.append(id(x))
             elif isinstance(x, nn.Module) and type(x) not in weakref.ProxyTypes:
-                found.append(id(x))
+                goals.append(id(x))
                 if id(x) in self._paths and id(x) not in inside:
                     modules[self._paths[id(x)]] = x
                 waiting += [(y, id(x)) for y in self._held_by(x)]
             else:
                 waiting += [(y, id(x)) for y in _referred(x)]
         carriers: set[int] = set()
-        while found:
-            new = {holder for held in found for holder in holders.get(held, ())} - carriers
+        while goals:
+            new = {holder for held in goals for holder in holders.get(held, ())} - carriers
             carriers |= new
-            found = list(new)
+            goals = list(new)
         return Reached(modules, tensors, frozenset(carriers))
 
     def of_method(self, owner: nn.Module, method: types.FunctionType) -> Reached:
@@ -98,7 +99,7 @@ class Reach:
         return self.of(*functions, held)
 
     def parts_of_method(self, owner: nn.Module, method: types.FunctionType) -> tuple[list[nn.Module], set[str]]:
-        """The parts of its module that a method may call, with theirs, and the names that its code has."""
+        """The submodules that a method may call, at any depth, and the names in its code."""
         _, names = self.code_of_method(owner, method)
         everything = not names.isdisjoint(_BY_ANY_NAME)
         parts = [m for k, m in owner._modules.items() if m is not None and (everything or k in names)]
@@ -186,7 +187,7 @@ def _referred(x: Any) -> Iterable[Any]:
 
 
 def _kind(x: Any, kinds: tuple[Any, ...]) -> Any:
-    """The container that an object is: what it holds is asked of that, since a class of one's own may load it first."""
+    """The built-in container class of an object: its methods are called, since a subclass's may load items first."""
     return next((kind for kind in kinds if isinstance(x, kind)), None)
 
 
@@ -199,7 +200,7 @@ def fields_of(x: Any) -> list[str]:
     slots = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
     names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
     held = getattr(x, "__dict__", ())
-    held = held if isinstance(held, (Mapping, tuple)) else ()  # some objects have whatever they are asked for
+    held = held if isinstance(held, (Mapping, tuple)) else ()  # a mock has any attribute that it is asked for
     return [*held, *(n for n in names if hasattr(x, n) and n not in ("__dict__", "__weakref__"))]
 
 
@@ -230,7 +231,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _may_hold(x: Any) -> bool:
-    """True for what may lead to a tensor of the model's."""
+    """True for an object through which code may reach a tensor of the model."""
     if type(x) in PLAIN or (isinstance(x, types.ModuleType) and is_library(x.__name__)):
         return False
     is_code = inspect.isroutine(x) or isinstance(x, type)

@@ -1,7 +1,7 @@
-"""Settings: attributes of modules that are neither tensors of theirs nor parts, and which of them a trace has read.
+"""Settings: attributes of modules that are neither tensors nor submodules, and which of them a trace has read.
 
-A trace takes what it reads for good: with another setting, the model may compute something else. What forward itself
-writes is state, and what it never reads (a trainer, a log) may be anything.
+A trace specialises the settings that it reads: with another value the model may compute something else. An attribute
+that forward writes is state, and one that it never reads (a trainer, a log) does not matter.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _AS_THEY_ARE = (bool, int, complex, str, bytes, type(None), type(...), range, to
 
 
 class Setting:
-    """Put on the class of a shadow module: an attribute that tells the trace when it is read, and when written.
+    """A descriptor on the class of a shadow module that reports to the trace when an attribute is read or written.
 
-    It costs nothing where none is, unlike a `__getattribute__`.
+    Unlike a `__getattribute__`, it costs nothing for other attributes.
     """
 
     __slots__ = ("name", "owner", "reads")
@@ -44,8 +44,15 @@ class Setting:
         if module is None:
             return getattr(super(self.owner, kind or self.owner), self.name)
         held = module.__dict__
-        value = held[self.name] if self.name in held else getattr(super(self.owner, module), self.name)  # the class's
-        return self.reads.note(held[PATH], self.name, value) if PATH in held else value
+        if self.name in held:
+            value = held[self.name]
+            return self.reads.note(held[PATH], self.name, value) if PATH in held else value
+        value = getattr(super(self.owner, module), self.name)  # the class's
+        if PATH in held:
+            value = self.reads.note(held[PATH], self.name, value)
+            if self.name in held:  # a `cached_property`
+                self.reads.written.add((held[PATH], self.name))
+        return value
 
     def __set__(self, module: Any, value: Any) -> None:
         module.__dict__[self.name] = value
@@ -59,7 +66,7 @@ class Setting:
 
 
 def note_reads(cls: type, names: Iterable[str], reads: Reads) -> None:
-    """Have a shadow class tell `reads` which attributes of these names are read and written."""
+    """Have a shadow class report to `reads` which attributes of these names are read and written."""
     for name in names:
         if name not in BOOKKEEPING and name not in cls.__dict__ and not _rules_over_instances(cls, name):
             setattr(cls, name, Setting(cls, name, reads))
@@ -78,7 +85,8 @@ def setting_of(module: nn.Module, name: str) -> Any:
 
 
 def _is_data(name: str, x: Any) -> bool:
-    return not (name.startswith("__") or isinstance(x, type) or hasattr(type(x), "__get__"))
+    is_table = isinstance(x, functools.cached_property)  # whose values are the instances'
+    return is_table or not (name.startswith("__") or isinstance(x, type) or hasattr(type(x), "__get__"))
 
 
 def _rules_over_instances(cls: type, name: str) -> bool:
@@ -88,15 +96,18 @@ def _rules_over_instances(cls: type, name: str) -> bool:
 
 
 class Reads:
-    """Attributes of modules, by (path, name): those that a trace has read, with what is in them, and written.
+    """The attributes of modules that a trace has read, with their contents, and those that it has written.
+
+    Each is named by (path, name).
 
     Args:
-        watch: is told of what the trace finds in one, by path, name and value; the trace gets what it returns.
+        watch: called with path, name and value at the first read of a value from before the trace; the trace gets what
+            it returns.
         running: gives the path of the module whose forward is running.
 
     Attributes:
-        found: those that were read before any was written: as the run before has left them.
-        from_outside: those that the code of a module read which is not in theirs.
+        found: those that the trace read before it wrote them: their values are from before the run.
+        from_outside: those that were read by the code of a module outside the one that has them.
     """
 
     def __init__(self, watch: Callable[[str, str, Any], Any], running: Callable[[], str] = str) -> None:
@@ -108,7 +119,7 @@ class Reads:
         self.from_outside: set[tuple[str, str]] = set()
 
     def note(self, path: str, name: str, value: Any) -> Any:
-        """One is read. Of a list, a set or a dictionary, forward may change what is in it later."""
+        """Note that one is read. Of a list, a set or a dictionary a snapshot is taken: forward may change it later."""
         running = self._running()
         if running != path and not is_at_or_in(running, path):
             self.from_outside.add((path, name))
@@ -132,9 +143,9 @@ class Reads:
         """The containers that hold other things than when they were read."""
         return {where: held.container for where, held in self._read.items() if held is not None and held.changed()}
 
-    def loses(self, place: tuple[str, str]) -> bool:
-        """True where a container does not hold any more what it held, in the same place, when it was read."""
-        held = self._read[place]
+    def loses(self, attribute: tuple[str, str]) -> bool:
+        """True where a container has lost an item, or has another one in its place, since it was read."""
+        held = self._read[attribute]
         return held is not None and held.loses()
 
 
@@ -151,9 +162,10 @@ _FILLED = (list, dict, set, collections.deque, collections.OrderedDict, collecti
 
 
 def spelled(value: Any, depth: int = _DEEP) -> Any:
-    """A value as something that can be compared, with that of a copy, too, and that no one changes.
+    """An immutable description of a value, by which a setting is compared: a copy of the value has the same.
 
-    Of what may be anything (an object of a class that is no data class, a module, a parameter) only the kind.
+    Of an object that may hold anything (of a class that is no data class, a module, a parameter) it has the class
+    alone.
     """
     kind = type(value)
     if isinstance(value, enum.Enum):
@@ -201,7 +213,7 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def digest(tensor: Any) -> str:
-    """A hash of what a tensor, or another array, holds; "" where that is not to be had."""
+    """A hash of the content of a tensor or another array; "" where it cannot be read."""
     if not isinstance(tensor, Tensor):
         is_object = isinstance(tensor, np.ndarray) and tensor.dtype.hasobject
         said = f"{getattr(tensor, 'dtype', '')}{getattr(tensor, 'shape', '')}".encode()
@@ -213,15 +225,16 @@ def digest(tensor: Any) -> str:
     return hashlib.blake2b(array, digest_size=16).hexdigest()
 
 
-def said(form: Any) -> str:
-    """A spelled value in a few words, the same in every process."""
-    if isinstance(form, frozenset):
-        return f"({', '.join(sorted(map(said, form)))})"
-    if not isinstance(form, tuple):
-        return getattr(form, "co_name", None) or getattr(form, "__name__", None) or str(form)
-    if len(form) == 2 and isinstance(form[0], type) and not isinstance(form[1], (tuple, frozenset)):
-        return repr(float.fromhex(form[1]) if form[0] is float else form[1]) if form[0] is not Tensor else "a tensor"
-    parts = [said(x) for x in form if not isinstance(x, type)]
-    inner = [said(x) for x in (form[1] if len(form) == 2 and isinstance(form[1], tuple) else ())]
-    kind = form[0].__name__ if form and isinstance(form[0], type) else ""
+def said(spelt: Any) -> str:
+    """A description (`spelled`) in a few words, the same in every process."""
+    if isinstance(spelt, frozenset):
+        return f"({', '.join(sorted(map(said, spelt)))})"
+    if not isinstance(spelt, tuple):
+        return getattr(spelt, "co_name", None) or getattr(spelt, "__name__", None) or str(spelt)
+    if len(spelt) == 2 and isinstance(spelt[0], type) and not isinstance(spelt[1], (tuple, frozenset)):
+        kind, value = spelt
+        return "a tensor" if kind is Tensor else repr(float.fromhex(value) if kind is float else value)
+    parts = [said(x) for x in spelt if not isinstance(x, type)]
+    inner = [said(x) for x in (spelt[1] if len(spelt) == 2 and isinstance(spelt[1], tuple) else ())]
+    kind = spelt[0].__name__ if spelt and isinstance(spelt[0], type) else ""
     return f"{kind}({', '.join(inner or parts)})"

@@ -1,6 +1,6 @@
 """Source: which line of the model's code makes the call that is being recorded.
 
-The innermost frame outside torch and this package is the one: the `forward` that runs, or a helper that it calls.
+It is the innermost frame outside torch and this package: the `forward` that runs, or a helper that it calls.
 Frames are walked as they are, by file name: a few hundred nanoseconds a node, where a traceback takes a millisecond.
 """
 
@@ -33,7 +33,7 @@ _KINDS = _Kinds()
 
 
 def calling_line() -> Line | None:
-    """The line of the model's code that is running; torch's own line where nothing but its containers is."""
+    """The line of the model's code that is running; a line of torch's where only its containers are."""
     frame = calling_frame()
     return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 

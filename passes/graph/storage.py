@@ -35,8 +35,8 @@ def is_same(one: Any, other: Any) -> bool:
     """True for tensors that are the same elements in memory."""
     if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.layout is other.layout is torch.strided):
         return False
-    forms = [(x.dtype, x.shape, x.stride(), x.storage_offset()) for x in (one, other)]
-    return forms[0] == forms[1] and memory(one) == memory(other)
+    layouts = [(x.dtype, x.shape, x.stride(), x.storage_offset()) for x in (one, other)]
+    return layouts[0] == layouts[1] and memory(one) == memory(other)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -46,31 +46,31 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 def by_memory(tensors: Mapping[str, Tensor]) -> dict[int, list[str]]:
     """The names of the tensors in each memory."""
-    found: dict[int, list[str]] = {}
+    memories: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         if tensor.layout is torch.strided and not is_sharded(tensor) and tensor.numel():
-            found.setdefault(tensor.untyped_storage()._cdata, []).append(name)
-    return found
+            memories.setdefault(tensor.untyped_storage()._cdata, []).append(name)
+    return memories
 
 
 def overlapping(tensors: Mapping[str, Tensor], memories: Mapping[int, list[str]]) -> set[str]:
-    """The names of tensors with an element that is one of another tensor's, or another one of their own.
+    """The names of tensors that share an element with another tensor, or have two elements in one place of memory.
 
-    Views whose elements alternate count, too.
+    Views whose elements alternate in memory count, too.
     """
-    found: set[str] = set()
+    shared: set[str] = set()
     for names in memories.values():
         if len(names) == 1 and tensors[names[0]].is_contiguous():
             continue
         reached, holder = 0, ""
         for start, end, name in sorted((*_extent(tensors[name]), name) for name in names):
             if start < reached:
-                found |= {name, holder}
+                shared |= {name, holder}
             if end - start < tensors[name].numel() * tensors[name].itemsize:
-                found.add(name)
+                shared.add(name)
             if end > reached:
                 reached, holder = end, name
-    return found
+    return shared
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

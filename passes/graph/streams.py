@@ -1,6 +1,6 @@
-"""Streams: iterators, generators and sources of random numbers, of which each run of a model takes what comes next.
+"""Streams: iterators, generators and sources of random numbers. Each run of a model takes the next items.
 
-A copy of a module has streams of its own, where the module's are now, so that neither takes from the other.
+The clone of a module has copies of its streams, at the same position, so that neither takes items from the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SOURCES = (torch.Generator, random.Random, np.random.Generator, np.random.Rando
 
 @once_per_class
 def is_iterator(kind: type) -> bool:
-    """True for a class of iterators of Python's own; one of the user's has objects like any other."""
+    """True for a class of Python's own iterators. A user's iterator counts as an ordinary object."""
     if kind in weakref.ProxyTypes or not issubclass(kind, collections.abc.Iterator):  # those have all methods
         return False
     return not hasattr(kind, "__slots__") and "__dict__" not in dir(kind)
@@ -37,7 +37,7 @@ def is_source(kind: type) -> bool:
 
 
 def position(source: Any) -> Any:
-    """Where a source of random numbers is."""
+    """The state of a source of random numbers."""
     if isinstance(source, torch.Generator):
         return source.get_state()
     if isinstance(source, random.Random):
@@ -45,28 +45,28 @@ def position(source: Any) -> Any:
     return copy.deepcopy(source.get_state() if isinstance(source, np.random.RandomState) else _bits(source).state)
 
 
-def is_at(source: Any, place: Any) -> bool:
-    """True where a source is still at a place."""
+def is_at(source: Any, state: Any) -> bool:
+    """True where a source is still in this state."""
     now = position(source)
     if isinstance(source, torch.Generator):
-        return torch.equal(now, place)
-    return bool(now == place) if isinstance(source, random.Random) else repr(now) == repr(place)
+        return torch.equal(now, state)
+    return bool(now == state) if isinstance(source, random.Random) else repr(now) == repr(state)
 
 
-def put(source: Any, place: Any) -> None:
-    """Put a source back to a place."""
+def put(source: Any, state: Any) -> None:
+    """Put a source back into an earlier state."""
     if isinstance(source, torch.Generator):
-        source.set_state(place)
+        source.set_state(state)
     elif isinstance(source, random.Random):
-        source.setstate(place)
+        source.setstate(state)
     elif isinstance(source, np.random.RandomState):
-        source.set_state(place)
+        source.set_state(state)
     else:
-        _bits(source).state = place
+        _bits(source).state = state
 
 
 def copied(stream: Any) -> Any:
-    """A stream that gives what another would, and is none of the user's."""
+    """A copy of a stream, which gives the same items and leaves the original where it is."""
     if isinstance(stream, torch.Generator):
         made = torch.Generator(stream.device)
         made.set_state(stream.get_state())
@@ -84,7 +84,7 @@ def _bits(source: Any) -> Any:
 
 
 class _NoCopy:
-    """In the place of a generator, which cannot be copied."""
+    """Stands in for a generator, which cannot be copied: taking an item raises."""
 
     def __iter__(self) -> _NoCopy:
         return self
@@ -97,7 +97,7 @@ class _NoCopy:
 
 
 class Watched:
-    """In the place of an iterator while a forward is traced, which may not take an item."""
+    """Stands in for an iterator while a forward is traced: taking an item raises."""
 
     def __init__(self, iterator: Any, refusal: Callable[[], Exception]) -> None:
         self.iterator, self._refusal = iterator, refusal

@@ -17,7 +17,7 @@ _SPELT = (
     torch.dtype, torch.device, torch.layout, torch.memory_format, torch._ops.OpOverload,
 )  # fmt: skip
 _SPELT_KINDS = (SLICE, NAMED_TUPLE, SEQUENCE, TABLE)
-# What arguments and settings mostly are: they hold nothing else, and one object is as good as its equal.
+# The classes of most arguments and settings. Their objects hold no others, and equal ones are interchangeable.
 PLAIN = frozenset({bool, int, float, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format})
 SHARED = (type, types.FunctionType, types.ModuleType, nn.Module)
 _DEEPEST = 8
@@ -25,11 +25,12 @@ _DESCRIPTORS = (property, types.MemberDescriptorType, types.GetSetDescriptorType
 
 
 def is_object(x: Any) -> bool:
-    """True for an object of an ordinary class which, all the way down, holds tensors, plain values, containers, classes
-    and such objects alone, none of these twice: what its attributes are says all of it. Weak references to the object
-    that holds them are no part of that: storages have them, for one.
+    """True for an object that is described by its attributes.
 
-    Data classes are told by `is_record`; modules, functions and what is written in C hold more.
+    Its class is ordinary, and at every depth it holds tensors, plain values, containers, classes and such objects
+    alone, each container and object once. Weak references to the object that holds it do not count: torch_geometric's
+    storages have them. False for data classes (see `is_record`), and for modules, functions and classes written in C,
+    which hold more.
     """
     return _is_ordinary(x) and _is_closed(x, set())
 
@@ -74,14 +75,14 @@ def with_fields(x: Any, fields: dict[str, Any]) -> Any:
 
     What it holds refers to it where it refers to `x`, by a weak reference.
     """
-    made = new_object(type(x))
-    vars(made).update(fields)
+    copied = new_object(type(x))
+    vars(copied).update(fields)
     for name, field in fields.items():
         for held, before in zip(_objects_in(field), _objects_in(vars(x).get(name)), strict=False):
             for key, value in list(vars(held).items()) if held is not before else ():
                 if type(value) is weakref.ReferenceType and value() is x:
-                    vars(held)[key] = weakref.ref(made)
-    return made
+                    vars(held)[key] = weakref.ref(copied)
+    return copied
 
 
 def own_fields(x: Any) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def new_object(kind: type) -> Any:
     return (types.SimpleNamespace if issubclass(kind, types.SimpleNamespace) else object).__new__(kind)
 
 
-LEAVING = frozenset({setattr, refill})  # by these, a graph leaves something in an object that it is given
+LEAVING = frozenset({setattr, refill})  # the calls by which a graph writes into an object that it is given
 
 
 def is_spelt(x: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Networks whose parts may have any name, those too that a `GraphModule` has for itself (`graph`, `code`, `meta`).
+"""Networks whose parts may have any name, also one that `GraphModule` uses itself (`graph`, `code`, `meta`).
 
-Python finds what a class has before a part that a module has in its tables. So the code of a network with such a part
-runs on a plain module of the same parts, which has no other names than every module.
+Python finds attributes of a class before the entries of a module's tables. So the code of a network with such a part
+runs on a plain `nn.Module` with the same tables.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """A plain module that shares the tables of another one, and the model that this is if it is kept whole."""
+    """A plain module that shares the tables of another one (and its opaque model, if it is kept whole)."""
     twin = nn.Module()
     for key in (*TABLES, "training", WHOLE):
         if key in module.__dict__:
@@ -27,12 +27,12 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def parts(module: nn.Module) -> set[str]:
-    """The names of what a module has in its tables."""
+    """The names of a module's parameters, buffers and submodules."""
     return {name for table in ("_parameters", "_buffers", "_modules") for name in module.__dict__[table]}
 
 
 def on_plain(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that sees the parts of its module alone."""
+    """A forward that runs on the plain module."""
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Code that is kept whole and calls modules which have graphs of their own.
+"""Opaque code that calls modules with inner graphs (`capture/inner_graphs.py`).
 
-Its parameters are held under their names, as everywhere, by plain holders. The code itself runs on a clone of the
-module, out of sight, in which those that it calls have no weights to read, and whose calls are calls of the networks of
-their graphs.
+Its parameters are held under their names by plain holders, as everywhere in a network. The code itself runs on a clone
+of the module, which is no submodule of the network. In the clone, the modules that it calls have no readable weights,
+and calling them calls the networks of their graphs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fxteleport.passes.graph.module_clone import clone, path_of
 
 
 class InnerCall:
-    """The forward of a module that such code calls: the network of the module's graph."""
+    """The forward of a module that opaque code calls: the network of the module's graph."""
 
     def __init__(self, path: str) -> None:
         self.path, self.network = path, None
@@ -29,21 +29,21 @@ class InnerCall:
         return self.network.inner_networks[self.path].forward(*args, **kwargs)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InnerCall:
-        return InnerCall(self.path)  # the copied network will say that it is the one
+        return InnerCall(self.path)  # the copied network will set itself (`Coded.belong`)
 
     def __reduce__(self) -> Any:
         return InnerCall, (self.path,)
 
 
 class Coded:
-    """The forward of the holder of such a module. Each run of its code has the modes and the tensors of the network."""
+    """The forward of the holder of an opaque module: each run of its code has the network's modes and tensors."""
 
     def __init__(self, code: nn.Module) -> None:
         self.code = code
         self._network: Any = None
 
     def belong(self, network: nn.Module) -> None:
-        """The network whose tensors the code has, and whose inner networks it calls."""
+        """Set the network whose tensors the code uses, and whose inner networks it calls."""
         self._network = network
         for module in self.code.modules():
             if isinstance(call := vars(module).get("forward"), InnerCall):
@@ -84,6 +84,6 @@ def hold_code(captured: Captured, model: nn.Module, root: nn.Module, tensors: Ca
 
 
 def codes_of(network: nn.Module) -> list[Coded]:
-    """All such code in a network."""
+    """All opaque code in a network that calls inner networks."""
     holders = [*network.modules(), *([network.__dict__[WHOLE]] if WHOLE in network.__dict__ else [])]
     return [code for holder in holders if isinstance(code := vars(holder).get("forward"), Coded)]

@@ -1,6 +1,6 @@
-"""Carried: what a module's state dict holds beside tensors, where another module stands for it in a network.
+"""Extra state: what a module's state dict has beside tensors, for the holder that replaces the module in a network.
 
-Its class's version, by which `load_state_dict` of that class knows an older layout, and its extra state.
+That is the version of its class, by which `load_state_dict` recognises older layouts, and `get_extra_state()`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EXTRA = "_extra_state"
 
 
 def carry(source: nn.Module, twin: nn.Module) -> None:
-    """Let a module that stands for `source` give the same version and extra state."""
+    """Have the module that replaces `source` in a network save the same version and extra state."""
     if source._version != twin._version:
         twin._version = source._version
     if type(source).get_extra_state is not nn.Module.get_extra_state and type(twin) is not type(source):
@@ -35,7 +35,7 @@ def _take(
     extra: Any, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], _: Any,
     errors: list[str],
 ) -> None:  # fmt: skip
-    """Take the extra state out, for the graph was captured with one: another would have to be captured again."""
+    """Remove the extra state from a state dict; it must be the one at capture, on which the graph may depend."""
     key = prefix + _EXTRA
     if key not in state:
         if strict:
@@ -48,9 +48,9 @@ def _take(
 
 
 def same(a: Any, b: Any) -> bool:
-    """True for trees of equal tensors and values; what cannot be compared is not the same."""
-    (leaves, form), (others, other_form) = pytree.tree_flatten(a), pytree.tree_flatten(b)
-    if form != other_form:
+    """True for trees of equal tensors and values; values that cannot be compared count as different."""
+    (leaves, structure), (others, other_structure) = pytree.tree_flatten(a), pytree.tree_flatten(b)
+    if structure != other_structure:
         return False
     try:
         return all(

@@ -1,7 +1,7 @@
-"""Frozen: modules that a model's own `train()` leaves in another mode than it is told.
+"""Frozen modules: those that a model's own `train(mode)` leaves in another mode.
 
-A backbone whose `train` is overridden keeps its batch norms in eval mode, say. In an emitted network, whose modules
-are plain holders of parameters, those take their place that do the same.
+A backbone may override `train` to keep its batch norms in eval mode, say. In an emitted network, whose modules are
+plain holders of parameters, a `Holder` does the same in its place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fxteleport.passes.capture.own_train import has_own_train, own_train
 
 @dataclass(frozen=True)
 class Excepted:
-    """What a module's own `train(mode)` does beside setting all modes: of modules and of parameters, by path.
+    """What a module's own `train(mode)` does beside setting all modes: modes by path, `requires_grad` by name.
 
-    `followed` says of each module that capture has added whose mode it is in.
+    `followed` maps each module that capture has added to the one whose mode it follows.
     """
 
     modes: dict[str, bool]
@@ -41,7 +41,7 @@ class Excepted:
 
 
 class Holder(nn.Module):
-    """Holds what a module held whose `train` is its own."""
+    """The holder for a module with a `train` of its own."""
 
     excepted: dict[bool, Excepted]
 
@@ -56,11 +56,11 @@ def excepted(module: nn.Module, followed: Mapping[str, str], below: bool = False
     if not any(map(has_own_train, module.modules() if below else (module,))):
         return None
     own = {mode: own_train(module, mode) for mode in (False, True)}
-    return {mode: Excepted(found.modes, found.gradients, followed) for mode, found in own.items()}
+    return {mode: Excepted(done.modes, done.gradients, followed) for mode, done in own.items()}
 
 
 def holder_of(module: nn.Module, path: str, followed: Mapping[str, str]) -> nn.Module:
-    """An empty module for the parameters and the parts of the one at a path."""
+    """An empty module, which will hold the parameters and submodules of the one at a path."""
     prefix = f"{path}." if path else ""
     inside = {
         leaf.removeprefix(prefix): owner.removeprefix(prefix) if owner != path else ""
@@ -70,13 +70,13 @@ def holder_of(module: nn.Module, path: str, followed: Mapping[str, str]) -> nn.M
     exceptions = excepted(module, inside, below=bool(inside))
     if exceptions is None:
         return nn.Module()
-    made = Holder()
-    made.excepted = exceptions
-    return made
+    holder = Holder()
+    holder.excepted = exceptions
+    return holder
 
 
 def take_modes(network: nn.Module, source: Any, followed: Mapping[str, str]) -> None:
-    """Put the modules of a network in the modes of a model's; those that it has not, in those of what they follow."""
+    """Put a network's modules into the modes of the model's; added modules into the modes of those they follow."""
     modes = {path: module.training for path, module in source.named_modules(remove_duplicate=False)}
     for path, module in network.named_modules():
         while path not in modes:

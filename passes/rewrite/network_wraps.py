@@ -1,4 +1,4 @@
-"""The wraps of an emitted network as a whole: where they may be, where they are, and setting them."""
+"""The wraps of an emitted network, over all its graphs: where they may be, and setting their CoBs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxteleport.passes.rewrite import wraps
 
 
 class Network(Protocol):
-    """An emitted network, with those that hold its other graphs over the same modules."""
+    """An emitted network, with the networks of its other graphs, which share its modules."""
 
     @property
     def graphs(self) -> list[fx.Graph]:
@@ -20,11 +20,11 @@ class Network(Protocol):
 
     @property
     def networks(self) -> Sequence[fx.GraphModule]:
-        """Itself, and the others."""
+        """This network, and those of its other graphs."""
 
 
 def places(network: Network) -> list[wraps.Place]:
-    """Where a CoB is kept, or may come to be."""
+    """The places of CoBs, whether or not there is a wrap."""
     return [place for _, slot in wraps.slots_of(*network.graphs) for place in slot.places]
 
 
@@ -37,7 +37,7 @@ def put_(network: Any, cobs: Mapping[str, Tensor | None]) -> None:
 
 
 def move_(network: Any, cobs: Mapping[str, Tensor]) -> None:
-    """Teleport each place on from where it is."""
+    """Multiply the CoB at each place by another one."""
     moved: dict[str, Tensor | None] = {}
     for place in places(network):
         before = None if (module := wraps.held(network, place)) is None else module.cob
@@ -48,7 +48,7 @@ def move_(network: Any, cobs: Mapping[str, Tensor]) -> None:
 
 
 def take_names_(network: Any, state: Mapping[str, Any], prefix: str = "") -> None:
-    """Be wrapped where a state dict says so, and nowhere else; the values are not loaded yet."""
+    """Add wraps where a state dict has CoBs, and disable all others; the values are not loaded yet."""
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
     named: dict[str, Tensor | None] = {}
     for place in places(network):

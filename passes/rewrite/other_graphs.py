@@ -1,4 +1,4 @@
-"""The other graphs of an emitted network: of train mode, and of data that decide otherwise than the example's."""
+"""The other graphs of an emitted network: of train mode, and for data that take other branches than the example's."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class OtherGraphs:
     """All graphs of a network but the first.
 
     Attributes:
-        variants: those for data that decide otherwise, in eval mode (or in both).
-        training: that of train mode, if it is another one.
+        variants: for data that take other branches, in eval mode (or in both).
+        training: train mode's, if it differs.
         training_variants: its variants.
-        inner: those of modules that code which is kept whole calls, by their paths.
+        inner: of modules that opaque code calls, by path.
     """
 
     variants: tuple[fx.Graph, ...]
@@ -32,7 +32,7 @@ class OtherGraphs:
 
     @classmethod
     def of(cls, graphs: Sequence[fx.Graph], variants: int, inner: Collection[str] = ()) -> OtherGraphs:
-        """From a list: so many variants, then the graph of train mode and its variants, then those of inner modules."""
+        """From a list: `variants` variants, then the graph of train mode and its variants, then the inner graphs."""
         count = len(graphs) - len(inner)
         trained, others = graphs[variants:count], dict(zip(inner, graphs[count:], strict=True))
         return cls(tuple(graphs[:variants]), trained[0] if trained else None, tuple(trained[1:]), others)
@@ -47,12 +47,12 @@ class OtherGraphs:
 def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The forward of an emitted network that runs the graph whose data guards agree.
 
-    Nothing is written before they have run; what was drawn is drawn again.
+    Data guards run before anything is written. Random numbers that were drawn before a guard failed are drawn again.
     """
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_exporting():  # a program is one graph, which asserts what its data must decide
+        if torch.compiler.is_exporting():  # a program has one graph, which asserts its data guards
             return forward(self, *args, **kwargs)
         cuda = sorted({x.get_device() for x in leaves_of((args, kwargs)) if isinstance(x, Tensor) and x.is_cuda})
         drawn = torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)

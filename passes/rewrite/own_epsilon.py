@@ -1,8 +1,8 @@
-"""Norms of a scaled input, by an epsilon of their own.
+"""Norms of a scaled input, by another epsilon.
 
-A norm of c x is that of x, for c > 0, where the number that keeps its divisor from 0 takes the factor along: c^2 of a
-variance, c of a deviation. So nothing is divided at run time. c is kept as every other CoB is, in a persistent buffer;
-the number itself is made of it whenever the buffer is set, for a kernel takes it as a number.
+The norm of c x equals that of x, for c > 0, if its epsilon is multiplied by c^2 (added to a variance) or by c (added to
+a deviation). So nothing is divided at run time. c is kept as every other CoB is, in a persistent buffer; the epsilon is
+recomputed whenever the buffer is set, since a kernel takes it as a Python number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fxteleport.passes.rewrite.teleported_modules import Teleported
 
 
 class OwnEpsilon(Teleported):
-    """A module whose epsilon is another under a CoB of its input, one positive number `tau` (no axes)."""
+    """A module whose epsilon depends on the CoB of its input, one positive number `tau` (a tensor without axes)."""
 
     buffer = "tau"
     tau: Tensor | None
@@ -26,7 +26,7 @@ class OwnEpsilon(Teleported):
         self._renew()
 
     def _renew(self) -> None:
-        """Make the number anew of the buffer."""
+        """Recompute the epsilon from the buffer."""
         cob = self.cob
         if cob is None:
             self._set(1.0)
@@ -52,7 +52,7 @@ class OwnEpsilonCall(OwnEpsilon):
     Args:
         fn: the function, or the name of the method.
         argument: which number: an index among the positional arguments, or a name.
-        power: of homogeneity of what the number is added to or compared with.
+        power: the degree of homogeneity of the value that the number is added to, or compared with.
         tau: the CoB of the norm's input.
     """
 
@@ -82,7 +82,7 @@ class OwnEpsilonCall(OwnEpsilon):
 
 
 class OwnEpsilonNorm(OwnEpsilon):
-    """A layer of torch's whose `eps` is multiplied by `tau ** 2`; of its parameters nothing changes."""
+    """A torch layer whose `eps` is multiplied by `tau ** 2`; its parameters are unchanged."""
 
     of: ClassVar[type[nn.Module]]
     original_eps: float
@@ -138,12 +138,12 @@ WITH_OWN_EPSILON: dict[type[nn.Module], type[OwnEpsilonNorm]] = {kind.of: kind f
 
 
 def with_own_epsilon(norm: nn.Module, tau: Tensor) -> OwnEpsilonNorm:
-    """A norm in place of one of torch's, which takes over its parameters and whatever else it holds."""
+    """A norm that replaces one of torch's, with its parameters and all its other attributes."""
     kind = WITH_OWN_EPSILON[type(norm)]
-    made = kind.__new__(kind)
-    nn.Module.__init__(made)
-    made.__dict__.update(norm.__dict__)
-    made._buffers = {**norm._buffers, "tau": None}
-    made.original_eps = float(norm.eps)  # type: ignore[arg-type]
-    made.put(tau)
-    return made
+    replacement = kind.__new__(kind)
+    nn.Module.__init__(replacement)
+    replacement.__dict__.update(norm.__dict__)
+    replacement._buffers = {**norm._buffers, "tau": None}
+    replacement.original_eps = float(norm.eps)  # type: ignore[arg-type]
+    replacement.put(tau)
+    return replacement

@@ -1,7 +1,8 @@
-"""Restored: a network in which norms stay as they are, though their inputs have a factor, made exact again.
+"""Restored epsilons: an exact copy of a network whose norms have scaled inputs and unchanged epsilons.
 
-It is what `verify` holds against the original: with each epsilon times its power of the factor, the function is kept
-to the last bit under powers of two, so whatever else differs is a fault. What the epsilons do is measured apart.
+`verify` compares this copy with the original: with each epsilon multiplied by its power of the factor, the function is
+the same to the last bit under powers of two, so any difference is a fault. The effect of the epsilons themselves is
+measured separately.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 
 
 def with_epsilons(network: TeleportedModule, norms: Mapping[str, Sides], tau: Tensor) -> TeleportedModule | None:
-    """A copy whose norms have epsilons of their own; None where one cannot have one (a layer that is called twice).
+    """A copy whose norms have scaled epsilons; None where a norm cannot have one (a layer that is called twice).
 
     Args:
-        network: one that has no operations in another basis (`mode="weights"`).
-        norms: those whose input may have a factor.
+        network: a network without wraps (`mode="weights"`).
+        norms: the norms whose inputs may have a factor.
         tau: a number for every symbol.
     """
     twin = copy.deepcopy(network)

@@ -34,30 +34,30 @@ def rewrite(
     Args:
         captured: the model and its graph.
         sides: which nodes may need another operation (see `sides.settle`).
-        scaling: of the model's tensors.
-        numbers: those that the recipe looks up.
+        scaling: the recipe for the model's tensors.
+        numbers: the table that the recipe looks factors up in.
         tau: a number for every symbol.
     """
-    made: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
 
     def copied(name: str, tensor: Tensor) -> Tensor:
-        name = captured.canonical.get(name, name)  # a buffer that forward has made since is copied as it is
-        if name not in made:
-            made[name] = tensor.detach().clone()
+        name = captured.canonical.get(name, name)  # a buffer that forward has added since has no canonical name
+        if name not in copies:
+            copies[name] = tensor.detach().clone()
             if isinstance(tensor, nn.Parameter):
-                made[name] = nn.Parameter(made[name], tensor.requires_grad)
-                if tensor.requires_grad:  # a frozen one takes no hooks, and calls none
+                copies[name] = nn.Parameter(copies[name], tensor.requires_grad)
+                if tensor.requires_grad:  # a frozen tensor cannot have hooks
                     before, after = gradient_hooks(tensor)
                     for hook in before:
-                        made[name].register_hook(hook)
+                        copies[name].register_hook(hook)
                     for hook in after:
-                        made[name].register_post_accumulate_grad_hook(hook)
-        return made[name]
+                        copies[name].register_post_accumulate_grad_hook(hook)
+        return copies[name]
 
     graphs = list(map(copied_graph, captured.graphs))
     root = skeleton(captured, captured.model, copied, captured.assigned)
-    scaling.scale_(made, numbers)
-    device = next((t.device for t in made.values()), torch.device("cpu"))
+    scaling.scale_(copies, numbers)
+    device = next((t.device for t in copies.values()), torch.device("cpu"))
     wraps.mark(root, graphs, sides)
     values = wraps.cobs((slot for _, slot in wraps.slots_of(*graphs)), sides, tau, device)
     for graph in graphs:

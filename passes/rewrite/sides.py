@@ -1,4 +1,4 @@
-"""Sides: what a plan knows of the operations that may be done in another basis, whatever its CoB."""
+"""Sides: the factors before and after each operation that may be wrapped, for any CoB of a plan."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Side:
     """What the input of an operation is divided by, or its output multiplied by.
 
     Attributes:
-        cob: the map, with size 1 along every axis along which no CoB of the plan makes it vary.
-        shape: of its value, without leading axes of size 1: a run may have fewer (one image, a squeezed batch of one).
-        part, dtype: what matters of the value, and its number type.
+        cob: the map, with size 1 along every axis along which no CoB of the plan varies.
+        shape: the value's shape, without leading axes of size 1: a run may have fewer axes (a squeezed batch of one).
+        part: "all", "sign" or "magnitude", as in `Wrap`.
+        dtype: the value's number type.
     """
 
     cob: CobMap
@@ -32,13 +33,13 @@ class Side:
     dtype: torch.dtype
 
     def precise(self, tau: Tensor) -> Tensor:
-        """The value before it is rounded, broadcastable to what it scales."""
+        """The value in the type of `tau`, broadcastable to the tensor that it scales."""
         value = self.cob.scale(tau)
         assert value is not None
         return torch.sign(value) if self.part == "sign" else value.abs() if self.part == "magnitude" else value
 
     def value(self, tau: Tensor) -> Tensor:
-        """The value in memory of its own."""
+        """The value in the tensor's number type, in memory of its own."""
         value = self.precise(tau)
         for axis, size in enumerate((1,) * (value.ndim - len(self.shape)) + tuple(self.shape)):
             value = value.narrow(axis, 0, size)
@@ -59,9 +60,9 @@ class Sides:
     common: CommonFactor | None = None
 
     def factor(self, tau: Tensor) -> float | None:
-        """The one positive number that the norm's input is multiplied by, where the norm itself can take it; or None.
+        """The positive number that the norm's input is multiplied by, if the norm's epsilon can take it; else None.
 
-        It is so near 1 that its square, times an epsilon, leaves no format's range.
+        It must be near enough to 1 that its square times an epsilon stays in any format's range.
         """
         if self.common is None or self.before is None:
             return None
@@ -76,10 +77,10 @@ _LEAST = 2.0**-24
 
 
 def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides]:
-    """The sides of each node, by its name, now that it is known which symbols are equal."""
+    """The sides of each wrapped node, by name, given which symbols the solution makes equal."""
     counted = {"all": None, "sign": solution.allows != POSITIVE, "magnitude": solution.allows != UNIT}
     keys: dict[str, Array] = {}
-    found = {}
+    settled = {}
     for node, wrap in wraps.items():
         if wrap.part not in keys:
             keys[wrap.part] = solution.keys(counted[wrap.part])
@@ -89,8 +90,8 @@ def settle(wraps: Mapping[fx.Node, Wrap], solution: Solution) -> dict[str, Sides
         region = None
         if wrap.region is not None:
             region = wrap.region[0].name, frozenset(inside.name for inside in wrap.region[1])
-        found[node.name] = Sides(before, after, wrap.position, region, wrap.common)
-    return found
+        settled[node.name] = Sides(before, after, wrap.position, region, wrap.common)
+    return settled
 
 
 def _side(cob: CobMap | None, keys: Array, part: str, dtype: torch.dtype) -> Side | None:

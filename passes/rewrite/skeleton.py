@@ -1,4 +1,4 @@
-"""The model's tree of names, on which a graph is put: leaf modules, and holders of parameters."""
+"""The module tree of an emitted network: leaf modules, and plain holders of parameters, under the model's names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fxteleport.passes.rewrite.wraps import join, place_module
 def skeleton(
     captured: Captured, model: nn.Module, tensors: Callable[[str, Tensor], Tensor], assigned: Mapping[str, Tensor]
 ) -> nn.Module:
-    """The model's tree of names: leaf modules as they are, everything else as plain holders of parameters."""
+    """A module tree with the model's names: clones of leaf modules, and plain holders for all other modules."""
 
     def made_of(name: str, tensor: Tensor) -> Tensor:
         return tensors(name, assigned.get(name, tensor))
@@ -46,14 +46,14 @@ def skeleton(
             twin = clone(module, made_of, path, class_of=_class_of(module, cls), beside=beside)
             if cls is not None:
                 as_its_class(twin)
-            elif is_leaf(module) and watched(module):  # the graph does what its hooks do
+            elif is_leaf(module) and watched(module):  # its hooks are nodes of the graph
                 without_hooks(twin)
             if cls is None:
                 inside = (*inside, path + ".")
-            else:  # the rest of a batch norm subclass (its activation) is made of nodes of their own
+            else:  # the rest of a batch norm subclass (its activation) has nodes of its own
                 twin.__dict__["_modules"] = {}
                 carry(module, twin)
-        elif id(module) in made:  # under another name, with all that it holds
+        elif id(module) in made:  # a shared module under another name
             twin = made[id(module)]
             inside = (*inside, path + ".")
         else:

@@ -1,7 +1,7 @@
-"""The modules that teleportation puts into a network where parameters alone cannot keep its function.
+"""The modules that wrap operations, where scaled parameters alone cannot keep the function.
 
-Their CoB is a persistent buffer: a state dict says which function its parameters belong to. Into the original class,
-which has no such buffer, it does not load.
+Their CoB is a persistent buffer, so a state dict says which function its parameters belong to. It does not load into
+the original class, which has no such buffer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class TeleportedActivation(Teleported):
 
 
 class Rescale(Teleported):
-    """x * factor: divides a CoB away before an operation with parameters of its own, or puts it back after."""
+    """x * factor: divides a CoB away before an operation with parameters, or multiplies by one after it."""
 
     buffer = "factor"
     factor: Tensor | None
@@ -96,7 +96,7 @@ class Rescale(Teleported):
 
 @one_call
 def rescaled(y: Tensor, tau: Tensor, seen: bool) -> Tensor:
-    """y * tau, in place where no one else has `seen` y (a hook may keep it) and no gradient needs it."""
+    """y * tau, in place unless y was `seen` by a hook, which may keep it, or a gradient needs it."""
     if _is_recorded():
         return (y * tau).to(y.dtype)
     in_place = not (seen or y.requires_grad or 0 in y.stride())
@@ -111,7 +111,7 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 @one_call
 def divided(x: Tensor, tau: Tensor) -> Tensor:
-    """x / tau, as `scaled`: no inverse is kept beside the CoB, which whatever sets the one would have to set, too."""
+    """x / tau, as `scaled`. No inverse is stored beside the CoB: code that sets the one would have to set the other."""
     return _kept(torch.div, x, tau)
 
 
@@ -121,8 +121,8 @@ _Binary = Callable[[Tensor, Tensor], Tensor]
 def _kept(fn: _Binary, x: Tensor, factor: Tensor) -> Tensor:
     """fn(x, factor) in the memory layout and the number type of `x`.
 
-    A slice of a larger tensor or an expanded one would come out dense, and kernels round another way where rows end
-    elsewhere: the layout is kept, so that the operation behind it gives the original's bits.
+    The result of a slice of a larger tensor, or of an expanded one, would be dense, and kernels round differently in
+    another layout: the layout is kept, so that the next operation gives the original's bits.
     """
     if _is_recorded():
         return fn(x, factor).to(x.dtype)
@@ -149,7 +149,7 @@ def _require_fit(x: Tensor, factor: Tensor) -> None:
     """Refuse a tensor of another size than the captured one's along an axis along which the CoB varies.
 
     Raises:
-        GuardError: it is one; broadcast, it might even be taken.
+        GuardError: the size differs. Broadcasting might hide it.
     """
     sizes = zip(reversed(factor.shape), reversed(x.shape), strict=False)
     if factor.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
@@ -160,12 +160,12 @@ def _require_fit(x: Tensor, factor: Tensor) -> None:
 
 
 def _is_recorded() -> bool:
-    """True while `torch.compile`, `torch.export` or `torch.jit.trace` takes down what is done, for any tensors."""
+    """True while `torch.compile`, `torch.export` or `torch.jit.trace` records operations."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _unexpanded(x: Tensor, factor: Tensor) -> Tensor:
-    """`x` with size 1 along the axes along which it repeats the same elements and the factor does not vary."""
+    """`x` with size 1 along expanded axes along which the factor does not vary."""
     for axis, (stride, size) in enumerate(zip(x.stride(), x.shape, strict=True)):
         of_factor = axis - x.ndim + factor.ndim
         if stride == 0 and size > 1 and (of_factor < 0 or factor.shape[of_factor] == 1):
@@ -174,7 +174,7 @@ def _unexpanded(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _is_slice(x: Tensor) -> bool:
-    """True for a tensor with gaps between its elements (and no two elements in one place)."""
+    """True for a tensor with gaps between its elements in memory (and no two elements at one address)."""
     if x.is_contiguous():
         return False
     end = 1

@@ -1,4 +1,4 @@
-"""The network that is emitted: a `GraphModule` which knows its wraps by the keys of its state dict."""
+"""The emitted network: a `GraphModule` whose state dict names its wraps."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
 class TeleportedModule(fx.GraphModule):
     """A `GraphModule` that keeps parameters which its graph does not use, also through `deepcopy`.
 
-    Its state dict says which function it computes. Given the state dict of a network with another CoB of the same
-    plan, it takes over the wraps that the keys name. Where they name none, it is wrapped nowhere if the state dict's
-    metadata say that they would be named; else (the original's state dict, or one of before wraps had keys) those of
-    its own wraps are missing, and it does not load. It forgets its own CoB where it is given another's.
+    Its state dict says which function it computes. When the state dict of a network of the same plan is loaded, the
+    network gets the wraps that the keys name. If the keys name none, and the metadata say that wraps are named, the
+    network has no wraps afterwards. Without such metadata (the original's state dict, or one of an older version), the
+    keys of its own wraps are missing, and loading fails. The network forgets its own CoB when it loads another.
     """
 
-    choice: Choice | None = None  # where train mode has a graph of its own, or none
-    in_training: TeleportedModule | None = None  # it holds that graph; its parameters and modules are this one's
-    variants: tuple[TeleportedModule, ...] = ()  # they hold the graphs for data that decide otherwise; as above
-    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType({})  # of what opaque code calls; as above
+    # The networks of the other graphs share this one's parameters and modules.
+    choice: Choice | None = None  # selects the graph by mode; None where one graph serves both
+    in_training: TeleportedModule | None = None  # has train mode's graph
+    variants: tuple[TeleportedModule, ...] = ()  # have the graphs for data that take other branches
+    inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType({})  # of modules that opaque code calls
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
     @classmethod
@@ -53,7 +54,7 @@ class TeleportedModule(fx.GraphModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in own_names():
-            object.__setattr__(self, name, value)  # not what a part of this name is
+            object.__setattr__(self, name, value)  # and not to a part of this name
         else:
             super().__setattr__(name, value)
 
@@ -67,7 +68,7 @@ class TeleportedModule(fx.GraphModule):
         return plain(self).get_buffer(target)
 
     def train(self, mode: bool = True) -> TeleportedModule:
-        if WHOLE in self.__dict__ and not codes_of(self):  # it holds the same modules
+        if WHOLE in self.__dict__ and not codes_of(self):  # the opaque model shares the modules
             in_mode(self.__dict__[WHOLE], mode)
             self.training = mode
         else:
@@ -93,7 +94,7 @@ class TeleportedModule(fx.GraphModule):
         return self
 
     def link(self) -> None:
-        """What the code of a leaf reaches outside it gets the modes, the parameters and the buffers of this network."""
+        """Give the clones that a leaf's code reaches outside it this network's modes, parameters and buffers."""
         for leaf in list(self.modules()):
             for other in linked_to(leaf):
                 own = self.get_submodule(path_of(other))
@@ -102,7 +103,7 @@ class TeleportedModule(fx.GraphModule):
                     vars(other)[table].update({k: v for k, v in vars(own)[table].items() if k in vars(other)[table]})
 
     def choose(self, choice: Choice | None, others: OtherGraphs) -> None:
-        """Have the modes of the network's modules choose between its graph and another one, and data among variants."""
+        """Set the other graphs: modes choose between eval and train mode's, data among variants."""
         self.__dict__["inner_networks"] = {path: self._beside(graph) for path, graph in others.inner.items()}
         for code in codes_of(self) if others.inner else ():
             code.belong(self)
@@ -117,17 +118,17 @@ class TeleportedModule(fx.GraphModule):
         self.recompile()
 
     def _beside(self, graph: fx.Graph) -> TeleportedModule:
-        """Another graph over the parameters and modules of this network."""
+        """The network of another graph over the parameters and modules of this one."""
         return TeleportedModule.around(self.__dict__, graph, type(self).__name__)
 
     @property
     def graphs(self) -> list[fx.Graph]:
-        """Its graph, its variants, and those of train mode if it has others."""
+        """All graphs, its own first."""
         return [network.graph for network in self.networks]
 
     @property
     def networks(self) -> list[TeleportedModule]:
-        """It, and those that hold its other graphs."""
+        """This network, and those of its other graphs."""
         trained = [] if self.in_training is None else [self.in_training, *self.in_training.variants]
         return [self, *self.variants, *trained, *self.inner_networks.values()]
 
@@ -137,15 +138,15 @@ class TeleportedModule(fx.GraphModule):
             destination._metadata[prefix[:-1]][_NAMED] = True
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
-        """Load a state dict, but no other index buffers than those that the plan looked into.
+        """Load a state dict; index buffers whose values the plan has used must be unchanged.
 
         Raises:
-            ModelError: it holds others.
+            ModelError: such a buffer has other values.
         """
         _require_planned(self.meta.get("planned_values", {}), state_dict, prefix)
         if metadata.get(_NAMED) or any(prefix + place.key in state_dict for place in places(self)):
             if not all(is_at(self, place, state_dict.get(prefix + place.key)) for place in places(self)):
-                self.release()  # it is no longer where that CoB led
+                self.release()  # its weights are no longer those of its CoB
             take_names_(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
@@ -158,7 +159,7 @@ class TeleportedModule(fx.GraphModule):
 
     @classmethod
     def _deepcopy_init(cls) -> Callable[..., None]:
-        """How a copy is begun, of what this network holds and its graph."""
+        """The function that creates a copy (torch.fx calls it)."""
         return _begin_copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeleportedModule:
@@ -169,7 +170,7 @@ class TeleportedModule(fx.GraphModule):
         return other  # type: ignore[return-value]
 
     def __reduce__(self) -> Any:
-        """With its graph: a `GraphModule` is unpickled by tracing its code, in which functions would meet proxies."""
+        """Pickle the graph: torch.fx's own unpickling traces the code again, and fails in some functions."""
         state = {k: v for k, v in self.__dict__.items() if k in (*_ADOPTED, "training", "meta", "excepted")}
         return _unpickled, (copied_graph(self.graph), state, type(self).__name__, self.choice, self._others())
 
@@ -179,7 +180,7 @@ class TeleportedModule(fx.GraphModule):
 
 
 def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
-    """What the class of a network, which is of this network alone, does around the code of its graph."""
+    """Wrap the generated forward of a network's class, which no other network has."""
     if not parts(network).isdisjoint(own_names()):
         cls.forward = on_plain(cls.forward)
     if any(node.target is switch for node in network.graph.nodes):
@@ -194,7 +195,7 @@ def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
 
 
 def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
-    """What a graph module's copy begins with, whatever the names of its parts."""
+    """Create a graph module's copy, whatever the names of its parts."""
     fx.GraphModule.__init__(copied, nn.Module(), fx.Graph())
     adopt(copied, held.__dict__)
     copied.training = held.training
@@ -211,7 +212,7 @@ def _require_planned(planned: Mapping[str, Tensor], state: Mapping[str, Any], pr
 
 @functools.cache
 def own_names() -> frozenset[str]:
-    """The names that a network has for itself, and other modules have not."""
+    """The attribute names of a network that plain modules do not have."""
     empty = fx.GraphModule(nn.Module(), fx.Graph())
     return frozenset({*dir(empty), *vars(empty), *vars(TeleportedModule)}) - frozenset(dir(nn.Module()))
 
@@ -233,13 +234,13 @@ def _given(forward: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
 
 
 def _in_its_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of a network that is one opaque leaf, which is none of its modules and so not told of modes."""
+    """The forward of a network that is one opaque leaf: it passes its mode on, as the leaf is no submodule."""
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        whole = self.__dict__[WHOLE]
-        if whole.training is not self.training:
-            whole.training = self.training
+        leaf = self.__dict__[WHOLE]
+        if leaf.training is not self.training:
+            leaf.training = self.training
         return forward(self, *args, **kwargs)
 
     return wrapper
@@ -249,7 +250,7 @@ def _unpickled(
     graph: fx.Graph, state: dict[str, Any], name: str, choice: Choice | None, others: OtherGraphs
 ) -> TeleportedModule:
     for node in (n for g in (graph, *others.all) for n in g.nodes):
-        node.type = None  # none was noted; torch 2.9 pickles another thing in its place
+        node.type = None  # it was None; torch 2.9 pickles something else
     module = TeleportedModule.around(state, graph, name)
     module.training = state["training"]
     module.meta.update(state["meta"])
@@ -258,17 +259,17 @@ def _unpickled(
     return module
 
 
-# A model that is one opaque leaf is held beside the tables, which it shares: its parameters keep their names.
+# A model that is one opaque leaf is an attribute beside the tables, which it shares: its parameters keep their names.
 _ADOPTED = (*TABLES, *CARRIED, WHOLE)
 
 
 def _memory_format(name: str) -> torch.memory_format:
-    form: torch.memory_format = getattr(torch, name)
-    return form
+    value: torch.memory_format = getattr(torch, name)
+    return value
 
 
-def _reduced(form: torch.memory_format) -> tuple[Any, tuple[str]]:
-    return _memory_format, (str(form).removeprefix("torch."),)
+def _reduced(value: torch.memory_format) -> tuple[Any, tuple[str]]:
+    return _memory_format, (str(value).removeprefix("torch."),)
 
 
 # `torch.save` writes a memory format as an attribute of the module `torch`, which it cannot write.
@@ -279,7 +280,7 @@ _NAMED = "wraps_are_named"  # in the metadata of a state dict
 
 
 def adopt(module: nn.Module, tables: dict[str, Any]) -> None:
-    """Have a module hold what another does, or what it was saved with."""
+    """Give a module the tables of another, or those it was saved with."""
     for key in _ADOPTED:
         if key in tables:
             module.__dict__[key] = tables[key]

@@ -1,8 +1,8 @@
-"""Wraps: the places of a network where an operation may be done in another basis, and how one comes to be done so.
+"""Wraps: the nodes of a network that may be wrapped, and adding the wraps of one CoB.
 
-Where a wrap goes, under which name, and the shape of its CoB depend on the plan alone. Which wraps a network holds
-depends on its CoB: one that changes nothing is left out. So two networks of one plan differ in tensors of a state dict
-only, and a network that is given those of another is wrapped where their names say.
+Where a wrap goes, its name, and the shape of its CoB depend on the plan alone. Which wraps a network has depends on its
+CoB: a wrap that changes nothing is left out. So two networks of one plan differ in the tensors of their state dicts
+only, and loading another's state dict adds the wraps that its keys name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fxteleport.passes.rules.common_factor import CommonFactor, Epsilon
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a CoB is kept: the name of its module in the network, and its shape."""
+    """Where a CoB is stored: the name and class of its module in the network, and its shape."""
 
     name: str
     kind: type[Teleported]
@@ -46,11 +46,13 @@ class Slot:
     """How a node of a network is wrapped: as one activation, or between a factor before and one after it.
 
     Attributes:
-        captured: the name of the node that was planned.
+        captured: the name of the captured node.
         position: which argument is the input.
-        region: of a region that the node ends, the names of the node before it and of the nodes in it.
-        epsilons: of a norm, what is done in place of `before` under a common factor: the numbers that are others then,
-            each with its place. None where that is not known.
+        region: for a region that the node ends, the names of its entry and of the nodes in it.
+        activation: the place of a `TeleportedActivation`.
+        before, after: the places of the `Rescale`s before and after the operation.
+        epsilons: for a norm, the epsilons that take a common factor in place of `before`, each with its place. None
+            where the norm cannot take one.
     """
 
     captured: str
@@ -68,49 +70,49 @@ class Slot:
         return tuple(p for p in (self.activation, self.before, self.after, *own) if p is not None)
 
     def factor(self, own: Sides, tau: Tensor) -> float | None:
-        """The common factor that the norm takes; None where it takes none."""
+        """The common factor that goes into the norm's epsilons; None where none does."""
         return None if self.epsilons is None else own.factor(tau)
 
 
 def cobs(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """What each place holds under one CoB, by the names of their modules; those that change nothing are left out."""
-    found: dict[str, Tensor] = {}
+    """The tensor at each place under one CoB, by the names of their modules, without those that change nothing."""
+    values: dict[str, Tensor] = {}
     for slot in slots:
         own = sides[slot.captured]
         factor = slot.factor(own, tau)
         if factor is not None and own.before is not None:
-            made = [torch.tensor(factor, dtype=own.before.dtype, device=device) for _ in slot.epsilons or ()]
-            found |= {place.name: cob for (_, place), cob in zip(slot.epsilons or (), made, strict=True) if factor != 1}
+            for _, own_place in slot.epsilons or () if factor != 1 else ():
+                values[own_place.name] = torch.tensor(factor, dtype=own.before.dtype, device=device)
             continue
         for place, side in ((slot.activation, own.before), (slot.before, own.before), (slot.after, own.after)):
             if place is not None and side is not None:
                 value = side.value(tau)
                 if not is_trivial(value):
-                    found[place.name] = (value.reciprocal() if place is slot.before else value).to(device)
-    return found
+                    values[place.name] = (value.reciprocal() if place is slot.before else value).to(device)
+    return values
 
 
 def factors_inside(slots: Iterable[Slot], sides: Mapping[str, Sides], tau: Tensor) -> dict[str, list[float]]:
-    """By node, what the values in norms that are written by hand are multiplied by, where these take a factor."""
-    found: dict[str, list[float]] = {}
+    """Node name -> the factors of its results, for nodes in norms that are written by hand and take a common factor."""
+    factors: dict[str, list[float]] = {}
     for slot in slots:
         own = sides[slot.captured]
         factor = slot.factor(own, tau)
         if factor is not None and own.common is not None:
-            found |= {name: [factor**d for d in degrees] for name, degrees in own.common.degrees.items()}
-    return found
+            factors |= {name: [factor**d for d in degrees] for name, degrees in own.common.degrees.items()}
+    return factors
 
 
 # -- what a network holds --------------------------------------------------------------------------------
 
 
 def slots_of(*graphs: fx.Graph) -> Iterator[tuple[fx.Node, Slot]]:
-    """The nodes that may be wrapped, whether or not they are."""
+    """The nodes that may be wrapped, with their slots."""
     return ((node, slot) for graph in graphs for node in graph.nodes if (slot := info(node).slot) is not None)
 
 
 def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]) -> None:
-    """Give the nodes of a network that is not wrapped yet their slots."""
+    """Give the nodes of a network without wraps their slots."""
     nodes = [node for graph in graphs for node in graph.nodes]
     calls: dict[str, int] = {}
     for node in nodes:
@@ -125,7 +127,7 @@ def mark(root: nn.Module, graphs: Iterable[fx.Graph], sides: Mapping[str, Sides]
         return Place(_free_name(root, path, taken), kind, side.shape)
 
     def epsilon_places(node: fx.Node, common: CommonFactor | None) -> tuple[tuple[Epsilon, Place], ...] | None:
-        """Of a layer, its own name, if nothing else calls it."""
+        """The places of a norm's epsilons; for a layer its own name, if no other node calls it."""
         if common is None:
             return None
         if node.op == "call_module":
@@ -182,7 +184,7 @@ def fill(root: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor | None]) 
 
 
 def _install(root: nn.Module, graph: fx.Graph, node: fx.Node, slot: Slot, at: Place, value: Tensor) -> None:
-    """Teleport a node's operation: `after * f(x / before)`, or give it another epsilon."""
+    """Wrap a node's operation: `after * f(x / before)`, or give it another epsilon."""
     epsilon = next((epsilon for epsilon, place in slot.epsilons or () if place is at), None)
     if epsilon is not None:
         _give_epsilon(root, node if epsilon.node == slot.captured else _inside(node, epsilon.node), epsilon, at, value)
@@ -223,7 +225,7 @@ def _give_epsilon(root: nn.Module, node: fx.Node, epsilon: Epsilon, at: Place, v
 
 
 def _inside(exit: fx.Node, name: str) -> fx.Node:
-    """The node of a region that was planned under a name."""
+    """The node of a region with this name in the captured graph."""
     at = exit
     while info(at).captured != name:
         at = at.prev
@@ -231,24 +233,24 @@ def _inside(exit: fx.Node, name: str) -> fx.Node:
 
 
 def _readers(exit: fx.Node, entry: str, inside: frozenset[str]) -> list[fx.Node]:
-    """The nodes of a region that read what is before it, in their order."""
+    """The nodes of a region that read its entry, in order."""
     nodes, waiting = {exit}, [exit]
     while waiting:
         new = {x for x in waiting.pop().all_input_nodes if info(x).captured in inside} - nodes
         nodes |= new
         waiting += new
-    found, at = [], exit
+    readers, at = [], exit
     while nodes:
         if at in nodes:
             nodes.discard(at)
             if any(_named(x, entry) for x in at.all_input_nodes):
-                found.append(at)
+                readers.append(at)
         at = at.prev
-    return found[::-1]
+    return readers[::-1]
 
 
 def _named(node: fx.Node, captured: str) -> bool:
-    """True for a node that was planned under a name, and for what restores its CoB."""
+    """True for the node with this name in the captured graph, and for the node that restores its value."""
     return captured in (info(node).captured, info(node).restores)
 
 
@@ -274,7 +276,7 @@ def join(path: str, name: str) -> str:
 
 
 def _free_name(root: nn.Module, path: str, taken: set[str]) -> str:
-    """A dotted name that nothing in the tree has yet, and that is not taken; it is, from now on."""
+    """A dotted name that is neither in the tree nor in `taken`; it is added to `taken`."""
     parent, _, name = path.rpartition(".")
     at: nn.Module | None = root
     for part in parent.split(".") if parent else ():

@@ -1,9 +1,8 @@
-"""The rules of operators of ATen's that give more than torch's functions do.
+"""The rules of ATen operators that return more than torch's functions.
 
-Decomposed graphs call what `F.layer_norm` calls, with what only a derivative reads beside the value: the statistics of
-a norm, the sums of an attention. Each has the constraint of its function. The statistics are those of the values that
-the operator sees, which are the original's (divided away, or pinned), and so are the logits of an attention: they have
-the CoB 1.
+Decomposed graphs call what `F.layer_norm` calls. Beside the value it returns what only a derivative reads: the
+statistics of a norm, the sums of an attention. Each has the constraint of its function. The other results have the CoB
+1: they are computed from a norm's input with its CoB divided away (or pinned), or from the logits of an attention.
 """
 
 from __future__ import annotations

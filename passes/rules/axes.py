@@ -1,4 +1,4 @@
-"""How an operation counts the axes of its tensors: whether it does the same where there are more of them in front."""
+"""How an operation counts the axes of its tensors: whether it does the same with more leading axes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import enum
 
 
 class Axes(enum.Enum):
-    """What a call names its axes by.
+    """How a call names its axes.
 
     Attributes:
-        NUMBERED: their numbers from the left, or it is not known: another rank gives it another meaning.
-        FROM_THE_RIGHT: it goes element by element, over the last axes, or pins everything.
-        BY_DIM: its argument `dim`, and so from the right where that is negative.
+        NUMBERED: from the left, or unknown: with another rank the call means other axes.
+        FROM_THE_RIGHT: it works element by element or over the last axes, or it pins everything.
+        BY_DIM: by its argument `dim`: from the right where that is negative.
     """
 
     NUMBERED = enum.auto()

@@ -3,14 +3,14 @@
 A product's map is the product of its factors' maps: no constraint, no rewriting. Over a contracted axis the
 product must be constant; in attention the CoB of q is therefore the inverse of k's, by head and dimension.
 
-Only what is computed by products, quotients and square roots is exact under powers of two. So of the powers those pass
-that torch multiplies out (`_EXACT`); the others go through a `pow` of the processor's library, whose last bit depends
-on the binary exponent: they are wrapped, and pinned in `mode="weights"`.
+Only products, quotients and square roots are exact under powers of two. So a power passes if torch computes it by
+multiplication (`_EXACT`). The others call a `pow` whose last bit depends on the binary exponent: they are wrapped, and
+pinned in `mode="weights"`.
 
-A quotient by zero is infinite with the sign of the zero. IEEE 754 makes a sum that cancels +0 whatever the CoB (and
-fx graphs cannot tell which zeros come from sums), so what is divided by has a positive CoB: then a zero has the
-original's sign. A product has positive factors, as `System.require_positive` puts it on each. A parameter may have any:
-its zeros are scaled themselves, -2 * +0 is -0.
+A quotient by zero is infinite with the sign of the zero. A sum that cancels is +0 whatever the CoB (IEEE 754), and a
+graph does not tell which zeros come from sums. So a divisor has a positive CoB: then its zeros have the original's
+sign. For a product, `System.require_positive` requires it of each factor. A parameter may have any CoB: its zeros are
+scaled themselves, -2 * +0 is -0.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def div(call: Call, input: Any, other: Any, rounding_mode: str | None = None) ->
 
 
 def zero_sign(call: Call, divisor: Any) -> None:
-    """What is divided by keeps the sign of its zeros."""
+    """Require that the zeros of a divisor keep their sign."""
     if isinstance(divisor, Operand) and divisor.name is None:
         call.positive(divisor.map, "1 / 0 has the sign of the zero, and a sum that cancels is +0 under any CoB")
 
@@ -131,7 +131,7 @@ def crossed(call: Call, input: Operand, other: Operand, dim: int | None = None) 
 
 @rule(*named("prod"), shape=shape_functions.reduced, axes=BY_DIM)
 def multiplied(call: Call, input: Operand, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
-    """The CoB to the power of how many there are: of few, for no CoB is to overflow."""
+    """The CoB to the power of the number of factors; declined for many, so that no CoB overflows."""
     axes = axes_of(dim, input.rank)
     if any(type(input.sizes[axis]) is Size for axis in axes):
         call.decline("how many are multiplied is not known before the run")
@@ -250,7 +250,7 @@ def inner(call: Call, input: Operand, other: Operand) -> CobMap:
 
 @rule(torch.linalg.solve_triangular, torch.linalg.solve)
 def solved(call: Call, input: Operand, other: Operand, left: bool = True, **settings: Any) -> CobMap:
-    """The X of A X = B, or of X A = B: a product of B with a matrix that stays.
+    """The X of A X = B, or of X A = B: a product of B with a fixed matrix.
 
     As torch has it, B is vectors if it has one axis, or the sizes of A without its last; else matrices.
     """

@@ -37,10 +37,10 @@ class State(Protocol):
         """The axes of a node's tensor."""
 
     def settled(self, size: Extent) -> Extent:
-        """A size with what the graph insists on put in."""
+        """A size with the equations of the graph substituted (`Sizes.settled`)."""
 
     def example(self, size: Extent) -> int:
-        """What a size is in the example."""
+        """The value of a size in the example."""
 
     def is_fixed(self, node: fx.Node) -> bool:
         """True for a node that depends on no input and no parameter."""
@@ -129,12 +129,12 @@ class Call:
         return single(self.state.system.named(a, self.origin(why)))
 
     def filled(self, a: CobMap, why: str) -> CobMap:
-        """The map with a CoB of its own for each structural zero, where something else than zero will be."""
+        """The map with a new CoB in place of each structural zero, for a position that will not stay zero."""
         if not a.zeros:
             return a
-        whole = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), why)
-        self.same(whole, a, why)
-        return whole
+        full = self.fresh(torch.broadcast_shapes(*(s.shape for s, _ in a.factors)), why)
+        self.same(full, a, why)
+        return full
 
     def require(self, operand: Operand | None, cob: CobMap, why: str) -> None:
         """This operand must have this CoB: decides an unbound parameter's, constrains any other."""
@@ -156,7 +156,7 @@ class Call:
         node, path = ("", "") if everywhere else (self.node.name, info(self.node).path)
         self.state.conditions.append(Condition(kind, node, path, source, value))
 
-    # -- operations that need another form -------------------------------------------------------------
+    # -- operations that are wrapped -------------------------------------------------------------------
 
     def wrap(
         self,
@@ -175,7 +175,7 @@ class Call:
             self.wrapping = Wrap(before, after, part, position, common=common)
 
     def approximate(self, a: CobMap, common: CommonFactor) -> None:
-        """Let a norm's input have one positive factor, though its epsilon stays (`norms="scaled"`)."""
+        """Let a norm's input have one positive factor, without scaling its epsilon (`norms="scaled"`)."""
         one = one_factor(self.state.system, a, self.origin(TOGETHER))
         if one.factors:
             self.rest_on("norm", EPSILON_STAYS)
@@ -198,13 +198,13 @@ class Call:
 
     @staticmethod
     def decline(why: str) -> NoReturn:
-        """This form of the call is not known to the rule."""
+        """The rule does not cover this call."""
         raise Decline(why)
 
     def rerun(self, symbols: dict[Operand, Tensor], guessing: bool = False) -> Any:
         """The operation itself, on symbols in place of operands; other tensors must be known integers.
 
-        `guessing` takes a number that the run finds out for what it was in the example.
+        With `guessing`, a number that is unknown before the run takes its value in the example.
         """
         operands = list(symbols)
 
@@ -216,7 +216,7 @@ class Call:
             fn = self.module if self.module is not None else call_of(self.node.op, self.node.target)
             return fn(*args, **kwargs)
 
-        return on_symbols(run, *(symbols[o].detach() for o in operands))  # one in place may give it another shape
+        return on_symbols(run, *(symbols[o].detach() for o in operands))  # an in-place operation may reshape it
 
 
 def one_factor(system: System, a: CobMap, origin: Origin) -> CobMap:
@@ -235,7 +235,7 @@ EPSILON_STAYS = (
 
 
 def _with_symbols(x: Any, table: Mapping[Operand, Tensor], guessing: bool) -> Any:
-    """An argument of a call that is run again on symbols: these in place of operands, for others their values."""
+    """An argument for a rerun on symbols: the symbols in place of these operands, the values of the others."""
     kind = type(x)
     if kind in PLAIN:
         return x
@@ -259,9 +259,9 @@ def _with_symbols(x: Any, table: Mapping[Operand, Tensor], guessing: bool) -> An
 
 def fits(cob: CobMap, shape: Sequence[int]) -> bool:
     """True for a map that can be the map of a tensor of this shape."""
-    whole = tuple(shape)
+    size = tuple(shape)
     for symbols, _ in cob.factors:
         own = symbols.shape
-        if own != whole and (len(own) != len(whole) or any(a not in (1, b) for a, b in zip(own, whole, strict=True))):
+        if own != size and (len(own) != len(size) or any(a not in (1, b) for a, b in zip(own, size, strict=True))):
             return False
     return True

@@ -1,7 +1,7 @@
-"""Common factors: how a norm takes one positive factor c of its whole input, with nothing divided away before it.
+"""Common factors: how a norm takes an input that is c times as large, with one positive c, and no division before it.
 
-A norm forgets c, but for the small number that keeps its divisor from 0: added to a variance, that must be c^2 times as
-large, and added to a deviation c times.
+A norm's result does not depend on c but for its epsilon: added to a variance, that must be c^2 times as large, and
+added to a deviation c times.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ class Epsilon:
     """A number in a norm that is c ** power times as large if the norm's input is c times as large.
 
     Attributes:
-        node: the name of the call that it is given to: the norm, or an operation in a norm that is written by hand.
-        argument: its place there: the attribute of a module, an index among the positional arguments, or a name.
+        node: the name of the call that takes it: the norm, or an operation in a norm that is written by hand.
+        argument: which of its arguments: the attribute of a module, a positional index, or a name.
         power: of c.
-        default: what it is where the call does not give it.
+        default: its value where the call does not give it.
     """
 
     node: str
@@ -35,7 +35,7 @@ class CommonFactor:
         epsilons: its numbers.
         degrees: of a norm that is written by hand, the nodes in it, by name: each part of what they give is c ** degree
             times as large.
-        casts: it goes through another number format. Then c must be a power of two: another one is rounded in each.
+        casts: values go through another number format. Then c must be a power of two: any other is rounded differently.
     """
 
     epsilons: tuple[Epsilon, ...]

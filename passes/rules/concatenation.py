@@ -1,4 +1,4 @@
-"""Concatenation and padding: tensors are put beside each other, or beside constants, along an axis."""
+"""Concatenation and padding: tensors are joined with others, or with constants, along an axis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def concatenated(call: Call, tensors: Sequence[Operand], dim: int = 0, **setting
     """As `moved`, but only the axis that grows is expanded: dense networks concatenate often."""
     axis, why = dim % call.value.ndim, "how many positions each of them has is not known before the run"
     call.shape_only(*tensors)
-    # what is empty on every input brings nothing; torch allows a [0] among tensors of any rank
+    # tensors that are empty on every input do not count; torch allows a [0] among tensors of any rank
     tensors = [t for t in tensors if t.rank == call.value.ndim and t.sizes[axis] != 0] or tensors
     if any(type(t.sizes[axis]) is Size for t in tensors):
         maps = [call.constant(t.map, [axis], why) for t in tensors]

@@ -1,8 +1,8 @@
 """torch's Transformer encoder with a padding mask, as one layer.
 
-In eval mode it runs on nested tensors, by kernels of its own, where the mask allows it: what they compute differs from
-the same operations one by one in its rounding, and is zero at the padding. The layer itself, with teleported weights,
-does what it does. Nothing in it can be wrapped: only what its parameters can do is free.
+In eval mode it runs on nested tensors, by fused kernels, where the mask allows it. These round differently from the
+separate operations, and give zero at the padding. So the layer stays one call, with teleported weights. Nothing inside
+can be wrapped: a CoB is free only where the parameters can carry it.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ def _tensors(call: Call, path: str, out: CobMap, into: CobMap, is_matrix: bool =
 
 
 def _tensor(call: Call, name: str) -> Operand | None:
-    whole = f"{call.node.target}.{name}"
-    return call.state.parameters.operand(whole) if whole in call.state.parameters else None
+    full_name = f"{call.node.target}.{name}"
+    return call.state.parameters.operand(full_name) if full_name in call.state.parameters else None

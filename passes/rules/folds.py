@@ -5,9 +5,9 @@ The map then varies along the new axis, but along its known parts only, and a la
 again. Such an axis is a *fold*: its parts from the outside in, the product of which is its size. The map holds the
 symbols of the example.
 
-A rule says which axes of a call it leaves as they are, position by position (`@rule(..., along=...)`). What such a call
-does to the positions of the example it does to those of any other input, so its result has the same fold. All other
-calls get one CoB for all positions of a fold.
+A rule says which axes its operation leaves as they are, position by position (`@rule(..., along=...)`). Along such an
+axis the call treats the positions of any other input as it treats those of the example, so its result has the same
+fold. For any other call, all positions of a fold get one CoB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNCLEAR = "other inputs have more or fewer of these positions"
 
 
 def itself(call: Call, operand: Operand) -> Sequence[int | None]:
-    """The rule of a reshape takes folds apart, and makes them."""
+    """Marks a reshape: its rule takes folds apart and makes new ones itself."""
     raise NotImplementedError
 
 
@@ -59,16 +59,16 @@ def permuted(call: Call, operand: Operand) -> Sequence[int | None]:
 
 
 def padded(call: Call, operand: Operand) -> Sequence[int | None]:
-    """All axes but those that are padded; the padding begins with the last one."""
+    """All axes but the padded ones; `pad` begins with the last axis."""
     pad: Any = call.kwargs.get("pad", call.args[1] if len(call.args) > 1 else ())
     return [None if any(pad[2 * i : 2 * i + 2]) else operand.rank - 1 - i for i in reversed(range(operand.rank))]
 
 
 def by_group(call: Call, operand: Operand) -> Sequence[int | None]:
-    """A convolution whose groups, and so whose channels, are one after another what each example of a batch has.
+    """A convolution whose groups run over the examples of a batch: each example has a weight of its own.
 
-    Its input is [1, b * in, *k], its weight [b * out, in / groups, *k], with b times as many groups as known: it
-    makes the channels of each example with the weight of that one. The channels that come in go nowhere (`WITHIN`).
+    Its input is [1, b * in, *k] and its weight [b * out, in / groups, *k], in b * groups groups, with b the unknown
+    batch size. The output's channels fold as the weight's rows do; the input's are summed over (`WITHIN`).
     """
     axes: list[int | None] = [None] * operand.rank
     input, weight, bias = (_argument(call, i, name) for i, name in enumerate(("input", "weight", "bias")))
@@ -76,19 +76,19 @@ def by_group(call: Call, operand: Operand) -> Sequence[int | None]:
         grouped_by_batch(input, weight, groups := _argument(call, 6, "groups")) and operand in (input, weight, bias)
     ):
         return axes
-    axis, place = (1, WITHIN) if operand is input else (0, 1)
+    axis, becomes = (1, WITHIN) if operand is input else (0, 1)
     parts = dict(operand.folds).get(axis, ())
     batch = product(itertools.takewhile(lambda n: type(n) is Size, parts))
     if all(type(quotient(n, batch)) is int for n in (operand.sizes[axis], groups.size)):
-        axes[axis] = place
+        axes[axis] = becomes
     return axes
 
 
-WITHIN = -1  # the place of an axis that a call takes apart by itself: it is no axis of the result
+WITHIN = -1  # in place of a result's axis: the call takes the fold apart itself, and it is no axis of the result
 
 
 def grouped_by_batch(input: Any, weight: Any, groups: Any) -> bool:
-    """True where a convolution has some number of times as many groups, channels in and channels out as are known."""
+    """True where the groups, input channels and output channels of a convolution are multiples of one unknown batch."""
     if not (isinstance(input, Operand) and isinstance(weight, Operand) and isinstance(groups, Unknown)):
         return False
     batch = quotient(groups.size, math.gcd(*(c for _, c in groups.size.terms)))
@@ -96,8 +96,8 @@ def grouped_by_batch(input: Any, weight: Any, groups: Any) -> bool:
     return input.rank == weight.rank and batch is not None and all(type(quotient(n, batch)) is int for n in sizes)
 
 
-def _argument(call: Call, place: int, name: str) -> Any:
-    return call.kwargs.get(name, call.args[place] if len(call.args) > place else None)
+def _argument(call: Call, index: int, name: str) -> Any:
+    return call.kwargs.get(name, call.args[index] if len(call.args) > index else None)
 
 
 def picked(call: Call, operand: Operand) -> Sequence[int | None]:
@@ -107,9 +107,9 @@ def picked(call: Call, operand: Operand) -> Sequence[int | None]:
         return none
     if call.name == "getitem":
         return _indexed(call.args[1], operand.rank) or none
-    place = {"unbind": 1, "select": 1, "narrow": 1, "chunk": 2, "split": 2, "split_with_sizes": 2}.get(call.name)
-    dim = call.kwargs.get("dim", call.args[place] if place and len(call.args) > place else 0)
-    if place is None or type(dim) is not int:
+    at = {"unbind": 1, "select": 1, "narrow": 1, "chunk": 2, "split": 2, "split_with_sizes": 2}.get(call.name)
+    dim = call.kwargs.get("dim", call.args[at] if at and len(call.args) > at else 0)
+    if at is None or type(dim) is not int:
         return none
     gone = call.name in ("unbind", "select")
     dim %= operand.rank
@@ -117,7 +117,7 @@ def picked(call: Call, operand: Operand) -> Sequence[int | None]:
 
 
 def _indexed(index: Any, rank: int) -> Sequence[int | None] | None:
-    """Of `x[index]`: the axes of which all positions are taken; None where there is more than slices and numbers."""
+    """For `x[index]`, which axis of the result each axis becomes; None unless it has slices and numbers alone."""
     items = index if isinstance(index, tuple) else (index,)
     if not all(item is None or item is ... or type(item) in (int, slice) for item in items):
         return None
@@ -146,16 +146,16 @@ def through(call: Call, along: Along | None, operands: Iterable[Operand]) -> dic
     if not held or along is itself:
         return {}
     wanted = [along(call, operand)[axis] if along is not None else None for operand, axis, _ in held]
-    found: dict[int, Parts] = {}
+    resulting: dict[int, Parts] = {}
     for (operand, axis, parts), to in zip(held, wanted, strict=True):
-        others = {other for (_, _, other), place in zip(held, wanted, strict=True) if place == to}
+        others = {other for (_, _, other), axis_of_other in zip(held, wanted, strict=True) if axis_of_other == to}
         if to == WITHIN:
             continue
         if to is None or len(others) > 1:
             operand.unfold(call.state.system, axis, call.origin(_UNCLEAR))
         else:
-            found[to] = parts
-    return found
+            resulting[to] = parts
+    return resulting
 
 
 def kept(
@@ -181,7 +181,7 @@ def kept(
 
 @dataclass(frozen=True, slots=True)
 class Fine:
-    """A tensor seen with the parts of its folds as axes of their own."""
+    """A tensor viewed with each part of its folds as an axis."""
 
     cob: CobMap
     sizes: tuple[Extent, ...]
@@ -201,11 +201,11 @@ def apart(call: Call, operand: Operand) -> Fine:
 
 
 def recut(call: Call, given: Fine, blocks: Sequence[Block], mixed: Sequence[bool]) -> CobMap | None:
-    """The map of a reshape, folded where known axes go together with unknown ones; None where that cannot be said.
+    """The map of a reshape, folded where known axes are merged with unknown ones; None where the parts are unclear.
 
     Args:
         blocks: runs of axes with equal products, before and after.
-        mixed: of each block, whether axes along which the map varies go together with unknown ones.
+        mixed: for each block, whether axes along which the map varies are merged with unknown ones.
     """
     target, new = call.sizes, tuple(call.value.shape)
     columns: list[Parts] = []  # of each axis of the result
@@ -238,10 +238,13 @@ def recut(call: Call, given: Fine, blocks: Sequence[Block], mixed: Sequence[bool
 def _cut(
     call: Call, rows: Sequence[Extent], moving: Sequence[int], columns: Sequence[Extent]
 ) -> tuple[list[Parts], list[tuple[int, int]]] | None:
-    """Cut columns where columns and the moving ones of the rows begin: at products each of which divides the next.
+    """Cut the new axes (`columns`) wherever one of them, or a moving old axis (`rows`), begins or ends.
+
+    Each cut is the product of the sizes before it, and must divide the next.
 
     Returns:
-        the parts of each column, and from which part to which each moving row goes; None where some do not divide.
+        the parts of each new axis, and the range of parts that each moving old axis covers; None where a cut does not
+        divide the next.
     """
     before, ends = ([call.settled(product(sizes[:i])) for i in range(len(sizes) + 1)] for sizes in (rows, columns))
     around = [(before[i], before[i + 1]) for i in moving]

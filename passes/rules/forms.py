@@ -1,8 +1,8 @@
-"""Forms: how an operation's result depends on one tensor, x, of which everything else is a constant.
+"""Forms: how a value depends on one tensor x, with everything else constant.
 
-`@rule(..., form=...)` says it for an operation: a function of its arguments, of which those that come of x are forms.
-It returns the form of the result, or None where the operation has none that is known. `constrain/regions.py` reads off
-these which part of a graph is elementwise, and which is a norm.
+`@rule(..., form=...)` gives an operation's: a function of the call's arguments, with forms in place of those computed
+from x. It returns the form of the result, or None where that is unknown. `constrain/regions.py` tells by these which
+part of a graph is elementwise, and which is a norm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-SMALL = 1e-2  # what is added to a divisor is at most this, and does not count
+SMALL = 1e-2  # a number up to this that is added counts as an epsilon, which homogeneity ignores
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,11 @@ class Form:
     """How a value depends on x.
 
     Attributes:
-        degree: of homogeneity, f(t x) = t^degree f(x) for t > 0, but for small numbers that are added; None if it has
-            none.
-        exponent: of x's CoB in its own, as the rules of the operations have it; None if they agree on none.
-        is_elementwise: each of its elements depends on x's element in the same place alone.
-        is_signless: whether a zero of x is +0 or -0 does not show in it, not even in the sign of a zero.
-        has_poles: the sign of a zero of x decides which infinity it is.
+        degree: of homogeneity, f(t x) = t^degree f(x) for t > 0, ignoring epsilons; None if it has none.
+        exponent: of x's CoB in the value's, by the rules of the operations; None if they do not agree on one.
+        is_elementwise: each of its elements depends on x's element at the same position alone.
+        is_signless: it is the same bit for bit whether a zero of x is +0 or -0.
+        has_poles: it is infinite at a zero of x, with the sign of the zero.
     """
 
     degree: Fraction | None = Fraction(1)
@@ -36,7 +35,7 @@ class Form:
     has_poles: bool = False
 
     def to(self, power: Fraction | int) -> Form:
-        """The form of a power of the value."""
+        """The form of the value to this power."""
         degree = None if self.degree is None else self.degree * power
         return replace(self, degree=degree, exponent=None if self.exponent is None else self.exponent * power)
 
@@ -46,7 +45,7 @@ class Form:
 
 
 def both(a: Form, b: Form, degree: Fraction | None, exponent: Fraction | None) -> Form:
-    """The form of what is combined element by element."""
+    """The form of two values combined element by element."""
     elementwise, signless = a.is_elementwise and b.is_elementwise, a.is_signless and b.is_signless
     return Form(degree, exponent, elementwise, signless, a.has_poles or b.has_poles)
 
@@ -144,7 +143,7 @@ def function(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> F
 
 
 def clipped(name: str, swapped: bool, x: Any, low: Any = None, high: Any = None, **settings: Any) -> Form | None:
-    """Clamped: from below by a small number only, it is what keeps a divisor from 0."""
+    """Clamped: from below by a small number only, this is an epsilon."""
     low, high = settings.get("min", low), settings.get("max", high)
     if not isinstance(x, Form) or _any_form((low, high), {}) or name == "clamp_max":
         return None
@@ -161,7 +160,7 @@ def reduced(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Fo
 
 
 def variance(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Form | None:
-    return None if (found := reduced(name, swapped, x, *rest, **settings)) is None else square(name, False, found)
+    return None if (squared := reduced(name, swapped, x, *rest, **settings)) is None else square(name, False, squared)
 
 
 def spread(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> tuple[Form, Form] | None:
@@ -175,12 +174,12 @@ def spread(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> tup
 def indexed(name: str, swapped: bool, x: Any, *index: Any, **settings: Any) -> Form | None:
     """`x[..., None]`: all of it, with one more axis."""
     items = index[0] if len(index) == 1 and isinstance(index[0], tuple) else index
-    whole = name == "getitem" and all(item is None or item is ... or item == slice(None) for item in items)
-    return replace(x, is_elementwise=False) if whole and isinstance(x, Form) else None
+    everything = name == "getitem" and all(item is None or item is ... or item == slice(None) for item in items)
+    return replace(x, is_elementwise=False) if everything and isinstance(x, Form) else None
 
 
 def expanded(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Form | None:
-    return replace(x, is_elementwise=False) if isinstance(x, Form) else None  # what it is expanded like has no say
+    return replace(x, is_elementwise=False) if isinstance(x, Form) else None  # `expand_as` reads only a shape of others
 
 
 def unsqueezed(name: str, swapped: bool, x: Any, *rest: Any, **settings: Any) -> Form | None:

@@ -43,7 +43,7 @@ def fourier_of_many(call: Call, input: Operand, s: Any = None, dim: Any = None, 
 
 @rule(*named("stft"))
 def short_time(call: Call, input: Operand, n_fft: int, *rest: Any, **settings: Any) -> CobMap:
-    """[..., times] -> [..., frequencies, frames], and the two parts of a complex number beside each other if asked."""
+    """[..., times] -> [..., frequencies, frames], with a last axis [2] for complex numbers where that is asked for."""
     fixed(call, *rest, *settings.values())
     cob = call.constant(input.map, [input.rank - 1], _WHY)
     added = (1,) * (call.value.ndim - input.rank)

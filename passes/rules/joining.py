@@ -45,14 +45,14 @@ def joined(call: Call, operands: Sequence[Any], why: str = "they are added") -> 
 
 
 def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
-    """Two maps of the result's rank made one: equal, except where one of them is a structural zero."""
+    """Unify two maps of the result's rank: equal, except where one of them is a structural zero."""
     call.same(a, b, why)
-    whole = [cob for cob in (a, b) if not cob.zeros]
-    if len(whole) == 2:  # equal, so neither varies along an axis on which the other does not
+    dense = [cob for cob in (a, b) if not cob.zeros]
+    if len(dense) == 2:  # equal, so neither varies along an axis on which the other does not
         still = [axis for axis in range(call.value.ndim) if not (a.varies(axis) and b.varies(axis))]
-        whole = [cob.each(lambda s: _first(s, still)) for cob in whole]
-    if whole:
-        return _better(whole)
+        dense = [cob.each(lambda s: _first(s, still)) for cob in dense]
+    if dense:
+        return _better(dense)
     if len(a.factors) == len(b.factors) == 1:
         ((x, exponent),), ((y, other),) = a.factors, b.factors
         if exponent == other:
@@ -64,10 +64,10 @@ def merged(call: Call, a: CobMap, b: CobMap, why: str) -> CobMap:
 
 
 def _better(cobs: Sequence[CobMap]) -> CobMap:
-    """Of two descriptions of a map the one to go on with: the smaller, and of similar ones the older.
+    """Of two equal maps the one to keep: the smaller or, of similar sizes, the older.
 
-    The older one has no names for products (`System.named`) that the younger one may hold: where a recurrence is
-    written out, each of its steps then has the names of the one before.
+    The newer one may have new names for products (`System.named`). With the older one, each step of an unrolled
+    recurrence keeps the names of the step before.
     """
     sizes = [sum(s.numel() for s, _ in cob.factors) for cob in cobs]
     if max(sizes) > _SIMILAR * min(sizes) or all(len(cob.factors) < 2 for cob in cobs):
@@ -75,7 +75,7 @@ def _better(cobs: Sequence[CobMap]) -> CobMap:
     return min(cobs, key=lambda cob: max((int(s.max()) for s, _ in cob.factors), default=0))
 
 
-_SIMILAR = 4  # the ratio of sizes up to which it is the age that matters
+_SIMILAR = 4  # sizes up to this ratio count as similar
 
 
 def _first(symbols: Tensor, axes: Sequence[int]) -> Tensor:
@@ -98,10 +98,10 @@ def add(call: Call, input: Any, other: Any, alpha: Any = 1, out: Any = None) -> 
 
 
 def with_constant(call: Call) -> CobMap | None:
-    """The map of x + c, wrapped; None where c is no constant, or the call has another form.
+    """The map of x + c, wrapped; None where c is no constant, or the call cannot be wrapped.
 
-    A table c takes the CoB of x: x tau + c tau. A number, and a table that repeats what x does not, is a setting of an
-    activation: tau (x + c).
+    A table c with a position for each CoB takes the CoB of x: x tau + c tau. For a number, and for a table that is
+    broadcast along an axis on which the CoB varies, the sum is wrapped as an activation: tau (x + c).
     """
     if len(call.args) < 2 or len(call.node.args) < 2:
         return None
@@ -125,7 +125,7 @@ def with_constant(call: Call) -> CobMap | None:
 
 
 def _is_constant(call: Call, c: Any, at: int) -> bool:
-    """True for a number other than 0, and for a tensor that no state dict holds, which comes of nothing that moves."""
+    """True for a number other than 0, and for a tensor that depends on no input, parameter or saved buffer."""
     if not isinstance(c, Operand):
         return c is not None and c != 0
     node = call.node.args[at]

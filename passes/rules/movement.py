@@ -28,7 +28,7 @@ from fxteleport.passes.rules.unknown_index import is_unknown, leaves_of_index, p
 def moved(call: Call, operands: Sequence[Operand], writes: bool = False) -> Any:
     """The maps of the results: the operation runs once for each factor of the operands' maps.
 
-    One that `writes` in place gets copies: factors are shared by other values, and expanded ones by positions.
+    An operation that `writes` in place gets copies: other values share the factors, and expanded axes share memory.
     """
     slots = together([o.map for o in operands])
     if not slots:  # a buffer that nothing has scaled
@@ -87,26 +87,26 @@ def reshaped(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
 
 
 def _divided(old: Sequence[Extent], new: Sequence[Extent]) -> list[tuple[int, int]]:
-    """Known axes of which only the inner part is cut out: heads that go into the batch, [b, 128] -> [b * 8, 16].
+    """Known axes that are split, their outer part merged with unknown axes: heads, [b, 128] -> [b * 8, 16].
 
-    They come last first, each with the size of its inner part.
+    The last axis comes first, each with the size of its inner part.
     """
     parts = []
     for rows, columns in reversed(cuts(tuple(old), tuple(new))):
         ends = itertools.takewhile(lambda n: type(n) is int, (new[j] for j in reversed(columns)))
         inner = product(ends)
-        whole = old[rows[-1]] if rows else None
+        size = old[rows[-1]] if rows else None
         mixed = any(type(old[i]) is Size for i in rows)
-        if mixed and type(whole) is int and type(inner) is int and 1 < inner < whole and whole % inner == 0:
+        if mixed and type(size) is int and type(inner) is int and 1 < inner < size and size % inner == 0:
             parts.append((rows[-1], inner))
     return parts
 
 
 def _recut(call: Call, sizes: Sequence[Extent], cob: CobMap, axes: Sequence[int]) -> list[int]:
-    """The axes of a block along which a map varies, if where its elements go depends on the inputs' sizes.
+    """The axes of a block along which a map varies, if the inputs' sizes decide where its elements go.
 
-    It does not where what lies between them is of a known size, all together: [channels, height, width] -> [features]
-    before a layer that takes so many features.
+    They do not where the axes between have a known product: [channels, height, width] -> [features] before a layer
+    with a fixed number of features.
     """
     varying = [axis for axis in axes if cob.varies(axis)]
     for varies, run in itertools.groupby(axes, cob.varies):
@@ -128,7 +128,7 @@ def expanded(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
 
 @rule(*named("as_strided"), shape=shape_functions.restrided, along=folds.elementwise)
 def restrided(call: Call, input: Operand, size: Any, stride: Any, storage_offset: Any = None) -> CobMap:
-    """The same elements where they lie anyway: decomposed pooling says so, whatever it says of axes of size 1."""
+    """The strides that the tensor has anyway, but for axes of size 1: decomposed pooling calls it so."""
     call.shape_only(size)
     axes = zip(input.sizes, stride, input.value.stride(), strict=False)
     if call.sizes != input.sizes or storage_offset or any(n != 1 and a != b for n, a, b in axes):

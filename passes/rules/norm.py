@@ -34,7 +34,7 @@ from fxteleport.passes.rules.weighted import channel, on_axis
 def unscaled(call: Call, input: Operand, shared: Sequence[int] = (), common: CommonFactor | None = None) -> None:
     """The operation must see the original values: divide the CoB away, or pin it.
 
-    Along the axes `shared` the CoB is required to be constant. `common` is how a factor of the whole input is taken.
+    Along the axes `shared` the CoB is required to be constant. `common` says what a factor of the whole input changes.
     """
     if call.full:
         cob = call.constant(input.map, shared, "these positions are normalised together")
@@ -45,7 +45,7 @@ def unscaled(call: Call, input: Operand, shared: Sequence[int] = (), common: Com
         call.pin(input.map, "this norm's statistics are computed from it")
 
 
-# name of a function -> the index of its eps among the positional arguments, and what it is where it is not given
+# name of a function -> the index of its eps among the positional arguments, and its default
 _EPS: dict[str, tuple[int, float | None]] = {
     "layer_norm": (4, 1e-5), "group_norm": (4, 1e-5), "instance_norm": (7, 1e-5), "batch_norm": (7, 1e-5),
     "rms_norm": (3, None), "normalize": (3, 1e-12),
@@ -53,7 +53,7 @@ _EPS: dict[str, tuple[int, float | None]] = {
 
 
 def in_epsilon(call: Call, power: int = 2) -> CommonFactor | None:
-    """A factor c of this norm's input is c ** power in its eps; None where that is no plain number."""
+    """The common factor of a norm whose eps takes c ** power; None where eps is no plain number."""
     node = call.node
     if call.module is not None:
         is_number = isinstance(getattr(call.module, "eps", None), float)
@@ -84,7 +84,7 @@ def batch_norm(
 ) -> CobMap:  # fmt: skip
     tracked, rank = running_mean is not None and not training, input.rank
     call.require(running_var, IDENTITY, "a running variance stays")
-    frozen = call.module is None  # in this graph; that of train mode, where it is another, says what holds there
+    frozen = call.module is None  # in this graph; train mode, where it differs, has a graph of its own
     if tracked and (frozen or call.norm_stats == "rescaled"):
         if not frozen:
             call.rest_on("mode", "rescaled norm statistics are exact in eval mode only", everywhere=True)
@@ -99,8 +99,8 @@ def batch_norm(
         return on_axis(out, 1, rank)
     call.require(running_mean, IDENTITY, "a running mean stays")
     if not tracked and call.module is None:
-        # Statistics of the given values: a weight that is standardised by output channel, mostly. One CoB a channel
-        # keeps what it is divided by as small as its channels.
+        # Statistics of the given values: mostly a weight that is standardised by output channel. With one CoB a
+        # channel the divisor has one value a channel.
         common = in_epsilon(call) if running_mean is None else None
         unscaled(call, input, [axis for axis in range(rank) if axis != 1], common)
     elif call.norm_stats == "wrapped":
@@ -142,10 +142,10 @@ def instance_norm(
 def normalize(
     call: Call, input: Operand, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Operand | None = None
 ) -> CobMap:
-    """Of weights alone (a step of spectral norm), which no input brings near `eps`, a positive CoB is divided away."""
+    """Weights alone (a step of spectral norm), which no input brings near `eps`, may have a positive CoB."""
     call.require(out, IDENTITY, "what is written there is normalised")
     if call.full or not isinstance(dim, int) or not _is_of_weights(call.node):
-        # Another root than the square root is not rounded alike, and in float16 the norm might leave the range.
+        # Other roots than the square root round differently, and in float16 the norm might leave the range.
         exact = p in (1, 2, math.inf) and input.value.dtype is not torch.float16
         unscaled(call, input, common=in_epsilon(call, 1) if exact and out is None else None)
     else:
@@ -174,6 +174,6 @@ def local_response_norm(call: Call, input: Operand, *rest: Any, **settings: Any)
 
 @rule(*named("_weight_norm"))
 def weight_norm(call: Call, v: Operand, g: Operand, dim: int = 0) -> CobMap:
-    """g v / |v|: the direction is normalised, so it stays; the length takes the CoB."""
+    """g v / |v|: v is normalised, so it keeps its CoB 1; g takes the CoB."""
     call.require(v, IDENTITY, "its length is divided away, and computed over several neurons")
     return g.map

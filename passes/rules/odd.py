@@ -35,7 +35,7 @@ def odd(call: Call, cob: CobMap) -> CobMap:
     axes=FROM_THE_RIGHT,
 )  # fmt: skip
 def tanh(call: Call, input: Operand, *rest: Any, **settings: Any) -> CobMap:
-    if call.value.is_complex():  # the code of a complex one need not be odd to the last bit
+    if call.value.is_complex():  # torch's complex functions need not be odd to the last bit
         return teleported(call, input)
     return odd(call, input.map)
 

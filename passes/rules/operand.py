@@ -1,4 +1,4 @@
-"""Operands: the tensors that a call takes, with their maps; and numbers that only the run knows."""
+"""Operands: the tensors that a call takes, with their maps, and numbers that are unknown before the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxteleport.passes.rules.uses import Uses
 
 
 class Parameters(Protocol):
-    """The model's parameters and buffers, and what is decided of them."""
+    """The model's parameters and buffers, with the maps that are decided so far."""
 
     def __contains__(self, name: str) -> bool:
         """True if the model has one of this name."""
@@ -27,7 +27,7 @@ class Parameters(Protocol):
         """True where its map is decided."""
 
     def own_map(self, name: str | None) -> CobMap:
-        """A map of its own for one that has none: a product of one factor an axis."""
+        """A new map for one that has none: a product of one factor an axis."""
 
     def bind(self, name: str | None, cob: CobMap) -> None:
         """Decide its map."""
@@ -36,18 +36,18 @@ class Parameters(Protocol):
 def carries(x: Any) -> bool:
     """True for a tensor that has a CoB: integer and boolean tensors have none, nor have floats of a byte or less.
 
-    Those cannot be multiplied, and a multiple is soon out of their range.
+    torch does not multiply such floats, and a multiple soon leaves their range.
     """
     return isinstance(x, Tensor) and x.itemsize > 1 and (x.is_floating_point() or x.is_complex())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unknown:
-    """A number that other inputs change: a size, or what the run finds out.
+    """A number that other inputs change: a size, or a result of the run.
 
     Attributes:
-        value: what it is for the example inputs, on which nothing may rest.
-        size: what it is for any.
+        value: its value for the example inputs, from which nothing may be concluded.
+        size: its value for any inputs.
     """
 
     value: int | float
@@ -78,7 +78,7 @@ class Operand:
     def map(self) -> CobMap:
         """The map; a parameter that has none yet gets one of its own, a product of one factor an axis.
 
-        Who asks for it uses the operand.
+        Reading it counts as a use of the operand.
         """
         if self._uses is not None:
             self._uses.note(self)
@@ -86,16 +86,16 @@ class Operand:
 
     @property
     def moves(self) -> bool:
-        """True where it may carry a CoB. To ask for this is no use."""
+        """True where it may carry a CoB. Reading this does not count as a use."""
         return self.is_unbound or bool((self._own_map() if self._map is None else self._map).factors)
 
     def use(self) -> None:
-        """Note that the rule takes the operand into account: it asks for the map, decides it, or needs a shape only."""
+        """Note that the rule has considered the operand: it reads the map, decides it, or needs the shape alone."""
         if self._uses is not None:
             self._uses.note(self)
 
     def note_uses(self, uses: Uses) -> None:
-        """From here on, note uses there."""
+        """Note uses in this record from here on."""
         self._uses = uses
 
     def _own_map(self) -> CobMap:
@@ -129,6 +129,6 @@ class Operand:
 
 
 def is_dense(x: Any) -> bool:
-    """False for a sparse tensor (or operand), which cannot be multiplied by every factor: nothing can wrap it."""
+    """False for a sparse tensor (or operand): it cannot be multiplied by every factor, so it cannot be wrapped."""
     value = x.value if type(x) is Operand else x
     return not isinstance(value, Tensor) or value.layout is torch.strided

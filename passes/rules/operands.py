@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def of_nodes(x: Any, known: Callable[[fx.Node], Any]) -> Any:
-    """An argument structure of a node with what is known of other nodes in their place."""
+    """The arguments of a node with other nodes replaced by what `known` gives for them."""
     kind = type(x)
     if kind is fx.Node:
         return known(x)
@@ -62,7 +62,7 @@ def part_of(held: Any, cobs: Any, key: Any, value: Any) -> Any:
 
 
 def _leaves(x: Any, kind: type[T]) -> list[T]:
-    """What is of a kind in an argument structure."""
+    """The objects of a class in an argument structure."""
     if type(x) is kind:
         return [x]
     if type(x) in PLAIN:
@@ -71,13 +71,13 @@ def _leaves(x: Any, kind: type[T]) -> list[T]:
         x = x.values()
     elif not isinstance(x, (tuple, list)):
         return []
-    found: list[T] = []
+    leaves: list[T] = []
     for item in x:
         if type(item) is kind:
-            found.append(item)
+            leaves.append(item)
         elif type(item) not in PLAIN:
-            found += _leaves(item, kind)
-    return found
+            leaves += _leaves(item, kind)
+    return leaves
 
 
 operands_in = functools.partial(_leaves, kind=Operand)

@@ -1,6 +1,6 @@
-"""What depends on order alone: comparisons, sorting, the largest few. One positive CoB leaves the order as it is.
+"""Operations that depend on order alone: comparisons, sorting, the largest few. A common positive CoB keeps the order.
 
-What is compared shares a CoB; with 0 anything may be compared. A negative CoB would turn the order round.
+Values that are compared share a CoB; a comparison with 0 allows any. A negative CoB would reverse the order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def equal(call: Call, input: Any, other: Any) -> CobMap:
         call.same(input.map, other.map, "they are compared")
         return IDENTITY
     cob, number = (input.map, other) if isinstance(input, Operand) else (other.map, input)
-    if number != 0:  # nor is one that is not known before the run
+    if number != 0:  # true also for a number that is unknown before the run
         call.pin(cob, "it is compared with a number")
     return IDENTITY
 
@@ -39,20 +39,20 @@ def compared(call: Call, input: Any, other: Any) -> CobMap:
 
 
 def ordered(call: Call, input: Operand, dim: Any) -> CobMap:
-    """The map of what is put in order along an axis."""
+    """The map of a tensor that is put in order along an axis."""
     cob = call.constant(input.map, axes_of(dim, input.rank), "these positions are put in order")
     call.positive(cob, _TURNED)
     return cob
 
 
 @rule(*named("argmax argmin"), shape=shape_functions.reduced, axes=BY_DIM)
-def place(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> CobMap:
+def position_of_extreme(call: Call, input: Operand, dim: Any = None, keepdim: bool = False) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
 
 @rule(*named("argsort"), shape=shape_functions.same, axes=BY_DIM)
-def places(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> CobMap:
+def positions_in_order(call: Call, input: Operand, dim: int = -1, *rest: Any, **settings: Any) -> CobMap:
     ordered(call, input, dim)
     return IDENTITY
 
@@ -74,7 +74,7 @@ def kth(call: Call, input: Operand, k: Any, dim: int = -1, keepdim: bool = False
 
 @rule(*named("mode"))
 def most_frequent(call: Call, input: Operand, dim: int = -1, keepdim: bool = False) -> Any:
-    """The smallest of those that are there most often."""
+    """The smallest of the most frequent values."""
     return [dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim), None]
 
 
@@ -87,7 +87,7 @@ def step(call: Call, input: Operand, values: Operand) -> CobMap:
 
 @rule(*named("quantile nanquantile"))
 def quantile(call: Call, input: Operand, q: Any, dim: Any = None, keepdim: bool = False, **settings: Any) -> CobMap:
-    """One of the positions, or a place on the line between two; for several q an axis of them comes first."""
+    """A value, or an interpolation between two; with several q they are the first axis of the result."""
     if isinstance(q, Operand):
         call.pin(q.map, "it says which quantile")
     return dropped(ordered(call, input, dim), axes_of(dim, input.rank), keepdim).aligned(call.value.ndim)

@@ -1,6 +1,6 @@
-"""Packed sequences: sequences of several lengths, step by step, without what pads them.
+"""Packed sequences: sequences of several lengths, step by step, without padding.
 
-Which positions are kept depends on the lengths, so all of them share one CoB; the channels keep their own.
+The lengths, which are data, decide which positions remain, so all positions share one CoB; the channels keep their own.
 """
 
 from __future__ import annotations

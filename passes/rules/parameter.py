@@ -1,9 +1,9 @@
 """Parameters and constants.
 
 A parameter that the graph reads (`get_attr`: a position embedding, a class token, a layer scale, a bias table)
-has a map of its own; the interpreter makes it at its first use. So has a buffer that the state dict has, but for one
-that shapes a weight (`constrain/dependence.py`); any other is a constant. Tensors made from nothing are constants, with
-the CoB 1, or structural zeros.
+has a map of its own; the interpreter makes it at its first use. So has a buffer of the state dict, unless it only
+shapes a weight (`constrain/dependence.py`); any other buffer is a constant. Created tensors (`ones`, `arange`) are
+constants with the CoB 1, or structural zeros.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def constant(call: Call, *rest: Any, **settings: Any) -> CobMap:
 
 @rule(*named("tensor as_tensor asarray"))
 def converted(call: Call, data: Any, *rest: Any, **settings: Any) -> CobMap:
-    """A tensor as it is, or in another number format; of numbers, a constant."""
+    """A given tensor passes, also into another number format; numbers become a constant."""
     return elementwise(call, data, *rest, **settings) if isinstance(data, Operand) else IDENTITY  # type: ignore[no-any-return]
 
 

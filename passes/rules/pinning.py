@@ -1,4 +1,4 @@
-"""Operations that are known to pin what enters them: softmax, rounding divisions, distances, losses."""
+"""Operations that are known to pin their inputs: softmax, rounding divisions, distances, losses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rounded(call: Call, *args: Any, **settings: Any) -> Any:
 @rule(*named("all any"), shape=shape_functions.reduced, axes=FROM_THE_RIGHT)
 @rule(*named("nonzero count_nonzero"), axes=FROM_THE_RIGHT)
 def invariant(call: Call, *inputs: Any, **settings: Any) -> Any:
-    call.shape_only(*inputs, *settings.values())  # no scale makes a number of what is none, or 0 of what is not
+    call.shape_only(*inputs, *settings.values())  # scaling changes neither which values are 0 nor which are finite
     return IDENTITY
 
 

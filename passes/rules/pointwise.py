@@ -1,12 +1,12 @@
 """Pointwise: any other function of one element (gelu, silu, sigmoid, exp), and the gated linear unit.
 
 The map passes, with the wrapped operation tau f(x / tau) (paper, eq. 2); `mode="weights"` pins it. In a * sigmoid(b)
-the CoB of a passes as it is, and b's is divided away before.
+the CoB of a passes, and b's is divided away first.
 
 The wrapped operation sees the original's value but for the sign of a zero: a sum that cancels is +0 whatever the CoB,
-so x / tau is -0 where tau is negative. Functions with a pole at 0 that has two sides (`rsqrt`, `digamma`) need a
-positive CoB therefore. A complex function with a branch cut asks for the sign of a zero part, which multiplying by
-a real factor does not keep either (torch multiplies by a complex one): its input is pinned.
+so x / tau is -0 where tau is negative. So functions with a two-sided pole at 0 (`rsqrt`, `digamma`) need a positive
+CoB. A complex function with a branch cut depends on the sign of a zero part, which multiplication by a real factor
+does not keep either (torch multiplies by a complex one): its input is pinned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Recurrent: RNN, LSTM and GRU, as layers, as functions, and as cells.
 
-A hidden unit may change its sign: tanh is odd, and the gates are functions of all hidden units, whose weights take the
-sign back. Its magnitude is pinned, but for an RNN of ReLUs (any positive CoB) and for a projection of an LSTM (any).
+A hidden unit may change its sign: tanh is odd, and the weights from hidden units to gates undo the sign. Its magnitude
+is pinned, but for an RNN of ReLUs (any positive CoB) and for a projection of an LSTM (any CoB).
 The rows of a weight are those of its gates (torch's order):
 
     RNN     h = f(W x + U h)                                   rows of W, U: s
@@ -61,8 +61,9 @@ def constrain(call: Call, kind: str, weights: Weights, into: CobMap, inner: CobM
     """Require the weights of one layer in one direction.
 
     Args:
-        into: the CoB of what enters, a vector.
-        inner: of its cells; outer: of what it gives, the same without a projection.
+        into: the CoB of the input, a vector.
+        inner: the CoB of its cells.
+        outer: the CoB of its output; without a projection, `inner`.
     """
     size = weights.hidden.shape[0] // len(_GATES[kind])
     rows = stacked([inner if gate == "s" else IDENTITY for gate in _GATES[kind]], size)
@@ -79,7 +80,7 @@ def layers(
     """The maps of the output, the last hidden state, and of an LSTM the last cell state.
 
     Args:
-        weights: of each layer in each direction, the directions of a layer side by side.
+        weights: for each layer and direction, the directions of a layer next to each other.
     """
     first = weights[0]
     inner = units(call, kind, len(weights), first.hidden.shape[0] // len(_GATES[kind]))
@@ -175,7 +176,7 @@ def cell_function(
 
 
 def stepped(call: Call, kind: str, input: Operand, states: Any, weights: Weights) -> Any:
-    """The maps of one step's states, which are those of the states that it starts from."""
+    """The maps of the states after one step, which equal those of the states before it."""
     cob = _row(units(call, kind, 1, weights.hidden.shape[1]), 0)
     constrain(call, kind, weights, channel(call, input, -1), cob, cob)
     for state in pytree.tree_leaves(states):

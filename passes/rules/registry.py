@@ -1,9 +1,9 @@
-"""The rules: for each operation, the constraint that keeps the network's function, in one place.
+"""The registry of rules, one for each operation: the constraint that keeps the network's function.
 
-A rule is a function `rule(call, ...)` whose parameters are named and ordered as in the operation's functional
-form (`torch.nn.functional`'s or torch's), so one rule serves every spelling: a module's attributes fill in the
-parameters that its call does not give. It returns the CobMap of the output, or raises `Decline`. It must use every
-operand that may carry a CoB (`Rule.apply` checks that), so that no form of a call that it was not written for gets by.
+A rule is a function `rule(call, ...)` whose parameters are named and ordered as those of the function in
+`torch.nn.functional` or torch, so one rule serves every spelling: a module's attributes fill in the parameters that its
+call does not give. It returns the CobMap of the output, or raises `Decline`. It must use every operand that may carry a
+CoB (`Rule.apply` checks that), so that a call with arguments that its author did not foresee is declined.
 
     @rule(*named("gelu"), nn.GELU, shape=same)
     def gelu(call, input, approximate="none"): ...
@@ -56,9 +56,9 @@ class Rule:
             positional, named: the arguments as `bound` gives them.
 
         Raises:
-            Decline: the rule does not know this form of the call, or breaks its contract: to use each operand that may
-                carry a CoB. It asks for the operand's `map`, decides it (`call.require`), or says that only the shape
-                matters (`call.shape_only`).
+            Decline: the rule does not cover this call, or does not use each operand that may carry a CoB. To use one
+                is to read its `map`, to decide it (`call.require`), or to say that only its shape matters
+                (`call.shape_only`).
         """
         uses = Uses()
         for operand in operands:
@@ -83,9 +83,9 @@ def rule(
 
     Args:
         shape: the shape function of these operations (`shape_functions/`); without one they are run on other sizes.
-        along: which axes they leave as they are, position by position (`folds.py`); without it, none is sure to be.
-        form: how the result depends on one tensor (`forms.py`); without it, no region is made of these operations.
-        axes: how they count axes (`axes.py`), which tells whether the graph holds for inputs of other ranks.
+        along: which axes they leave as they are, position by position (`folds.py`); without it, none is assumed to be.
+        form: how the result depends on one tensor (`forms.py`); without it, no region has these operations.
+        axes: how they count axes (`axes.py`), which decides whether the graph holds for inputs of other ranks.
 
     Raises:
         RuleError: a target already has a rule, or is none of these.
@@ -93,7 +93,7 @@ def rule(
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
         parameters = list(inspect.signature(fn).parameters.values())[1:]
-        made = Rule(
+        entry = Rule(
             fn.__name__,
             fn,
             tuple(
@@ -112,7 +112,7 @@ def rule(
                 raise RuleError(f"a rule's target is a function, a module class or a method name, not {target!r}")
             if target in RULES:
                 raise RuleError(f"{target!r} already has the rule '{RULES[target].name}'")
-            RULES[target] = made
+            RULES[target] = entry
         return fn
 
     return register
@@ -172,13 +172,16 @@ def bound(
     module: nn.Module | None,
     tensor: Callable[[str], Any],
 ) -> tuple[list[Any], dict[str, Any]]:
-    """A call's arguments in the order of the rule's parameters; a module's settings by their names.
+    """Bind a call's arguments to the rule's parameters; a module's settings are bound by name.
 
-    Those that the rule does not name come by keyword, where it takes any. `tensor` gives a parameter or buffer of the
-    module as an argument.
+    Keyword arguments that the rule does not name are passed on, where it takes any. `tensor` gives a parameter or
+    buffer of the module as an argument.
+
+    Returns:
+        the positional arguments for the rule, and the other keyword arguments.
 
     Raises:
-        Decline: the rule does not know this form of the call.
+        Decline: the rule does not cover this call.
     """
     rest, out = dict(kwargs), []
     given = list(args)

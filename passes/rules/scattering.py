@@ -1,7 +1,7 @@
-"""Scattering: values that are put, or added, where an index along an axis points (the messages of graph networks).
+"""Scattering: values are put, or added, where an index along an axis points (the messages of graph networks).
 
-The run picks the positions: all along the axis share one CoB, and the values that go there have it, too. Zeros to begin
-with fit any. An index that is known, by which values only move, is followed exactly.
+The index is data: all positions along the axis share one CoB, and so do the scattered values. A tensor of zeros to
+scatter into fits any CoB. An index that is known is followed exactly where values only move.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ def index_fill(call: Call, input: Operand, dim: int, index: Operand, value: Any)
 
 
 def put(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
-    """Values that take the place of others; where other inputs have more positions, the others stay."""
+    """Values that replace others; other inputs may have more positions, at which the input stays."""
     if index.value.is_meta:
         return spread(call, input, dim, source)
     axes = axes_of(dim, input.rank)
-    if index.rank == input.rank:  # of scatter, which may leave positions along any axis
+    if index.rank == input.rank:  # scatter's, which may leave positions along any axis
         axes += [i for i in range(input.rank) if i not in axes and index.sizes[i] != input.sizes[i]]
     return beside(call, input, moved(call, [input, source], writes=True), axes)
 
 
 def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
-    """The one map of a tensor and of what goes to positions along an axis of it that are not known."""
+    """The common map of a tensor and of values that go to unknown positions along one of its axes."""
     axes, sizes = axes_of(dim, input.rank), zip(source.shape, input.shape, strict=False)
     if source.rank != input.rank or any(n != m for i, (n, m) in enumerate(sizes) if i not in axes):
         call.decline("what an index scatters is of another size than the positions that it goes to")
@@ -97,5 +97,5 @@ def spread(call: Call, input: Operand, dim: int, source: Operand) -> CobMap:
 
 @rule(torch.sparse_coo_tensor)
 def sparse_coo_tensor(call: Call, indices: Any, values: Operand, size: Any = None, **settings: Any) -> CobMap:
-    """Values go where indices say, which may be the same place: one CoB for all of them."""
+    """Several indices may name one position: one CoB for all values."""
     return call.constant(values.map, [0], "they go where indices point").aligned(call.value.ndim)

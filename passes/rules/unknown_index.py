@@ -1,4 +1,4 @@
-"""Positions that only the run knows: an index, a number or a size of which the example shows one value."""
+"""Unknown positions: an index, a number or a size that other inputs change."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def leaves_of_index(x: Any) -> list[Any]:
 
 
 def picked(call: Call, input: Operand, unknown: Sequence[Operand | Unknown], *rest: Any, **settings: Any) -> Any:
-    """Positions that sizes or the run pick: one CoB for all that may be picked, and then any of them stands for it."""
+    """Positions that sizes or data pick: all that may be picked share one CoB, so the example's stand for any."""
     indices = [x for x in unknown if isinstance(x, Operand)]
     if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
         call.decline("it is picked by a mask that is not known before the run")
     axes = _axes_read(call, input.rank, rest, settings)
     cob = call.constant(input.map, axes, "which of these positions is taken is not known before the run")
     if not isinstance(call.value, Tensor):  # parts, cut along an axis
-        whole = len(axes) == input.rank  # along which axis they are cut may be what is not known
-        return pytree.tree_map(lambda p: cob.each(lambda s: s.reshape((1,) * p.ndim)) if whole else cob, call.value)
+        all_axes = len(axes) == input.rank  # along which axis they are cut may be what is not known
+        return pytree.tree_map(lambda p: cob.each(lambda s: s.reshape((1,) * p.ndim)) if all_axes else cob, call.value)
     zeros = {index: torch.zeros(tuple(index.shape), dtype=index.value.dtype) for index in indices}
     shape = tuple(input.shape)
     taken = cob.each(lambda s: compress(call.rerun({input: s.expand(shape), **zeros}, guessing=True)))
     return CobMap(taken.factors, cob.zeros or any(bool((s == ANY).any()) for s, _ in taken.factors))
 
 
-# Where the axis stands among the arguments behind the input, and which it is if it does not.
+# The index of the axis among the arguments after the input, and its default.
 _AXIS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(("narrow", "select", "index_select", "gather", "unfold"), (0, None)),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split"), (1, 0)),
@@ -58,8 +58,8 @@ def _axes_read(call: Call, rank: int, rest: Sequence[Any], settings: dict[str, A
         counts = rest[0] if len(rest) == 1 and isinstance(rest[0], list) else [*rest, *settings.values()]
         return [rank - 1 - i for i, n in enumerate(reversed(counts)) if isinstance(n, Unknown) and i < rank]
     if name in _AXIS:
-        place, default = _AXIS[name]
-        dim = settings.get("dim", settings.get("axis", rest[place] if len(rest) > place else default))
+        index, default = _AXIS[name]
+        dim = settings.get("dim", settings.get("axis", rest[index] if len(rest) > index else default))
         if isinstance(dim, int):
             return axes_of(dim, rank)
     if name == "roll" and len(rest) > 1 and not any(map(is_unknown, leaves_of_index(rest[1]))):
@@ -68,7 +68,7 @@ def _axes_read(call: Call, rank: int, rest: Sequence[Any], settings: dict[str, A
 
 
 def axes_indexed(index: Any, rank: int) -> list[int]:
-    """The axes that `x[index]` reads where the run finds out: through tensors and numbers."""
+    """The axes that `x[index]` reads at positions unknown before the run: by tensors and numbers."""
     items = index if isinstance(index, tuple) else (index,)
     axes, axis = list[int](), 0
     for item in items:

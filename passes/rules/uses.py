@@ -1,8 +1,8 @@
-"""Which operands of a call its rule has taken into account: what soundness rests on where a call has many forms.
+"""Which operands of a call its rule has used: soundness rests on this where an operation can be called in many ways.
 
-A rule is written for the forms of a call that its author knew. In another form a tensor may come in where the author
-expected a number, and a rule that does not look at it would let its CoB get lost. So each operand that may carry a CoB
-must be used, or the call is unknown (`Rule.apply`).
+A rule is written for the calls that its author knew. In another call a tensor may stand where the author expected a
+number, and a rule that ignores it would lose its CoB. So each operand that may carry a CoB must be used, or the call is
+declined (`Rule.apply`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Uses:
         self._ids: set[int] = set()
 
     def note(self, operand: object) -> None:
-        """An operand is used."""
+        """Note that an operand is used."""
         self._ids.add(id(operand))
 
     def __contains__(self, operand: object) -> bool:

@@ -38,7 +38,7 @@ def on_axis(vector: CobMap, axis: int, rank: int) -> CobMap:
 
 
 def single_term(call: Call, input: Operand, terms: int, bias: Operand | None) -> None:
-    """A sum of one product has the sign of its zero, as a product has (see `bilinear`): its factors are positive."""
+    """A sum of one product has the sign of its zero, as a product has (see `bilinear`): its factor is positive."""
     if terms == 1 and bias is None:
         call.positive(input.map, "a product of one weight keeps the sign of a zero")
 
@@ -51,7 +51,7 @@ def linear(call: Call, input: Operand, weight: Operand, bias: Operand | None = N
     cob = input.map
     passing = IDENTITY
     if bias is None:
-        # What varies over positions but not over the features goes through: out / in is the same everywhere.
+        # Factors that vary over positions but not over features pass: out / in is the same everywhere.
         passing = CobMap(tuple(f for f in cob.factors if f[0].size(-1) == 1 and f[0].numel() > 1), cob.zeros)
         cob = CobMap(tuple(f for f in cob.factors if not (f[0].size(-1) == 1 and f[0].numel() > 1)), cob.zeros)
     cob = call.constant(cob, range(input.rank - 1), SHARED).each(lambda s: s.reshape(-1))
@@ -123,7 +123,7 @@ def grouped_linear(
 ) -> CobMap:  # fmt: skip
     """Experts: rows [n, in] in groups, each multiplied by a weight of its own, [groups, in, out].
 
-    The data decides which rows an expert gets, so all experts share the CoBs of what goes in and out.
+    The data decides which rows an expert gets, so all experts share the CoBs of the input and of the output.
     """
     if (input.rank, weight.rank) != (2, 3):
         call.decline("it is not rows in groups against a stack of weights")
@@ -236,7 +236,7 @@ def attended(
     in_proj_bias: Operand | None, extra: tuple[Operand | None, Operand | None],
     out_proj: tuple[Operand, Operand | None], masks: tuple[Operand | None, ...],
 ) -> Any:  # fmt: skip
-    """Hidden q, k and v: q's CoB is the inverse of k's by head and dimension, v's is free, the heads' sum mixes v.
+    """Hidden q, k and v: q's CoB is the inverse of k's by head and dimension; v's is free, and the projection takes it.
 
     Args:
         given: query, key and value.

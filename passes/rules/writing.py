@@ -41,7 +41,7 @@ def written(call: Call, input: Operand, index: Any, value: Any) -> Any:
 
 
 def beside(call: Call, input: Operand, result: CobMap, axes: Sequence[int]) -> CobMap:
-    """A part of the input was written over, along axes that other inputs may make longer: there the input stays."""
+    """The map of an input of which a part was written over: other inputs may have more positions, where it stays."""
     longer = [axis for axis in axes if type(input.sizes[axis]) is Size]
     if not longer:
         return result
@@ -62,7 +62,7 @@ def _written(index: Any, rank: int) -> list[int]:
 
 
 def _region(call: Call, input: Operand, index: Any) -> Tensor:
-    """What `x[index]` is in the example, as far as its shape goes."""
+    """A tensor of the shape that `x[index]` has in the example."""
 
     def put(x: Any) -> Any:
         if isinstance(x, slice):
@@ -77,7 +77,7 @@ def _region(call: Call, input: Operand, index: Any) -> Tensor:
 
 
 def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, indices: Sequence[Operand]) -> CobMap:
-    """Along the axes of which an index is not known, what is written and what stays share one CoB."""
+    """Along axes with an unknown index, the written values and those that stay share one CoB."""
     if any(i.value.dtype in (torch.bool, torch.uint8) for i in indices):
         call.decline("it is written by a mask that is not known before the run")
     axes, why = axes_indexed(index, input.rank), "where it is written along this axis is not known before the run"

@@ -1,7 +1,7 @@
-"""Ranges: a change of basis that would push weights out of their number format is refused before it is applied.
+"""Ranges: refuses a change of basis that would push weights out of their number format, before it is applied.
 
-What has to be known of a weight is its largest magnitude. To read it takes half as long as to scale the weight, so it
-is read only where the factors are so far from 1 (`_ROOM`) that an ordinary weight could leave its format.
+The check needs each weight's largest magnitude. Reading that takes half as long as scaling the weight, so it is read
+only where the factors are so far from 1 (`_ROOM`) that an ordinary weight could leave its format.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fxteleport.passes.domain.cob_map import ANY, CobMap
 from fxteleport.passes.domain.solution import Solution
 from fxteleport.passes.errors import CobError
 
-# Factors within 2**-room .. 2**room keep any weight of 2**-78 .. 2**79 in the format (float64: 2**-700 .. 2**700), and
-# nothing is read. float16 has no such room.
+# Factors within 2**-room .. 2**room keep any weight of 2**-78 .. 2**79 in the format (float64: 2**-700 .. 2**700), so
+# no weight is read. float16 has no such room.
 _ROOM = {
     torch.float64: 320.0,
     torch.complex128: 320.0,
@@ -29,7 +29,7 @@ _ROOM = {
     torch.complex64: 48.0,
     torch.bfloat16: 48.0,
 }
-_SMALL = 2.0**5  # a tensor so little above the smallest normal number may go below it, but not vanish
+_SMALL = 2.0**5  # a tensor less than this times the smallest normal number may go below it, but not vanish
 
 
 def widest(values: Tensor) -> float:
@@ -41,13 +41,13 @@ def widest(values: Tensor) -> float:
 
 
 def has_room(dtypes: Iterable[torch.dtype], doublings: float) -> bool:
-    """True if no weight needs to be looked at under factors of at most so many doublings (or halvings)."""
+    """True if no weight needs to be read, given factors of at most so many doublings (or halvings)."""
     return all(doublings <= _ROOM.get(dtype, -1.0) for dtype in dtypes)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What the factors of a tensor are under one CoB, and how many free values they are products of."""
+    """The range of a tensor's factors under one CoB, and of how many free values they are products at most."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ class Reach:
 
 
 def reach(cob: CobMap, tau: Tensor, solution: Solution) -> Reach:
-    """The smallest and the largest factor that a map may have: of rows and columns each by itself, O(neurons)."""
+    """Bounds of a map's factors: products of the bounds for rows and for columns, in O(neurons)."""
     by_shape: dict[torch.Size, Tensor] = {}
     for symbols, exponent in cob.factors:
         value = torch.where(symbols == ANY, 1.0, tau[symbols].abs() ** exponent)
@@ -65,14 +65,14 @@ def reach(cob: CobMap, tau: Tensor, solution: Solution) -> Reach:
 
 
 def map_degree(cob: CobMap, solution: Solution) -> int:
-    """Of how many free values a map's elements are products, at most."""
+    """The largest number of free values of which an element of a map is a product."""
     degrees = _degrees(solution)
     return sum(abs(exponent) * int(degrees[s.numpy()].max()) for s, exponent in cob.factors if s.numel())
 
 
 @functools.lru_cache(maxsize=8)
 def _degrees(solution: Solution) -> Any:
-    """Of how many free values each symbol is a product, int64 [symbols]."""
+    """The number of free values of which each symbol is a product, int64 [symbols]."""
     counts = (solution.index < solution.num_free).astype(np.int64)
     if len(solution.many):
         terms = np.where(solution.many_index < solution.num_free, np.abs(solution.many_exponent), 0)
@@ -98,9 +98,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def _largest_half(tensor: Tensor) -> float:
-    """The largest magnitude, read off the bits: as whole numbers, those of one sign are in the order of magnitudes.
+    """The largest magnitude, from the bits: read as integers, floats of one sign are ordered by magnitude.
 
-    Whole numbers of 16 bits are compared many at a time, where each float of 16 bits would be converted first.
+    Integers of 16 bits are compared many at a time, where each float of 16 bits would be converted first.
     """
     bits = tensor.view(torch.int16).numpy()
     positive = max(int(bits.max()), 0)
@@ -112,7 +112,7 @@ def _largest_half(tensor: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Format:
-    """What of a number format matters here: the largest number, the smallest normal one, the smallest of all."""
+    """The largest number of a number format, its smallest normal one, and its smallest one."""
 
     largest: float
     normal: float
@@ -124,7 +124,7 @@ class Format:
         return cls(info.max, info.smallest_normal, info.smallest_normal * info.eps)
 
     def lowest(self, size: float) -> float:
-        """Where the largest element of a tensor has to stay above."""
+        """The bound above which the largest element of a tensor must stay."""
         return self.normal if size >= _SMALL * self.normal else self.smallest
 
 
@@ -133,34 +133,35 @@ def require_range(
 ) -> None:
     """Raise CobError if a CoB would push a tensor out of its number format.
 
-    Out of it is a tensor whose largest element times its largest factor is no finite number, or times its smallest
-    factor is below the smallest normal number: then rounding takes more of the weights than of the original's. So is a
-    factor that is 0 or infinite in the tensor's format.
+    A tensor is out of it if its largest element times its largest factor is not finite, or times its smallest factor is
+    below the smallest normal number: then rounding would lose more than in the original. So is a tensor with a factor
+    that is 0 or infinite in its format.
 
     Args:
-        sizes: name -> the largest magnitude in the tensor, and its format; of those that are scaled.
+        sizes: name -> the largest magnitude in the tensor, and its format, for each scaled tensor.
         maps: their CoB maps, by name.
         tau: the CoB of every symbol, float64.
     """
     tau = tau.detach().cpu()
     wrong: tuple[str, str, float, Reach] | None = None
-    room = math.inf  # doublings of each free value that all tensors stand
+    room = math.inf  # how many doublings of each free value all tensors tolerate
     for name, (size, dtype) in sizes.items():
-        found, form = reach(maps[name], tau, solution), Format.of(dtype)
-        if not found.degree:
+        bounds, number_format = reach(maps[name], tau, solution), Format.of(dtype)
+        if not bounds.degree:
             continue
-        size = size or form.normal * _SMALL  # zeros stay zeros under any factor that is a number
-        above, below = math.log2(form.largest / size), math.log2(size / form.lowest(size))
-        room = min(room, max(0.0, min(above, below) / found.degree), math.log2(form.largest) / found.degree)
-        fits = found.low >= form.smallest and found.high <= form.largest
-        if not (fits and found.high * size <= form.largest and found.low * size >= form.lowest(size)) and wrong is None:
-            wrong = name, str(dtype).removeprefix("torch."), size, found
+        size = size or number_format.normal * _SMALL  # zeros stay zeros under any factor that is a number
+        above, below = math.log2(number_format.largest / size), math.log2(size / number_format.lowest(size))
+        room = min(room, max(0.0, min(above, below) / bounds.degree), math.log2(number_format.largest) / bounds.degree)
+        fits = bounds.low >= number_format.smallest and bounds.high <= number_format.largest
+        fits = fits and bounds.high * size <= number_format.largest and bounds.low * size >= number_format.lowest(size)
+        if not fits and wrong is None:
+            wrong = name, str(dtype).removeprefix("torch."), size, bounds
     if wrong is None:
         return
-    name, form_name, size, found = wrong
+    name, format_name, size, bounds = wrong
     reaches = math.floor(room * 1000) / 1000
     raise CobError(
-        f"this change of basis pushes '{name}' out of {form_name}: its largest element is {size:.3g}, its factors are"
-        f" {found.low:.3g} to {found.high:.3g}. CoB values of size {2**-reaches:.6g} to {2**reaches:.6g} fit the model"
-        f" (landscape 'log': a CoB range of at most {math.floor(reaches * math.log(2) * 1000) / 1000:g})"
+        f"this change of basis pushes '{name}' out of {format_name}: its largest element is {size:.3g}, its factors are"
+        f" {bounds.low:.3g} to {bounds.high:.3g}. CoB values of size {2**-reaches:.6g} to {2**reaches:.6g} fit the"
+        f" model (landscape 'log': a CoB range of at most {math.floor(reaches * math.log(2) * 1000) / 1000:g})"
     )

@@ -1,7 +1,8 @@
 """Matrices on a GPU times the factors of their rows and of their columns: all in one launch, or in two.
 
-torch needs a launch for each factor of each tensor, and as many passes over memory. The kernel that needs one of each
-is compiled by Triton, which comes with torch's builds for GPUs; where it does not work, nothing is a matrix to it.
+torch needs a launch for each factor of each tensor, and as many passes over memory. This kernel needs one launch and
+one pass. Triton compiles it, which comes with torch's builds for GPUs; where that fails, `works` is False and torch
+scales.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-MOST_COLUMNS = (1 << 31) - (1 << 16)  # the kernel counts them, and a tile more, in 32 bits
-Line = tuple[int, int, int, int, int]  # of a kernel's table: the addresses of a matrix, n, m, and those of its factors
+MOST_COLUMNS = (1 << 31) - (1 << 16)  # the kernel counts columns, and a tile more, in 32 bits
+Line = tuple[int, int, int, int, int]  # a line of the kernel's table: a matrix' address, n, m, its factors' addresses
 
 
 class Tiles:
@@ -46,7 +47,7 @@ class Tiles:
 
 
 def _tiles(table: Any, size: int, own: int, factor: int) -> Any:
-    """The lines of the kernel's table; elements and factors have so many bytes."""
+    """The lines of the kernel's table; an element has `own` bytes, a factor `factor`."""
     counts = -(-(table[:, 1] * table[:, 2]) // size)
     address, n, m, rows, columns = table.repeat(counts, 0).T
     start = (np.arange(len(address)) - np.repeat(counts.cumsum() - counts, counts)) * size
@@ -57,7 +58,7 @@ def _tiles(table: Any, size: int, own: int, factor: int) -> Any:
 
 @functools.cache
 def works(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernel multiplies this number type on this device: it is tried on one number."""
+    """Whether the kernel works for this number type on this device, by trying it on one number."""
     try:
         number, factor = torch.ones((), dtype=dtype, device=device), torch.full((), 2.0, device=device)
         factor = factor.to(torch.float64 if dtype == torch.float64 else torch.float32)

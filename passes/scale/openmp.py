@@ -1,7 +1,7 @@
-"""torch's own threads: a compiled function runs on them as torch's operations do.
+"""Runs a compiled function on torch's own OpenMP threads.
 
-torch's operations leave OpenMP's threads awake for a while, spinning on their cores, so threads of another kind would
-find no core free. A function that joins the team starts at once.
+After an operation, OpenMP's threads go on spinning on their cores for a while, so other threads would find no free
+core. A function that runs on the same team starts at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 @functools.cache
 def team() -> Callable[[int, int, int], None] | None:
-    """Run `void f(void *data)` on so many threads: called as (address of f, address of data, threads).
+    """A function (address of f, address of data, threads) that runs `void f(void *data)` on torch's threads.
 
-    None where torch's threads are not to be had: its OpenMP has GNU's entry point on Linux. After a fork there are
-    none, which OpenMP itself does not notice.
+    None where they are not available: GNU's entry point exists on Linux alone, and after a fork there are no threads,
+    which OpenMP does not notice.
     """
     if _forked:
         return None

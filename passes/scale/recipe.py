@@ -1,9 +1,9 @@
 """Scale tensors in place by their CoB maps: one pass over memory, and no factor of a weight's own size.
 
-A weight is seen as a matrix of rows. Its factor is that of the rows (a column) times that of what is in a row (a
-vector): both are small, and looked up for all tensors at once. Where numba is installed, a compiled kernel multiplies
-by both in one pass (`row_column_scaling.py`); without it, blocks of rows are scaled by one and by the other while they
-are in the processor's cache.
+A weight is viewed as a matrix. Its factor is that of its rows times that of its columns: both are small vectors, and
+looked up for all tensors at once. With numba, a compiled kernel multiplies by both in one pass
+(`row_column_scaling.py`); without it, blocks of rows are scaled by the one and then the other while they are in the
+processor's cache.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from torch import Tensor
 from fxteleport.passes.domain.cob_map import ONE, CobMap
 from fxteleport.passes.scale.row_column_scaling import CPU, Factor, Fused, look_up, matrix
 
-_BLOCK = 1 << 20  # bytes scaled at a time: they, or a float32 of them, stay in the cache between passes
+_BLOCK = 1 << 20  # bytes scaled at a time: a block, or its float32 copy, stays in the cache between passes
 _HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to scale a set of tensors, for any CoB: made once for a plan.
+    """How to scale a set of tensors, for any CoB of a plan.
 
     Attributes:
-        rounds: int64: where the numbers of every factor of every tensor are found, one factor after another. A factor
-            that is a product has numbers in as many rounds: the later ones are for as many of the first factors.
+        rounds: int64 indices into the table of numbers, for all factors of all tensors, one after another. A factor
+            that is a product of k numbers has indices in the first k rounds; factors are sorted by k, so a later round
+            covers the first of them.
         sizes: the length of each factor.
         factors: tensor name -> the position in `sizes` and the shape (broadcastable to the tensor) of each factor; that
-            of the rows comes first, so that the parts of a tensor are rounded as the whole is.
+            of the rows comes first, so that a part of a tensor is rounded as in the whole tensor.
     """
 
     rounds: list[Tensor]
@@ -43,44 +44,44 @@ class Recipe:
 
     @torch.no_grad()
     def scale_(self, tensors: Mapping[str, Tensor], numbers: Tensor) -> None:
-        """Multiply tensors by their factors in place; the numbers are float64, each half the inverse of the other."""
+        """Multiply tensors by their factors in place; `numbers` is float64, its second half inverts the first."""
         self.prepare(tensors).scale_(numbers)
 
     def part(self, positions: Mapping[str, Sequence[Tensor]]) -> Recipe:
         """The recipe for parts of some tensors (shards, or runs of rows), and for no others.
 
         Args:
-            positions: tensor name -> for each axis, which of the whole tensor's positions the part has; of axes that
-                are not named it has all.
+            positions: tensor name -> for each of the first axes, which of the tensor's positions the part has; it has
+                all positions of the other axes.
         """
         starts = self._starts
-        found: list[tuple[int, str, Tensor]] = []
+        pieces: list[tuple[int, str, Tensor]] = []  # index of the factor, name of the tensor, indices in the table
         for name in positions:
             for at, shape in self.factors.get(name, ()):
                 numbers = torch.arange(starts[at], starts[at + 1]).view(shape)
                 for axis, there in enumerate(positions[name]):
                     if shape[axis] > 1:
                         numbers = numbers.index_select(axis, there)
-                found.append((at, name, numbers))
-        order = sorted(range(len(found)), key=lambda i: found[i][0])  # those with the most rounds first, as they were
-        place = {i: at for at, i in enumerate(order)}
+                pieces.append((at, name, numbers))
+        order = sorted(range(len(pieces)), key=lambda i: pieces[i][0])  # factors with the most rounds first, as before
+        rank = {i: at for at, i in enumerate(order)}
         factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-        for i, (_, name, numbers) in enumerate(found):
-            factors.setdefault(name, []).append((place[i], tuple(numbers.shape)))
-        found = [found[i] for i in order]
+        for i, (_, name, numbers) in enumerate(pieces):
+            factors.setdefault(name, []).append((rank[i], tuple(numbers.shape)))
+        pieces = [pieces[i] for i in order]
         rounds = []
-        for places in self.rounds:
-            reached = [numbers.reshape(-1) for at, _, numbers in found if starts[at] < len(places)]
-            rounds.append(places[torch.cat(reached)] if reached else places[:0])
-        return Recipe(rounds, [numbers.numel() for *_, numbers in found], factors)
+        for indices in self.rounds:
+            reached = [numbers.reshape(-1) for at, _, numbers in pieces if starts[at] < len(indices)]
+            rounds.append(indices[torch.cat(reached)] if reached else indices[:0])
+        return Recipe(rounds, [numbers.numel() for *_, numbers in pieces], factors)
 
     @functools.cached_property
     def _starts(self) -> list[int]:
-        """Where each factor begins."""
+        """The index at which each factor begins."""
         return [0, *itertools.accumulate(self.sizes)]
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> Prepared:
-        """Everything that does not depend on the numbers: worth keeping for tensors that are scaled again and again."""
+        """All that does not depend on the numbers: cache it for tensors that are scaled repeatedly."""
         groups: dict[tuple[torch.dtype, torch.device], Group] = {}
         for name, tensor in tensors.items():
             if name not in self.factors or not tensor.numel():
@@ -97,7 +98,7 @@ class Recipe:
 
 @dataclass
 class Group:
-    """Tensors of one dtype on one device: matrices, and blocks of others with their factors, views of the numbers.
+    """Tensors of one dtype on one device: matrices, and blocks of other tensors with views of their factors.
 
     Half precision with several factors is scaled in float32, so that only the result is rounded.
     """
@@ -109,7 +110,7 @@ class Group:
     half: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
 
     def add(self, tensor: Tensor, factors: Sequence[Factor]) -> None:
-        """A tensor to scale, with its factors."""
+        """Add a tensor with its factors."""
         product = matrix(tensor, factors)
         if product is not None:
             self.fused.add(product)
@@ -127,14 +128,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Blocks of tensors and views of the numbers they are multiplied by: only the numbers are still missing."""
+    """Blocks of tensors, and views of the factors that they are multiplied by, whose values are set by `look_up`."""
 
     groups: list[Group]
     dtypes: frozenset[torch.dtype]
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are wanted: the device of all tensors, or the CPU."""
+        """The device for the table of numbers: that of all tensors, or the CPU."""
         devices = {group.fused.numbers.device for group in self.groups}
         return devices.pop() if len(devices) == 1 else CPU
 
@@ -144,7 +145,7 @@ class Prepared:
         self.multiply_()
 
     def look_up(self, numbers: Tensor) -> None:
-        """Look the numbers of all factors up: nothing is scaled yet."""
+        """Set the values of all factors; no tensor is scaled yet."""
         for group in self.groups:
             look_up(numbers, group.rounds, group.fused.numbers)
 
@@ -163,20 +164,20 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
     """The recipe for tensors with these maps and shapes.
 
     Args:
-        place: where each symbol's value is among the numbers; what is below `half` has its inverse `half` further on.
+        place: each symbol's index in the table of numbers; an index below `half` has its inverse `half` further on.
     """
-    found: dict[tuple[str, tuple[int, ...]], list[tuple[Tensor, bool]]] = {}  # symbols, and whether inverse
+    terms: dict[tuple[str, tuple[int, ...]], list[tuple[Tensor, bool]]] = {}  # symbols, and whether inverse
     for name, cob in maps.items():
         factors_of_one = [(s, e) for s, e in cob.factors if s.numel() != 1 or int(s) != ONE]
         length = max((_rows(s.shape, shapes[name]) for s, _ in factors_of_one), default=0)
         for symbols, exponent in factors_of_one:
             if symbols.ndim and symbols.shape[0] == 1:  # a row: full length, so that the inner loop is long
                 symbols = symbols.expand(1, *shapes[name][1:])
-            elif 0 < _rows(symbols.shape, shapes[name]) < length:  # of rows that another factor cuts
+            elif 0 < _rows(symbols.shape, shapes[name]) < length:  # another factor has more axes of the rows
                 symbols = symbols.expand(*shapes[name][:length], *symbols.shape[length:])
             several = [(symbols.reshape(-1), exponent < 0)] * abs(exponent)
-            found.setdefault((name, tuple(symbols.shape)), []).extend(several)
-    longest_first = sorted(found.items(), key=lambda item: -len(item[1]))
+            terms.setdefault((name, tuple(symbols.shape)), []).extend(several)
+    longest_first = sorted(terms.items(), key=lambda item: -len(item[1]))
     rounds: list[list[tuple[Tensor, bool]]] = [[]]
     factors: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for at, ((name, shape), several) in enumerate(longest_first):
@@ -187,7 +188,7 @@ def recipe(maps: Mapping[str, CobMap], shapes: Mapping[str, Sequence[int]], plac
     for of_one in factors.values():
         of_one.sort(key=lambda factor: factor[1][:1] == (1,))
     sizes = [several[0][0].numel() for _, several in longest_first]
-    return Recipe([_places(r, place, half) for r in rounds], sizes, factors)
+    return Recipe([_indices(r, place, half) for r in rounds], sizes, factors)
 
 
 def _rows(factor: Sequence[int], shape: Sequence[int]) -> int:
@@ -198,8 +199,8 @@ def _rows(factor: Sequence[int], shape: Sequence[int]) -> int:
     return axes if tuple(factor[:axes]) == tuple(shape[:axes]) else 0
 
 
-def _places(several: Sequence[tuple[Tensor, bool]], place: Tensor, half: int) -> Tensor:
-    """Where the numbers of some symbols are, of each run of them or of its inverse: all in one look-up."""
+def _indices(several: Sequence[tuple[Tensor, bool]], place: Tensor, half: int) -> Tensor:
+    """The indices, in the table of numbers, of runs of symbols or of their inverses: all in one look-up."""
     if not several:
         return place[:0]
     there = place.index_select(0, torch.cat([symbols for symbols, _ in several]))

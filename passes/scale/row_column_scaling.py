@@ -1,8 +1,9 @@
 """Matrices times the factors of their rows and of their columns: many in one call, each in one pass over memory.
 
-torch multiplies two tensors at a time, so both factors cost it two passes, and each tensor a call. The kernel that does
-it in one is compiled by numba, which is optional (the extra `fast`), and runs on torch's own threads: without the one,
-or the other where torch uses several, nothing is a matrix to it. On a GPU it is Triton's (`gpu.py`).
+torch multiplies two tensors at a time, so it needs two passes for both factors, and a call for each tensor. This kernel
+does all in one. numba compiles it, which is optional (the extra `fast`), and it runs on torch's own threads: without
+numba, or without those threads where torch uses several, `matrix` is None and torch scales. On a GPU the kernel is
+Triton's (`gpu.py`).
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from fxteleport.passes.scale import gpu
 from fxteleport.passes.scale.openmp import team
 
 CPU = torch.device("cpu")
-_RUN = 1 << 16  # elements of a line, at most: what threads are dealt
+_RUN = 1 << 16  # the most elements of a line, the unit of work of a thread
 
 
 Shape = tuple[int, ...]
-Factor = tuple[int, Shape]  # where its numbers begin, and its shape
+Factor = tuple[int, Shape]  # the index at which its numbers begin, and its shape
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """A contiguous tensor as the kernel sees it: [n, m], with a factor [n] of its rows, [m] of its columns, or both.
 
-    Of the factors it has where their numbers begin: a tensor for each would cost more than the small weights do.
+    Its factors are indices into the table of numbers: a tensor for each would take more time than scaling small
+    weights.
     """
 
     tensor: Tensor
@@ -42,7 +44,7 @@ class Matrix:
     columns: int | None
 
     def line(self, numbers: int, size: int) -> gpu.Line:
-        """A line of the kernel's table, for numbers that are at an address and have a size in bytes."""
+        """A line of the kernel's table, for numbers of `size` bytes each at the address `numbers`."""
         rows = 0 if self.rows is None else numbers + self.rows * size
         columns = 0 if self.columns is None else numbers + self.columns * size
         return self.tensor.data_ptr(), self.n, self.m, rows, columns
@@ -76,7 +78,7 @@ def _has_kernel(tensor: Tensor) -> bool:
 
 @functools.lru_cache(1 << 12)
 def _cut(shape: Shape, factors: tuple[Shape, ...]) -> tuple[int, int, int | None, int | None] | None:
-    """How a tensor is a matrix [n, m] to its factors: n, m, which factor is that of the rows, and of the columns."""
+    """A tensor as a matrix [n, m] for its factors: n, m, and which factors are that of the rows and of the columns."""
     ndim = len(shape)
     for axis in range(ndim + 1):
         left = dict(enumerate(factors))
@@ -88,28 +90,28 @@ def _cut(shape: Shape, factors: tuple[Shape, ...]) -> tuple[int, int, int | None
 
 
 def _taken(factors: dict[int, Shape], shape: Shape) -> int | None:
-    """The number of the first factor of a shape, which is taken out."""
-    found = next((i for i, own in factors.items() if own == shape), None)
-    if found is not None:
-        del factors[found]
-    return found
+    """Remove the first factor of a shape, and return its index; None if there is none."""
+    index = next((i for i, own in factors.items() if own == shape), None)
+    if index is not None:
+        del factors[index]
+    return index
 
 
 @dataclass
 class Fused:
-    """Matrices of one number type, and the numbers of all their factors, which may still change.
+    """Matrices of one number type, and the numbers of all their factors, which may change between calls.
 
-    Both are kept, for the kernel is given their addresses.
+    It keeps both alive, since the kernel gets their addresses.
     """
 
     numbers: Tensor
     matrices: list[Matrix] = field(default_factory=list)
 
     def add(self, matrix: Matrix) -> None:
-        """One more matrix to multiply."""
+        """Add a matrix."""
         self.matrices.append(matrix)
-        for made in ("table", "jobs", "tiles"):
-            self.__dict__.pop(made, None)
+        for cached in ("table", "jobs", "tiles"):
+            self.__dict__.pop(cached, None)
 
     @functools.cached_property
     def table(self) -> Any:
@@ -119,7 +121,7 @@ class Fused:
 
     @functools.cached_property
     def jobs(self) -> dict[int, Any]:
-        """The jobs made so far, by their number of parts."""
+        """A cache of jobs, by their number of parts."""
         return {}
 
     def job(self, parts: int) -> Any:
@@ -155,7 +157,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The compiled code for one number type: for one thread, and what each thread of a team runs."""
+    """The compiled code for one number type: for one thread, and for each thread of a team."""
 
     alone: Callable[[Any], None]
     member: Any
@@ -163,7 +165,7 @@ class Kernel:
 
 @functools.cache
 def compiled() -> Any:
-    """The module of compiled code; None where there is no numba, or no folder that it may keep its code in."""
+    """The module of compiled code; None without numba, or without a folder for its cache."""
     try:
         from fxteleport.passes.scale import numba_kernel
     except (ImportError, RuntimeError):
@@ -185,12 +187,13 @@ def kernels() -> dict[torch.dtype, Kernel]:
 
 
 def numbers(values: Tensor, lowest: Any, device: torch.device = CPU) -> Tensor | None:
-    """Values, 1, and their inverses (float64 [2 * len(values) + 2]); None where a value is not allowed.
+    """The table of numbers: values, 1, and their inverses (float64 [2 * len(values) + 2]); None for an invalid value.
 
-    Allowed are finite ones above their `lowest` but 0. Without numba, and of values that are not on the CPU, None too.
+    Valid values are finite, not 0, and above their `lowest`. None also without numba, and for values that are not on
+    the CPU.
 
     Args:
-        device: where they are wanted. A GPU is sent the values only, and goes on by itself.
+        device: the device for the table. A GPU gets the values only, and computes the inverses itself.
     """
     code = compiled() if values.is_cpu and values.is_contiguous() and values.dtype == torch.float64 else None
     if code is None:
@@ -205,15 +208,15 @@ def numbers(values: Tensor, lowest: Any, device: torch.device = CPU) -> Tensor |
     return torch.cat([there, there.reciprocal()])
 
 
-def look_up(numbers: Tensor, rounds: Sequence[Tensor], found: Tensor) -> None:
-    """Put the numbers at places into the first of `found`; those of later rounds are multiplied to them."""
-    code = compiled() if numbers.is_cpu and found.is_cpu else None
+def look_up(numbers: Tensor, rounds: Sequence[Tensor], factors: Tensor) -> None:
+    """Fill `factors` with the numbers at the first round's indices; multiply its first ones by later rounds'."""
+    code = compiled() if numbers.is_cpu and factors.is_cpu else None
     if code is not None:
-        for i, places in enumerate(rounds):
-            code.look_up(numbers.numpy(), places.numpy(), found.numpy(), i > 0)
+        for i, indices in enumerate(rounds):
+            code.look_up(numbers.numpy(), indices.numpy(), factors.numpy(), i > 0)
         return
-    there = numbers.to(dtype=found.dtype, device=found.device)
+    there = numbers.to(dtype=factors.dtype, device=factors.device)
     first, *more = rounds
-    torch.index_select(there, 0, first, out=found)
-    for places in more:
-        found[: len(places)].mul_(there.index_select(0, places))
+    torch.index_select(there, 0, first, out=factors)
+    for indices in more:
+        factors[: len(indices)].mul_(there.index_select(0, indices))

@@ -1,9 +1,9 @@
 """The kernel of `gpu.py`, which Triton compiles at its first launch: importing this module needs it.
 
-A launch has a program for each tile: so many elements of a matrix, whatever its rows are. The table has a line for each
-tile: its address, how many elements it has, how many columns its matrix has, the column that it begins in, and the
-addresses of the factors of the row that it begins in, and of the first column; 0 for none. That is all that a program
-has to wait for before it reads its tile.
+A launch has a program for each tile: a run of `TILE` elements of a matrix, across its rows. The table has a line for
+each tile: its address, its number of elements, the matrix' number of columns, the column in which it begins, and the
+addresses of the factors of its first row and of the first column (0 for none). A program reads this line alone before
+its tile.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-TILE = 1024  # elements: several vectors for each thread, and yet a small model has tiles for all of a GPU
-VECTOR = tl.constexpr(16)  # bytes that a thread loads at once, from an address that is a multiple of them
+TILE = 1024  # elements: several vectors for each thread, and still enough tiles in a small model for a GPU
+VECTOR = tl.constexpr(16)  # bytes that a thread loads at once, from an aligned address
 _NUMBERS = {getattr(torch, n): getattr(tl, n) for n in ("float64", "float32", "bfloat16", "float16")}
 
 
@@ -34,7 +34,7 @@ def launch(table: Any, dtype: torch.dtype, vectors: bool) -> None:
 def _scale(table: tl.tensor, number: tl.constexpr, wide: tl.constexpr, run: tl.constexpr, size: tl.constexpr) -> None:
     """A tile times its factors, rounded once.
 
-    No run of elements is in two rows: it is one vector, with one factor of its row, and a vector of those of columns.
+    A run of elements lies in one row: it is one vector, with one factor for its row, and a vector of column factors.
     """
     line = table + 6 * tl.program_id(0).to(tl.int64)
     address, left, m = tl.load(line), tl.load(line + 1), tl.load(line + 2).to(tl.int32)

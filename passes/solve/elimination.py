@@ -39,10 +39,12 @@ class Rows:
 
 
 def set_aside(matrix, why: Array, constrained: Array):  # type: ignore[no-untyped-def]
-    """The rows, and apart from them those that only define a symbol which is found nowhere else.
+    """Separate the rows that only define a symbol which no other equation uses.
 
-    A weight that is read element by element brings millions of these; nothing is to be eliminated from them.
-    Returns the other rows with their reasons, and (defined symbols, rows, why).
+    A weight that is read element by element brings millions of these, and they need no elimination.
+
+    Returns:
+        the other rows with their reasons, and (defined symbols, rows, why).
     """
     if not len(why):
         return matrix, why, (np.empty(0, np.int32), matrix, why)
@@ -56,7 +58,7 @@ def set_aside(matrix, why: Array, constrained: Array):  # type: ignore[no-untype
 
 
 def primitive(matrix):  # type: ignore[no-untyped-def]
-    """Rows of several symbols without a common exponent: s**2 = t**2 becomes s = t, which gives up a sign only."""
+    """Divide each row of several symbols by its common exponent: s**2 = t**2 becomes s = t, which gives up a sign."""
     terms = np.diff(matrix.indptr)
     filled = terms > 0
     if not filled.any() or np.abs(matrix.data).max() == 1:
@@ -68,7 +70,7 @@ def primitive(matrix):  # type: ignore[no-untyped-def]
 
 
 def distinct(matrix, why: Array):  # type: ignore[no-untyped-def]
-    """The rows without repetitions (told apart by a random 64-bit hash)."""
+    """The rows without repetitions (compared by a random 64-bit hash)."""
     key = np.random.default_rng(0).integers(-(2**62), 2**62, matrix.shape[1])
     kept = np.sort(np.unique(matrix @ key, return_index=True)[1])
     return matrix[kept], why[kept]
@@ -77,8 +79,10 @@ def distinct(matrix, why: Array):  # type: ignore[no-untyped-def]
 def eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def]
     """Solve rows for pivots, each in terms of symbols that are pivots of later steps or of none.
 
-    `bound` marks symbols with a one-sided constraint: as pivots they would hand it on to the others.
-    Returns the steps [(pivot columns, rows solved for them, why)] and the rows left over.
+    `bound` marks symbols with a one-sided constraint: as pivots they would pass it on to the others.
+
+    Returns:
+        the steps [(pivot columns, rows solved for them, why)] and the rows left over.
     """
     steps = []
     budget = _FILL * matrix.nnz + 1000

@@ -72,7 +72,7 @@ def _sort_out(batch: Batch, number: int, pairs: Pairs, rows: Rows) -> None:
 
 
 def _constrained(system: System, pairs: Pairs) -> Array:
-    """bool [symbols]: what pairs of symbols, and one-sided constraints, say something about."""
+    """bool [symbols]: which symbols occur in an equation of one or two symbols, or in a one-sided constraint."""
     mask = np.zeros(system.count, bool)
     mask[[ONE, ANY]] = True
     for symbols in (*pairs.pinned, *pairs.same, *pairs.inverse):
@@ -128,7 +128,7 @@ def _assemble(system: System, cover: Cover, matrix, why: Array, steps) -> Soluti
 
 
 def _definitions(definitions, cover: Cover):  # type: ignore[no-untyped-def]
-    """Rows that were set aside, as a step of the elimination: no other step uses what they define."""
+    """The rows that were set aside, as a step of the elimination: no other step uses the symbols that they define."""
     columns, rows, why = definitions
     solved = reduced_by(rows, cover)
     length = np.diff(solved.indptr)

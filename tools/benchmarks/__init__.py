@@ -1,1 +1,1 @@
-"""Benchmarks: one file a measure; each compares ratios within one run."""
+"""Benchmarks: one file for each measure; all are ratios within one run."""

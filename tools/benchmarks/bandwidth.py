@@ -1,4 +1,4 @@
-"""Bandwidth: `apply_` against one in-place multiplication of the same parameters, which memory allows at best."""
+"""Bandwidth: `apply_` compared with one in-place multiplication of the same parameters, the bound of the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxteleport.tools.models.request import Request
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What `apply_` of a CoB takes, over the one multiplication."""
+    """The time of `apply_`, divided by that of one multiplication."""
 
     model: str
     megabytes_float32: float
@@ -33,7 +33,7 @@ def bandwidth(spec: str, wanted: Request, repeats: int) -> Bandwidth:
 
 
 def applied(model: nn.Module, x: Tensor, repeats: int) -> tuple[float, Figure, Figure | None]:
-    """Megabytes of parameters, milliseconds of an `apply_`, and what that is over the one multiplication."""
+    """Megabytes of parameters, milliseconds of an `apply_`, and its ratio to one multiplication."""
     plan = ft.plan(model, x, mode="weights", norm_stats="rescaled")
     cob = plan.sample(0.5, exact=True, seed=0)
     undo = cob.inverse()

@@ -1,4 +1,4 @@
-"""Costs: what planning, applying and rewriting take, against the least that they could."""
+"""Costs: time and memory of planning, applying and rewriting, compared with lower bounds."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def cost(spec: str, wanted: Request, repeats: int) -> Cost:
 
 
 def traced(model: nn.Module, x: Tensor) -> None:
-    """What planning is held against: a plain trace with shapes."""
+    """The baseline of planning: a plain trace with shapes."""
     from torch.fx.passes.shape_prop import ShapeProp
 
     ShapeProp(fx.symbolic_trace(model)).propagate(x)
 
 
 def peak_of(what: str, spec: str) -> float:
-    """Peak memory above what was there before, in a process of its own.
+    """The rise of the peak memory, in a process of its own.
 
     For "plan" megabytes (the model on meta, every import done before); for "rewrite" copies of the parameters.
     """

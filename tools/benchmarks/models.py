@@ -1,4 +1,4 @@
-"""Subjects: the networks that are measured."""
+"""The networks that are measured."""
 
 from __future__ import annotations
 

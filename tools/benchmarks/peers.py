@@ -1,4 +1,4 @@
-"""Peers: planning against what others take to find which channels of a network belong together.
+"""Peers: the time of planning, compared with other tools that find which channels of a network are coupled.
 
 | peer | what it does |
 |---|---|
@@ -28,7 +28,7 @@ Peer = Callable[[nn.Module, Tensor], int]
 
 @dataclass(frozen=True)
 class Peers:
-    """How many times as long as each peer a plan takes (below 1: it is faster); and what the peers found.
+    """The time of a plan divided by that of each peer (below 1: the plan is faster), and the peers' results.
 
     Attributes:
         scaled_over_brevitas: plan, sample and `apply_`: Brevitas scales the weights, too.
@@ -74,7 +74,7 @@ def peers(spec: str, wanted: Request, repeats: int) -> Peers:
 
 
 def found(peer: Peer, fresh: Iterator[nn.Module], x: Tensor) -> tuple[Callable[[], int] | None, int | None]:
-    """A run of a peer, and how much it finds; None for one that is absent, fails, or finds nothing."""
+    """A run of a peer, and how much it finds; None for a peer that is missing, fails, or finds nothing."""
     try:
         with quiet():
             number = peer(next(fresh), x)

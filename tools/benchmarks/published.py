@@ -1,7 +1,7 @@
-"""Published: what planning costs at the sizes that models are published in, without their weights.
+"""Published: the cost of planning models at their published sizes, without their weights.
 
-The configurations are written here, as transformers' classes take them: nothing is downloaded, and all weights are on
-the meta device. Each model is planned in a fresh process, whose peak of memory is counted from before the plan.
+The configurations are in this file, as transformers' classes take them: nothing is downloaded, and all weights are on
+the meta device. Each model is planned in a new process, whose rise of peak memory is measured.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Published:
     error: str | None = None
 
 
-# name -> architecture, configuration, what differs from its defaults (which for many are the published ones)
+# name -> architecture, configuration, settings other than its defaults (which for many are the published ones)
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mamba-130m": ("MambaForCausalLM", "MambaConfig", {"hidden_size": 768, "num_hidden_layers": 24}),
     "mamba2-2.7b": (

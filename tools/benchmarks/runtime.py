@@ -23,7 +23,7 @@ from fxteleport.tools.models.request import Request
 
 @dataclass(frozen=True)
 class Running:
-    """How many times as long as the original; `wraps` counts the operations that the wrapped network has more."""
+    """Times divided by the original's; `wraps` is the number of operations that the wrapped network adds."""
 
     model: str
     how: str

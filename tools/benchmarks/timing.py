@@ -1,4 +1,4 @@
-"""Timing: runs taken in turn, so that a busy machine slows all alike, and medians with their spread."""
+"""Timing: alternating runs, so that a busy machine slows all of them alike, and medians with their quartiles."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def figure(values: Sequence[float], unit: float = 1.0) -> Figure:
 
 
 def ratio(ones: Seconds | None, others: Seconds | None) -> Figure | None:
-    """How many times as long the ones took as the others, turn by turn; None where a side could not run."""
+    """The ratios of two runs' times, turn by turn; None where a side could not run."""
     if ones is None or others is None:
         return None
     return figure([one / other for one, other in zip(ones, others, strict=True)])
@@ -45,7 +45,7 @@ def ratio(ones: Seconds | None, others: Seconds | None) -> Figure | None:
 def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Seconds | None]:
     """Seconds of each turn of each run; None for one that is None or fails. The first round warms up.
 
-    Python's garbage is collected before each turn, so that no run pays for what another left behind.
+    Garbage is collected before each turn, so that no run pays for another's.
     """
     times: list[Seconds | None] = [None if run is None else [] for run in runs]
     for turn in range(repeats + 1):
@@ -70,7 +70,7 @@ def alternate(runs: Sequence[Callable[[], Any] | None], repeats: int) -> list[Se
 
 
 def _wait() -> None:
-    """Until a GPU has done what it was asked for."""
+    """Wait until a GPU has finished."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

@@ -1,1 +1,1 @@
-"""The equivalence check: models and options in, one record a model out (`records.py`), printed or as JUnit XML."""
+"""The equivalence check: models and options in, a record for each model out (`records.py`), printed or as JUnit XML."""

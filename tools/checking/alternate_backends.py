@@ -1,9 +1,9 @@
-"""Execution: do two networks still compute the same function where they run in another way: autocast, or compiled?
+"""Alternate backends: do two networks also compute the same function under autocast, or compiled?
 
-Kernels are chosen and fused anew there, so that bits may differ although the function does not. What may differ is
-measured, not chosen: how far the original, run that way, is from its own result in float64 (the root mean square over
-an output, relative to the output's). A teleported network rounds a value up to four times where the original rounds
-it once: a scaled parameter, a scaled input, the operation, its scaled result. So it may be four times as far, no more.
+Other kernels are chosen and fused there, so bits may differ although the function does not. The tolerance is measured:
+the error of the original, run that way, against its own result in float64 (the root mean square over an output,
+relative to the output's). Where the original rounds a value once, a teleported network rounds up to four times: a
+scaled parameter, a scaled input, the operation, its scaled result. So its error may be four times as large.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import InputError
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.tools.options.check import Execution
 from fxteleport.verify import Draws, difference, equal, evaluating, own_copy, paired, precise
 
 _ROUNDINGS = 4
-_DRAWS = 2  # one run may be close to float64 by luck, so the original also runs with its parameters rounded otherwise
+_DRAWS = 2  # one run may be close to float64 by chance, so the original also runs with other rounding errors
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Executed:
     Attributes:
         how: in words.
         bitwise_equal, max_abs, max_rel: of the two networks' outputs, both run so; relative to the largest output.
-        original, teleported: how far each is from the original in float64 (root mean square, relative).
-        limit: what `teleported` was held against.
+        original, teleported: the error of each against the original in float64 (root mean square, relative).
+        limit: the bound on `teleported`.
     """
 
     how: str
@@ -57,7 +57,7 @@ def execute(model: nn.Module, network: nn.Module, execution: Execution, args: An
     """Compare the outputs of two networks in eval mode, run as `execution` says.
 
     Raises:
-        InputError: the model draws random numbers, others in float64: its rounding cannot be measured.
+        InputError: the model draws random numbers, which differ in float64, so its rounding cannot be measured.
     """
     start = time.perf_counter()
     draws = Draws(network)
@@ -109,7 +109,7 @@ def _unit(x: Tensor) -> float:
 
 def _run(network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> Any:
     args, kwargs = own_copy((args, kwargs))
-    device = next((t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
+    device = next((t.device.type for t in leaves((args, kwargs)) if isinstance(t, Tensor)), "cpu")
     run = torch.compile(network, backend=execution.backend) if execution.compile else network
     amp = torch.autocast(device, dtype=torch.bfloat16) if execution.amp else contextlib.nullcontext()
     try:
@@ -121,7 +121,7 @@ def _run(network: nn.Module, execution: Execution, args: Any, kwargs: Any) -> An
 
 
 def _shaken(model: nn.Module, eps: float, seed: int) -> nn.Module:
-    """The network with every parameter moved by up to half of `eps`, relative: as another rounding would."""
+    """The network with a relative change of up to half of `eps` in every parameter: another rounding."""
     generator = torch.Generator().manual_seed(seed)
 
     def moved(name: str, tensor: Tensor) -> Tensor:

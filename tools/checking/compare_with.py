@@ -1,4 +1,4 @@
-"""Against: another network to compare with: other weights for the same one, or a network of its own."""
+"""Comparison with another network (`--against`): other weights for the same model, or another model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fxteleport.verify import EquivalenceReport
 
 
 def check_against(other: str, wanted: Request) -> None:
-    """Find what is wrong with a PATH or MODEL to compare with before anything is built.
+    """Check a PATH or MODEL to compare with before anything is built.
 
     Raises:
         ModelError: there is no such file or model.
@@ -36,7 +36,7 @@ def check_against(other: str, wanted: Request) -> None:
 def against(
     loaded: Loaded, other: str, wanted: Request, execution: Execution | None = None
 ) -> tuple[EquivalenceReport, Executed | None]:
-    """Compare a network with another: end to end, since nothing says which nodes belong together.
+    """Compare the outputs of two networks; their nodes cannot be matched.
 
     Raises:
         TeleportError: the other one cannot be built, or does not run on these inputs.

@@ -1,4 +1,4 @@
-"""What a teleportation rests on, as rows of a summary."""
+"""The conditions of a teleportation, as rows of a summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 5
 
 
 def resting(conditions: Sequence[Condition]) -> list[tuple[str, str]]:
-    """The rows: how many conditions there are, and the first of them."""
+    """The rows: the number of conditions, and the first ones."""
     if not conditions:
         return [("rests on", "nothing: the same function on every input that the original takes")]
     rows = [("rests on", f"{count(len(conditions), 'condition')} (--strict refuses any)")]

@@ -36,18 +36,18 @@ class Matrix:
         self._flush()
         for line in textwrap.wrap(LEGEND, self.out.width):
             self.out.print(Text(line))
-        places: dict[object, Outcome] = {}
+        firsts: dict[object, Outcome] = {}
         for outcome in self.failures:
-            places.setdefault(_place(outcome), outcome)
-        for outcome in list(places.values())[:_NAMED]:
+            firsts.setdefault(_place(outcome), outcome)
+        for outcome in list(firsts.values())[:_NAMED]:
             record = outcome[0]
             mode = "train" if record["training"] else "eval"
             how = f"{record['mode']}/{record['norm_stats']} {record['landscape']}{' exact' * record['exact']}"
             said = f"{record['model']}: {how}, {record['dtype']}, batch {record['batch']}, {mode} mode"
             self.out.print(Text(said, style="red"))
             explain(self.out, outcome)
-        if len(places) > _NAMED:
-            self.out.print(Text(f"and at {len(places) - _NAMED} more places (see --json)"))
+        if len(firsts) > _NAMED:
+            self.out.print(Text(f"and at {len(firsts) - _NAMED} more places (see --json)"))
 
     def _flush(self) -> None:
         if not self.held:
@@ -81,8 +81,8 @@ def _place(outcome: Outcome) -> object:
 
 
 def _is_in(record: Record, column: int) -> bool:
-    form = FORMATS[column]
-    return (record["exact"], record["dtype"]) == (form.exact, str(form.dtype).removeprefix("torch."))
+    column_format = FORMATS[column]
+    return (record["exact"], record["dtype"]) == (column_format.exact, str(column_format.dtype).removeprefix("torch."))
 
 
 def _cell(records: Sequence[Record]) -> str:

@@ -16,9 +16,9 @@ _HEADER = ("", "free", "moved", "diff", "seconds")
 
 
 class Table:
-    """A row for each check; where a model has several, its name stands above them.
+    """A row for each check; where a model has several, its name is above them.
 
-    With `wordy` a check that passed says what it found, as one that failed does.
+    With `wordy`, passed checks are explained as failed ones are.
     """
 
     def __init__(self, out: Console, several: bool, wordy: bool) -> None:
@@ -38,7 +38,7 @@ class Table:
             explain(self.out, outcome)
 
     def close(self) -> None:
-        """Nothing is left to print."""
+        """Do nothing: all rows are printed."""
 
     def _row(self, cells: Sequence[str], how: Sequence[str], model: str, style: str) -> None:
         status, *numbers = cells
@@ -61,7 +61,7 @@ def _numbers(record: Record) -> tuple[str, ...]:
 
 
 def summarize(out: Console, records: Sequence[Record], seconds: float) -> None:
-    """How many passed, and the models that did not."""
+    """Print how many checks passed, and the models that failed."""
     wrong = {"failed": [r for r in records if not r["passed"] and "error" not in r]}
     wrong["could not be run"] = [r for r in records if "error" in r]
     bad = any(wrong.values())
@@ -70,8 +70,8 @@ def summarize(out: Console, records: Sequence[Record], seconds: float) -> None:
     if records:
         said += f" on {records[0]['device_name']}"
     out.print(Text(said, style="bold red" if bad else "bold green"))
-    for what, found in wrong.items():
-        names = list(dict.fromkeys(r["model"] for r in found))
+    for what, models in wrong.items():
+        names = list(dict.fromkeys(r["model"] for r in models))
         if names and len({r["model"] for r in records}) > 1:
             more = f" and {len(names) - 20} more" if len(names) > 20 else ""
             for line in textwrap.wrap(f"{what}: {', '.join(names[:20])}{more}", out.width):

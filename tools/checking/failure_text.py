@@ -1,4 +1,4 @@
-"""What a check found, in words beneath its row: a sentence, and the first node that differs with its line of code."""
+"""The result of a check in words, below its row: a sentence, and the first node that differs with its line of code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxteleport.tools.checking.records import Outcome
 
 
 def explain(out: Console, outcome: Outcome) -> None:
-    """What a check found: in a sentence, and the first node that differs."""
+    """Print a sentence on a check, and the first node that differs."""
     record, why = outcome
     first = record["first_difference"]
     _indented(out, why.partition("; first at ")[0] if first else why)
@@ -35,7 +35,7 @@ def explain(out: Console, outcome: Outcome) -> None:
 
 
 def _indented(out: Console, text: str, name: str | None = None) -> None:
-    """Print a text beneath its row, in as many lines as it takes, perhaps behind a name."""
+    """Print a text below its row, wrapped, after a name if there is one."""
     width = 0 if name is None else 10
     for i, line in enumerate(textwrap.wrap(text, out.width - 6 - width)):
         head = "" if i or name is None else name
@@ -43,7 +43,7 @@ def _indented(out: Console, text: str, name: str | None = None) -> None:
 
 
 def shortened(source: str) -> str:
-    """A `file:line` from the current folder, or from the folder that packages are installed in."""
+    """A `file:line` relative to the current folder, or to that of installed packages."""
     if not source:
         return ""
     path, _, line = source.rpartition(":")

@@ -1,6 +1,6 @@
-"""Paranoid: one network under every law, mode and norm_stats, in eval and train mode, in several batches and formats.
+"""`--paranoid`: one network under every law, mode and norm_stats, in eval and train mode, in several formats.
 
-Powers of two are held to the last bit in three number formats, any other CoB to float64's rounding.
+Powers of two must be exact to the last bit in three number formats; any other CoB up to float64's rounding.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ def check_everything(spec: str, wanted: Request, base: Settings) -> Iterator[Out
             own = {batch: network for (d, batch), network in networks.items() if d == dtype}
             sheets[dtype] = Sheet(spec, replace(wanted, dtype=dtype), variant, own)
         for law in LANDSCAPES:
-            for form in FORMATS:
-                yield from sheets[form.dtype].cells(replace(variant, landscape=law, exact=form.exact))
+            for number_format in FORMATS:
+                yield from sheets[number_format.dtype].cells(replace(variant, landscape=law, exact=number_format.exact))
 
 
 class Sheet:
-    """One plan in one number format: what its CoBs are checked on."""
+    """One plan in one number format, with the inputs on which its CoBs are checked."""
 
     def __init__(self, spec: str, wanted: Request, settings: Settings, networks: dict[int, Loaded]) -> None:
         self.spec, self.wanted = spec, wanted
         self.first = next(iter(networks.values()))
         self.plan = settings.plan(self.first)
-        own = {n.batch: n for b, n in networks.items() if b in EVAL_BATCHES}  # a factory may bring inputs of its own
+        own = {n.batch: n for b, n in networks.items() if b in EVAL_BATCHES}  # a factory may have inputs of its own
         self.on = [(n, False) for n in own.values()]
         if settings.norm_stats != "rescaled":
             self.on += [(networks[b], True) for b in TRAIN_BATCHES]

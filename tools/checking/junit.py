@@ -13,7 +13,7 @@ _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def junit(records: Sequence[Outcome]) -> str:
-    """A test suite with a test case for each record, from the record and what to say where it failed."""
+    """A test suite with a test case for each record and its text."""
     failed = sum(not r["passed"] and "error" not in r for r, _ in records)
     errors = sum("error" in r for r, _ in records)
     counts = {"tests": len(records), "failures": failed, "errors": errors, "skipped": 0}
@@ -35,7 +35,7 @@ def junit(records: Sequence[Outcome]) -> str:
 
 
 def name(record: Record) -> str:
-    """What sets a check apart from the others of its model."""
+    """The settings by which a check differs from the others of its model."""
     if record["against"] is not None:
         parts = [f"against {record['against']}"]
     else:

@@ -1,4 +1,4 @@
-"""Jobs: one network to check, with everything that may be wrong about it turned into a record; in many processes."""
+"""Jobs: checking one network, with every error turned into a record; many jobs in many processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Job:
 
     Attributes:
         against: what to compare it with, instead of teleporting it.
-        paranoid: in every way there is.
+        paranoid: check the full matrix of settings.
     """
 
     spec: str
@@ -36,7 +36,7 @@ class Job:
 
 
 def perform(job: Job) -> Iterator[Outcome]:
-    """The outcomes of a job, as they are found. Raises nothing: what goes wrong is an outcome too."""
+    """The outcomes of a job, as they come. Raises nothing: an error is an outcome, too."""
     done = 0
     try:
         if job.paranoid:
@@ -77,7 +77,7 @@ def failed(job: Job, settings: Settings, why: str) -> Outcome:
 
 
 def _blank(job: Job, settings: Settings) -> Record:
-    """Where two networks are compared, nothing is teleported."""
+    """The record of a comparison of two networks, without the fields of a teleportation."""
     facts = blank(job.wanted.named(job.spec), settings, job.wanted)
     unused = ("mode", "norm_stats", "exact", "landscape", "cob_range") if job.against is not None else ()
     return facts | dict.fromkeys(unused) | {"against": job.against}
@@ -86,9 +86,9 @@ def _blank(job: Job, settings: Settings) -> Record:
 def perform_all(
     jobs: Sequence[Job], workers: int, step: Callable[..., None] = lambda *_: None
 ) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of many jobs as they are found, each with the number of its job.
+    """The outcomes of many jobs as they come, each with the number of its job.
 
-    `step` hears which job is under way, and that one more is done.
+    `step` is called when a job starts, and when it is done.
     """
     if workers <= 1 or len(jobs) <= 1:
         for i, job in enumerate(jobs):
@@ -97,10 +97,10 @@ def perform_all(
             step(job.spec, 1)
         return
     with WorkerPool(min(workers, len(jobs))) as pool:
-        for i, found in pool.run(_listed, [(job,) for job in jobs]):
-            if isinstance(found, Failure):
-                found = [failed(jobs[i], variant, str(found)) for variant in jobs[i].variants]
-            yield from ((i, outcome) for outcome in found)
+        for i, outcomes in pool.run(_listed, [(job,) for job in jobs]):
+            if isinstance(outcomes, Failure):
+                outcomes = [failed(jobs[i], variant, str(outcomes)) for variant in jobs[i].variants]
+            yield from ((i, outcome) for outcome in outcomes)
             step(jobs[i].spec, 1)
 
 

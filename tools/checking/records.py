@@ -1,4 +1,4 @@
-"""Records: what a check found, as plain data and in words."""
+"""Records: the result of a check, as plain data and in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxteleport.verify import Difference, EquivalenceReport
 from fxteleport.verify.in_words import notes, sentence
 
 Record = dict[str, Any]
-Outcome = tuple[Record, str]  # a record and what it says, in a sentence
+Outcome = tuple[Record, str]  # a record, and its meaning in a sentence
 
 _MEASURED = (
     "vacuous", "bitwise_equal", "max_abs", "max_rel", "first_difference", "num_free", "moved", "opaque",
@@ -31,7 +31,7 @@ _COMPARED = (
 
 
 def blank(spec: str, settings: Settings, wanted: Request) -> Record:
-    """The record of a check that has not happened: how it was to be made, and None for what it would have found."""
+    """The record of a check that could not be made: its settings, and None for its results."""
     return {
         "model": spec,
         "mode": settings.mode,
@@ -54,13 +54,13 @@ def blank(spec: str, settings: Settings, wanted: Request) -> Record:
 
 
 def record(spec: str, settings: Settings, wanted: Request, done: Run) -> Record:
-    """The facts of a run."""
+    """The record of a run."""
     facts = blank(spec, settings, wanted) | measured(done.report, done.executed) | planned(done.plan, done.loaded)
     return facts | {"passed": done.passed, "seconds": done.seconds}
 
 
 def measured(report: EquivalenceReport, executed: Executed | None = None) -> Record:
-    """What the comparison found."""
+    """The results of the comparison."""
     return {
         "passed": report.passed,
         "vacuous": report.vacuous,
@@ -84,7 +84,7 @@ def measured(report: EquivalenceReport, executed: Executed | None = None) -> Rec
 
 
 def planned(plan: Plan, loaded: Loaded) -> Record:
-    """What the plan found."""
+    """The results of the plan."""
     return {
         "num_free": plan.num_free,
         "moved": plan.moved,
@@ -99,13 +99,13 @@ def planned(plan: Plan, loaded: Loaded) -> Record:
 
 def described(first: Difference) -> Record:
     """A difference, with the line that defines the rule responsible."""
-    made = next((r for r in RULES.values() if r.name == first.rule), None)
-    code = getattr(made.fn, "__code__", None) if made is not None else None
+    rule = next((r for r in RULES.values() if r.name == first.rule), None)
+    code = getattr(rule.fn, "__code__", None) if rule is not None else None
     return asdict(first) | {"rule_source": f"{code.co_filename}:{code.co_firstlineno}" if code else ""}
 
 
 def verdict(report: EquivalenceReport, executed: Executed | None = None) -> str:
-    """What the comparison found, in one sentence."""
+    """The result of the comparison, in one sentence."""
     if report.vacuous:
         return f"{sentence(report)} (try --redraw)"
     if executed is not None and report.passed:

@@ -1,4 +1,4 @@
-"""What `teleport` prints: a network, its teleportation and the check, a line a fact."""
+"""What `teleport` prints: a network, its teleportation and the check, one line for each fact."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SHOWN = 5
 
 def show(out: Console, done: Run, written: list[Path]) -> None:
     """Print it."""
-    found, report = done.plan, done.report
-    free = [g for g in found.groups if g.kind != "pinned"]
+    planned, report = done.plan, done.report
+    free = [g for g in planned.groups if g.kind != "pinned"]
     where = next(done.loaded.model.parameters()).device if done.loaded.parameters else "cpu"
     seconds = done.seconds
     rows: list[tuple[str, str]] = [
         ("model", f"{done.loaded.spec} on {where}, {_dtype(done)}"),
         ("weights", done.loaded.weights),
-        ("parameters", f"{done.loaded.parameters:,}, {found.moved:.2%} of them moved"),
-        ("graph", count(len(found.captured.graph.nodes), "node")),
-        ("freedom", f"{count(found.num_free, 'CoB value')} in {count(len(free), 'neuron group')}"),
+        ("parameters", f"{done.loaded.parameters:,}, {planned.moved:.2%} of them moved"),
+        ("graph", count(len(planned.captured.graph.nodes), "node")),
+        ("freedom", f"{count(planned.num_free, 'CoB value')} in {count(len(free), 'neuron group')}"),
         ("law", _law(done.settings)),
         ("operations", _operations(activations(done))),
-        *resting(found.conditions),
-        ("opaque", count(len(found.opaque), "node") if found.opaque else "none: a rule knows every node"),
-        *_first((f"{o.path or o.node}: {o.why}" for o in found.opaque), len(found.opaque)),
+        *resting(planned.conditions),
+        ("opaque", count(len(planned.opaque), "node") if planned.opaque else "none: a rule knows every node"),
+        *_first((f"{o.path or o.node}: {o.why}" for o in planned.opaque), len(planned.opaque)),
         ("seconds", ", ".join(f"{name} {seconds[name]:.1f}" for name in _PASSES if name in seconds)),
         *(("written" if i == 0 else "", str(path)) for i, path in enumerate(written)),
     ]
@@ -47,7 +47,7 @@ def show(out: Console, done: Run, written: list[Path]) -> None:
 
 
 def activations(done: Run) -> dict[str, int]:
-    """How many operations the network has that the original has not."""
+    """The number of operations that the network adds, by kind."""
     modules = list(done.network.modules())
     kinds = (TeleportedActivation, Rescale, OwnEpsilon)
     return {kind.__name__: sum(isinstance(m, kind) for m in modules) for kind in kinds}
@@ -61,9 +61,9 @@ def _law(settings: Settings) -> str:
     return f"{law}{', powers of two' if settings.exact else ''}; {plan}{note}"
 
 
-def _operations(found: dict[str, int]) -> str:
+def _operations(counts: dict[str, int]) -> str:
     names = {"TeleportedActivation": "teleported activation", "Rescale": "rescaling", "OwnEpsilon": "epsilon"}
-    said = [count(n, names[kind]) for kind, n in found.items() if n]
+    said = [count(n, names[kind]) for kind, n in counts.items() if n]
     return f"new: {', '.join(said)}" if said else "those of the original"
 
 

@@ -1,4 +1,4 @@
-"""Run: one network planned, teleported and checked. What `teleport` and `check` share."""
+"""A run: one network planned, teleported and checked. `teleport` and `check` share it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Run:
     """A teleportation and its check.
 
     Attributes:
-        values: of some nodes, the values in both networks, as the check has seen them.
+        values: for some nodes, the values in both networks during the check.
     """
 
     loaded: Loaded
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def passed(self) -> bool:
-        """The same function, also run in the other way, where one was wanted."""
+        """The same function, also under the alternate backend, if one was asked for."""
         return self.report.passed and (self.executed is None or self.executed.passed)
 
     @property
@@ -59,11 +59,11 @@ def run(
     plan: Plan | None = None,
     keep: Collection[str] = (),
 ) -> Run:
-    """Plan, sample, rewrite and verify; `step` hears what comes next; `strict` refuses a plan with conditions.
+    """Plan, sample, rewrite and verify; `step` is called with each step; `strict` refuses a plan with conditions.
 
-    A `plan` that was made with these settings is not made again. The values of the nodes in `keep` are kept.
+    A given `plan`, made with these settings, is used. The values of the nodes in `keep` are kept.
 
-    Where an execution is wanted too, the networks must first agree as they are, node by node.
+    With an alternate backend, the networks must first agree without it, node by node.
 
     Raises:
         TeleportError: the plan or the law does not fit the model, or the model does not run.
@@ -90,7 +90,7 @@ def run(
 def compare(
     loaded: Loaded, network: nn.Module, execution: Execution | None = None, watch: Watch = no_one
 ) -> tuple[EquivalenceReport, Executed | None]:
-    """Verify a network against the loaded one, and (if that passes) run in another way.
+    """Verify a network against the loaded one and, if that passes, under the alternate backend.
 
     Raises:
         ModelError: they do not run here: out of memory, other inputs, no kernel for the number format, not compilable.

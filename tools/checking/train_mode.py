@@ -1,4 +1,4 @@
-"""Training: do two networks compute the same function in train mode, batch statistics and dropout included?"""
+"""Train mode: do two networks compute the same function in train mode, batch statistics and dropout included?"""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def verify_training(
 
 def _outputs(network: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Any]:
     """A network's outputs in train mode and then in eval mode."""
-    found = []
+    results = []
     for training in (True, False):
         own = own_copy((args, kwargs))
         with seeded(seed):
-            found.append(network.train(training)(*own[0], **own[1]))
-    return found
+            results.append(network.train(training)(*own[0], **own[1]))
+    return results

@@ -1,4 +1,4 @@
-"""`fxteleport bench`: what everything costs, as ratios measured in one run.
+"""`fxteleport bench`: the costs of all parts, as ratios measured in one run.
 
 | `--measure` | figures | against |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""`fxteleport check`: do networks keep their function when teleported, or have two networks the same one?"""
+"""`fxteleport check`: do networks keep their function when teleported, or do two networks compute the same one?"""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _fit_together(source: common.Source, execution: own.Execution, which: own.Wh
 def _watched(
     todo: list[Job], workers: int, step: Callable[..., None], tell: Callable[[Outcome], object]
 ) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of jobs, each told as it comes; the bar moves with the jobs."""
+    """The outcomes of jobs, each printed as it comes, with a progress bar."""
     from fxteleport.tools.checking.parallel import perform_all
 
     if workers > 1:
@@ -111,9 +111,9 @@ def _watched(
 
 @contextlib.contextmanager
 def _lines(path: str | None, out: Output) -> Iterator[Callable[[Record], None]]:
-    """What writes a record as a line of JSON at once."""
+    """A function that writes a record as a line of JSON at once."""
     with contextlib.ExitStack() as stack:
-        file: BinaryIO | None = None  # without a buffer: nothing is left to be written when it is closed
+        file: BinaryIO | None = None  # unbuffered, so that closing it writes nothing
         if path is not None and path != "-":
             try:
                 file = stack.enter_context(open(path, "wb", buffering=0))

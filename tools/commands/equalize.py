@@ -94,7 +94,7 @@ def equalize(
 
 
 def _nothing(out: Console, model: str, mode: str, error: Exception, json: str | None) -> NoReturn:
-    """Say that nothing was changed, and why."""
+    """Print that nothing was changed, and why."""
     out.print(f"Nothing was changed: {error}")
     write_json(json, {"model": model, "mode": mode, "num_free": 0, "error": str(error)})
     raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""`equalize --stream`: a checkpoint equalised from disk to disk, for models that no memory holds.
+"""`equalize --stream`: a checkpoint equalised from disk to disk, for models larger than memory.
 
 The statistics of its tensors are read once, a tensor at a time; then it is scaled as `teleport --stream` scales.
 """
@@ -35,19 +35,19 @@ def streamed(
     with out.progress(1, estimate=False) as step:
         step("reading the checkpoint")
         given = checkpoint_tensors(plan, disk.source)
-        found = equalized(plan, weights=given, progress=lambda what: step(what), **how.settings())
+        equalised = equalized(plan, weights=given, progress=lambda what: step(what), **how.settings())
     chosen = time.perf_counter()
-    files = scaled(out, plan, found.cob, disk.source, disk.target)
-    values = found.cob.values
+    files = scaled(out, plan, equalised.cob, disk.source, disk.target)
+    values = equalised.cob.values
     facts: dict[str, Any] = {
         "model": wanted.named(spec),
         "mode": plan.mode,
         "norms": plan.norms,
         **how.settings(),
         "num_free": plan.num_free,
-        "objective": {"before": found.before, "after": found.after},
-        "share": found.share,
-        "noise": {"before": found.noise_before, "after": found.noise_after},
+        "objective": {"before": equalised.before, "after": equalised.after},
+        "share": equalised.share,
+        "noise": {"before": equalised.noise_before, "after": equalised.noise_after},
         "cob": {"smallest": float(values.min()), "largest": float(values.max())},
         **disk.facts(),
         "seconds": plan.seconds | {"equalize": chosen - start, "stream": time.perf_counter() - chosen},

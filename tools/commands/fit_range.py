@@ -49,15 +49,15 @@ def fit_range(
         loaded = load(model, wanted)
         data = [loaded.kwargs or loaded.args] if how.images is None else list(loaded.args[0].split(8))
         step("planning", 1)
-        found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
+        planned = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
         try:
-            cob = fitted_cob(found, data, how.dtype(), how.headroom, step)
+            cob = fitted_cob(planned, data, how.dtype(), how.headroom, step)
         except NothingFree as error:
             out.print(f"Nothing was changed: {error}")
-            write_json(json, {"model": model, "mode": mode, "num_free": found.num_free, "error": str(error)})
+            write_json(json, {"model": model, "mode": mode, "num_free": planned.num_free, "error": str(error)})
             raise typer.Exit(1) from None
         step("measuring", 1)
-        done = Fitted(loaded, found, cob, found.rewrite(cob), range_report(found, cob, data, how.dtype()))
+        done = Fitted(loaded, planned, cob, planned.rewrite(cob), range_report(planned, cob, data, how.dtype()))
         step("verifying", 1)
         report, _ = compare(loaded, done.network)
     facts = done.facts(how, mode) | {"passed": report.passed, "bitwise_equal": report.bitwise_equal, "files": []}

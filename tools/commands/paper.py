@@ -42,11 +42,11 @@ def paper(
     folder = output or Path("paper-results") / experiment
     facts = []
     for path, chosen, options in variants(experiment, asked):
-        place = folder / path
-        done, verdicts = reproduce(out, chosen, options, place, None if schedule.summary else means)
-        show(out, chosen, place, done, verdicts)
+        target = folder / path
+        done, verdicts = reproduce(out, chosen, options, target, None if schedule.summary else means)
+        show(out, chosen, target, done, verdicts)
         facts.append({
-            "experiment": chosen.name, "folder": str(place), "runs": done.total, "done": done.done,
+            "experiment": chosen.name, "folder": str(target), "runs": done.total, "done": done.done,
             "failed": len(done.failed),
             "verdicts": [v.as_dict() for v in verdicts],
         })  # fmt: skip

@@ -1,4 +1,4 @@
-"""`teleport --stream`: a checkpoint scaled from disk to disk, for models that no memory holds."""
+"""`teleport --stream`: a checkpoint scaled from disk to disk, for models larger than memory."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def streamed(
 ) -> None:
     """Plan a network without its weights, draw a change of basis, and scale its checkpoint with it.
 
-    The change of basis goes beside the output, as OUTPUT.cob.safetensors: with it `fxteleport.stream` can undo this.
+    The change of basis is written beside the output, as OUTPUT.cob.safetensors; `fxteleport.stream` can undo it.
 
     Raises:
         InputError: no checkpoint or no output is given.
-        ConditionError: `strict`, and the plan rests on conditions.
+        ConditionError: `strict`, and the plan has conditions.
         CheckpointError: the checkpoint does not fit the network, or something cannot be written.
     """
     disk = planned(spec, settings, wanted, output)
@@ -62,7 +62,7 @@ def streamed(
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A checkpoint, where its copy goes, and the plan of its network, which has no weights."""
+    """A checkpoint, the path of its copy, and the plan of its network, which has no weights."""
 
     source: Path
     target: Path
@@ -71,7 +71,7 @@ class OnDisk:
     plan: Plan
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Its part of a record."""
         return {
             "conditions": [asdict(c) for c in self.plan.conditions],
             "parameters": self.parameters,
@@ -106,14 +106,14 @@ def scaled(out: Output, plan: Plan, cob: ChangeOfBasis, source: Path, output: Pa
     with out.progress(max(1, total // 1_000_000)) as step:
         moved = 0
 
-        def told(size: int) -> None:
+        def report(size: int) -> None:
             nonlocal moved
             before, moved = moved, moved + size
             step("megabytes", moved // 1_000_000 - before // 1_000_000)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConditionWarning)  # the summary says it
-            written = stream(plan, cob, source, output, told, strict)
+            written = stream(plan, cob, source, output, report, strict)
     cob.save(_basis(output))
     return [*written, _basis(output)]
 

@@ -30,8 +30,8 @@ class Fitted:
     """A network whose ranges were fitted.
 
     Attributes:
-        loaded, plan: what was planned.
-        cob, network: what was chosen, and the network in that basis.
+        loaded, plan: the network, and its plan.
+        cob, network: the change of basis, and the network after it.
         rows: the ranges of its values and weights.
     """
 
@@ -42,7 +42,7 @@ class Fitted:
     rows: list[RangeRow]
 
     def facts(self, how: Fitting, mode: str) -> dict[str, Any]:
-        """What is known of it, for JSON."""
+        """Its facts, for JSON."""
         return {
             "model": self.loaded.spec,
             "mode": mode,
@@ -86,7 +86,7 @@ def show(out: Output, done: Fitted, how: Fitting, report: EquivalenceReport, fac
 
 
 def _ranges(rows: list[RangeRow]) -> Table:
-    """The worst first."""
+    """The table of ranges, the worst first."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("value or weight", overflow="fold")
     for heading in ("largest", "fitted", "overflow", "fitted", "subnormal", "fitted"):

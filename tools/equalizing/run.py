@@ -1,4 +1,4 @@
-"""One network equalised: folded, planned, and rewritten with the change of basis that was chosen."""
+"""Equalise one network: fold its norms, plan it, and rewrite it with the chosen change of basis."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxteleport.passes.errors import NothingFree
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.ranges.equalize import Equalized, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
@@ -25,10 +25,10 @@ class Done:
     """An equalised network.
 
     Attributes:
-        loaded: what was planned: the network with its norms folded.
-        plan, found, network: its plan, what was chosen, and the network in that basis.
-        folded: what was folded.
-        seconds: of equalising.
+        loaded: the planned network, with its norms folded.
+        plan, found, network: its plan, the result of equalising, and the network after it.
+        folded: the norms that were folded.
+        seconds: the time of equalising.
     """
 
     loaded: Loaded
@@ -39,8 +39,8 @@ class Done:
     seconds: float
 
     def facts(self, how: Equalizing, mode: str) -> dict[str, Any]:
-        """What is known of it, for JSON."""
-        found = self.found
+        """Its facts, for JSON."""
+        result = self.found
         return {
             "model": self.loaded.spec,
             "mode": mode,
@@ -49,10 +49,10 @@ class Done:
             "num_free": self.plan.num_free,
             "folded": len(self.folded.folded),
             "kept_norms": self.folded.kept,
-            "objective": {"before": found.before, "after": found.after},
-            "share": found.share,
-            "noise": {"before": found.noise_before, "after": found.noise_after},
-            "cob": {"smallest": float(found.cob.values.min()), "largest": float(found.cob.values.max())},
+            "objective": {"before": result.before, "after": result.after},
+            "share": result.share,
+            "noise": {"before": result.noise_before, "after": result.noise_after},
+            "cob": {"smallest": float(result.cob.values.min()), "largest": float(result.cob.values.max())},
             "seconds": self.seconds,
             "conditions": [asdict(c) for c in self.plan.conditions],
         }
@@ -62,24 +62,24 @@ def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None], n
     """Fold, plan, equalise and rewrite.
 
     Raises:
-        NothingFree: nothing can be chosen.
+        NothingFree: the plan has no freedom to use.
         TeleportError: the network or the settings are wrong.
     """
     folded = Folded()
     if how.fold:
         model = fold_norms(loaded.model, *loaded.args, **loaded.kwargs)
         folded, loaded = folded_norms(model), replace(loaded, model=model)
-    found = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
+    planned = plan(loaded.model, *loaded.args, **loaded.kwargs, mode=mode, norms=norms)
     start = time.perf_counter()
     data = None if how.images is None else list(loaded.args[0].split(8))
-    if not found.num_free:
-        raise NothingFree(_why(found))
-    chosen = equalized(found, data=data, progress=lambda what: step(what), **how.settings())
-    return Done(loaded, found, chosen, found.rewrite(chosen.cob), folded, time.perf_counter() - start)
+    if not planned.num_free:
+        raise NothingFree(_why(planned))
+    chosen = equalized(planned, data=data, progress=lambda what: step(what), **how.settings())
+    return Done(loaded, planned, chosen, planned.rewrite(chosen.cob), folded, time.perf_counter() - start)
 
 
-def _why(found: Plan) -> str:
-    reasons = list(dict.fromkeys(g.why for g in found.groups if g.kind == "pinned"))
+def _why(plan: Plan) -> str:
+    reasons = list(dict.fromkeys(g.why for g in plan.groups if g.kind == "pinned"))
     return "no neuron of this network is free (" + "; ".join(reasons[:3]) + ")"
 
 
@@ -90,14 +90,14 @@ def measured(done: Done, how: Equalizing) -> dict[str, float]:
     args, kwargs = loaded.args, loaded.kwargs
     expected = _tensors(loaded.model(*args, **kwargs))
     data = None if how.activation_bits is None else [args]
-    found = {}
+    errors = {}
     for name, cob in (("before", done.plan.identity()), ("after", done.found.cob)):
         rounded = fake_quantize(done.plan.rewrite(cob), how.bits, how.per_channel, how.activation_bits, data)
         actual = _tensors(rounded(*args, **kwargs))
         wrong = sum(float((a - b).double().square().sum()) for a, b in zip(actual, expected, strict=True))
-        found[name] = (wrong / max(sum(float(b.double().square().sum()) for b in expected), 1e-300)) ** 0.5
-    return found
+        errors[name] = (wrong / max(sum(float(b.double().square().sum()) for b in expected), 1e-300)) ** 0.5
+    return errors
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]
+    return [x for x in leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]

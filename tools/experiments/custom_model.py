@@ -1,6 +1,6 @@
 """Any MODEL of the command line as a classifier of small images.
 
-A MODEL says little about what it takes: it is tried, on the smallest images first.
+A MODEL does not say which images it takes: sizes are tried, the smallest first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.tools.models.factory import from_factory
 from fxteleport.tools.models.load import BATCH, split
 
-OWN = "own"  # the activation functions that a network has
+OWN = "own"  # keep the network's activation functions
 _SIZES = (32, 64, 128, 224, 256, 299)
 
 
@@ -46,10 +46,10 @@ def build(spec: str, shape: tuple[int, int, int]) -> nn.Module:
 
 @functools.lru_cache(maxsize=16)
 def image_size(spec: str) -> int:
-    """The height of its own example, or the smallest image that it makes logits of.
+    """The height of its own example, or of the smallest image for which it gives logits.
 
     Raises:
-        ModelError: it makes none of any.
+        ModelError: it gives none for any size.
     """
     given = _example(spec)
     if given is not None:

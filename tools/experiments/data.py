@@ -51,7 +51,7 @@ def load(name: str, root: str = "data", size: int | None = None, limit: int | No
         limit: keep this many training images (and as many test images).
 
     Raises:
-        InputError: an unknown name, or files that are not there and cannot be had.
+        InputError: an unknown name, or files that are missing and cannot be downloaded.
     """
     if name not in NAMES:
         raise InputError(f"there is no data set '{name}': choose one of {', '.join(NAMES)}")
@@ -106,12 +106,12 @@ def _torchvision(kind: str, root: str) -> Parts:
                     f"{kind} is not in '{root}' and cannot be downloaded ({type(error).__name__}):"
                     " put its files there, or choose --data digits"
                 ) from None
-    found = []
+    tensors = []
     for part in parts:
         images = torch.from_numpy(np.asarray(part.data))
         x = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        found += [x.float() / 255, torch.as_tensor(part.targets).long()]
-    return found[0], found[1], found[2], found[3]
+        tensors += [x.float() / 255, torch.as_tensor(part.targets).long()]
+    return tensors[0], tensors[1], tensors[2], tensors[3]
 
 
 def _folder(root: str) -> Parts:

@@ -1,4 +1,4 @@
-"""What an experiment is, what it may be asked, and what it says in the end."""
+"""An experiment, its options, and its verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]  # one measurement, with the settings of its run
 
 @dataclass(frozen=True)
 class Options:
-    """What may be asked of an experiment; None or empty leaves it to the preset."""
+    """The options of an experiment; None or empty: as the preset has it."""
 
     preset: str = "laptop"
     data: str = "digits"
@@ -42,7 +42,7 @@ class Options:
 
     @classmethod
     def of(cls, what: What, seed: int) -> Options:
-        """What the command line asks."""
+        """The options of the command line."""
         return cls(
             what.preset, what.data_set, what.data_root, tuple(what.model or ()), tuple(what.activation or ()),
             tuple(what.init or ()), tuple(what.sigma or ()), tuple(what.lr or ()), what.runs, what.epochs,
@@ -64,11 +64,11 @@ class Verdict:
 
     Attributes:
         claim: of the paper.
-        statistic: what was measured, in words.
+        statistic: the measured quantity, in words.
         value, low, high: the estimate and its 95% confidence interval (bootstrap over runs).
-        criterion: what would make the claim hold, fixed before anything was measured.
-        holds: as measured.
-        n: how many independent runs.
+        criterion: when the claim holds; fixed before anything was measured.
+        holds: whether it does.
+        n: the number of independent runs.
     """
 
     claim: str
@@ -113,8 +113,8 @@ def where(rows: Iterable[Row], **settings: Any) -> list[Row]:
 
 def values(rows: Iterable[Row], *names: str) -> list[Any]:
     """The distinct values of a column, sorted; of several columns, tuples."""
-    found = {tuple(r[n] for n in names) for r in rows if all(n in r for n in names)}
-    return sorted(t[0] if len(names) == 1 else t for t in found)
+    distinct = {tuple(r[n] for n in names) for r in rows if all(n in r for n in names)}
+    return sorted(t[0] if len(names) == 1 else t for t in distinct)
 
 
 def column(rows: Sequence[Row], name: str) -> list[float]:

@@ -40,9 +40,10 @@ def grid(options: Options) -> list[Run]:
 
 
 def measure(run: Run) -> list[Row]:
-    """How far the features of each layer moved; and the pixels of a few channels, before and after.
+    """The change of each layer's features, and the pixels of a few channels, before and after.
 
-    Features are what activation modules put out; in a network without any, every tensor that a teleportation scales.
+    Features are the outputs of activation modules or, in a network without any, every tensor that a teleportation
+    scales.
     """
     size = networks.image_size(run["model"], run["size"])
     images = data.load(run["data"], run["data_root"], size, run["limit"])
@@ -154,19 +155,19 @@ def draw(rows: list[Row], figure: Figure) -> None:
         )  # fmt: skip
         for row, layer in zip(axes, layers, strict=True):
             for channel in range(_CHANNELS):
-                found = where(own, layer=layer, channel=channel)
+                shown = where(own, layer=layer, channel=channel)
                 for offset, name in ((0, "before"), (_CHANNELS + 1, "after")):
                     axis = row[channel + offset]
                     axis.set_xticks([]), axis.set_yticks([])
-                    if found:
-                        side = max(r["y"] for r in found) + 1
-                        axis.imshow(np.array(column(found, name)).reshape(side, -1), cmap=DIVERGING, **_range(found))
+                    if shown:
+                        side = max(r["y"] for r in shown) + 1
+                        axis.imshow(np.array(column(shown, name)).reshape(side, -1), cmap=DIVERGING, **_range(shown))
             row[0].set_ylabel(f"layer {depths[layer]} of {max(depths.values())}", size=8)
 
 
-def _range(found: list[Row]) -> dict[str, float]:
+def _range(rows: list[Row]) -> dict[str, float]:
     """One colour scale, with 0 in the middle, for before and after."""
-    most = max(max(abs(r["before"]), abs(r["after"])) for r in found) or 1.0
+    most = max(max(abs(r["before"]), abs(r["after"])) for r in rows) or 1.0
     return {"vmin": -most, "vmax": most}
 
 

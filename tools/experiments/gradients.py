@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIGMAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-_MEASURED = 1e-20  # squared gradients below this tell nothing about a ratio
+_MEASURED = 1e-20  # smaller squared gradients do not count in a ratio
 
 
 def grid(options: Options) -> list[Run]:
@@ -83,12 +83,12 @@ def measure(run: Run) -> list[Row]:
 
 def squared_ratio(before: dict[str, Tensor], after: dict[str, Tensor], scales: dict[str, Tensor]) -> float | None:
     """Mean squared ratio of gradients over the weights between teleported neurons; None where there are none."""
-    found = []
+    ratios = []
     for name, scale in scales.items():
         if scale.ndim == 2 and bool((scale != scale[:1]).any()) and bool((scale != scale[:, :1]).any()):
             usable = before[name].square() > _MEASURED
-            found.append((after[name][usable] / before[name][usable]).square())
-    return float(torch.cat(found).mean()) if found and sum(f.numel() for f in found) else None
+            ratios.append((after[name][usable] / before[name][usable]).square())
+    return float(torch.cat(ratios).mean()) if ratios and sum(f.numel() for f in ratios) else None
 
 
 def theory(sigma: float) -> float:
@@ -102,14 +102,14 @@ def _norm(tensors: dict[str, Tensor]) -> float:
 
 def judge(rows: list[Row]) -> list[Verdict]:
     """The change rises with sigma; the ratio is the theory's; the theorem holds elementwise."""
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     keys = values(rows, "data", "model", "activation", "seed")
     for name, model, activation, seed in keys:
         own = where(rows, data=name, model=model, activation=activation, seed=seed)
         sigmas = values(own, "sigma")
         table = np.array([column(where(own, sigma=s), "change") for s in sigmas]).T
         rank = trend(table.tolist(), sigmas)
-        found.append(Verdict(
+        verdicts.append(Verdict(
             "the normalised gradient changes more with larger sigma",
             f"rank correlation of sigma and the change, {model} on {name}", *rank, "interval above 0.5",
             rank[1] > 0.5, len(table)))  # fmt: skip
@@ -123,15 +123,15 @@ def judge(rows: list[Row]) -> list[Verdict]:
         ]
         inside = [low <= 1 <= high for _, low, high in gaps]
         worst = max(gaps, key=lambda g: abs(g[0] - 1))
-        found.append(Verdict(
+        verdicts.append(Verdict(
             "the expected squared gradient ratio is (3 + s^2) / (3 (1 - s^2))",
             f"measured over theory where it is furthest off; {sum(inside)} of {len(inside)} sigmas within", *worst,
             "1 within every interval (95% for all of them together)", all(inside), len(measured)))  # fmt: skip
     errors = bootstrap([r["theorem_error"] for r in rows if "theorem_error" in r], lambda t: float(t.max()))
-    found.append(Verdict(
+    verdicts.append(Verdict(
         "gradients scale inversely to the weights (Theorem 5.1)", "largest relative elementwise error, float64",
         *errors, "below 1e-8", errors[0] < 1e-8, sum("theorem_error" in r for r in rows)))  # fmt: skip
-    return found
+    return verdicts
 
 
 def draw(rows: list[Row], figure: Figure) -> None:

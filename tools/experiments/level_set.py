@@ -45,11 +45,11 @@ def measure(run: Run) -> list[Row]:
     for i in range(run["times"]):
         moved = plan.rewrite(plan.sample(run["sigma"], run["landscape"], seed=run["seed"] * 100_000 + i))
         weights = torch.cat([moved.get_parameter(n).detach().reshape(-1) for n, _ in network.named_parameters()])
-        found, _ = sgd.evaluate(moved, x, y)
+        moved_loss, _ = sgd.evaluate(moved, x, y)
         rows.append({
             "teleportation": i, "mean_abs_weight": float(own.abs().mean()),
             "mean_abs_change": float((weights - own).abs().mean()), "loss": loss, "accuracy": accuracy,
-            "loss_difference": abs(found - loss),
+            "loss_difference": abs(moved_loss - loss),
         })  # fmt: skip
     return rows
 
@@ -74,8 +74,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     sigmas = values(rows, "sigma")
     ratio = [[r["mean_abs_change"] / r["mean_abs_weight"] for r in where(rows, sigma=s)] for s in sigmas]
     loss = [[max(r["loss_difference"], 1e-18) for r in where(rows, sigma=s)] for s in sigmas]
-    for axis, found in ((left, ratio), (right, loss)):
-        axis.boxplot(found, tick_labels=[f"{s:g}" for s in sigmas])
+    for axis, values_of in ((left, ratio), (right, loss)):
+        axis.boxplot(values_of, tick_labels=[f"{s:g}" for s in sigmas])
         axis.set_xlabel("CoB-range sigma")
     left.set_title("the weights go far", size=10)
     right.set_title(f"the loss (of {rows[0]['loss']:.2g}) stays", size=10)

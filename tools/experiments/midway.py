@@ -50,22 +50,22 @@ def gain(rows: list[Row], key: tuple[object, ...], sigma: float) -> float:
 
 def judge(rows: list[Row]) -> list[Verdict]:
     """The jump at the largest sigma, and whether it grows with sigma."""
-    whole = values(rows, "sigma")
-    keys = [k for k in values(rows, *_KEY) if values(where(rows, **dict(zip(_KEY, k, strict=True))), "sigma") == whole]
-    sigmas = [s for s in whole if s]
+    levels = values(rows, "sigma")
+    keys = [k for k in values(rows, *_KEY) if values(where(rows, **dict(zip(_KEY, k, strict=True))), "sigma") == levels]
+    sigmas = [s for s in levels if s]
     table = [[gain(rows, key, s) for s in sigmas] for key in keys]
-    found = []
+    verdicts = []
     for i, sigma in enumerate(sigmas):
         jump = bootstrap([row[i] for row in table])
-        found.append(Verdict(
+        verdicts.append(Verdict(
             "teleporting in the middle of training makes the accuracy jump",
             f"test accuracy in the {_AFTER} epochs after, sigma {sigma:g} less not teleported", *jump,
             "interval above 0", jump[1] > 0, len(table)))  # fmt: skip
     if len(sigmas) > 1:
         rank = trend(table, sigmas)
-        found.append(Verdict("the jump is larger with larger sigma", "rank correlation of sigma and the jump", *rank,
+        verdicts.append(Verdict("the jump is larger with larger sigma", "rank correlation of sigma and the jump", *rank,
                              "interval above 0", rank[1] > 0, len(table)))  # fmt: skip
-    return found
+    return verdicts
 
 
 def draw(rows: list[Row], figure: Figure) -> None:

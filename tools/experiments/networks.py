@@ -44,7 +44,7 @@ def build(
         name: one of the table's, or a MODEL (timm name, torchvision/NAME, FILE.py:FACTORY).
         shape: channels, height and width of an image.
         classes: outputs; a MODEL keeps its own, if there are at least as many.
-        activation: one of `ACTIVATIONS`, put in the place of every ReLU; "relu" and "own" leave a network as it is.
+        activation: one of `ACTIVATIONS`, which replaces every ReLU; "relu" and "own" change nothing.
         init: torch's own ("default"), normal with deviation 0.05, or Xavier's uniform one; biases are then zero.
 
     Raises:
@@ -76,14 +76,14 @@ def check_name(name: str) -> None:
 
 
 def image_size(name: str, size: int | None = None) -> int | None:
-    """What images are resized to: an MLP takes them as they are, the paper's others `size` (32), a MODEL its own."""
+    """The size to which images are resized: None for an MLP, `size` (32) for the paper's others, a MODEL's own."""
     if name in MLPS:
         return None
     return size or 32 if name in CONVOLUTIONAL else custom_model.image_size(name)
 
 
 def activations(name: str, asked: Sequence[str], usual: Sequence[str] = ("relu",)) -> Sequence[str]:
-    """What is asked for; else the usual for a network of the paper, and for a MODEL its own."""
+    """The activations asked for; else the usual ones for a network of the paper, and a MODEL's own."""
     return asked or (usual if name in MLPS or name in CONVOLUTIONAL else (custom_model.OWN,))
 
 
@@ -118,13 +118,13 @@ def _convolutional(name: str, channels: int, classes: int) -> nn.Module:
 
 
 def _replace(network: nn.Module, activation: str) -> int:
-    found = 0
+    count = 0
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(module, name, ACTIVATIONS[activation]())
-                found += 1
-    return found
+                count += 1
+    return count
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The output folder of an experiment: config.json, results.csv, verdict.json, figure.png and figure.pdf.
 
-Every file is written beside its place and moved in.
+Every file is written atomically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "
 
 
 def write_config(folder: Path, experiment: Experiment, options: Options, runs: Sequence[Run]) -> None:
-    """What was asked, with which versions: config.json."""
+    """Write the options and the versions of packages: config.json."""
     facts = {
         "experiment": experiment.name,
         "figure": experiment.figure,
@@ -38,13 +38,13 @@ def write_config(folder: Path, experiment: Experiment, options: Options, runs: S
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+            versions[name] = "none"
+    return versions
 
 
 def write_results(folder: Path, experiment: Experiment, sweep: Sweep) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Ray in the place of `WorkerPool`: the processes of many machines, where somebody has a cluster."""
+"""Ray instead of `WorkerPool`: the processes of a cluster of machines."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ def variants(name: str, asked: Options) -> list[tuple[str, Experiment, Options]]
         return [("", midway.EXPERIMENT, asked)]
     if name != ALL:
         return [("", EXPERIMENTS[name], asked)]
-    found = [(e.name, e, asked) for e in EXPERIMENTS.values()]
+    known = [(e.name, e, asked) for e in EXPERIMENTS.values()]
     fewer: dict[str, Any] = {"lrs": asked.lrs or asked.pick((), (0.01,), ())}
     activations = asked.activations or asked.pick(("tanh",), *[("leakyrelu", "tanh", "elu")] * 2)
     inits = asked.inits or asked.pick(("xavier",), *[("gaussian", "xavier")] * 2)
-    found.append(("training-activations", training.EXPERIMENT, replace(asked, activations=activations, **fewer)))
-    found.append(("training-inits", training.EXPERIMENT, replace(asked, inits=inits, **fewer)))
-    found.append(("training-midway", midway.EXPERIMENT, asked))
-    return found
+    known.append(("training-activations", training.EXPERIMENT, replace(asked, activations=activations, **fewer)))
+    known.append(("training-inits", training.EXPERIMENT, replace(asked, inits=inits, **fewer)))
+    known.append(("training-midway", midway.EXPERIMENT, asked))
+    return known

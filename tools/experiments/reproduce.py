@@ -1,4 +1,4 @@
-"""One experiment: check what is asked, run what is missing, write its folder, print the verdicts."""
+"""One experiment: check the options, run the missing runs, write the folder, print the verdicts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fxteleport.tools.experiments.sweep import Sweep, gather, is_finished, sweep
 
 
 def check(asked: Options) -> None:
-    """Find out before the work whether the names are known and the ranges valid.
+    """Check names and ranges before the work.
 
     Raises:
-        InputError, CobError, ModelError: an option has a value that cannot be.
+        InputError, CobError, ModelError: an option has an invalid value.
     """
     for sigma in asked.sigmas:
         check_range(sigma, "intra")
@@ -36,7 +36,7 @@ def check(asked: Options) -> None:
 
 @dataclass(frozen=True)
 class Means:
-    """What runs a sweep: processes at a time, the engine that schedules them, and Ray's GPUs for each."""
+    """How a sweep runs: the number of processes, the engine that schedules them, and Ray's GPUs for each."""
 
     jobs: int
     engine: str
@@ -46,14 +46,14 @@ class Means:
 def reproduce(
     out: Output, experiment: Experiment, options: Options, folder: Path, means: Means | None
 ) -> tuple[Sweep, list[Verdict]]:
-    """Run what is missing (nothing, without means) and write the folder."""
+    """Run the missing runs (none, without means) and write the folder."""
     runs = experiment.grid(options)
     if means is None:
         done = gather(experiment.name, runs, folder / "runs")
         if not done.done and not done.failed:
             raise InputError(f"there is nothing to sum up: no run of {experiment.name} has ended in '{folder}'")
         return done, output_folder.write_results(folder, experiment, done)
-    for run in runs[:1]:  # a data set that is not there is told before the sweep
+    for run in runs[:1]:  # report a missing data set before the sweep
         data.load(run["data"], run["data_root"])
     folder.mkdir(parents=True, exist_ok=True)
     output_folder.write_config(folder, experiment, options, runs)

@@ -1,8 +1,7 @@
-"""Sweeps: independent runs, a result file each, written atomically; what is there is not run again.
+"""Sweeps: independent runs with a result file each, written atomically; a run with a result is not run again.
 
-A run is plain data; its file is named by a hash of it. So a sweep that was killed goes on where it was, ends with the
-same results, and can be summarised at any time. A run that fails, or whose process dies, is tried once more, then
-recorded as failed.
+A run is plain data; its file is named by a hash of it. So a killed sweep can be resumed, ends with the same results,
+and can be summarised at any time. A run that fails, or whose process dies, is tried once more, then recorded as failed.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from fxteleport.tools.options.paper import ENGINES
 from fxteleport.tools.worker_pool import TRIES, Failure, WorkerPool
 
 Measure = Callable[[Run], list[Row]]
-Found = dict[str, Any]  # what a result file holds: the run, and its rows or its error
+Found = dict[str, Any]  # the content of a result file: the run, and its rows or its error
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What came of a sweep: measurements with their runs' settings, in the order of the runs, and the failures."""
+    """The results of a sweep: measurements with their runs' settings, in the order of the runs, and the failures."""
 
     rows: list[Row]
     failed: list[dict[str, Any]]
@@ -71,14 +70,14 @@ def sweep(
         else:
             waiting.append(run)
     engines = {"local": _local, "ray": _ray}
-    for run, found in engines[engine](measure, waiting, jobs, num_gpus):
-        write_text(folder / file_name(name, run), json.dumps(found) + "\n")
+    for run, result in engines[engine](measure, waiting, jobs, num_gpus):
+        write_text(folder / file_name(name, run), json.dumps(result) + "\n")
         on_done()
     return gather(name, runs, folder)
 
 
 def gather(name: str, runs: Sequence[Run], folder: Path) -> Sweep:
-    """What the result files hold, whether or not the sweep has ended."""
+    """The contents of the result files, whether or not the sweep has ended."""
     rows: list[Row] = []
     failed, done = [], 0
     for run in runs:
@@ -136,26 +135,26 @@ def _local(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) ->
     if not runs:
         return
     with WorkerPool(min(jobs, len(runs))) as pool:
-        for i, found in pool.run(attempt, [(measure, run) for run in runs]):
-            yield runs[i], _recorded(runs[i], found)
+        for i, result in pool.run(attempt, [(measure, run) for run in runs]):
+            yield runs[i], _recorded(runs[i], result)
 
 
 def _ray(measure: Measure, runs: Sequence[Run], jobs: int, num_gpus: float) -> Iterator[tuple[Run, Found]]:
     """Ray's workers. Result files are written here, not by them."""
     from fxteleport.tools.experiments.ray_workers import run_all
 
-    for i, found in run_all(attempt, [(measure, run) for run in runs], jobs, num_gpus):
-        yield runs[i], _recorded(runs[i], found)
+    for i, result in run_all(attempt, [(measure, run) for run in runs], jobs, num_gpus):
+        yield runs[i], _recorded(runs[i], result)
 
 
-def _recorded(run: Run, found: Found | Failure) -> Found:
-    """What a run's file will hold.
+def _recorded(run: Run, result: Found | Failure) -> Found:
+    """The content of a run's file.
 
     Raises:
         InputError: the call is wrong, and so are all other runs.
     """
-    if not isinstance(found, Failure):
-        return found
-    if isinstance(found.error, InputError):
-        raise found.error
-    return {"run": run, "error": str(found), "tries": TRIES}
+    if not isinstance(result, Failure):
+        return result
+    if isinstance(result.error, InputError):
+        raise result.error
+    return {"run": run, "error": str(result), "tries": TRIES}

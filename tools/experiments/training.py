@@ -80,7 +80,7 @@ def measure(run: Run) -> list[Row]:
 
 
 def imitate(live: ft.Teleportable, cob: ft.ChangeOfBasis, method: str, seed: int) -> None:
-    """Move the weights as far, or to as large ones, as a teleportation would."""
+    """Change the weights by a control: a random move of the same length, or a re-initialisation of the same sizes."""
     before = {n: p.detach().clone() for n, p in live.network.named_parameters()}
     after = {n: w.detach() for n, w in live.at(cob).weights.items()}
     far = method == "pseudo"
@@ -116,22 +116,22 @@ def gains(rows: list[Row], method: str) -> dict[tuple[str | float, ...], list[fl
     curves: dict[tuple[object, ...], list[Row]] = {}
     for r in rows:
         curves.setdefault((*(r[k] for k in _SETTING), r["seed"], r["method"]), []).append(r)
-    found: dict[tuple[str | float, ...], list[float]] = {}
+    by_setting: dict[tuple[str | float, ...], list[float]] = {}
     for key, curve in curves.items():
         plain = curves.get((*key[:-1], "plain"))
         if key[-1] == method and plain:
-            found.setdefault(key[:-2], []).append(area(curve) - area(plain))  # type: ignore[arg-type]
-    return found
+            by_setting.setdefault(key[:-2], []).append(area(curve) - area(plain))  # type: ignore[arg-type]
+    return by_setting
 
 
 def judge(rows: list[Row]) -> list[Verdict]:
     """Over all settings, then for each network, activation and initialisation with each learning rate."""
-    found = gains(rows, "teleported")
+    all_gains = gains(rows, "teleported")
     claim = "one teleportation at initialisation speeds up gradient descent"
     text = "mean test accuracy over all epochs, teleported less not"
-    verdicts = [_faster(claim, f"{text}: all {len(found)} settings", [x for v in found.values() for x in v])]
-    if len(found) > 1:
-        for key, gain in found.items():
+    verdicts = [_faster(claim, f"{text}: all {len(all_gains)} settings", [x for v in all_gains.values() for x in v])]
+    if len(all_gains) > 1:
+        for key, gain in all_gains.items():
             setting = dict(zip(_SETTING, key, strict=True))
             name = f"{setting['model']}, {setting['activation']}, init {setting['init']}, {setting['data']}"
             verdicts.append(

@@ -71,7 +71,7 @@ class Picture:
 def _picture(done: Run, kind: str, caption: str) -> Picture:
     try:
         png = rendered(kind, done, "png", dpi=110)
-    except InputError as why:  # not every network takes images, or has weights, or a CoB that is free
+    except InputError as why:  # the network takes no images, or has no weights or no free CoB
         return Picture(kind, caption, why=str(why))
     return Picture(kind, caption, base64.b64encode(png).decode())
 

@@ -131,7 +131,7 @@ def _groups(fact: NodeFacts) -> str:
 
 
 def _about(done: Run) -> dict[str, dict[str, str]]:
-    """What the viewer shows while nothing is selected."""
+    """The facts that the viewer shows while nothing is selected."""
     s, report = done.settings, done.report
     result = {
         "model": done.loaded.spec,
@@ -192,7 +192,7 @@ def _error(fact: NodeFacts) -> Data | None:
 
 
 def _number(x: float | None) -> Data | None:
-    """JSON has no infinity: 1e308 stands for it."""
+    """A number for JSON, with 1e308 in place of infinity."""
     return None if x is None else {"value": float(x) if math.isfinite(x) else 1e308}
 
 

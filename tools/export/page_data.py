@@ -14,25 +14,25 @@ from fxteleport.tools.plots.palette import MIXED, PINNED, dark_text, group_colou
 
 
 def summary(done: Run) -> list[tuple[str, str]]:
-    """The rows of the summary: a name and what is said of it."""
-    found, settings = done.plan, done.settings
-    kinds = [g.kind for g in found.groups]
+    """The rows of the summary: names and texts."""
+    planned, settings = done.plan, done.settings
+    kinds = [g.kind for g in planned.groups]
     law = f"{settings.landscape}, range {settings.cob_range:g}, seed {settings.seed}"
     return [
         ("result", ("same function: " if done.report.passed else "FAILED: ") + verdict(done.report)),
         ("weights", done.loaded.weights),
-        ("parameters", f"{done.loaded.parameters:,}, {found.moved:.2%} of them moved"),
-        ("freedom", f"{found.num_free:,} CoB values"),
+        ("parameters", f"{done.loaded.parameters:,}, {planned.moved:.2%} of them moved"),
+        ("freedom", f"{planned.num_free:,} CoB values"),
         ("groups", ", ".join(f"{kinds.count(k)} {k}" for k in ("free", "dependent", "pinned"))),
         ("law", f"{law}{', powers of two' if settings.exact else ''}"),
         ("plan", f"mode {settings.mode}, norm statistics {settings.norm_stats}"),
-        ("graph", f"{len(done.network.graph.nodes):,} nodes; the original has {len(found.captured.graph.nodes):,}"),
-        ("opaque", "; ".join(f"{o.path or o.node}: {o.why}" for o in found.opaque[:10]) or "none"),
+        ("graph", f"{len(done.network.graph.nodes):,} nodes; the original has {len(planned.captured.graph.nodes):,}"),
+        ("opaque", "; ".join(f"{o.path or o.node}: {o.why}" for o in planned.opaque[:10]) or "none"),
     ]
 
 
 def data(done: Run) -> dict[str, Any]:
-    """What the page's script reads."""
+    """The data for the page's script."""
     facts = node_facts(done)
     at = {fact.name: i for i, fact in enumerate(facts)}
     nodes = zip(facts, done.network.graph.nodes, strict=True)

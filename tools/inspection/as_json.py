@@ -66,12 +66,12 @@ def uses_data(uses: Sequence[Use]) -> list[Data]:
 
 
 def _groups(reading: Reading) -> list[Data]:
-    found = []
+    listed = []
     for group, links in zip(reading.groups, reading.plan.links, strict=True):
         data = asdict(group)
         data["links"] = [asdict(link) | {"path": reading.place(link.node)} for link in links]
-        found.append(data)
-    return found
+        listed.append(data)
+    return listed
 
 
 def _module(row: Row) -> Data:

@@ -23,7 +23,7 @@ from fxteleport.tools.inspection.plan_view import Reading, home
 
 @dataclass(frozen=True)
 class NodeChange:
-    """An operation that the rewritten graph does in another way; a `Rescale` is told with what reads or gives it."""
+    """An operation that the rewritten graph does differently, with the `Rescale`s before and after it."""
 
     node: str
     path: str
@@ -84,7 +84,7 @@ def _module(network: nn.Module, node: fx.Node) -> nn.Module | None:
 
 
 def _name(node: fx.Node) -> str:
-    """The name in the original graph of a node, or of the node whose value it puts back."""
+    """The name in the original graph of a node, or of the node whose value it restores."""
     return info(node).captured or info(node).restores or node.name
 
 
@@ -98,7 +98,7 @@ def _call(operation: str, read: list[str]) -> str:
 
 
 def cob_words(tau: Tensor | None) -> str:
-    """How many factors, and their range; axes along which they do not vary are left out."""
+    """The number of factors and their range; axes along which they do not vary are left out."""
     if tau is None:
         return "1"
     tau = compress(tau.detach())
@@ -107,11 +107,11 @@ def cob_words(tau: Tensor | None) -> str:
     return described(tau)
 
 
-def tensor_changes(found: Plan, cob: ChangeOfBasis, network: nn.Module) -> Iterator[TensorChange]:
+def tensor_changes(plan: Plan, cob: ChangeOfBasis, network: nn.Module) -> Iterator[TensorChange]:
     """The tensors that the teleportation scaled, as the model lists them; tied ones once."""
-    scales = found.scales(cob)
+    scales = plan.scales(cob)
     held = dict([*network.named_parameters(), *network.named_buffers()])
-    for name, tensor in [*found.captured.model.named_parameters(), *found.captured.model.named_buffers()]:
+    for name, tensor in [*plan.captured.model.named_parameters(), *plan.captured.model.named_buffers()]:
         factor = scales.get(name)
         if factor is not None and name in held and not bool((factor == 1).all()):
             yield TensorChange(name, tuple(tensor.shape), _range(tensor), _range(held[name]), cob_words(factor))

@@ -1,4 +1,4 @@
-"""One group, or one node, in full: members, what joined them, what they scale, where they go."""
+"""One group, or one node, in full: its members, the operations that join them, the tensors that they scale."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def short_lines(reading: Reading, group: Group, limit: int) -> Lines:
 
 
 def scaling(reading: Reading, uses: Sequence[Use]) -> str:
-    """As `scaling_words`, with the pinned groups where there is nothing else."""
+    """As `scaling_words`, with the pinned groups if there are no others."""
     words = scaling_words(uses, reading.groups, 8)
     pinned = [f"#{u.group}" for u in uses if reading.groups[u.group].kind == "pinned"]
     if words == "not scaled" and pinned:
@@ -158,8 +158,8 @@ def _node(reading: Reading, name: str) -> str:
         return name
     operation = reading.operation(node)
     if node.op == "call_module":
-        again = f" ({name})" if reading.calls[str(node.target)] > 1 else ""
-        return f"{node.target} {operation}{again}"
+        own_name = f" ({name})" if reading.calls[str(node.target)] > 1 else ""
+        return f"{node.target} {operation}{own_name}"
     inside = f" in {home(node)}" if home(node) else ""
     return f"{name} ({operation}{inside})"
 

@@ -1,4 +1,4 @@
-"""Rows: a plan told along the model's own hierarchy of modules, as data for the tree and for JSON."""
+"""Rows: a plan along the model's own hierarchy of modules, as data for the tree and for JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxteleport.tools.inspection.plan_view import Reading, home
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a node does beside passing its groups on: it wraps, joins, makes or pins neurons."""
+    """What a node does other than pass its groups on: it wraps, joins, creates or pins neurons."""
 
     node: str
     operation: str
@@ -29,8 +29,8 @@ class Row:
     Attributes:
         path, name, kind: dotted path, last part of it, and class.
         parameters, moved: its parameter elements (of its parts too), and how many of them can move.
-        values: free CoB values whose first neurons are made here or in its parts.
-        into, out: the groups of what it reads and gives (for a module without parts).
+        values: the number of free CoB values whose first neurons are here or in its parts.
+        into, out: the groups of its inputs and outputs (for a module without parts).
         tensors: its own parameters and buffers, with the groups that scale them.
         notes: what its nodes do.
         parts: its submodules that do something.
@@ -56,7 +56,7 @@ class Row:
 
 
 def module_rows(reading: Reading) -> Row:
-    """The model's row, with those of all modules that make, join, scale, wrap or pin something."""
+    """The model's row, with those of all modules that create, join, scale, wrap or pin neurons."""
     plan = reading.plan
     model = plan.captured.model
     rows: dict[str, Row] = {}
@@ -67,17 +67,17 @@ def module_rows(reading: Reading) -> Row:
         _tensors(reading, row, module)
     owned: dict[str, list[fx.Node]] = defaultdict(list)
     for node in plan.captured.graph.nodes:
-        place = home(node)
-        while place not in rows:  # a module that capture made: a dropout in a forward
-            place = place.rpartition(".")[0]
+        owner = home(node)
+        while owner not in rows:  # a module that capture made: a dropout in a forward
+            owner = owner.rpartition(".")[0]
         if node.op not in ("placeholder", "output"):
-            owned[place].append(node)
+            owned[owner].append(node)
     for path, nodes in owned.items():
         _describe(reading, rows[path], nodes)
     for group in reading.groups:
         if group.kind == "free":
-            place = reading.place(group.members[0].node)
-            rows[place if place in rows else ""].values += group.size
+            owner = reading.place(group.members[0].node)
+            rows[owner if owner in rows else ""].values += group.size
     return _pruned(rows[""])
 
 
@@ -97,7 +97,7 @@ def _tensors(reading: Reading, row: Row, module: nn.Module) -> None:
 
 
 def _describe(reading: Reading, row: Row, nodes: list[fx.Node]) -> None:
-    """What a module's own nodes read, give and do."""
+    """Fill in the inputs, outputs and notes of a module's own nodes."""
     calls = [n for n in nodes if n.op == "call_module" and str(n.target) == (row.path or WHOLE)]
     alone = not any(True for _ in _children(reading, row))
     if calls or alone:

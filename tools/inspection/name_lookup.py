@@ -1,4 +1,4 @@
-"""What the names on the command line stand for: a group by its number, a node by any of its names."""
+"""Look up names of the command line: a group by its number, a node by any of its names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Node facts: what the HTML page and the Model Explorer export say about each node of the rewritten graph."""
+"""Node facts: the data of each node of the rewritten graph, for the HTML page and the Model Explorer export."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxteleport.passes.capture.leaf_table import WHOLE
 from fxteleport.passes.domain.cob_map import CobMap
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.rewrite.own_epsilon import OwnEpsilon, OwnEpsilonCall, OwnEpsilonNorm
 from fxteleport.passes.rewrite.teleported_modules import Operation, Rescale, TeleportedActivation
@@ -52,7 +53,7 @@ class NodeFacts:
         groups: numbers of the groups that its neurons belong to; none where all are pinned without a group.
         kind: "free", "dependent", "pinned", or "none" where the value carries no CoB.
         cob: the CoB of its value, or None.
-        parameters: how many parameter elements it holds.
+        parameters: the number of its parameter elements.
         moved: the share of them whose factor is not structurally 1; None without parameters.
         error: largest difference from `original * tau`, relative to the largest value; None where not compared.
         change: "" as in the original, "wrapped" for another operation, "added" for a new node.
@@ -92,7 +93,7 @@ def _facts(done: Run) -> Iterator[NodeFacts]:
         source = sources.get(name)
         groups, kind, spread = known.of(source)
         error = errors.get(name)
-        inside = source is None or info(node).captured in restored  # between two rescalings: the original's value
+        inside = source is None or info(node).captured in restored  # between two rescalings it is the original's value
         if inside:
             groups, kind, spread, error = (), "pinned", _ONE, None
         read = tuple(n.name for n in node.all_input_nodes)
@@ -141,7 +142,7 @@ class Cobs:
         """Group numbers, kind and spread of a captured node's value."""
         maps = [m for m in pytree.tree_leaves(self.map_of(source)) if isinstance(m, CobMap)]
         held = None if source is None else info(source).value
-        if not maps or not any(carries(x) for x in pytree.tree_leaves(held)):
+        if not maps or not any(carries(x) for x in leaves(held)):
             return (), "none", None
         symbols = [s.reshape(-1) for m in maps for s, _ in m.factors]
         ids = torch.cat([self.group[s] for s in symbols]).unique().tolist() if symbols else []
@@ -164,8 +165,8 @@ def shape_of(source: fx.Node | None) -> str:
     value = None if source is None else info(source).value
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    leaves = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
-    return f"{len(leaves)} tensors" if leaves else type(value).__name__ if value is not None else ""
+    tensors = [x for x in leaves(value) if isinstance(x, Tensor)]
+    return f"{len(tensors)} tensors" if tensors else type(value).__name__ if value is not None else ""
 
 
 def _moved(plan: Plan, source: fx.Node | None) -> tuple[int, float | None]:

@@ -1,4 +1,4 @@
-"""Words: groups, their uses and wrapped operations, as a person reads them."""
+"""Groups, their uses and wrapped operations in words."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def size_words(group: Group) -> str:
 
 
 def allowed_words(group: Group) -> str:
-    """What the values of a free group may be."""
+    """The allowed values of a free group, in words."""
     return _LAWS[group.allows]
 
 
 def short_reason(why: str) -> str:
-    """A group's reason without the node in front and the advice in brackets behind."""
+    """A group's reason without the node before it and the advice in brackets after it."""
     head, colon, rest = why.partition(": ")
     return re.sub(r" \([^()]*\)$", "", rest if colon and " " not in head else why)
 
@@ -77,7 +77,7 @@ def tied_words(tie: Tie) -> str:
 
 
 def by_run(uses: Sequence[Use]) -> list[list[Use]]:
-    """Uses by the channels they lie on: those of one run are multiplied, runs stand side by side."""
+    """Uses grouped by their runs of channels; the uses of one run are multiplied."""
     runs: dict[tuple[tuple[int, ...], int, int], list[Use]] = {}
     for use in uses:
         runs.setdefault((use.axes, use.start, use.stop), []).append(use)

@@ -1,4 +1,4 @@
-"""What holds freedom back: the reasons for which neurons are pinned, largest first, and what would free them."""
+"""Why neurons are pinned: the reasons, largest first, and the settings that would free them."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def reasons(reading: Reading) -> list[Reason]:
         node, colon, why = group.why.partition(": ")
         where = node if colon and (node in reading.nodes or " " not in node) else ""
         held[why if where else group.why][where] += group.size
-    found = []
+    result = []
     for why, nodes in held.items():
         ordered = sorted(nodes.items(), key=lambda x: (-x[1], x[0]))
-        found.append(Reason(why, sum(nodes.values()), tuple((n, reading.place(n), size) for n, size in ordered)))
-    return sorted(found, key=lambda r: (-r.neurons, r.why))
+        result.append(Reason(why, sum(nodes.values()), tuple((n, reading.place(n), size) for n, size in ordered)))
+    return sorted(result, key=lambda r: (-r.neurons, r.why))
 
 
-def one_sided(found: Plan) -> dict[str, tuple[int, list[str]]]:
-    """Values that may not be any number: in words -> how many, and why."""
-    system, allows = found.constrained.system, found.solution.allows
+def one_sided(plan: Plan) -> dict[str, tuple[int, list[str]]]:
+    """Free values with a restriction: the restriction in words -> their number, and why."""
+    system, allows = plan.constrained.system, plan.solution.allows
     sides = (("positive", 1, system.positive), ("1 or -1", 2, system.unit))
     return {
         words: (int((allows == flag).sum()), list(dict.fromkeys(b.origin.why for b in batches)))
@@ -62,17 +62,17 @@ def one_sided(found: Plan) -> dict[str, tuple[int, list[str]]]:
     }
 
 
-def other_settings(found: Plan, loaded: Loaded) -> list[Setting]:
-    """The plan itself, and what plans with fewer restrictions would free, where that is more."""
-    modes = ["full"] if found.mode == "full" else ["weights", "full"]
+def other_settings(current: Plan, loaded: Loaded) -> list[Setting]:
+    """The plan itself, and plans with other settings that would free more values."""
+    modes = ["full"] if current.mode == "full" else ["weights", "full"]
     stats = {"fixed": ["fixed", "rescaled", "wrapped"], "rescaled": ["rescaled"], "wrapped": ["wrapped"]}
-    pairs = [(m, s) for m in modes for s in stats[found.norm_stats] if (m, s) != ("weights", "wrapped")]
+    pairs = [(m, s) for m in modes for s in stats[current.norm_stats] if (m, s) != ("weights", "wrapped")]
     rows = []
     for mode, norm_stats in pairs:
-        same = (mode, norm_stats) == (found.mode, found.norm_stats)
-        norms = found.norms if mode == "weights" else "exact"
-        other = found if same else Settings(mode=mode, norm_stats=norm_stats, norms=norms).plan(loaded)
-        if same or other.num_free > found.num_free:
+        same = (mode, norm_stats) == (current.mode, current.norm_stats)
+        norms = current.norms if mode == "weights" else "exact"
+        other = current if same else Settings(mode=mode, norm_stats=norm_stats, norms=norms).plan(loaded)
+        if same or other.num_free > current.num_free:
             rows.append(Setting(mode, norm_stats, other.num_free, other.moved))
     return rows
 

@@ -1,4 +1,4 @@
-"""A plan with what the views of `inspect` ask of it again and again, in words."""
+"""A plan with cached facts for the views of `inspect`, in words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fxteleport.tools.inspection.phrasing import tied_words, wrap_words
 
 
 class Reading:
-    """A plan with what the views ask of it again and again."""
+    """A plan with cached facts for the views."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -57,12 +57,12 @@ class Reading:
     @functools.cached_property
     def wrapped(self) -> dict[str, str]:
         """Node name -> how its operation is wrapped, in words; only where its CoB is not structurally 1."""
-        found = {}
+        texts = {}
         for node, wrap in self.plan.constrained.wraps.items():
             words = wrap_words(wrap, self.plan.uses(wrap.before), self.plan.uses(wrap.after), self.groups)
             if words:
-                found[node.name] = words
-        return found
+                texts[node.name] = words
+        return texts
 
     @property
     def groups(self) -> list[Group]:
@@ -81,20 +81,20 @@ class Reading:
 
     @functools.cached_property
     def doings(self) -> dict[str, list[str]]:
-        """Node name -> what it did to groups: joined, made or pinned them (in words)."""
-        found: dict[str, list[str]] = defaultdict(list)
+        """Node name -> what it does to groups: joins, creates or pins them (in words)."""
+        texts: dict[str, list[str]] = defaultdict(list)
         for group, links in zip(self.groups, self.plan.links, strict=True):
             joined = {link.node: link.why for link in links if link.node and group.kind != "pinned"}
             for node, why in joined.items():
-                found[node].append(f"joins #{group.id}: {why}")
+                texts[node].append(f"joins #{group.id}: {why}")
             for node in dict.fromkeys(m.node for m in group.members if m.node in self.nodes):
-                found[node].append(f"makes neurons of #{group.id}")
+                texts[node].append(f"makes neurons of #{group.id}")
             where, colon, why = group.why.partition(": ")
             if group.kind == "pinned" and colon and where in self.nodes:
-                found[where].append(f"pins #{group.id}: {why}")
+                texts[where].append(f"pins #{group.id}: {why}")
         for tie in self.plan.ties:
-            found[tie.node].append(f"ties {tied_words(tie)}: {tie.why}")
-        return found
+            texts[tie.node].append(f"ties {tied_words(tie)}: {tie.why}")
+        return texts
 
 
 def home(node: fx.Node) -> str:

@@ -18,7 +18,7 @@ from fxteleport.tools.inspection.phrasing import by_run, full_words, scaling_wor
 
 STYLES = {"free": "green", "dependent": "cyan", "pinned": "yellow"}
 _SHOWN = 3
-_PERIOD = 4  # siblings that repeat as a whole: attention in windows and in shifted windows, say
+_PERIOD = 4  # the longest repeating run of siblings: attention in windows and in shifted windows, say
 
 
 class Hanging:
@@ -42,7 +42,7 @@ class Hanging:
 
 
 class TreeView:
-    """Rows as a rich tree. Siblings that look alike are told once, and a group is introduced where it comes first."""
+    """Rows as a rich tree. Siblings that look alike are shown once, and a group is introduced at its first mention."""
 
     def __init__(self, groups: Sequence[Group], every: bool = False, depth: int | None = None) -> None:
         self.groups, self.every, self.depth = groups, every, depth
@@ -89,7 +89,7 @@ class TreeView:
         return text.append_text(self._names(row.out))
 
     def _names(self, uses: Sequence[Use]) -> Text:
-        """Groups by their numbers, each with its size and kind where it is met first."""
+        """Groups by their numbers, with size and kind at the first mention."""
         text, named = Text(), set[str]()
         runs = by_run(uses)
         for run in runs:
@@ -110,14 +110,14 @@ class TreeView:
         return text if named else Text("1")
 
     def _introduction(self, group: Group) -> str:
-        """Size and kind; a reason that was given before by the group that it was given for."""
+        """Size and kind, and the reason; a reason that was given before is named by its group."""
         if group.kind != "pinned":
             return full_words(group)
         first = self.reasons.setdefault(short_reason(group.why), group.id)
         return full_words(group) if first == group.id else f"{size_words(group)} like #{first}"
 
     def _body(self, row: Row) -> list[Hanging]:
-        """The lines under a module's head: parameters, then what its nodes do."""
+        """The lines below a module's head: parameters, then what its nodes do."""
         scaled: dict[str, list[str]] = {}
         for name, uses in row.tensors:
             scaled.setdefault(scaling_words(uses, self.groups), []).append(name)
@@ -139,33 +139,33 @@ def totals(row: Row) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share that says 100% or 0% only where it is."""
+    """A share in percent; 100% and 0% are shown only where they are exact."""
     text = f"{100 * part / whole:.2f}".rstrip("0").rstrip(".")
     return f"{'>99.99' if text == '100' and part < whole else '<0.01' if text == '0' and part else text}%"
 
 
 def _runs(rows: Sequence[Row], groups: Sequence[Group], every: bool) -> list[tuple[Sequence[Row], Sequence[Row]]]:
-    """Siblings in order: ((), [row]), or rows that are told by naming those before that they repeat, in turn."""
+    """Siblings in order: ((), [row]), or (earlier rows, later rows that repeat them)."""
     looks = [None if every or not row.parts else look(row, groups) for row in rows]
-    found: list[tuple[Sequence[Row], Sequence[Row]]] = []
-    at = told = 0  # rows[told:at] are those since the last that was not told in full
+    runs: list[tuple[Sequence[Row], Sequence[Row]]] = []
+    at = shown = 0  # rows[told:at] are those since the last that was not told in full
     while at < len(rows):
-        for period in range(1, min(_PERIOD, at - told) + 1):
+        for period in range(1, min(_PERIOD, at - shown) + 1):
             end = at
             while end < len(rows) and looks[end] is not None and looks[end] == looks[end - period]:
                 end += 1
             if end - at >= period:
-                found.append((rows[at - period : at], rows[at:end]))
-                at = told = end
+                runs.append((rows[at - period : at], rows[at:end]))
+                at = shown = end
                 break
         else:
-            found.append(((), rows[at : at + 1]))
+            runs.append(((), rows[at : at + 1]))
             at += 1
-    return found
+    return runs
 
 
 def look(row: Row, groups: Sequence[Group]) -> tuple[Any, ...]:
-    """What makes two modules alike: the same parts doing the same things, whatever their sizes and groups."""
+    """The key by which two modules look alike: the same parts with the same notes, whatever their sizes and groups."""
 
     def kinds(uses: Sequence[Use]) -> frozenset[tuple[Any, ...]]:
         return frozenset((u.axes, u.exponent, groups[u.group].kind) for u in uses)

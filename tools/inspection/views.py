@@ -1,4 +1,4 @@
-"""The views of `inspect`: what each prints, and what it adds to the JSON."""
+"""The views of `inspect`: what each prints, and its part of the JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fxteleport.tools.options.common import Settings
 
 @dataclass(frozen=True)
 class View:
-    """What is printed, and what it adds to the JSON."""
+    """What a view prints, and its part of the JSON."""
 
     reading: Reading
     loaded: Loaded
@@ -47,27 +47,26 @@ class View:
         yield Text("; ".join([*hints, *(["--all: every module"] if view.folded else [])]), style="dim")
 
     def totals(self) -> Iterator[Text]:
-        """What there is in all."""
-        found, reading = self.reading.plan, self.reading
+        """The totals."""
+        planned, reading = self.reading.plan, self.reading
         sizes = {kind: [g.size for g in reading.groups if g.kind == kind] for kind in ("free", "dependent", "pinned")}
         yield Text(self.loaded.spec, style="bold").append(
             f" {self.row.kind}: {count(self.row.parameters, 'parameter')}, "
             f"{percent(self.row.moved, self.row.parameters) if self.row.parameters else 'none'} can move",
             style="default",
         )
-        parts = [f"{count(found.num_free, 'free CoB value')} in {count(len(sizes['free']), 'group')}"]
+        parts = [f"{count(planned.num_free, 'free CoB value')} in {count(len(sizes['free']), 'group')}"]
         if sizes["dependent"]:
             groups = count(len(sizes["dependent"]), "group")
             parts.append(f"{count(sum(sizes['dependent']), 'dependent value')} in {groups}")
         parts.append(f"{count(sum(sizes['pinned']), 'neuron')} pinned to 1")
         yield Text(", ".join(parts))
-        rules = "a rule knows each" if not found.opaque else f"no rule knows {len(found.opaque)}: see --pinned"
-        yield Text(
-            f"{count(len(found.captured.graph.nodes), 'graph node')} ({rules}), {len(reading.wrapped)} of them wrapped"
-        )
-        norms = "" if found.norms == "exact" else f", norms {found.norms}"
-        yield Text(f"mode {found.mode}, norm statistics {found.norm_stats}{norms}")
-        for name, value in resting(found.conditions) if found.conditions else ():
+        rules = "a rule knows each" if not planned.opaque else f"no rule knows {len(planned.opaque)}: see --pinned"
+        nodes = count(len(planned.captured.graph.nodes), "graph node")
+        yield Text(f"{nodes} ({rules}), {len(reading.wrapped)} of them wrapped")
+        norms = "" if planned.norms == "exact" else f", norms {planned.norms}"
+        yield Text(f"mode {planned.mode}, norm statistics {planned.norm_stats}{norms}")
+        for name, value in resting(planned.conditions) if planned.conditions else ():
             yield Text(f"{name} {value}" if name else f"  {value}")
 
     def group(self, text: str) -> Iterator[RenderableType]:
@@ -76,18 +75,18 @@ class View:
 
     def node(self, name: str) -> Iterator[RenderableType]:
         """One node; the tree of a module that holds several."""
-        found = find_node(self.reading, name)
-        if not isinstance(found, str):
-            yield from node_lines(self.reading, found, self.limit)
+        target = find_node(self.reading, name)
+        if not isinstance(target, str):
+            yield from node_lines(self.reading, target, self.limit)
             return
-        row = next((r for r in self.row.walk() if r.path == found), None)
+        row = next((r for r in self.row.walk() if r.path == target), None)
         if row is None:
-            yield Text(f"{found} only passes groups on")
+            yield Text(f"{target} only passes groups on")
             return
         yield TreeView(self.reading.groups, every=True).tree(row, Text(f"{row.path} {row.kind}", style="bold"))
 
     def pinned(self) -> Iterator[RenderableType]:
-        """What holds freedom back."""
+        """Why neurons are pinned."""
         settings = other_settings(self.reading.plan, self.loaded)
         self.data["settings"] = as_json.others(settings)
         yield from pinned_lines(self.reading, reasons(self.reading), settings, self.limit)

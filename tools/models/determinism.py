@@ -27,7 +27,7 @@ _FLAGS: tuple[tuple[Any, str, Any], ...] = (
 
 @contextlib.contextmanager
 def deterministic(device: str | torch.device) -> Iterator[None]:
-    """Deterministic algorithms on and TF32 off, if the device is a CUDA one; everything as it was afterwards.
+    """Deterministic algorithms on and TF32 off, if the device is a CUDA one; all settings are restored afterwards.
 
     An operation that has no deterministic algorithm runs with a warning. On other devices nothing is set.
     """
@@ -55,7 +55,7 @@ def deterministic(device: str | torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's generator set to a seed, and as it was before afterwards."""
+    """Set torch's generator to a seed, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Devices: which of them are there, and what they are called."""
+"""Devices: which are available, and their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxteleport.passes.errors import InputError
 
 
 def check_device(name: str) -> str:
-    """The name, of a device that is there.
+    """Check that a device is available, and return its name.
 
     Raises:
         InputError: the name is unknown, or this machine has no such device.
@@ -33,7 +33,7 @@ def check_device(name: str) -> str:
 
 @functools.cache
 def device_name(device: str) -> str:
-    """What the maker calls a device, for example "NVIDIA H100 80GB HBM3"."""
+    """The model name of a device, for example "NVIDIA H100 80GB HBM3"."""
     if torch.device(device).type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:

@@ -32,7 +32,7 @@ def from_factory(
 
     Raises:
         ModelError: the file or the factory fails, or makes no `nn.Module`.
-        InputError: nothing says what the network takes.
+        InputError: the network's inputs are unknown.
     """
     with contextlib.redirect_stdout(sys.stderr), _described(f"the factory '{spec}'"):
         file = _import(path)
@@ -57,7 +57,7 @@ def from_factory(
 
 
 def _makes_networks(name: str, value: object, file: ModuleType) -> bool:
-    """Whether a name of a file can be meant as its factory: what the file defines itself, not what it imports."""
+    """Whether a name in a file may be a factory: something that the file defines itself, and does not import."""
     if name.startswith("_") or name == "example_inputs":
         return False
     return isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == file.__name__)
@@ -80,7 +80,7 @@ def _import(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _described(what: str) -> Iterator[None]:
-    """Whatever a user's code raises, as a ModelError."""
+    """Turn any error of a user's code into a ModelError."""
     try:
         yield
     except (ModelError, InputError):

@@ -22,10 +22,10 @@ def files(folder: Path, count: int) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"--images: there is no folder '{folder}'")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    if not found:
+    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    if not pictures:
         raise InputError(f"--images: '{folder}' holds no picture ({', '.join(sorted(_SUFFIXES))})")
-    return found[:count]
+    return pictures[:count]
 
 
 def batch_of(paths: list[Path], model: nn.Module, spec: str, shape: tuple[int, ...]) -> Tensor:

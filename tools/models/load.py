@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.models.meta_init import without_weights
 from fxteleport.models.randomize import randomize
 from fxteleport.passes.capture.capture import reject_unsupported
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.passes.graph.exported import evaluate
 from fxteleport.tools.models import images
@@ -30,11 +30,11 @@ _PICTURES = 8
 
 
 def check_spec(spec: str, request: Request) -> None:
-    """Find what is wrong with a MODEL before anything is built.
+    """Check a MODEL before anything is built.
 
     Raises:
         ModelError: no such name, file or factory.
-        InputError: it goes not with the options.
+        InputError: it does not go with the options.
     """
     path, factory = split(spec)
     if path is None:
@@ -87,12 +87,12 @@ def load(spec: str, request: Request) -> Loaded:
     if request.channels_last:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = _channels_last(tensor.data)
-    args, kwargs = pytree.tree_map(lambda x: _placed(x, request), (args, kwargs))
+    args, kwargs = tree_map(lambda x: _placed(x, request), (args, kwargs))
     return Loaded(request.named(spec), model, args, kwargs, weights)
 
 
 def skeleton(spec: str, request: Request) -> Loaded:
-    """Build a network without weights, and make inputs for it: to plan one that no memory holds.
+    """Build a network without weights, and make inputs for it, to plan one that is larger than memory.
 
     Raises:
         ModelError: it cannot be built, or is quantised or scripted.

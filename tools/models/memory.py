@@ -1,4 +1,4 @@
-"""Memory: what a call needs at its peak, what is free, and a limit for a process. Where Linux's /proc is."""
+"""Memory: the peak of a call, the free memory, and a limit for a process, by Linux's /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def peak_bytes(run: Callable[[], T]) -> tuple[T, int]:
-    """A call's result, and how far it raised the process's resident memory at its peak; 0 where that is not known."""
+    """A call's result, and the rise of the process's peak resident memory; 0 where that is unknown."""
     refs = Path("/proc/self/clear_refs")
     if not refs.exists():
         return run(), 0
@@ -32,13 +32,13 @@ def limit_memory(size: int) -> None:
 
 
 def free_memory() -> float:
-    """What processes may still take of the machine's memory, bytes; infinite where that is not known."""
+    """The machine's free memory in bytes; infinite where that is unknown."""
     path = Path("/proc/meminfo")
     return _field(path, "MemAvailable") if path.exists() else math.inf
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for an error that says that memory did not suffice: torch raises several, oneDNN says no more than that."""
+    """True for an out-of-memory error, of which torch has several, and oneDNN a bare RuntimeError."""
     said = ("allocate memory", "out of memory", "could not create a primitive")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 

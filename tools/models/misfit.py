@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 
 def misfit(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What is wrong with a state dict for a network; "" where it fits."""
+    """Why a state dict does not fit a network; "" where it fits."""
     missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
     wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
     shapes = "" if not wrong else f" {tuple(state[wrong[0]].shape)}, here {tuple(own[wrong[0]].shape)}"
-    whole = [n for n in own if n in state and _has_fractions(own[n]) and not _has_fractions(state[n])]
+    integers = [n for n in own if n in state and _has_fractions(own[n]) and not _has_fractions(state[n])]
     kinds = (
         (missing, "missing", ""), (unexpected, "unknown", ""), (wrong, "of another shape", shapes),
-        (whole, "of integers that are fractions here", ""),
+        (integers, "of integers that are fractions here", ""),
     )  # fmt: skip
     problems = [f"{len(n)} {what} (the first: '{n[0]}'{more})" for n, what, more in kinds if n]
     if not problems:
         return ""
     hints = [] if missing or unexpected else list(filter(None, (_hint(model, n, own[n], state[n]) for n in wrong)))
-    if whole or len(hints) < len(wrong) or not hints:
+    if integers or len(hints) < len(wrong) or not hints:
         return f"tensors {', '.join(problems)}"
     return f"tensors {', '.join(problems)}: pass {' '.join(dict.fromkeys(hints))}"
 
@@ -31,7 +31,7 @@ def _has_fractions(x: Tensor) -> bool:
 
 
 def _hint(model: nn.Module, name: str, own: Tensor, held: Tensor) -> str:
-    """The option with which the network would have a tensor of the shape that is held; "" if none is known."""
+    """The option with which the network would have a tensor of the saved shape; "" if none is known."""
     layer = name.rpartition(".")[0]
     if layer in _named(model, "classifier") or (not _config(model) and own.shape[1:] == held.shape[1:]):
         return f"--model-kwargs num_classes={held.shape[0]}" if own.shape[1:] == held.shape[1:] else ""
@@ -44,10 +44,10 @@ def _hint(model: nn.Module, name: str, own: Tensor, held: Tensor) -> str:
 
 def _named(model: nn.Module, key: str) -> Sequence[str]:
     """The layers that timm's configuration of a network names."""
-    found = _config(model).get(key) or ()
-    return (found,) if isinstance(found, str) else tuple(found)
+    layers = _config(model).get(key) or ()
+    return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
 def _config(model: nn.Module) -> Mapping[str, str | Sequence[str] | None]:
-    found = getattr(model, "pretrained_cfg", None)
-    return found if isinstance(found, Mapping) else {}
+    config = getattr(model, "pretrained_cfg", None)
+    return config if isinstance(config, Mapping) else {}

@@ -1,4 +1,4 @@
-"""A network that is wanted, and one that is there."""
+"""A request for a network, and a loaded network."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from fxteleport.passes.graph.containers import leaves
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which network is wanted, as the command line says it.
+    """Which network to load, and how, as on the command line.
 
     Attributes:
         input_size: one input's shape without the batch axis, or None for the network's own.
-        redraw: replace the parameters by generic random ones; None: where they would be a fresh initialisation.
-        batch: how many inputs at once; None: two, or as many pictures as there are, up to eight.
+        redraw: replace the parameters by generic random ones; None: only if they would be freshly initialised.
+        batch: the batch size; None: two, or the number of pictures, up to eight.
         images: a folder of pictures to take as inputs, instead of random numbers.
         channels_last: give images and convolutions that memory format.
         settings: further arguments of the network's constructor, or of its factory.
@@ -45,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode with inputs to run it on, and where its weights are from."""
+    """A network in eval mode with inputs to run it on, and the source of its weights."""
 
     spec: str
     model: nn.Module
@@ -60,12 +61,12 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are, else its inputs."""
-        inputs = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        """The device of its parameters, or else of its inputs."""
+        inputs = [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
         return next((t.device for t in (*self.model.parameters(), *inputs)), torch.device("cpu"))
 
     @property
     def batch(self) -> int | None:
         """The length of the first input's first axis."""
-        tensors = [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
+        tensors = [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Tensor) and x.ndim]
         return tensors[0].shape[0] if tensors else None

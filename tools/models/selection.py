@@ -1,4 +1,4 @@
-"""Selection: which models a call means, where it names them by pattern or by family."""
+"""Selection: the models that a call names, also by pattern or by family."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TORCHVISION = "torchvision/"
 
 
 def select(specs: Iterable[str], families: Sequence[str] = ()) -> list[str]:
-    """The models meant, each once, in the order of the call.
+    """The models of a call, each once, in its order.
 
     A spec with `*`, `?` or `[` is a pattern of timm names, or after `torchvision/` of torchvision's. A family is the
     module of timm (or, after `torchvision/`, of torchvision) that its models are defined in.
@@ -22,14 +22,14 @@ def select(specs: Iterable[str], families: Sequence[str] = ()) -> list[str]:
         ModelError: a pattern or a family matches nothing.
         InputError: the call names no model at all.
     """
-    found: list[str] = []
+    models: list[str] = []
     for spec in specs:
-        found += matching(spec) if split(spec)[0] is None and any(c in spec for c in "*?[") else [spec]
+        models += matching(spec) if split(spec)[0] is None and any(c in spec for c in "*?[") else [spec]
     for family in families:
-        found += members(family)
-    if not found:
+        models += members(family)
+    if not models:
         raise InputError("there is nothing to check: name a MODEL, a pattern such as 'resnet*', or a --family")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(models))
 
 
 def matching(pattern: str) -> list[str]:
@@ -39,10 +39,10 @@ def matching(pattern: str) -> list[str]:
         ModelError: there are none.
     """
     library = zoo.LIBRARIES[pattern.startswith(_TORCHVISION)]
-    found = [n for n in zoo.names(library) if fnmatch.fnmatchcase(n, pattern)]
-    if not found:
+    matches = [n for n in zoo.names(library) if fnmatch.fnmatchcase(n, pattern)]
+    if not matches:
         raise ModelError(f"no model matches '{pattern}'")
-    return found
+    return matches
 
 
 def members(family: str) -> list[str]:
@@ -53,8 +53,8 @@ def members(family: str) -> list[str]:
     """
     ours = family.startswith(_TORCHVISION)
     families = {n: _TORCHVISION * ours + zoo.family(n) for n in zoo.names(zoo.LIBRARIES[ours])}
-    found = [n for n, of in families.items() if of == family]
-    if not found:
+    matches = [n for n, of in families.items() if of == family]
+    if not matches:
         hint = zoo.suggestion(family, set(families.values())) or ": a family is a module of timm.models, as resnet"
         raise ModelError(f"there is no family '{family}'{hint}")
-    return found
+    return matches

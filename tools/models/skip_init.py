@@ -1,4 +1,4 @@
-"""Build a network without drawing its random initialisation, for one whose parameters are drawn anew anyway."""
+"""Build a network without its random initialisation, if its parameters are drawn again anyway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.bern
 
 
 class Unfilled(TorchFunctionMode):
-    """While active, in-place draws leave parameters as they are allocated; buffers are drawn as ever.
+    """While active, in-place random draws leave parameters uninitialised; buffers are drawn as usual.
 
     Initialisation is most of the time that building a large network takes.
     """

@@ -1,4 +1,4 @@
-"""State dicts from files, by whomever they were saved, into a network: timm's and Lightning's scripts, DDP, compile."""
+"""Load a state dict from a file into a network, also as saved by timm, Lightning, DDP or torch.compile."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fxteleport.passes.errors import CheckpointError
 from fxteleport.tensor_files import read_pickled, read_tensors
 from fxteleport.tools.models.misfit import misfit
 
-# Where training scripts keep the weights, the averaged ones first, as timm loads them.
+# The keys under which training scripts save weights, averaged ones first, as timm loads them.
 _HELD_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
-_COMPILED = "_orig_mod."  # what torch.compile puts into names
+_COMPILED = "_orig_mod."  # torch.compile inserts this into names
 
 
 def load_state(model: nn.Module, path: Path) -> str:
-    """Load a state dict (safetensors or a torch file), strictly; returns what it was held under in the file, or "".
+    """Load a state dict (safetensors or a torch file), strictly; returns its key in the file, or "".
 
-    Names may have a prefix, as those of a model that DDP, `torch.compile` or a Lightning module held.
+    Names may have a prefix, as from a model inside DDP, `torch.compile` or a Lightning module.
 
     Raises:
         CheckpointError: the file is missing, corrupt, holds several networks, or does not fit the model.
@@ -39,21 +39,20 @@ def load_state(model: nn.Module, path: Path) -> str:
 
 
 def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors by the names that they had before the model was held by something else.
+    """The tensors by their names without a wrapper's prefix.
 
-    Beside a model's own tensors under a prefix, a training script keeps others (of a loss, of metrics): they are left
-    out where all of the model's are there.
+    Tensors without the prefix (of a loss, of metrics) are left out if all of the model's are under it.
     """
     state = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
     if not own or not own.keys().isdisjoint(state):
         return state
     prefixes = list(dict.fromkeys(_prefixes(state, own)))
-    whole = [p for p in prefixes if all(p + name in state for name in own)]
-    if len(whole) > 1:
-        under = " and ".join(f"'{p}'" for p in whole)
+    complete = [p for p in prefixes if all(p + name in state for name in own)]
+    if len(complete) > 1:
+        under = " and ".join(f"'{p}'" for p in complete)
         raise CheckpointError(f"'{path}' holds several such networks, under {under}: save the state dict of one")
-    if whole:
-        return {name: state[whole[0] + name] for name in own}
+    if complete:
+        return {name: state[complete[0] + name] for name in own}
     if not prefixes:
         return state
     nearest = max(prefixes, key=lambda p: sum(p + name in state for name in own))
@@ -61,16 +60,16 @@ def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path) 
 
 
 def _prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterator[str]:
-    """What may stand before the names of the model: by the first of them that occurs behind anything."""
+    """The possible prefixes of the model's names, from the first name that occurs with one."""
     for name in own:
-        found = [held.removesuffix(name) for held in state if held.endswith(f".{name}")]
-        if found:
-            yield from found
+        prefixes = [held.removesuffix(name) for held in state if held.endswith(f".{name}")]
+        if prefixes:
+            yield from prefixes
             return
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file, and what they were held under."""
+    """The tensors of a file, and their key in it."""
     if not path.is_file():
         raise CheckpointError(f"there is no file '{path}'")
     if path.suffix == ".safetensors":
@@ -78,12 +77,12 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
         if marks.get(MARK, "").startswith("full "):
             raise CheckpointError(f"'{path}' holds a network with teleported activations: use fxteleport.load")
         return state, ""
-    found, under = read_pickled(path), ""
-    while isinstance(found, dict):
-        key = next((k for k in _HELD_UNDER if isinstance(found.get(k), dict)), None)
+    content, under = read_pickled(path), ""
+    while isinstance(content, dict):
+        key = next((k for k in _HELD_UNDER if isinstance(content.get(k), dict)), None)
         if key is None:
             break
-        found, under = found[key], key
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        content, under = content[key], key
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise CheckpointError(f"'{path}' holds no state dict")
-    return dict(found), under
+    return dict(content), under

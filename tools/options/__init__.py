@@ -1,1 +1,1 @@
-"""Options of the commands, as dataclasses with their help texts; `common.py` holds those that several share."""
+"""Options of the commands, as dataclasses with their help texts; `common.py` has those that several share."""

@@ -115,7 +115,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Results:
-    """Where the results go besides the table; what cannot be written is better said before the work than after."""
+    """The files for the results; whether they can be written is checked before the work."""
 
     json: Annotated[str | None, option("--json", _RESULTS, JSON, "PATH")] = None
     jsonl: Annotated[

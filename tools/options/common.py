@@ -1,6 +1,6 @@
-"""Options: what the commands have in common, declared and checked once.
+"""Options that several commands share, declared and checked once.
 
-Nothing in this folder imports torch before a command runs, so that help and a wrong call are answered at once.
+Nothing in this folder imports torch before a command runs, so that help and errors in a call are shown at once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ CobRange = Annotated[float, option("--cob-range", COB, "Range R of the law, for 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network's weights are from, and what it runs on, in which number format."""
+    """The source of a network's weights, its inputs, its device and its number format."""
 
     input_size: Annotated[
         str | None,
@@ -107,10 +107,10 @@ class Source:
     dtype: Annotated[str, option("--dtype", RUN, f"Number format: {', '.join(DTYPES)}.", "TYPE", DTYPES)] = "float32"
 
     def request(self, seed: int = 0) -> Request:
-        """The network that is wanted.
+        """The request for the network.
 
         Raises:
-            InputError: an option has a value that cannot be, or the device is not there.
+            InputError: an option has an invalid value, or the device is not available.
         """
         one_of("--dtype", self.dtype, DTYPES)
         check_seed(seed)
@@ -129,7 +129,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Law:
-    """What a change of basis is drawn from."""
+    """The law from which a change of basis is drawn."""
 
     landscape: Annotated[
         str, option("--landscape", COB, f"Law of the CoB: {', '.join(LANDSCAPES)}.", "LAW", LANDSCAPES)
@@ -210,20 +210,20 @@ def valid(mode: str, norm_stats: str) -> bool:
 
 
 def check_norms(mode: str, norms: str) -> None:
-    """Raise InputError for a treatment of norms that does not exist, or does not go with the mode."""
+    """Raise InputError for an unknown treatment of norms, or one that does not go with the mode."""
     one_of("--norms", norms, NORMS)
     if (mode, norms) == ("full", "scaled"):
         raise InputError("--norms scaled is for --mode weights: with --mode full, norms are exact")
 
 
 def check_seed(seed: int) -> None:
-    """Raise InputError for a seed that no generator takes."""
+    """Raise InputError for an invalid seed."""
     if not 0 <= seed < 1 << 63:
         raise InputError(f"--seed must not be negative, nor 2**63 or more, got {seed}")
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise InputError for a value that an option does not know."""
+    """Raise InputError for an unknown value of an option."""
     if value not in known:
         raise InputError(f"{option} is one of {', '.join(known)}; got '{value}'")
 

@@ -30,7 +30,7 @@ def option(
 
 
 def _completion(values: list[str]) -> Callable[[str], list[str]]:
-    """Which values go on from what was typed."""
+    """The completion of an option's value: the values that begin with the typed text."""
 
     def begun(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -39,7 +39,7 @@ def _completion(values: list[str]) -> Callable[[str], list[str]]:
 
 
 class Command(TyperCommand):
-    """A command whose help says no type where an option takes no value; `--model-kwargs` takes several."""
+    """A command whose help shows no type for an option without a value; `--model-kwargs` takes several values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         return super().parse_args(ctx, list(model_kwargs.spread(args)))
@@ -49,7 +49,7 @@ class Command(TyperCommand):
 
 
 def without_types(parameters: Any) -> Any:
-    """Parameters whose help says no type where they take no value."""
+    """Remove the type from the help of parameters without a value."""
     for each in parameters:
         if getattr(each, "is_flag", False) and each.metavar is None:
             each.metavar = ""
@@ -57,7 +57,7 @@ def without_types(parameters: Any) -> Any:
 
 
 def register(app: typer.Typer, function: Callable[..., None]) -> None:
-    """Make a function a command."""
+    """Register a function as a command."""
     app.command(cls=Command)(expanded(function))
 
 
@@ -75,11 +75,11 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         with reserved_output():
             function(**given, **made)
 
-    found: list[inspect.Parameter] = []
+    flat: list[inspect.Parameter] = []
     for name, parameter in parameters.items():
-        found += parts.get(name, [parameter.replace(kind=parameter.KEYWORD_ONLY)])
-    run.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in found}
+        flat += parts.get(name, [parameter.replace(kind=parameter.KEYWORD_ONLY)])
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in flat}
     return run
 
 

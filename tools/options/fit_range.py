@@ -43,5 +43,5 @@ class Fitting:
         """The format."""
         import torch
 
-        found: torch.dtype = getattr(torch, self.to)
-        return found
+        value: torch.dtype = getattr(torch, self.to)
+        return value

@@ -1,4 +1,4 @@
-"""The options of `inspect` alone: what to show. What to draw and write is in `outputs`."""
+"""The options of `inspect` alone: what to show. `outputs` has those for files."""
 
 from __future__ import annotations
 

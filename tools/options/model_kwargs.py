@@ -1,4 +1,4 @@
-"""`--model-kwargs`, in timm's spelling: NAME=VALUE as often as wanted, each value a Python literal or a text."""
+"""`--model-kwargs`, in timm's spelling: one or more NAME=VALUE, each value a Python literal or a text."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def parsed(pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         InputError: a pair is no NAME=VALUE, or a name is given twice.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"{NAME} takes NAME=VALUE such as num_classes=10; got '{pair}'")
-        if name in found:
+        if name in values:
             raise InputError(f"{NAME} gives '{name}' twice")
         try:
-            found[name] = ast.literal_eval(text)
+            values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            found[name] = text
-    return found
+            values[name] = text
+    return values

@@ -59,7 +59,7 @@ class Outputs:
 
 
 def check_picture(kind: str, path: Path) -> None:
-    """Find what is wrong with a picture's kind or file before any work is done.
+    """Check a picture's kind and file before any work is done.
 
     Raises:
         InputError: another kind or ending, or matplotlib is not installed.

@@ -28,7 +28,7 @@ def cob(done: Run, layers: Sequence[str] = ()) -> Figure:
 
     figure = Figure(figsize=(7.0, max(2.8, 1.3 + 0.19 * len(shown))))
     axis = figure.add_subplot()
-    random = np.random.default_rng(2012)  # not a seed that a CoB is likely to be drawn with
+    random = np.random.default_rng(2012)  # a seed that is unlikely for a CoB
     for row, name in enumerate(shown):
         tau = held[name]
         dots = tau[:: max(1, len(tau) // 400)]
@@ -73,7 +73,7 @@ def layers_of(plan: Plan) -> list[str]:
 
 
 def _neurons_of_layers(plan: Plan) -> dict[str, list[Array]]:
-    """Layer -> where in a CoB its neurons are, those that are pinned left out."""
+    """Layer -> the indices of its neurons in a CoB, without pinned ones."""
     kinds = np.array([g.kind != "pinned" for g in plan.groups] + [False])
     moves = kinds[plan.grouping.of]
     paths = {n.name: str(n.target) for n in plan.captured.graph.nodes if n.op == "call_module"}

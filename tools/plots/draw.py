@@ -1,4 +1,4 @@
-"""Pictures: what a teleportation did to the weights, the CoB and the features, for print.
+"""Pictures: the weights, the CoB and the features of a teleportation, for print.
 
 | kind | shows |
 |---|---|
@@ -64,7 +64,7 @@ def draw(kind: str, done: Run, path: Path, image: Path | None = None, layers: Se
 
 
 def require_drawable(kind: str, plan: Plan, loaded: Loaded, image: Path | None, layers: Sequence[str]) -> None:
-    """Find what is wrong with a picture's layers and image once there is a plan, before a network is teleported.
+    """Check a picture's layers and image once there is a plan, before a network is teleported.
 
     Raises:
         InputError: no such layer, or an image that cannot be read or used.
@@ -97,7 +97,7 @@ def rendered(
 
 
 def _save_png(figure: Figure, held: io.BytesIO, dpi: int) -> None:
-    """Lay out and draw once; `savefig` draws all once more, to lay it out."""
+    """Lay out and draw in one pass; `savefig` would draw twice."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

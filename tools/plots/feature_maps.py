@@ -102,12 +102,12 @@ def _maps(done: Run, x: Tensor, layers: Sequence[str]) -> list[Maps]:
     tau = done.plan.tau(done.cob).detach()
     names, able = _nodes(done.plan, done.loaded)
     wanted = _wanted(able, names, layers) if layers else _spread_out(done.plan, able, names)
-    found: dict[str, Maps] = {}
+    by_layer: dict[str, Maps] = {}
     for name, before, after in _values(done, x, wanted):
         cob = done.plan.constrained.maps.get(names[name])
         scale = cob.scale(tau) if isinstance(cob, CobMap) else None
-        found[name] = _of(before, after, wanted[name], scale, channel_axis(before, cob))
-    return [found[n] for n in wanted if n in found]
+        by_layer[name] = _of(before, after, wanted[name], scale, channel_axis(before, cob))
+    return [by_layer[n] for n in wanted if n in by_layer]
 
 
 def _values(done: Run, x: Tensor, wanted: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:

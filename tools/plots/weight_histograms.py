@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS, _FEWEST = 121, 11  # both odd: a bin lies about 0
-_SAMPLE = 1 << 15  # elements that stand for all of a large tensor where its limits are looked for
+_SAMPLE = 1 << 15  # elements of a large tensor from which its limits are estimated
 _COUNTED = 1 << 21  # weights of a panel: of more, every k-th is counted
 
 
@@ -66,7 +66,7 @@ def _histogram(axis: Axes, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def bins_for(elements: int) -> int:
-    """An odd number of bins that so many values fill (Rice's rule: twice the cube root)."""
+    """An odd number of bins for so many values (Rice's rule: twice the cube root)."""
     return min(_BINS, max(_FEWEST, int(2 * float(np.cbrt(elements))))) | 1
 
 

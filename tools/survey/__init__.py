@@ -1,1 +1,1 @@
-"""The survey: names of networks in, one row of measured facts a network out, and the tables made of them."""
+"""The survey: names of networks in; one row of measured facts for each, and tables of the rows, out."""

@@ -1,4 +1,4 @@
-"""The networks of a survey: built in a number format, made for a size, filled; and what running them costs."""
+"""The networks of a survey: building them in a number format and for an input size, and the cost of running them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.models.randomize import randomize
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import ModelError
 from fxteleport.passes.graph.module_clone import clone
 from fxteleport.tools.models.skip_init import Unfilled
@@ -23,12 +23,12 @@ _EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 112, 96, 64, 48, 32)
 def arguments(built: zoo.Built, batch: int, device: str | None, dtype: torch.dtype) -> tuple[Any, ...]:
     """Random inputs; a list always has two images, since its length is part of the graph."""
     args = built.inputs(2 if built.listed else batch, device)
-    made: tuple[Any, ...] = pytree.tree_map(lambda x: x.to(dtype), args)
-    return made
+    converted: tuple[Any, ...] = tree_map(lambda x: x.to(dtype), args)
+    return converted
 
 
 def accepts(built: zoo.Built) -> bool:
-    """True if the network runs on inputs of this size, tried on meta tensors; detectors resize whatever comes."""
+    """True if the network runs on inputs of this size, tried on meta tensors; detectors resize any input."""
     if built.listed:
         return True
     twin = clone(built.model, lambda name, t: t.to("meta"), training=False)
@@ -41,7 +41,7 @@ def accepts(built: zoo.Built) -> bool:
 
 
 def count_parameters(name: str) -> int:
-    """The number of parameter elements, found without allocating them where the constructor allows it."""
+    """The number of parameter elements, without allocating them where the constructor allows it."""
     try:
         model = build(name, None, None).model
     except ModelError:  # its constructor reads its own weights
@@ -64,10 +64,10 @@ def smaller(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def build(name: str, size: tuple[int, ...] | None, dtype: torch.dtype | None) -> zoo.Built:
-    """The network with unfilled parameters of a number format, or (None) on meta.
+    """The network with uninitialised parameters of a number format, or (None) on meta.
 
     Raises:
-        ModelError: it cannot be built so.
+        ModelError: it cannot be built.
     """
     if dtype is None:
         with torch.device("meta"):
@@ -97,7 +97,7 @@ def rebuilt(name: str, size: tuple[int, ...], dtype: torch.dtype, terms: Terms) 
 
 
 def fill(built: zoo.Built, terms: Terms) -> None:
-    """Draw the network's parameters: what is built and not checked has none that take memory."""
+    """Draw the network's parameters; until then they take no memory."""
     randomize(built.model, terms.seed)
     built.model.to(terms.device)
 

@@ -1,4 +1,4 @@
-"""Survey: what fxteleport makes of one network of timm or torchvision, as one row of the coverage table.
+"""Survey: planning and checking one network of timm or torchvision, as one row of the coverage table.
 
 Planned at the network's own input size, in both modes; then teleported with an exact CoB on re-drawn parameters and
 compared at every node, at its own size if that is affordable; and the same graphs, and a checkpoint, are run on other
@@ -15,10 +15,10 @@ import warnings
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxteleport.models import zoo
 from fxteleport.passes.capture.leaf_table import WHOLE
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import InputError, ModelError
 from fxteleport.plan.choices import MODES
 from fxteleport.plan.plan import Plan, plan
@@ -47,7 +47,7 @@ _REFUSALS = (ModelError, InputError, RuntimeError, ValueError, IndexError)
 
 
 def survey(name: str, terms: Terms) -> Row:
-    """Survey one network; whatever goes wrong with it is in its row.
+    """Survey one network; any error is in its row.
 
     In float32 if that fits the memory, else in bfloat16, else planned without a run.
     """
@@ -71,7 +71,7 @@ def survey(name: str, terms: Terms) -> Row:
 
 
 def replan(row: Row, terms: Terms) -> Row:
-    """What a network's row would tell of its plans now, in the row's number format; nothing is run."""
+    """A network's row with its plans made again, in the row's number format; nothing is run."""
     now = Row(row.model, row.library, row.family, row.parameters, dtype=row.dtype)
     dtype = None if row.dtype is None else getattr(torch, row.dtype)
     with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def _survey(row: Row, dtype: torch.dtype | None, terms: Terms) -> None:
 
 
 def _planned(row: Row, built: zoo.Built, terms: Terms) -> list[Plan]:
-    """Plan in both modes and note what came of it."""
+    """Plan in both modes, and note the results in the row."""
     (full, peak), weights = peak_bytes(lambda: _plan(built, "full", terms)), _plan(built, "weights", terms)
     row.nodes = len(full.captured.graph.nodes)
     row.captured, row.planned = WHOLE not in full.captured.opaque, True
@@ -146,20 +146,20 @@ def _check(row: Row, built: zoo.Built, plans: list[Plan], terms: Terms, size: tu
     passed, row.error = True, None
     others: list[Other] | None = None
     ends: list[str] = []
-    for found in plans:
-        cob = found.sample(exact=True, seed=terms.seed)
-        network = found.rewrite(cob)
+    for one_plan in plans:
+        cob = one_plan.sample(exact=True, seed=terms.seed)
+        network = one_plan.rewrite(cob)
         report = _compared(built.sized(size), network, 1, terms)
         passed &= report.passed and report.bitwise_equal
         if not report.passed:
-            row.error = f"{found.mode}: {_why(report)}"
+            row.error = f"{one_plan.mode}: {_why(report)}"
         if others is None:
             others = _others(built, terms, size)
-        ends += emitted(found, network, others, terms.device, terms.seed)
+        ends += emitted(one_plan, network, others, terms.device, terms.seed)
         del network
         gc.collect()  # its parameters go before the next network is made
-        if found.mode == "weights":
-            ends += checkpoint(found, cob, others, terms.device, terms.seed)
+        if one_plan.mode == "weights":
+            ends += checkpoint(one_plan, cob, others, terms.device, terms.seed)
     row.other = "; ".join(ends) or None
     different = next((end for end in ends if end.endswith("differs")), None)
     if different is not None:  # a refusal is honest, another result is not
@@ -193,4 +193,4 @@ def _compared(built: zoo.Built, network: nn.Module, batch: int, terms: Terms) ->
         args = arguments(built, batch, None, dtype)
     # where a graph refuses, fx prints its line
     with contextlib.redirect_stderr(io.StringIO()), deterministic(terms.device):
-        return verify(built.model, network, *pytree.tree_map(lambda x: x.to(terms.device), args))
+        return verify(built.model, network, *tree_map(lambda x: x.to(terms.device), args))

@@ -1,8 +1,8 @@
-"""Other inputs: what a network does, once it is teleported, on sizes that it was not planned with.
+"""Other inputs: what a teleported network does on sizes with which it was not planned.
 
-Another batch, and another size of each axis of an image (or of a video) that the network takes. Three ways through
-which a user may get there: the network that is emitted in `full` and in `weights` mode, which may refuse, and the
-checkpoint: weights that went back into the original class, which has no guard.
+Another batch size, and another size of each axis of an image (or of a video) that the network takes. They are run on
+the networks emitted in `full` and in `weights` mode, which may refuse them, and on the checkpoint: weights in the
+original class, which has no guards.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from fxteleport.passes.capture.meta_values import tree_map
 from fxteleport.passes.errors import TeleportError
+from fxteleport.passes.graph.containers import leaves
 from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan
 from fxteleport.tools.console import one_line
@@ -29,7 +30,7 @@ ENDS = ("exact", "refused", "differs")
 
 
 class Other(NamedTuple):
-    """An input that was not planned with, and what the original makes of it."""
+    """An input of another size, and the original's outputs for it."""
 
     shape: str
     inputs: tuple[Any, ...]
@@ -41,29 +42,29 @@ def shapes(size: tuple[int, ...], accepted: Callable[[tuple[int, ...]], bool]) -
     for axis in range(1, len(size)):
         n = size[axis]
         for other in dict.fromkeys((n // 2, n - 32, n + 32, n + 1)):
-            if other > 0 and accepted(found := (*size[:axis], other, *size[axis + 1 :])):
-                yield found
+            if other > 0 and accepted(shape := (*size[:axis], other, *size[axis + 1 :])):
+                yield shape
                 break
 
 
 def asked(model: nn.Module, given: Iterable[tuple[str, tuple[Any, ...]]], device: str, seed: int) -> list[Other]:
-    """What the original makes of other inputs; those that it does not take are left out."""
-    found = []
+    """The original's outputs for other inputs; inputs that it does not take are left out."""
+    others = []
     for shape, inputs in given:
         with contextlib.suppress(Exception):  # whatever a network's forward raises
-            found.append(Other(shape, inputs, run(model, inputs, device, seed)))
-    return found
+            others.append(Other(shape, inputs, run(model, inputs, device, seed)))
+    return others
 
 
 def emitted(plan: Plan, network: nn.Module, others: list[Other], device: str, seed: int) -> list[str]:
-    """How an emitted network does: "full 2x3x64x64 exact"."""
+    """The outcomes of an emitted network: "full 2x3x64x64 exact"."""
     return [f"{plan.mode} {other.shape} {outcome(network, other, device, seed)}" for other in others]
 
 
 def checkpoint(plan: Plan, cob: ChangeOfBasis, others: list[Other], device: str, seed: int) -> list[str]:
-    """How the original class does with teleported weights; the planned model has its own again afterwards.
+    """The outcomes of the original class with teleported weights; the planned model's own are restored afterwards.
 
-    Where the plan names what it rests on (`plan.conditions`), `strict=True` would have refused.
+    If the plan has conditions (`plan.conditions`), `strict=True` would have refused.
     """
     plan.apply_(cob)
     ends = [outcome(plan.captured.model, other, device, seed) for other in others]
@@ -77,7 +78,7 @@ def checkpoint(plan: Plan, cob: ChangeOfBasis, others: list[Other], device: str,
 
 
 def outcome(network: nn.Module, other: Other, device: str, seed: int) -> str:
-    """How a network does on an input: "exact", "differs", or "refused" and why."""
+    """The outcome of a network on an input: "exact", "differs", or "refused" and why."""
     try:
         outcome = run(network, other.inputs, device, seed)
     except TeleportError as error:
@@ -89,12 +90,12 @@ def outcome(network: nn.Module, other: Other, device: str, seed: int) -> str:
 
 
 def run(network: nn.Module, inputs: tuple[Any, ...], device: str, seed: int) -> list[Tensor]:
-    """The tensors that come out, in eval mode; random numbers are the same ones each time."""
+    """The output tensors in eval mode; random numbers are the same in each run."""
     # where a graph refuses, fx prints its line
     quiet = contextlib.redirect_stderr(io.StringIO())
     with quiet, deterministic(device), seeded(seed), evaluating(network), torch.no_grad():
-        out = network(*pytree.tree_map(lambda x: x.to(device), inputs))
-    return [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+        out = network(*tree_map(lambda x: x.to(device), inputs))
+    return [x for x in leaves(out) if isinstance(x, Tensor)]
 
 
 def plain(error: Exception) -> str:
@@ -104,7 +105,7 @@ def plain(error: Exception) -> str:
 
 
 class Entry(NamedTuple):
-    """One run, as a row tells of it; an old row has one, of full mode."""
+    """One run in a row; an old row has one, of full mode."""
 
     way: str
     batch: str
@@ -113,7 +114,7 @@ class Entry(NamedTuple):
 
 
 def entries(text: str) -> Iterator[Entry]:
-    """What a row's `other` tells."""
+    """The runs in a row's `other`."""
     for part in text.split("; "):
         match = re.match(rf"(?:(full|weights|checkpoint) )?(\d+)x(\S+) ({'|'.join(ENDS)})", part)
         if match:
@@ -121,8 +122,8 @@ def entries(text: str) -> Iterator[Entry]:
 
 
 def counts(texts: Iterable[str]) -> dict[str, Counter[str]]:
-    """How often each way ("full", "weights", "checkpoint") ended how, in the rows of a survey."""
-    found: dict[str, Counter[str]] = {}
+    """For each way ("full", "weights", "checkpoint"), the counts of its outcomes in the rows of a survey."""
+    by_way: dict[str, Counter[str]] = {}
     for entry in (e for text in texts for e in entries(text)):
-        found.setdefault(entry.way, Counter())[entry.end] += 1
-    return found
+        by_way.setdefault(entry.way, Counter())[entry.end] += 1
+    return by_way

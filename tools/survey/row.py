@@ -1,4 +1,4 @@
-"""One network in the survey: its row of the table, and what it is surveyed under."""
+"""One network in the survey: its row of the table, and the terms of the survey."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Terms:
-    """What every network is surveyed under.
+    """The terms of the survey, the same for every network.
 
     Attributes:
         norm_stats: "fixed" or "rescaled".
@@ -39,7 +39,7 @@ class Row:
         other: the other inputs, in which way each was run, and how it ended ("full 2x3x64x64 exact; ...").
         free, free_weights: independent CoB values in full and in weights mode.
         moved, moved_weights: share of parameter elements that can move.
-        opaque: nodes that no rule knows; why: their reasons.
+        opaque: nodes that no rule covers; why: their reasons.
         pinned: where nothing is free in weights mode, what pins it.
         plan_s, plan_mb: seconds and peak megabytes of a plan (full mode).
         seconds: of the whole survey.

@@ -1,4 +1,4 @@
-"""The file of a survey: a row a network as CSV, appended as it is known, so that a survey can be resumed."""
+"""The file of a survey: a CSV row for each network, appended when it is done, so that a survey can be resumed."""
 
 from __future__ import annotations
 

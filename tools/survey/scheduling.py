@@ -19,7 +19,7 @@ _GOOD_PART = 0.4  # of a worker's memory
 
 
 def parameters(name: str) -> int:
-    """How many parameter elements a network has, found without allocating them; 0 if it cannot be built."""
+    """The number of a network's parameter elements, without allocating them; 0 if it cannot be built."""
     try:
         return count_parameters(name)
     except TeleportError:
@@ -27,25 +27,24 @@ def parameters(name: str) -> int:
 
 
 def surveyed(names: list[str], terms: Terms, workers: int, time_limit: float) -> Iterator[Row]:
-    """Rows as they are known; a worker that crashes or takes too long is replaced, and its network says so.
+    """Rows as they are done; a worker that crashes or takes too long is replaced, and the row has the error.
 
-    Smallest first: much is known early, and what may fail comes last. Networks that take a good part of a worker's
-    memory get a new worker each, since none gives all of it back; those that take more come one at a time, with all of
-    it and all cores.
+    The smallest networks come first. Networks that need a good part of a worker's memory get a new worker each, since
+    workers do not free all memory; those that need more run one at a time, with all memory and all cores.
     """
     shared = replace(terms, memory=min(terms.memory, 0.9 * free_memory() / workers))
     with WorkerPool(workers, _limits(shared, time_limit)) as pool:
-        found = in_order(pool.run(parameters, [(name,) for name in names]))
-        sizes = {name: 0 if isinstance(size, Failure) else size for name, size in zip(names, found, strict=True)}
+        counts = in_order(pool.run(parameters, [(name,) for name in names]))
+        sizes = {name: 0 if isinstance(size, Failure) else size for name, size in zip(names, counts, strict=True)}
         shares = {n: sizes[n] * _PEAK / shared.memory for n in sorted(names, key=lambda n: sizes[n])}
         yield from _rows(pool, [n for n, share in shares.items() if share < _GOOD_PART], shared)
     if large := [n for n, share in shares.items() if _GOOD_PART <= share < 1]:
         with WorkerPool(workers, replace(_limits(shared, time_limit), calls=1)) as pool:
             yield from _rows(pool, large, shared)
-    whole = replace(terms, memory=min(terms.memory, 0.9 * free_memory()))
+    wide_terms = replace(terms, memory=min(terms.memory, 0.9 * free_memory()))
     if largest := [n for n, share in shares.items() if share >= 1]:
-        with WorkerPool(1, replace(_limits(whole, time_limit), calls=1)) as pool:
-            yield from _rows(pool, largest, whole)
+        with WorkerPool(1, replace(_limits(wide_terms, time_limit), calls=1)) as pool:
+            yield from _rows(pool, largest, wide_terms)
 
 
 def _limits(terms: Terms, seconds: float) -> Limits:
@@ -54,11 +53,11 @@ def _limits(terms: Terms, seconds: float) -> Limits:
 
 
 def _rows(pool: WorkerPool, names: Sequence[str], terms: Terms) -> Iterator[Row]:
-    for i, found in pool.run(survey, [(name, terms) for name in names]):
-        if isinstance(found, Failure):
-            seconds = pool.limits.seconds if isinstance(found.error, TimeLimitError) else None
-            found = _unfinished(names[i], str(found), seconds)
-        yield found
+    for i, row in pool.run(survey, [(name, terms) for name in names]):
+        if isinstance(row, Failure):
+            seconds = pool.limits.seconds if isinstance(row.error, TimeLimitError) else None
+            row = _unfinished(names[i], str(row), seconds)
+        yield row
 
 
 def _unfinished(name: str, why: str, seconds: float | None) -> Row:

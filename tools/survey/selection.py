@@ -1,4 +1,4 @@
-"""Which networks of timm and torchvision a survey is of."""
+"""The networks of timm and torchvision in a survey."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def chosen(pattern: str, family: str | None, library: str) -> list[str]:
     common.one_of("--library", library, (*zoo.LIBRARIES, common.ALL))
     libraries = zoo.LIBRARIES if library == common.ALL else (library,)
     known = [n for each in libraries for n in zoo.names(each)]
-    found = [
+    selected = [
         n for n in known if fnmatch.fnmatch(n.removeprefix("torchvision/"), pattern) or fnmatch.fnmatch(n, pattern)
     ]
     if family is not None:
-        found = [n for n in found if zoo.family(n) == family]
-    if not found:
+        selected = [n for n in selected if zoo.family(n) == family]
+    if not selected:
         hint = zoo.suggestion(family, {zoo.family(n) for n in known}) if family else ""
         raise InputError(f"no network is called '{pattern}'{f' in the family {family!r}' if family else ''}{hint}")
-    return found
+    return selected

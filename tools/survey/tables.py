@@ -1,4 +1,4 @@
-"""The tables of a coverage survey: totals, by library, by family; and what they say in a document."""
+"""The tables of a coverage survey: totals, by library, by family; and the document with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxteleport.tools.survey.row import Row
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tables: its name, a short one for the terminal, and what it makes of some rows."""
+    """A column of the tables: its name, a short one for the terminal, and its cell for some rows."""
 
     name: str
     short: str
@@ -70,7 +70,7 @@ def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[R
 
 
 def summary(rows: Sequence[Row]) -> Table:
-    """The table for the terminal: a line a family and a library."""
+    """The table for the terminal: a line for each family and library."""
     table = Table("", *(c.short for c in COLUMNS), box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
@@ -110,19 +110,19 @@ def document(rows: Sequence[Row], command: str) -> str:
         f" {growth(rows):.2f}. Largest peak memory: {peak:,.0f} MB."
     )
     parts.append("## Another input on the same graph\n\n" + _others(rows))
-    for title, found in (
+    for title, part in (
         ("Not exact, or not run", [(r.model, r.error or "planned only") for r in rows if not r.exact]),
         ("Opaque nodes", [(r.model, f"{r.opaque}: {r.why}") for r in rows if r.opaque]),
         ("Nothing is free in weights mode", [(r.model, r.pinned or "") for r in rows if r.free_weights == 0]),
     ):
-        lines = [f"| {name} | {_cell(why)} |" for name, why in found] or ["| none | |"]
+        lines = [f"| {name} | {_cell(why)} |" for name, why in part] or ["| none | |"]
         parts.append(f"## {title}\n\n" + "\n".join(["| model | why |", "|---|---|", *lines]))
     parts.append("## By family\n\n" + markdown(by_family(rows)))
     return "\n\n".join(parts) + "\n"
 
 
 def _others(rows: Sequence[Row]) -> str:
-    """How the ways to other inputs ended, and for how many networks there were any."""
+    """The counts of outcomes on other inputs, and the number of networks with any."""
     known = [r for r in rows if r.other]
     resized = [r for r in known if any(e.size != r.size for e in entries(str(r.other)))]
     ways = counts(str(r.other) for r in known)

@@ -1,9 +1,10 @@
 """Proxies that carry the value of their node.
 
-What goes in: a node, its trace and its value. What comes out: an object that stands for the node while Python runs the
-model's `forward`. It answers what Python insists on knowing (`bool`, `len`, `int`, `hasattr`; `isinstance` through
-`patching.py`) from the value, and records everything else as a node, so that shapes which no branch depends on stay
-symbolic. One class for each kind of value, because Python looks for methods on the class. Open `base.py` first.
+In: a node, its trace and its value. Out: an object that stands for the node while Python runs the model's `forward`.
+Where Python needs a concrete answer (`bool`, `len`, `int`, `hasattr`; `isinstance` through `patching.py`), the value
+gives it, and the trace is specialised; everything else is recorded as a node, so that shapes on which no branch depends
+stay symbolic. There is one class for each kind of value, because Python looks up methods on the class. Open `base.py`
+first.
 """
 
 from fxteleport.passes.capture.proxy import operators

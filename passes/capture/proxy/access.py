@@ -1,4 +1,4 @@
-"""What a proxy stands for: its node, its value, its trace; and arguments with proxies in them."""
+"""Access to a proxy's node, value and trace, and to proxies inside arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def node_of(handle: Proxy) -> fx.Node:
 
 
 def value_of(handle: Proxy) -> Any:
-    """The value behind a proxy. (No attribute of its own: those are its value's.)"""
+    """The value behind a proxy. (A function, because a proxy's attributes are its value's.)"""
     return handle._value
 
 
@@ -29,7 +29,7 @@ def trace_of(handle: Proxy) -> Trace:
 
 
 def trust_of(handle: Proxy) -> Trust:
-    """What may rest on the value behind a proxy."""
+    """What may be concluded from the value behind a proxy."""
     return info(handle._node).trust
 
 
@@ -39,17 +39,17 @@ def rebind(handle: Proxy, node: fx.Node, value: Any) -> None:
 
 
 def own_of(handle: Proxy) -> Any:
-    """The object of the trace's own that a proxy stands for since code has assigned to it; None for any other."""
+    """The copy of a proxy's value that code has assigned to (`containers.Held`); None for any other proxy."""
     return handle._own
 
 
 def is_proxy(x: object) -> bool:
-    """True for a proxy of a trace under way; `isinstance` cannot tell, since a proxy claims the class of its value."""
+    """True for a proxy of a running trace; `isinstance` cannot tell, since a proxy claims its value's class."""
     return issubclass(type(x), Proxy) and not x._trace.finished  # type: ignore[attr-defined]
 
 
 def is_left(x: object) -> bool:
-    """True for a proxy that has outlived its trace, in a global table, say: it is its value."""
+    """True for a proxy whose trace has ended, in a global table, say: it counts as its value."""
     return issubclass(type(x), Proxy) and x._trace.finished  # type: ignore[attr-defined,no-any-return]
 
 

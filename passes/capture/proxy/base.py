@@ -33,10 +33,10 @@ class Proxy:
     _node: fx.Node
     _trace: Trace
     _value: Any
-    _own: Any = None  # of `containers.Held`: the object of the trace's own that it stands for
+    _own: Any = None  # for `containers.Held`: a copy of the value that code has assigned to
 
     def __init__(self, node: fx.Node, trace: Trace, value: Any) -> None:
-        _set(self, "_node", node)  # past what the kinds below make of an assignment
+        _set(self, "_node", node)  # subclasses override `__setattr__`
         _set(self, "_trace", trace)
         _set(self, "_value", value)
 
@@ -55,7 +55,7 @@ class Proxy:
         return f"{type(self).__name__}({self._node.name})"
 
     def __format__(self, spec: str) -> str:
-        """Of a size or a setting, the text that Python would see: code builds messages and names of it."""
+        """The text of a size or a setting, from which code builds messages and names."""
         known = isinstance(self._value, _TEXTUAL) and not info(self._node).trust
         return format(self._trace.values.said(self) if known else repr(self), spec)
 
@@ -118,7 +118,7 @@ class Method:
 
 
 class NumericProxy(Proxy):
-    """What Python can turn into a number of its own; the graph then depends on it."""
+    """A proxy that Python can convert to a number, on which the graph then depends."""
 
     __slots__ = ()
 

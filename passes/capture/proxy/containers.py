@@ -1,4 +1,4 @@
-"""Proxies of what holds values: sequences, dictionaries and other objects."""
+"""Proxies of sequences, dictionaries and other objects."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class SequenceProxy(Overriding, Proxy):
 
 
 class Held(Overriding, Proxy):
-    """What holds values under names or keys. Code may assign to it: from then on it is an object of the trace's own.
+    """A proxy of an object or a dictionary. Once code assigns to it, it stands for a copy that belongs to the trace.
 
     Attributes:
-        _own: an object like the value, of what was read out of that, once something was assigned to it.
+        _own: the copy, with proxies of what the value holds; None before the first assignment.
     """
 
     __slots__ = ("_own",)
@@ -187,7 +187,7 @@ class ObjectProxy(Held):
         return hash(known(self, self._value))
 
 
-# What code takes apart by its structure: a proxy's type is none of those that pytree knows.
+# Code that uses pytree: it does not know the proxies' classes.
 pytree.register_pytree_node(
     SequenceProxy, lambda x: (list(x), list if isinstance(x._value, list) else tuple), lambda parts, kind: kind(parts)
 )

@@ -15,17 +15,18 @@ from fxteleport.passes.capture.proxy.overriding import Overriding
 
 
 class NumberProxy(NumericProxy):
-    """An int or a float, mostly a size. What it decides is recorded as specialised.
+    """An int or a float, mostly a size; what Python decides by it is specialised.
 
-    The parser of torch's functions asks numbers of unknown classes for `__index__`, which fixes them. Symbolic ones it
-    hands on as they are, to `patches.Recording`: so ours claim to be symbolic (`IntProxy`, `FloatProxy`).
+    The argument parser of torch's functions calls `__index__` of numbers of unknown classes, which would specialise
+    them. Symbolic numbers it passes on to `recording_mode.Recording`: so these are subclasses of torch's (`IntProxy`,
+    `FloatProxy`).
     """
 
     __slots__ = ()
 
     @property
     def __class__(self) -> Any:
-        """Python's `match`, and code that asks so, take it for the number that it is."""
+        """The class of the value, for Python's `match` and code that reads `__class__`."""
         return type(self._value)
 
     @__class__.setter
@@ -62,7 +63,7 @@ class NumberProxy(NumericProxy):
 
 
 class _Constant:
-    """What torch's C++ code asks a symbolic number for, where it is no function's argument: the number itself."""
+    """The node of a symbolic number, by which torch's C++ code reads the number itself."""
 
     def __init__(self, handle: NumberProxy) -> None:
         self.handle = handle
@@ -113,4 +114,4 @@ class FloatProxy(NumberProxy, torch.SymFloat):  # type: ignore[misc]
 
 
 class SettledProxy(Overriding, NumberProxy):
-    """A number that has outlived its trace, in a global table, say: any function takes it as the number that it was."""
+    """A number whose trace has ended, in a global table, say: any function takes it as a plain number."""

@@ -1,4 +1,4 @@
-"""Python's operators on tensors and numbers, and what a symbolic number of torch's has: set on the classes."""
+"""Python's operators on tensors and numbers, and the attributes of torch's symbolic numbers, set on the classes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ for _kind in (TensorProxy, NumberProxy):
         setattr(_kind, f"__{_name}__", _unary(getattr(operator, _name)))
 
 
-# What a symbolic number of torch's has, and ours must ask its value for.
+# Methods of torch's symbolic numbers that must use the value here.
 for _kind in (IntProxy, FloatProxy):
     for _name in set(dir(_kind)) - set(dir(NumberProxy)) - {"node"}:
         if not _name.startswith("_"):

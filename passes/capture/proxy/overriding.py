@@ -1,4 +1,4 @@
-"""What torch's functions know of a proxy: `__torch_function__`, and the calls that it names."""
+"""`__torch_function__` of proxies, and the calls that it records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxteleport.passes.graph.ops import setitem
 
 
 class Overriding:
-    """What torch's functions know by `__torch_function__`, whichever argument it is."""
+    """Mixed into a proxy: torch's functions call `__torch_function__`, whichever argument it is."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ def overridden(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def of_own(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call on a tensor of the model's that code did not get from its module, as one on its proxy."""
+    """Record a call on a tensor of the model that code refers to directly, as a call on its proxy."""
     name = func.__name__
     if name in ("__get__", "__set__"):
         of = func.__self__.__name__
@@ -54,7 +54,7 @@ def of_own(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def past(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call on proxies that have outlived their trace: sizes are numbers.
+    """Run a call on proxies whose trace has ended: sizes are plain numbers.
 
     Raises:
         RuntimeError: one of them stands for a tensor, which has no values.

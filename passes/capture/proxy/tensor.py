@@ -21,13 +21,13 @@ _FEW = 64  # numbers, each with a guard
 
 
 class TensorProxy(Overriding, NumericProxy):
-    """A tensor. Code may put attributes of its own on it, as on any tensor."""
+    """A tensor. Code may set new attributes on it, as on any tensor."""
 
     __slots__ = ("__dict__", "__weakref__")  # torch's recurrent layers refer to their weights weakly
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and is_proxy(value) and is_same(self._value, value._value):
-            return  # `x.data *= y` puts back what it has written to
+            return  # `x.data *= y` assigns the tensor that it has written to
         if hasattr(torch.Tensor, name):
             raise AttributeError(f"'{name}' of a tensor is assigned to")
         object.__setattr__(self, name, value)
@@ -53,9 +53,9 @@ class TensorProxy(Overriding, NumericProxy):
         return iter(self._trace.record("call_method", "unbind", (self, 0), {}))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """For numpy's functions: the numbers of a tensor that is made of sizes, on which the graph then depends.
+        """For numpy's functions: the values of a tensor that is computed from sizes, with guards on them.
 
-        So it does on those that the example inputs alone decide, if they have no fractions.
+        The same holds for integers and booleans that the example inputs alone decide.
         """
         has_fractions = self._value.is_floating_point() or self._value.is_complex()
         if self._value.is_meta and (has_fractions or self._value.numel() > _FEW):
@@ -78,7 +78,7 @@ class TensorProxy(Overriding, NumericProxy):
         return self._trace.record("call_method", "requires_grad_", (self, requires_grad), {})
 
     def retain_grad(self) -> None:
-        """Nothing that a run computes depends on it."""
+        """Ignored: no value depends on it."""
 
     def __hash__(self) -> int:
         return id(self)

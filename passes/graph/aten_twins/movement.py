@@ -36,8 +36,8 @@ def _is_end(end: Any) -> bool:
 
 def _along(dim: int, item: Any) -> tuple[Any, ...]:
     """What indexes one axis, counted from the first or the last, whatever the rank."""
-    whole = slice(None)
-    return (*[whole] * dim, item) if dim >= 0 else (..., item, *[whole] * (-dim - 1))
+    full = slice(None)
+    return (*[full] * dim, item) if dim >= 0 else (..., item, *[full] * (-dim - 1))
 
 
 @twin("index", "_unsafe_index")

@@ -36,7 +36,7 @@ def all_broadcast(at: At, *tensors: Any) -> list[Shape]:
 
 
 def joint(at: At, column: Sequence[Extent]) -> Extent:
-    """The size of axes that meet: they are equal, but for those of size 1."""
+    """The size of axes that are broadcast together: they are equal, but for those of size 1."""
     others = [n for n in dict.fromkeys(column) if n != 1]
     known = [n for n in others if type(n) is int]
     if known or not others:
@@ -49,7 +49,7 @@ def joint(at: At, column: Sequence[Extent]) -> Extent:
 
 
 def reduced(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
-    """An axis, several or all are gone, or of size 1; they are found by their number in the example."""
+    """A reduction over one axis, several or all: the axes are gone, or have size 1."""
     example = at.value[0] if isinstance(at.value, (tuple, list)) else at.value
     if not isinstance(example, Tensor):
         return None
@@ -65,7 +65,7 @@ def reduced(at: At, input: Sized, *rest: Any, **settings: Any) -> Any:
 
 
 def resampled(at: At, input: Sized, *how: Any, **settings: Any) -> Any:
-    """Pooling and interpolation: positions, of which other numbers are left where theirs are unknown."""
+    """Pooling and interpolation: an unknown number of positions becomes another unknown number."""
     example = at.value[0] if isinstance(at.value, (tuple, list)) else at.value
     name = type(at.target).__name__ if isinstance(at.target, nn.Module) else at.name
     digit = re.search(r"(\d)d", name)
@@ -82,4 +82,4 @@ def resampled(at: At, input: Sized, *how: Any, **settings: Any) -> Any:
     return [sizes for _ in at.value] if isinstance(at.value, (tuple, list)) else sizes
 
 
-OF_INPUTS = frozenset({same, broadcast})  # nothing but the call's tensors decides: no argument need be put in order
+OF_INPUTS = frozenset({same, broadcast})  # they read the call's tensors alone: its arguments need not be bound

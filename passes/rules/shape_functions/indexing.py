@@ -37,7 +37,7 @@ def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
             axis += 1
         elif type(item) is Sized:
             if item.value.dtype in (torch.bool, torch.uint8):
-                return None  # how many it picks, the run finds out
+                return None  # how many it picks depends on the data
             picked.append((len(sizes), item))
             axis += 1
         elif type(item) is _Mask:
@@ -58,7 +58,7 @@ def getitem(at: At, input: Sized, index: Any, *rest: Any) -> Shape | None:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """A mask that is known: how many positions it picks, of how many axes."""
+    """A mask with known values: how many positions it picks, and the number of its axes."""
 
     count: int
     axes: int
@@ -85,6 +85,6 @@ def _sliced(at: At, size: Extent, item: slice) -> Extent:
         if item.start in (None, 0) and item.stop == 0:
             return 0
         if item.start == -1 and item.stop is None:
-            return 1  # of an axis without positions nothing is left, and of nothing any CoB is right
+            return 1  # or 0 for an empty axis, where any CoB is right
     example = range(at.sizes.value(size))[slice(*map(at.sizes.value, bounds))]
     return at.sizes.named(("slice", size, *bounds), len(example))

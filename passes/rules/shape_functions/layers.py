@@ -13,9 +13,9 @@ from fxteleport.passes.rules.shape_functions.sized import At, Shape, Sized
 
 
 def recurrent(at: At, input: Any, *states: Any, **settings: Any) -> Any:
-    """The steps [steps, batch, features] or [batch, steps, features] stay, and the features are the layer's.
+    """[steps, batch, features] or [batch, steps, features], with the layer's number of features.
 
-    The last states are [layers and directions, batch, features], without a batch where the steps have none.
+    The last states are [layers * directions, batch, features], without a batch where the input has none.
     """
     output, states = at.value
     packed = isinstance(input, list)  # the data, and how many sequences each step has, with their order
@@ -86,7 +86,7 @@ def windows(at: At, size: Extent, example: int, kernel: Any, stride: Any, paddin
 
 
 def attention_layer(at: At, query: Sized, *rest: Any, **settings: Any) -> Any:
-    """What `nn.MultiheadAttention` gives: the values, and the weights, whose axes nobody needs."""
+    """The values that `nn.MultiheadAttention` returns, and the attention weights, whose axes no rule needs."""
     values = [*query.sizes[:-1], at.value[0].shape[-1]]  # as many channels as the last weight has rows
     if at.value[1] is None:
         return [values, None]

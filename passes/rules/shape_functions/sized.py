@@ -1,8 +1,8 @@
 """Shape functions: the axes of a result as sizes, for families of operations.
 
 A shape function is called as the rule of its operation is (`registry.py`), with an `At` in place of the call and
-a `Sized` for each tensor. It gives the sizes of the result, a list of them for several, or None where it does not know:
-then the operation is run on other sizes, and they are read off (`sizing.probed`).
+a `Sized` for each tensor. It gives the sizes of the result, a list of them for several results, or None where it does
+not know them: then the operation is run on other sizes (`sizing.probed`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shape = Sequence[Extent]
 class Sized:
     """A tensor with its axes as sizes.
 
-    `uncertain` is true where its values are known in the example, and come from sizes: other inputs give others.
+    `uncertain` is true where its values are known for the example alone: they depend on the inputs' sizes.
     """
 
     value: Tensor
@@ -32,7 +32,7 @@ class Sized:
 
 
 class Repeated(list[Any]):
-    """The items of a list of which other inputs may have more or fewer: `[x] * n`."""
+    """The items of a list whose length other inputs change: `[x] * n`."""
 
 
 @record()

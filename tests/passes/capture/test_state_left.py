@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -210,8 +211,73 @@ class LateWeights(Net):
         return self.b(F.relu(self.a(x) + offset))
 
 
-REMADE = [OfSizes, OfWeights, Longest, Keyed, Grids, Cast]
-DIFFERING = [Recurrent, Before, Listed, Queue, Table, Sum, Fresh, LateWeights]
+class Derived(Net):
+    """A property that is computed once: from the size of the first input."""
+
+    size = 0
+
+    @functools.cached_property
+    def scale(self) -> Tensor:
+        return torch.ones(8) * self.size
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.size = x.shape[0]
+        return self.b(F.relu(self.a(x)) * self.scale)
+
+
+class OfWeight(Net):
+    """A property that is computed once: from a weight."""
+
+    @functools.cached_property
+    def scale(self) -> Tensor:
+        return self.u.weight.abs().sum(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x)) * self.scale)
+
+
+class Deletes(Net):
+    """The first run finds an attribute that it deletes."""
+
+    held: Any = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        if hasattr(self, "first"):
+            del self.first
+            h = h * 2
+        return self.b(h)
+
+
+class Elsewhere(Net):
+    """Attributes that are kept in a dictionary of its own, past those of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["store"] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__["store"].get(name) if name.startswith("kept_") else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("kept_"):
+            self.__dict__["store"][name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        offset = 0 if self.kept_h is None else self.kept_h.mean(0)
+        self.kept_h = h
+        return self.b(h + offset)
+
+
+REMADE = [OfSizes, OfWeights, OfWeight, Longest, Keyed, Grids, Cast]
+DIFFERING = [Recurrent, Before, Listed, Queue, Table, Sum, Fresh, LateWeights, Elsewhere]
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -229,7 +295,7 @@ def test_what_the_next_run_reads_keeps_the_module_whole(kind: type[Net], warm: b
             assert torch.equal(network(x), model(x))
 
 
-@pytest.mark.parametrize("kind", [Calibrated, Counted, Missing])
+@pytest.mark.parametrize("kind", [Calibrated, Counted, Missing, Derived, Deletes])
 def test_what_the_first_size_decides_for_all_runs(kind: type[Net]) -> None:
     model = kind().eval()
     with torch.no_grad():
@@ -271,6 +337,21 @@ def test_state_of_which_the_class_has_the_first_value(leave: Any) -> None:
             assert torch.equal(network(x), model(x))
 
 
+def count() -> None:
+    """Keeps a number as an attribute of its own."""
+
+
+def test_an_attribute_of_a_function_is_refused() -> None:
+    class Counting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            count.calls = getattr(count, "calls", 0) + 1  # type: ignore[attr-defined]
+            return self.b(F.relu(self.a(x)) * count.calls)  # type: ignore[attr-defined]
+
+    with pytest.raises(ft.CaptureError, match="calls of count, which the whole program shares"):
+        ft.plan(Counting().eval(), RUNS[0])
+    assert not vars(count)
+
+
 def test_a_list_of_the_class_is_refused() -> None:
     class Shared(Net):
         log: Any = []
@@ -304,7 +385,7 @@ def test_what_it_only_stores_costs_nothing(kind: type[Net]) -> None:
     model = kind().eval()
     with torch.no_grad():
         plan = ft.plan(model, RUNS[0])
-        assert plan.num_free == (16 if kind is OfWeights else 8)
+        assert plan.num_free == (16 if kind in (OfWeights, OfWeight) else 8)
         assert not plan.opaque
         network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
         for x in RUNS:
