@@ -193,9 +193,9 @@ def _is_drawn(x: Any) -> bool:
 
 @contextmanager
 def _numbers_of_python() -> Iterator[Callable[[], bool]]:
-    """Python's and numpy's generators, as they were afterwards; yields what tells whether they have been drawn from.
+    """Restore Python's, numpy's and torch's generators afterwards; yields a function that tells whether they were used.
 
-    So is torch's, which a trace leaves where it was, unless code does something to it that is not recorded.
+    A trace leaves torch's generator unchanged, unless code does something to it that is not recorded.
     """
     python, torchs = random.getstate(), torch.get_rng_state()
     numpy: Any = np.random.get_state()

@@ -21,7 +21,13 @@ from fxteleport.passes.capture.identity import asks_for_class, set_class
 from fxteleport.passes.capture.protocols import Calls
 from fxteleport.passes.capture.tensor_table import TensorTable
 from fxteleport.passes.capture.training_mode import Modes
-from fxteleport.passes.graph.code_state import asking_for_types, imported_by, imports_of, tested_for_none
+from fxteleport.passes.graph.code_state import (
+    asking_for_types,
+    imported_by,
+    imports_of,
+    reads_past_attributes,
+    tested_for_none,
+)
 from fxteleport.passes.graph.leaf_modules import is_leaf
 from fxteleport.passes.graph.module_clone import BOOKKEEPING, PATH, clone, is_clone, modules_of, path_of
 from fxteleport.passes.graph.settings import Reads, names_of_class, note_reads

@@ -93,7 +93,7 @@ def overlap(x: Any, y: Any) -> bool:
     """True where two arrays lie in the same memory, in part at least."""
     if isinstance(x, _FILES) or isinstance(y, _FILES):
         return x is y
-    (start, end), (first, last) = _place(x), _place(y)
+    (start, end), (first, last) = _addresses(x), _addresses(y)
     return start < last and first < end
 
 
