@@ -82,11 +82,12 @@ class NextRunDiffers(Again):
     Args:
         paths: the modules' paths.
         carriers: the objects that hold their state, and those that refer to these.
+        only_carriers: the modules are kept whole already, and only these objects are new.
     """
 
-    def __init__(self, paths: Iterable[str], carriers: Iterable[Any] = ()) -> None:
+    def __init__(self, paths: Iterable[str], carriers: Iterable[Any] = (), only_carriers: bool = False) -> None:
         super().__init__()
-        self.paths, self.carriers = frozenset(paths), tuple(carriers)
+        self.paths, self.carriers, self.only_carriers = frozenset(paths), tuple(carriers), only_carriers
 
 
 class NextRunAsks(Again):

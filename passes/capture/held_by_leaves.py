@@ -41,4 +41,4 @@ def leaving_nothing(
     left.require_own()
     is_new = known is None or not known.issuperset(map(id, left.carriers))
     if is_new and (left.objects or left.arrays or left.differs):
-        raise NextRunDiffers(left.owners, left.carriers)
+        raise NextRunDiffers(left.owners, left.carriers, only_carriers=known is not None)

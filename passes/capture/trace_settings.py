@@ -68,6 +68,8 @@ class TraceSettings:
         Raises:
             CaptureError: all of them are, and those that contain them.
         """
+        if found.only_carriers:
+            return replace(self, carriers=(*self.carriers, *found.carriers))
         paths = set()
         for path in found.paths:
             while path and path in self.stateful:
