@@ -57,7 +57,8 @@ def equalize(
 
     if stream:
         _refuse_what_needs_weights(how, source, given)
-        from fxteleport.tools.commands.equalize_stream import streamed
+        with out.starting():
+            from fxteleport.tools.commands.equalize_stream import streamed
 
         settings = common.Settings(mode="weights", norms=norms, seed=seed)
         try:
@@ -65,10 +66,11 @@ def equalize(
         except NothingFree as error:
             _nothing(out, model, mode, error, json)
         return
-    from fxteleport.tools.checking.session import compare
-    from fxteleport.tools.equalizing.run import measured, run
-    from fxteleport.tools.equalizing.summary import show, written
-    from fxteleport.tools.models.load import load
+    with out.starting():
+        from fxteleport.tools.checking.session import compare
+        from fxteleport.tools.equalizing.run import measured, run
+        from fxteleport.tools.equalizing.summary import show, written
+        from fxteleport.tools.models.load import load
 
     wanted = replace(source.request(seed), images=how.images, batch=how.count if how.images else None)
     with out.progress(4, estimate=False) as step:
