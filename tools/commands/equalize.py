@@ -68,7 +68,7 @@ def equalize(
         return
     with out.starting():
         from fxteleport.tools.checking.session import compare
-        from fxteleport.tools.equalizing.run import measured, run
+        from fxteleport.tools.equalizing.run import run
         from fxteleport.tools.equalizing.summary import show, written
         from fxteleport.tools.models.load import load
 
@@ -83,10 +83,8 @@ def equalize(
             _nothing(out, model, mode, error, json)
         step("verifying", 1)
         report, _ = compare(done.loaded, done.network)
-        step("measuring", 1)
-        errors = measured(done, how)
     facts: dict[str, Any] = done.facts(how, mode) | {"passed": report.passed, "bitwise_equal": report.bitwise_equal}
-    facts |= {"output_error": errors, "files": []}
+    facts["files"] = []
     if output is not None and report.passed:
         facts["files"] = [str(path) for path in written(output, done, facts)]
     show(out, done, how, report, facts)
