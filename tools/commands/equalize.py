@@ -84,7 +84,7 @@ def equalize(
         step("verifying", 1)
         report, _ = compare(done.loaded, done.network)
     facts: dict[str, Any] = done.facts(how, mode) | {"passed": report.passed, "bitwise_equal": report.bitwise_equal}
-    facts["files"] = []
+    facts |= {"output_error": done.errors, "files": []}
     if output is not None and report.passed:
         facts["files"] = [str(path) for path in written(output, done, facts)]
     show(out, done, how, report, facts)
