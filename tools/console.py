@@ -106,7 +106,7 @@ class Output(Console):
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """A word on the terminal, if there is one, while torch and the model's library are imported: it takes seconds."""
+        """A word on the terminal, if there is one, while torch and the model's library are imported: for seconds."""
         console = self._for_bar()
         if not console.is_terminal:
             yield
