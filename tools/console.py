@@ -24,11 +24,10 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TextColumn,
     TimeElapsedColumn,
 )
 from rich.segment import ControlType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fxteleport.atomic_files import require_writable, write_text
@@ -106,6 +105,20 @@ class Output(Console):
         write_output(self.file, text)
 
     @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """A word on the terminal, if there is one, while torch and the model's library are imported: for seconds."""
+        console = self._for_bar()
+        if not console.is_terminal:
+            yield
+            return
+        with Progress(SpinnerColumn(), _What(), console=console, transient=True, redirect_stderr=_is_terminal()) as bar:
+            bar.add_task("starting", total=None)
+            yield
+
+    def _for_bar(self) -> Console:
+        return self if self.is_terminal and not self.quiet else Console(stderr=True, highlight=False)
+
+    @contextlib.contextmanager
     def progress(self, total: int, known: int = 0, estimate: bool = True) -> Iterator[Callable[..., None]]:
         """A progress bar on the terminal, if there is one; call the value with the next step, or with steps done.
 
@@ -114,24 +127,23 @@ class Output(Console):
             known: steps that take no time, since their results exist.
             estimate: show the remaining time; not for steps of unequal length.
         """
-        console = self if self.is_terminal and not self.quiet else Console(stderr=True, highlight=False)
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            *([_Left(known)] if estimate else []),
-        )
+        console = self._for_bar()
         shown = console.is_terminal
+        columns = _columns(known, estimate)
         bar = Progress(*columns, console=console, transient=True, disable=not shown, redirect_stderr=_is_terminal())
         with bar:
             self._bar = console if shown and console is not self else None
-            task = bar.add_task("", total=total)
+            task = bar.add_task("starting", total=total)
             try:
                 yield lambda what, more=0: bar.update(task, description=what, advance=more)
             finally:
                 self._bar = None
+
+
+def _columns(known: int, estimate: bool) -> list[ProgressColumn]:
+    """The columns of a bar, whose line a narrow terminal does not break: what is being done is cut."""
+    done = [MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(table_column=Column(no_wrap=True))]
+    return [SpinnerColumn(), _What(), BarColumn(bar_width=24), *done, *([_Left(known)] if estimate else [])]
 
 
 def _is_terminal() -> bool:
@@ -139,11 +151,19 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+class _What(ProgressColumn):
+    """What is being done, on one line: the only part that gives way in a narrow terminal."""
+
+    def render(self, task: Task) -> Text:
+        """The description, cut at its end if it must be."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class _Left(ProgressColumn):
     """The remaining time, estimated from the steps done so far."""
 
     def __init__(self, known: int) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self.known = known
 
     def render(self, task: Task) -> Text:

@@ -6,6 +6,9 @@ Every tool gives a float network; all are rounded and run by the same code (`ft.
 calibrated on 256 training pictures), on the first 2,000 test pictures. A tool that fails is named with its error.
 `aimet`: aimet-torch's `equalize_model`. `brevitas`: `preprocess_for_quantize`, 20 rounds of equalising. Of both with
 ReLU6 replaced by ReLU and with ReLU6 kept: the better one. Their results do not depend on the format.
+
+`--draws N` adds the worst and the best top-1 of N changes of basis beside ours, each value moved by 3 % (one standard
+deviation): how much is due to one draw of the rounding errors.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from fashion import accuracy, network, pictures
 from fashion_networks import NETWORKS
 from torch import Tensor, fx, nn
@@ -62,20 +66,34 @@ def of_rivals(model: nn.Module, x: Tensor) -> dict[str, list[fx.GraphModule]]:
     return found
 
 
-def rows(model: nn.Module, x: Tensor, images: Tensor, classes: Tensor) -> Iterator[tuple[str, str, dict[str, float]]]:
+def beside(plan: ft.Plan, cob: ft.ChangeOfBasis, count: int) -> list[fx.GraphModule]:
+    """The network in changes of basis whose values are those of one, moved by 3 %."""
+    random = torch.Generator().manual_seed(0)
+    moves = (1 + 0.03 * torch.randn(plan.num_free, generator=random, dtype=torch.float64) for _ in range(count))
+    return [plan.rewrite(plan.cob(cob.values * move)) for move in moves]
+
+
+def rows(
+    model: nn.Module, x: Tensor, images: Tensor, classes: Tensor, draws: int = 0
+) -> Iterator[tuple[str, str, dict[str, float]]]:
     """(format, scale, top-1 of each tool)."""
     folded = ft.fold_norms(model, x[:2])
     plan, data, rivals = ft.plan(folded, x[:2]), list(x.split(64)), of_rivals(model, x)
     for per_channel in (False, True):
         for bits in (8, 6, 4):
 
-            def top1(candidates: list[fx.GraphModule], bits: int = bits, per_channel: bool = per_channel) -> float:
+            def each(
+                candidates: list[fx.GraphModule], bits: int = bits, per_channel: bool = per_channel
+            ) -> list[float]:
                 rounded = (ft.fake_quantize(c, bits, per_channel, 8, data) for c in candidates)
-                return max((accuracy(r, images, classes) for r in rounded), default=float("nan"))
+                return [accuracy(r, images, classes) for r in rounded]
 
             cob = ft.equalize(plan, "noise", data, bits=bits, per_channel=per_channel, activation_bits=8)
-            found = {"none": top1([folded]), "ours": top1([plan.rewrite(cob)])}
-            found |= {name: top1(made) for name, made in rivals.items()}
+            found = {"none": each([folded])[0], "ours": each([plan.rewrite(cob)])[0]}
+            found |= {name: max(each(made), default=float("nan")) for name, made in rivals.items()}
+            if draws:
+                drawn = each(beside(plan, cob, draws))
+                found |= {"worst": min(drawn), "best": max(drawn)}
             yield f"W{bits}A8", "channel" if per_channel else "tensor", found
 
 
@@ -86,14 +104,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--count", type=int, default=2000, help="of test pictures")
+    parser.add_argument("--draws", type=int, default=0, help="changes of basis beside ours")
     asked = parser.parse_args()
     x = pictures(asked.data, "train")[0][:256]
     images, classes = (t[: asked.count] for t in pictures(asked.data, "t10k"))
-    print(f"{'network':10} {'format':6} {'scale':8}" + "".join(f"{n:>10}" for n in ("none", "ours", *RIVALS)))
+    columns = ("none", "ours", *RIVALS, *(("worst", "best") if asked.draws else ()))
+    print(f"{'network':10} {'format':6} {'scale':8}" + "".join(f"{n:>10}" for n in columns))
     for name in asked.networks:
         model = network(asked.folder, name)
         print(f"{name:10} float           {accuracy(model, images, classes):10.1f}", flush=True)
-        for form, scale, found in rows(model, x, images, classes):
+        for form, scale, found in rows(model, x, images, classes, asked.draws):
             print(f"{name:10} {form:6} {scale:8}" + "".join(f"{v:10.1f}" for v in found.values()), flush=True)
 
 

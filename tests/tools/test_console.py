@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.progress import Task, TaskID
+from rich.console import Console
+from rich.progress import Progress, Task, TaskID
 
 from fxteleport.tools import console as console_module
 from fxteleport.tools.console import console, reserved_output, write_json
@@ -139,6 +141,17 @@ def test_an_estimate_leaves_out_what_was_there() -> None:
         task.start_time = 0.0
         task.finished_time = 20.0 if done == 10 else None
         assert str(left.render(task)) == said
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_stays_one_line(width: int) -> None:
+    screen = Console(width=width, file=io.StringIO(), force_terminal=True)
+    bar = Progress(*console_module._columns(known=0, estimate=True), console=screen)
+    task = bar.add_task("histogram: vit_base_patch16_clip_224.laion2b_ft_in12k_in1k, 2 at a time", total=1000)
+    bar.update(task, completed=700)
+    lines = screen.render_lines(bar.get_renderable(), pad=False)
+    text = "".join(segment.text for segment in lines[0])
+    assert len(lines) == 1 and len(text) <= width and "700/1000" in text and text.rstrip().endswith("left")
 
 
 def test_json_goes_to_what_was_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,10 +47,11 @@ def bench(
     if measure not in (GROWTH, PUBLISHED) and not model:
         raise InputError("name a network to measure, for example: fxteleport bench resnet18")
 
-    from fxteleport.tools.benchmarks.growth import FAMILIES, growth
-    from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
-    from fxteleport.tools.benchmarks.published import MODELS, published
-    from fxteleport.tools.models.load import check_spec
+    with out.starting():
+        from fxteleport.tools.benchmarks.growth import FAMILIES, growth
+        from fxteleport.tools.benchmarks.measures import OF_A_MODEL, table
+        from fxteleport.tools.benchmarks.published import MODELS, published
+        from fxteleport.tools.models.load import check_spec
 
     wanted = dataclasses.replace(common.Source(device=device).request(seed), batch=batch)
     specs = model or list(FAMILIES if measure == GROWTH else MODELS)

@@ -41,19 +41,20 @@ def check(
     _fit_together(source, execution, which)
     out = console(results.printed)
     variants, seeds = law.variants(mode, norm_stats, norms), range(law.seed, law.seed + which.seeds)
-    from fxteleport.tools.checking.compare_with import check_against
-    from fxteleport.tools.checking.console_matrix import Matrix
-    from fxteleport.tools.checking.console_table import Table, summarize
-    from fxteleport.tools.checking.junit import junit
-    from fxteleport.tools.checking.parallel import Job
-    from fxteleport.tools.models.load import check_spec
-    from fxteleport.tools.models.selection import select
-    from fxteleport.tools.worker_pool import in_order
+    with out.starting():
+        from fxteleport.tools.checking.compare_with import check_against
+        from fxteleport.tools.checking.console_matrix import Matrix
+        from fxteleport.tools.checking.console_table import Table, summarize
+        from fxteleport.tools.checking.junit import junit
+        from fxteleport.tools.checking.parallel import Job
+        from fxteleport.tools.models.load import check_spec
+        from fxteleport.tools.models.selection import select
+        from fxteleport.tools.worker_pool import in_order
 
-    wanted = how.request(source.request(law.seed))
-    specs = select(model or (), which.family or ())
-    for spec in specs:
-        check_spec(spec, wanted)
+        wanted = how.request(source.request(law.seed))
+        specs = select(model or (), which.family or ())
+        for spec in specs:
+            check_spec(spec, wanted)
     if which.against is not None:
         if len(specs) > 1:
             raise InputError(f"--against compares one network with another, and {len(specs)} are named")

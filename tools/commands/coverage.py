@@ -87,12 +87,13 @@ def coverage(
         if require_writable(path) is None:
             raise InputError(f"coverage reads again what it wrote, so --output is a regular file; '{path}' is none")
 
-    from fxteleport.tools.models.devices import check_device
-    from fxteleport.tools.survey.row import Terms
-    from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
-    from fxteleport.tools.survey.scheduling import surveyed
-    from fxteleport.tools.survey.selection import chosen
-    from fxteleport.tools.survey.tables import document, summary
+    with out.starting():
+        from fxteleport.tools.models.devices import check_device
+        from fxteleport.tools.survey.row import Terms
+        from fxteleport.tools.survey.rows_file import append_row, read_rows, write_rows
+        from fxteleport.tools.survey.scheduling import surveyed
+        from fxteleport.tools.survey.selection import chosen
+        from fxteleport.tools.survey.tables import document, summary
 
     check_device(device)
     wanted = chosen(filter, family, library)

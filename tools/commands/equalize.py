@@ -57,7 +57,8 @@ def equalize(
 
     if stream:
         _refuse_what_needs_weights(how, source, given)
-        from fxteleport.tools.commands.equalize_stream import streamed
+        with out.starting():
+            from fxteleport.tools.commands.equalize_stream import streamed
 
         settings = common.Settings(mode="weights", norms=norms, seed=seed)
         try:
@@ -65,10 +66,11 @@ def equalize(
         except NothingFree as error:
             _nothing(out, model, mode, error, json)
         return
-    from fxteleport.tools.checking.session import compare
-    from fxteleport.tools.equalizing.run import measured, run
-    from fxteleport.tools.equalizing.summary import show, written
-    from fxteleport.tools.models.load import load
+    with out.starting():
+        from fxteleport.tools.checking.session import compare
+        from fxteleport.tools.equalizing.run import run
+        from fxteleport.tools.equalizing.summary import show, written
+        from fxteleport.tools.models.load import load
 
     wanted = replace(source.request(seed), images=how.images, batch=how.count if how.images else None)
     with out.progress(4, estimate=False) as step:
@@ -81,10 +83,8 @@ def equalize(
             _nothing(out, model, mode, error, json)
         step("verifying", 1)
         report, _ = compare(done.loaded, done.network)
-        step("measuring", 1)
-        errors = measured(done, how)
     facts: dict[str, Any] = done.facts(how, mode) | {"passed": report.passed, "bitwise_equal": report.bitwise_equal}
-    facts |= {"output_error": errors, "files": []}
+    facts |= {"output_error": done.errors, "files": []}
     if output is not None and report.passed:
         facts["files"] = [str(path) for path in written(output, done, facts)]
     show(out, done, how, report, facts)

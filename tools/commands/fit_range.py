@@ -33,14 +33,15 @@ def fit_range(
     common.check_norms(mode, norms)
     if output is not None and not output.parent.is_dir():
         raise CheckpointError(f"cannot write '{output}': its folder does not exist")
-    from fxteleport.passes.errors import NothingFree
-    from fxteleport.plan.plan import plan
-    from fxteleport.ranges.fit_range import fit_range as fitted_cob
-    from fxteleport.ranges.fit_range import require_format
-    from fxteleport.ranges.range_report import range_report
-    from fxteleport.tools.checking.session import compare
-    from fxteleport.tools.equalizing.fitted import Fitted, show, written
-    from fxteleport.tools.models.load import load
+    with out.starting():
+        from fxteleport.passes.errors import NothingFree
+        from fxteleport.plan.plan import plan
+        from fxteleport.ranges.fit_range import fit_range as fitted_cob
+        from fxteleport.ranges.fit_range import require_format
+        from fxteleport.ranges.range_report import range_report
+        from fxteleport.tools.checking.session import compare
+        from fxteleport.tools.equalizing.fitted import Fitted, show, written
+        from fxteleport.tools.models.load import load
 
     require_format(how.dtype(), how.headroom)
     wanted = replace(source.request(seed), images=how.images, batch=how.count if how.images else None)

@@ -28,16 +28,17 @@ def inspect(
 
     Example: fxteleport inspect resnet18 --group 9
     """
-    from fxteleport.tools.checking.records import verdict
-    from fxteleport.tools.checking.session import Run, run
-    from fxteleport.tools.export import outputs as files
-    from fxteleport.tools.inspection.as_json import checked, described
-    from fxteleport.tools.inspection.name_lookup import require_names
-    from fxteleport.tools.inspection.plan_view import Reading
-    from fxteleport.tools.inspection.views import View
-    from fxteleport.tools.models import load
-
     out = console(json)
+    with out.starting():
+        from fxteleport.tools.checking.records import verdict
+        from fxteleport.tools.checking.session import Run, run
+        from fxteleport.tools.export import outputs as files
+        from fxteleport.tools.inspection.as_json import checked, described
+        from fxteleport.tools.inspection.name_lookup import require_names
+        from fxteleport.tools.inspection.plan_view import Reading
+        from fxteleport.tools.inspection.views import View
+        from fxteleport.tools.models import load
+
     if source.redraw is None and not (look.diff or outputs.any):  # a plan reads no weights
         source = replace(source, redraw=False)
     wanted = source.request(settings.seed)

@@ -32,9 +32,10 @@ def paper(
     common.one_of("EXPERIMENT", experiment, (*own.EXPERIMENTS, own.ALL))
     common.check_seed(seed)
 
-    from fxteleport.tools.experiments.experiment import Options
-    from fxteleport.tools.experiments.registry import variants
-    from fxteleport.tools.experiments.reproduce import Means, check, reproduce, show
+    with out.starting():
+        from fxteleport.tools.experiments.experiment import Options
+        from fxteleport.tools.experiments.registry import variants
+        from fxteleport.tools.experiments.reproduce import Means, check, reproduce, show
 
     asked = Options.of(what, seed)
     check(asked)

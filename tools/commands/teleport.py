@@ -68,15 +68,17 @@ def teleport(
         of_the_run |= {"--dtype": source.dtype != "float32"}
         for name in (name for name, given in of_the_run.items() if given):
             raise InputError(f"{name} does not go with --stream, which scales a checkpoint as it is")
-        from fxteleport.tools.commands.stream import streamed
+        with out.starting():
+            from fxteleport.tools.commands.stream import streamed
 
         streamed(out, model, settings, source.request(law.seed), output, json, strict)
         return
-    from fxteleport.io import checkpoint as files
-    from fxteleport.tools.checking.records import record
-    from fxteleport.tools.checking.run_summary import activations, show
-    from fxteleport.tools.checking.session import run
-    from fxteleport.tools.models.load import load
+    with out.starting():
+        from fxteleport.io import checkpoint as files
+        from fxteleport.tools.checking.records import record
+        from fxteleport.tools.checking.run_summary import activations, show
+        from fxteleport.tools.checking.session import run
+        from fxteleport.tools.models.load import load
 
     wanted = source.request(law.seed)
     for path in [] if output is None else files.paths(output):

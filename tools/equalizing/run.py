@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 
 from fxteleport.passes.errors import NothingFree
 from fxteleport.passes.graph.containers import leaves
+from fxteleport.plan.cob import ChangeOfBasis
 from fxteleport.plan.plan import Plan, plan
 from fxteleport.ranges.equalize import Equalized, equalized
 from fxteleport.ranges.fake_quantize import fake_quantize
@@ -28,6 +30,7 @@ class Done:
         loaded: the planned network, with its norms folded.
         plan, found, network: its plan, the result of equalising, and the network after it.
         folded: the norms that were folded.
+        errors: of the outputs with rounded weights, relative to the outputs: "before" and "after".
         seconds: the time of equalising.
     """
 
@@ -36,6 +39,7 @@ class Done:
     found: Equalized
     network: fx.GraphModule
     folded: Folded
+    errors: dict[str, float]
     seconds: float
 
     def facts(self, how: Equalizing, mode: str) -> dict[str, Any]:
@@ -61,6 +65,8 @@ class Done:
 def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None], norms: str = "exact") -> Done:
     """Fold, plan, equalise and rewrite.
 
+    Without pictures the choice is measured on the example inputs, and nothing is taken if the outputs err more.
+
     Raises:
         NothingFree: the plan has no freedom to use.
         TeleportError: the network or the settings are wrong.
@@ -75,7 +81,14 @@ def run(loaded: Loaded, how: Equalizing, mode: str, step: Callable[..., None], n
     if not planned.num_free:
         raise NothingFree(_why(planned))
     chosen = equalized(planned, data=data, progress=lambda what: step(what), **how.settings())
-    return Done(loaded, planned, chosen, planned.rewrite(chosen.cob), folded, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    step("measuring", 1)
+    cobs = {"before": planned.identity(), "after": chosen.cob}
+    errors = {name: _error(loaded, planned, cob, how) for name, cob in cobs.items()}
+    if data is None and not errors["after"] <= errors["before"]:
+        errors["after"] = errors["before"]
+        chosen = replace(chosen, cob=cobs["before"], after=chosen.before, noise_after=chosen.noise_before, share=0.0)
+    return Done(loaded, planned, chosen, planned.rewrite(chosen.cob), folded, errors, seconds)
 
 
 def _why(plan: Plan) -> str:
@@ -84,19 +97,15 @@ def _why(plan: Plan) -> str:
 
 
 @torch.no_grad()
-def measured(done: Done, how: Equalizing) -> dict[str, float]:
-    """The error of the outputs with rounded weights, relative to the outputs: without and with the change of basis."""
-    loaded = done.loaded
+def _error(loaded: Loaded, planned: Plan, cob: ChangeOfBasis, how: Equalizing) -> float:
+    """The error of the outputs with rounded weights in a basis, relative to the outputs, on the network's inputs."""
     args, kwargs = loaded.args, loaded.kwargs
     expected = _tensors(loaded.model(*args, **kwargs))
     data = None if how.activation_bits is None else [args]
-    errors = {}
-    for name, cob in (("before", done.plan.identity()), ("after", done.found.cob)):
-        rounded = fake_quantize(done.plan.rewrite(cob), how.bits, how.per_channel, how.activation_bits, data)
-        actual = _tensors(rounded(*args, **kwargs))
-        wrong = sum(float((a - b).double().square().sum()) for a, b in zip(actual, expected, strict=True))
-        errors[name] = (wrong / max(sum(float(b.double().square().sum()) for b in expected), 1e-300)) ** 0.5
-    return errors
+    rounded = fake_quantize(planned.rewrite(cob), how.bits, how.per_channel, how.activation_bits, data)
+    actual = _tensors(rounded(*args, **kwargs))
+    wrong = sum(float((a - b).double().square().sum()) for a, b in zip(actual, expected, strict=True))
+    return math.sqrt(wrong / max(sum(float(b.double().square().sum()) for b in expected), 1e-300))
 
 
 def _tensors(value: Any) -> list[Tensor]:

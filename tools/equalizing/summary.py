@@ -17,11 +17,16 @@ from fxteleport.tools.equalizing.run import Done
 from fxteleport.tools.options.equalize import Equalizing
 from fxteleport.verify import EquivalenceReport
 
-_TAKEN = {
-    1.0: "",
-    0.5: "; half of it is taken (in logarithms), which errs less than the whole",
-    0.0: "; nothing is taken: the network as it is errs too little more, or less (--least-gain)",
-}
+
+def _taken(done: Done, how: Equalizing) -> str:
+    """How much of what was found is in the change of basis, where it is not all."""
+    if done.found.share == 0.5:
+        return "; half of it is taken (in logarithms), which errs less than the whole"
+    if done.found.share == 1:
+        return ""
+    if how.images is None:
+        return "; nothing is taken: the network as it is errs less"
+    return f"; nothing is taken: no squared error is {how.least_gain:g} times smaller (--least-gain)"
 
 
 def written(output: Path, done: Done, facts: dict[str, Any]) -> list[Path]:
@@ -44,7 +49,7 @@ def show(out: Output, done: Done, how: Equalizing, report: EquivalenceReport, fa
                     f" {facts['cob']['largest']:.4g} now"),
         ("format", f"{how.bits} bits, a scale for each {'channel' if how.per_channel else 'tensor'}"
                    + ("" if how.activation_bits is None else f"; inputs {how.activation_bits} bits")),
-        ("method", f"{how.method}, in {facts['seconds']:.1f} s{_TAKEN[done.found.share]}"),
+        ("method", f"{how.method}, in {facts['seconds']:.1f} s{_taken(done, how)}"),
         ("same function" if report.passed else "FAILED", verdict(report)),
     ]  # fmt: skip
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

@@ -147,7 +147,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
             name = f"sigma {sigma:g}" if sigma else "not teleported"
             axis.set_title(f"{setting[1]}, {setting[2]}, {setting[0]}: {name}", size=9)
             if plane == RANDOM:
-                axis.plot(0, 0, "r+", label="the network")
+                axis.plot(0, 0, "P", color="white", markeredgecolor="black", label="the network")
                 axis.set_xlabel("random direction 1 (filter norms)", size=8)
                 axis.set_ylabel("random direction 2 (filter norms)", size=8)
             else:
@@ -164,7 +164,7 @@ def _trajectory(axis: Any, path: list[Row]) -> None:
     x, y = column(path, "x"), column(path, "y")
     axis.plot(x, y, "-o", color="black", markersize=2.5, linewidth=1, label="its training, epoch by epoch")
     axis.plot(x[0], y[0], "s", color="white", markeredgecolor="black", label="start")
-    axis.plot(x[-1], y[-1], "r+", label="the network")
+    axis.plot(x[-1], y[-1], "P", color="white", markeredgecolor="black", label="the network")
     axis.set_xlabel(f"main direction 1 (distance; {path[0]['first_share']:.0%} of the variance)", size=8)
     axis.set_ylabel(f"main direction 2 (distance; {path[0]['second_share']:.0%})", size=8)
 

@@ -58,6 +58,20 @@ def test_writes_the_equalised_weights(source: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "equal.json").read_text())["method"] == "range"
 
 
+@pytest.mark.parametrize("bits", ["2", "4", "8"])
+@pytest.mark.parametrize("method", ["range", "l2", "noise"])
+def test_without_pictures_the_outputs_err_no_more(source: str, tmp_path: Path, method: str, bits: str) -> None:
+    """The model of the noise may promise what the outputs do not keep; then the network stays as it is."""
+    output = tmp_path / "equal"
+    done = call(f"{source}:net", "--bits", bits, "--method", method, "--output", str(output))
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "equal.json").read_text())
+    error, taken = facts["output_error"], facts["share"] > 0
+    assert error["after"] <= error["before"]
+    assert taken or (ft.ChangeOfBasis.load(f"{output}.cob.safetensors").values == 1).all()
+    assert taken or "nothing is taken" in done.output
+
+
 def test_nothing_free_is_status_1(source: str) -> None:
     done = call(f"{source}:fixed")
     assert done.exit_code == 1

@@ -144,7 +144,7 @@ def test_the_graph_opens_closes_and_explains(
     assert any(hostile in name for name in names)  # shown as it is
     tab.locator("#list .row", has_text="stem").first.click()
     facts = tab.inner_text("#facts")
-    assert "Conv2d" in facts and "100 % moved" in facts and "|tau| from" in facts
+    assert "Conv2d" in facts and "100% moved" in facts and "|tau| from" in facts
     tab.locator("#list .chip").first.click()
     assert tab.locator("#list .row.dim").count() > 0
     lines = tab.locator("#lines > path").count()

@@ -197,8 +197,8 @@ function showFacts(i) {
     ["operation", esc(node.op) + ({ added: ", added by teleportation", wrapped: ", wrapped: tau * f(x / tau)" }[node.change] || "")],
     ["module", esc(node.path || "the model itself")], ["value", esc(node.shape)],
     ["groups", node.groups.map(id => chip(id)).join(" ") || node.kind],
-    ["CoB", node.cob ? `|tau| from ${number(node.cob[0])} to ${number(node.cob[1])}, mean |log2 tau| ${number(node.cob[2])}, ${number(100 * node.cob[3])} % negative` : ""],
-    ["parameters", node.parameters ? `${node.parameters.toLocaleString("en")}, ${number(100 * node.moved)} % moved` : ""],
+    ["CoB", node.cob ? `|tau| from ${number(node.cob[0])} to ${number(node.cob[1])}, mean |log2 tau| ${number(node.cob[2])}, ${number(100 * node.cob[3])}% negative` : ""],
+    ["parameters", node.parameters ? `${node.parameters.toLocaleString("en")}, ${number(100 * node.moved)}% moved` : ""],
     ["error", node.error === null ? "" : node.error === 0 ? "0: equal to the last bit" : `${number(node.error)} of the largest value`],
     ["reads", links],
   ];
