@@ -71,6 +71,8 @@ class Sizing:
             return told
         if node.target in (operator.getitem, getattr) and isinstance(first, (list, dict)):
             return self.part(node, first, args[1], value)
+        if node.target in (operator.getitem, getattr) and _is_in_object(node, first, value):
+            return self.opened(value)
         if node.target is torch.Size and isinstance(first, list):
             return first
         leaves = sized_leaves((*args, kwargs) if kwargs else args)
@@ -188,6 +190,11 @@ def _asked(node: fx.Node, tensor: Sized, args: Sequence[Any], kwargs: dict[str, 
         return product(tensor.sizes)
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     return list(tensor.sizes) if dim is None else tensor.sizes[dim]
+
+
+def _is_in_object(node: fx.Node, held: Any, value: Any) -> bool:
+    """True for tensors that are read out of an object among the inputs, which holds others in other runs."""
+    return isinstance(node.args[0], fx.Node) and type(held) is not Sized and holds_tensor(value)
 
 
 def _rests_on_sizes(x: Any) -> bool:

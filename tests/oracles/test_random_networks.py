@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import campaign
 import hypothesis
@@ -76,6 +77,36 @@ def alone() -> list[object]:
 @pytest.mark.parametrize("name", alone())
 def test_each_operation_alone(name: str) -> None:
     Tally(skips=OPEN_CHECKS).check(smallest(name))
+
+
+class Opening(torch.nn.Module):
+    """A network whose inputs are in an object."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, held: SimpleNamespace) -> object:
+        return self.network(*held.inputs)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_inputs_in_an_object(number: int) -> None:
+    """As free, and as right at other sizes, as where they are given one by one."""
+    script = seeded(24, number, most=6)
+    network, inputs = script.make()
+    model = Opening(network.made())
+    plan = ft.plan(model, SimpleNamespace(inputs=inputs), mode="weights")
+    assert plan.num_free == ft.plan(network, *inputs, mode="weights").num_free
+    emitted = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=3))
+    for _, shapes in others(script, network):
+        given = script.draw(shapes)
+        try:
+            found = emitted(SimpleNamespace(inputs=[x.clone() for x in given]))
+        except ft.GuardError:
+            continue
+        expected = network(*given)
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("way", range(len(random_changes.HIDDEN)), ids=random_changes.HIDDEN)

@@ -10,7 +10,7 @@ from fxteleport.passes.rules.shape_functions.sized import At, Repeated, Shape, S
 
 
 def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any) -> Shape | None:
-    """The sizes along one axis are added up."""
+    """The sizes along one axis are added up; the others are the same, or it does not run."""
     given, tensors = tensors, [t for t in tensors if t.value.ndim == at.value.ndim]
     axis = dim % at.value.ndim
     total: Extent = 0
@@ -18,6 +18,9 @@ def concatenated(at: At, tensors: Sequence[Sized], dim: int = 0, **settings: Any
         total = plus(total, tensor.sizes[axis])
     total = at.sizes.fresh(at.value.shape[axis]) if isinstance(given, Repeated) else total
     columns = list(zip(*(t.sizes for t in tensors), strict=True))
+    for i, (first, *others) in enumerate(columns):
+        for other in others if i != axis else ():
+            at.sizes.insist(first, other)
     return [
         total if i == axis else next((n for n in column if type(n) is int), column[0])
         for i, column in enumerate(columns)

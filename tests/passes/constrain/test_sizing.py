@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -198,6 +201,55 @@ def test_one_plan_is_right_at_every_size(name: str, mode: str, example: tuple[in
                 assert torch.equal(found, model(x)), (batch, length)
                 taken += 1
     assert taken >= (1 if example[0] == 1 else 2)
+
+
+@dataclasses.dataclass
+class Batch:
+    """Inputs in an object."""
+
+    x: Tensor
+
+
+class Opening(nn.Module):
+    """A network whose input is held by something."""
+
+    def __init__(self, network: nn.Module, opened: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.network, self.opened = network, opened
+
+    def forward(self, held: Any) -> Any:
+        return self.network(self.opened(held))
+
+
+HOLDERS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "an object": (lambda x: SimpleNamespace(x=x), lambda held: held.x),
+    "a data class": (Batch, lambda held: held.x),
+    "an object in a list in an object": (
+        lambda x: SimpleNamespace(layers=[SimpleNamespace(x=x, n=1)]),
+        lambda held: held.layers[0].x,
+    ),
+    "a dictionary": (lambda x: {"x": x}, lambda held: held["x"]),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+@pytest.mark.parametrize("name", WAYS)
+def test_what_holds_an_input_says_nothing_of_its_sizes(name: str, how: str) -> None:
+    torch.manual_seed(0)
+    hold, opened = HOLDERS[how]
+    bare = ft.randomize(Positions(WAYS[name]).eval())
+    model, x = Opening(bare, opened), torch.randn(2, 5, 4)
+    plan = ft.plan(model, hold(x), mode="weights")
+    assert plan.num_free == ft.plan(bare, x, mode="weights").num_free
+    network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=1))
+    with torch.no_grad():
+        for batch, length in [(2, 5), (3, 2), (2, 9)]:
+            x = torch.randn(batch, length, 4)
+            try:
+                found = network(hold(x))
+            except ft.GuardError:
+                continue
+            assert torch.equal(found, bare(x)), (batch, length)
 
 
 class Diagonal(nn.Module):
