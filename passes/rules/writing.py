@@ -93,7 +93,7 @@ def written_somewhere(call: Call, input: Operand, index: Any, value: Operand, in
     return merged(call, call.constant(input.map, axes, why), call.constant(sent, axes, why), why)
 
 
-@rule("copy_", shape=shape_functions.same)
+@rule("copy_", shape=shape_functions.copied)
 def copied(call: Call, input: Operand, src: Operand, non_blocking: bool = False) -> CobMap:
     """All of the input is written over."""
     call.shape_only(input)

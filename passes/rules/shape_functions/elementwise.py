@@ -20,6 +20,14 @@ def same(at: At, input: Any, *rest: Any, **settings: Any) -> Any:
     return [input.sizes for _ in at.value] if isinstance(at.value, (tuple, list)) else input.sizes
 
 
+def copied(at: At, input: Sized, src: Sized, *rest: Any, **settings: Any) -> Shape:
+    """The shape of what is written over: each axis of the other tensor is of size 1, or the same."""
+    for own, other in zip(reversed(input.sizes), reversed(src.sizes), strict=False):
+        if type(other) is int and other != 1:
+            at.sizes.insist(own, other)
+    return input.sizes
+
+
 def broadcast(at: At, *operands: Any, **settings: Any) -> Shape:
     """The shape to which the tensors among the arguments are broadcast."""
     shapes = [x.sizes for x in (*operands, *settings.values()) if type(x) is Sized]
