@@ -25,8 +25,14 @@ def described_inputs(plan: Analysis) -> list[dict[str, Any]]:
     """The example inputs of a plan, with the values only of tensors that decided a branch.
 
     Raises:
-        CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value.
+        CheckpointError: an input is neither a tensor, a list, a tuple, a dict nor a plain value; or the plan is of
+            several calls, or of a cache that has a CoB.
     """
+    if plan.calls or plan.cached != "pinned":
+        raise CheckpointError(
+            "a checkpoint describes one call, with caches as they are: save network.state_dict(), and emit the network"
+            " from the same plan and cob.values again"
+        )
     nodes = [n for n in plan.captured.graph.nodes if n.op == "placeholder"]
     data = plan.captured.data
     return [{"name": str(n.target), "value": _described(info(n).value, str(n.target), data)} for n in nodes]

@@ -27,6 +27,8 @@ from fxteleport.passes.scale.recipe import Prepared, Recipe, recipe
 from fxteleport.plan.model_snapshot import ModelSnapshot
 from fxteleport.plan.planned_model import PlannedModel
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional inputs, and those by name
+
 
 @dataclass
 class Caches:
@@ -55,7 +57,7 @@ class Analysis:
         mode, norm_stats: the arguments of `fxteleport.plan`.
         planned: what the plan assumes of its model.
         seconds: wall-clock time of each pass; `rewrite` adds that of its last run.
-        data_guards, norms: the arguments of `fxteleport.plan`.
+        data_guards, norms, cached, calls: the arguments of `fxteleport.plan`.
         checks: whether `check_graph` runs after each pass.
     """
 
@@ -69,6 +71,8 @@ class Analysis:
     checks: bool = False
     data_guards: bool = True
     norms: str = "exact"
+    cached: str | tuple[str, ...] = "pinned"
+    calls: tuple[Call, ...] = ()
     caches: Caches = field(default_factory=Caches)
 
     @property
@@ -79,8 +83,9 @@ class Analysis:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the model's parameters (names, shapes) and of the solution."""
-        norms = "" if self.norms == "exact" else f" {self.norms}"
-        sha = hashlib.sha256(f"{self.mode} {self.norm_stats} {self.num_free}{norms}".encode())
+        others: Any = (("exact", self.norms), ("pinned", self.cached))
+        said = "".join(f" {value}" for default, value in others if value != default)
+        sha = hashlib.sha256(f"{self.mode} {self.norm_stats} {self.num_free}{said}".encode())
         for name, tensor in self.captured.metas.items():
             sha.update(f"{name}{tuple(tensor.shape)}".encode())
         for array in (self.solution.index, self.solution.exponent, self.solution.many_index, self.solution.allows):

@@ -10,6 +10,7 @@ from fxteleport.passes.errors import CobError
 MODES = ("full", "weights")
 NORM_STATS = ("fixed", "rescaled", "wrapped")
 NORMS = ("exact", "scaled")
+CACHED = ("pinned", "teleported")
 LANDSCAPES = ("intra", "inter", "positive", "negative", "centered", "log")
 
 

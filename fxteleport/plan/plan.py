@@ -11,7 +11,7 @@ import contextlib
 import functools
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -33,8 +33,9 @@ from fxteleport.passes.graph.exported import is_program
 from fxteleport.passes.rewrite.teleported_network import TeleportedModule
 from fxteleport.passes.solve.solve import solve
 from fxteleport.plan import emission, factors, free_values, in_place, moved_share, teleported_point, unguarded
-from fxteleport.plan.analysis import Analysis
-from fxteleport.plan.choices import MODES, NORM_STATS, NORMS
+from fxteleport.plan.analysis import Analysis, Call
+from fxteleport.plan.caches import teleport_inputs
+from fxteleport.plan.choices import CACHED, MODES, NORM_STATS, NORMS
 from fxteleport.plan.planned_model import planned_model
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def plan(
     checks: bool = False,
     data_guards: bool = True,
     norms: str = "exact",
+    cached: str | Sequence[str] = "pinned",
+    calls: Sequence[Call] = (),
     **keyword_inputs: Any,
 ) -> Plan:
     """Find which CoB values of a model are free. Reads and copies no weight; the model may be on meta.
@@ -72,12 +75,19 @@ def plan(
             positive factor c, without scaling its epsilon, which no state dict has. The function is kept but for that:
             the norm's result has a relative difference of at most eps / (2 variance) * max(1, 1 / c^2). Each such norm
             is a condition of kind "norm". "exact" pins their inputs; `mode="full"` is always exact.
+        cached: "teleported": an object that holds tensors (a cache of transformers, say), which a call takes and
+            gives back, changed in place or in its output, has a CoB, the same for input and output. So an emitted
+            network goes on with what it has given; `plan.teleport_inputs` takes a cache of the original there. Names of
+            arguments: so have these, also tuples, lists or dictionaries. "pinned": caches stay the original's.
+        calls: other ways in which the model is called, each `(args, kwargs)`: one plan is right for all of them, and an
+            emitted network takes each. So a prompt without a cache, and the next token with the cache, are one plan.
         **keyword_inputs: keyword arguments of its forward.
 
     Raises:
-        InputError: an unknown mode, norm_stats or norms, or two that do not go together.
+        InputError: an unknown mode, norm_stats, norms or cached, or two that do not go together; a cache that is to
+            have a CoB, and is none.
         ModelError: the model is not a plain, materialised float `nn.Module`.
-        CaptureError: the model does not run on these inputs.
+        CaptureError: the model does not run on these inputs, or one of `calls` has no graph beside the first.
         GraphError, RuleError: with `checks`, a pass has broken its contract, or a rule fails in another way than by
             declining; without, such a node is pinned, with the exception as the reason.
     """
@@ -94,11 +104,21 @@ def plan(
             "norms='scaled' is approximate, and mode='full' needs no such thing: there norms get epsilons of their own,"
             " and the function is kept exactly"
         )
+    if isinstance(cached, str) and cached not in CACHED:
+        raise InputError(
+            f"unknown cached '{cached}': choose one of {', '.join(CACHED)}, or name arguments: cached=['past']"
+        )
+    cached = cached if isinstance(cached, str) else tuple(cached)
+    if not all(isinstance(call, (tuple, list)) and list(map(type, call)) == [tuple, dict] for call in calls):
+        raise InputError("'calls' holds pairs of a tuple of inputs and a dictionary of those by name: ((x,), {})")
     if is_program(model):
         from fxteleport.plan.programs import plan_program
 
+        if cached != "pinned" or calls:
+            raise InputError("an exported program is one call, and its cache keeps the CoB 1: plan the eager model")
         return plan_program(model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards, norms)
-    return made(Plan, model, mode, norm_stats, example_inputs, keyword_inputs, checks, data_guards, norms)
+    given = example_inputs, keyword_inputs
+    return made(Plan, model, mode, norm_stats, *given, checks, data_guards, norms, cached, tuple(calls))
 
 
 def made(
@@ -111,6 +131,8 @@ def made(
     checks: bool,
     data_guards: bool,
     norms: str = "exact",
+    cached: str | tuple[str, ...] = "pinned",
+    calls: tuple[Call, ...] = (),
 ) -> P:
     """Run the passes on a module, and return their results as a plan of this class."""
     seconds = {}
@@ -118,12 +140,12 @@ def made(
     with _without_garbage_collection():
         clock = time.perf_counter()
         with _on_cpu(ambient == "meta"):  # constants that forward creates must have values
-            captured = insist_on_ranks(capture(model, args, kwargs, data_guards))
+            captured = insist_on_ranks(capture(model, args, kwargs, data_guards, calls))
         if checks:
             check_graph(captured, "capture")
         seconds["capture"], clock = time.perf_counter() - clock, time.perf_counter()
         with _on_cpu(ambient != "cpu"):  # symbols live on the CPU
-            constrained = constrain(captured, mode, norm_stats, checks, norms)
+            constrained = constrain(captured, mode, norm_stats, checks, norms, cached)
             if checks:
                 check_graph(captured, "constrain", constrained)
             seconds["constrain"], clock = time.perf_counter() - clock, time.perf_counter()
@@ -131,7 +153,8 @@ def made(
             seconds["solve"] = time.perf_counter() - clock
         moving = frozenset(name for name, cob_map in constrained.tensors.items() if cob_map.factors)
         planned = planned_model(captured, moving)
-        return kind(captured, constrained, solution, mode, norm_stats, planned, seconds, checks, data_guards, norms)
+        how = mode, norm_stats, planned, seconds, checks, data_guards, norms, cached, calls
+        return kind(captured, constrained, solution, *how)
 
 
 @contextlib.contextmanager
@@ -187,8 +210,9 @@ class Plan(Analysis):
 
     def __repr__(self) -> str:
         name = type(self.captured.model).__name__
-        norms = "" if self.norms == "exact" else f", norms={self.norms!r}"
-        return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}{norms}, num_free={self.num_free})"
+        others: Any = (("norms", "exact", self.norms), ("cached", "pinned", self.cached))
+        said = "".join(f", {what}={value!r}" for what, default, value in others if value != default)
+        return f"Plan({name}, mode={self.mode!r}, norm_stats={self.norm_stats!r}{said}, num_free={self.num_free})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         return self  # it never changes
@@ -243,6 +267,7 @@ class Plan(Analysis):
     tau = factors.tau
     scales = factors.scales
     at = teleported_point.at
+    teleport_inputs = teleport_inputs
     rewrite = emission.rewrite
     apply_ = in_place.apply_
 

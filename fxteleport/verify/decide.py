@@ -71,6 +71,7 @@ def _emitted(
     """The network that a plan of the float64 model emits; None unless `network` is the same, rounded."""
     of = teleportation.plan
     settings: Any = {"mode": of.mode, "norm_stats": of.norm_stats, "data_guards": of.data_guards, "norms": of.norms}
+    settings |= {"cached": of.cached, "calls": [(doubled(args), doubled(kwargs)) for args, kwargs in of.calls]}
     wide_plan = plan(model, *inputs, **settings, **keywords)  # type: ignore[arg-type]
     if wide_plan.fingerprint != teleportation.plan.fingerprint:
         return None

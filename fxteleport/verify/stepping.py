@@ -19,10 +19,12 @@ from fxteleport.passes.graph.containers import held, parts
 from fxteleport.passes.graph.node_info import info
 from fxteleport.passes.graph.source_location import written
 from fxteleport.passes.rewrite.any_names import plain
+from fxteleport.passes.rewrite.other_graphs import takes
 from fxteleport.passes.rewrite.rewrite import original
 from fxteleport.passes.rewrite.wraps import factors_inside, slots_of
 from fxteleport.passes.rules.operand import carries
 from fxteleport.passes.rules.registry import named
+from fxteleport.plan.caches import teleport_inputs
 from fxteleport.plan.factors import tau
 from fxteleport.plan.teleportation import Teleportation, teleportation_of
 from fxteleport.verify.compare import difference, equal
@@ -132,7 +134,8 @@ def _in_step(
     maps = {node.name: cob for node, cob in plan.constrained.maps.items()}
     values = {node.name: info(node).value for graph in plan.captured.graphs for node in graph.nodes}
     reference, gm = _for_these(reference, gm, inputs, keyword_inputs)
-    left, right = _Stepper(reference, inputs, keyword_inputs), _Stepper(gm, inputs, keyword_inputs)
+    left = _Stepper(reference, inputs, keyword_inputs)
+    right = _Stepper(gm, *teleport_inputs(plan, made.cob, *inputs, **keyword_inputs))
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
     # The maps in a norm that keeps its epsilon.
@@ -182,6 +185,7 @@ def _for_these(
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The graphs of two networks of one plan that run on given data: the first ones, or variants."""
     pairs = [(reference, gm), *zip(getattr(reference, "variants", ()), getattr(gm, "variants", ()), strict=True)]
+    pairs = [pair for pair in pairs if takes(pair[1].graph, inputs, keyword_inputs)] or pairs[:1]
     for pair in pairs:
         guards = data_guards(pair[1].graph)
         stepper = _Stepper(pair[1], inputs, keyword_inputs) if guards else None

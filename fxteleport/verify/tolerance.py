@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxteleport.plan.caches import restored_outputs, teleport_inputs
 from fxteleport.plan.teleportation import Teleportation, teleportation_of
 from fxteleport.verify.compare import Comparison, compared, largest_tolerance
 from fxteleport.verify.float64 import own_rounding
@@ -43,9 +44,15 @@ class Pair:
 
     def compared(self) -> tuple[Comparison, frozenset[str]]:
         """The outputs of the two networks, and the names of the buffers that their forwards write to."""
-        given = self.inputs, self.keyword_inputs, self.writes
-        expected, actual = self.draws.same(lambda: run(self.model, *given), lambda: run(self.teleported, *given))
-        return compared(expected.outputs, actual.outputs), expected.written | actual.written
+        args, kwargs, made = self.inputs, self.keyword_inputs, self.made
+        moved = (args, kwargs) if made is None else teleport_inputs(made.plan, made.cob, *args, **kwargs)
+        expected, actual = self.draws.same(
+            lambda: run(self.model, args, kwargs, self.writes),
+            lambda: run(self.teleported, moved[0], moved[1], self.writes),
+        )
+        outputs = actual.outputs
+        found = outputs if made is None else restored_outputs(made.plan, made.cob, args, kwargs, outputs)
+        return compared(expected.outputs, found), expected.written | actual.written
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from fxteleport.passes.capture.leaf_table import WHOLE, names_in
 from fxteleport.passes.capture.meta_cache import Memo
 from fxteleport.passes.capture.mode_choice import Choice
 from fxteleport.passes.capture.model_tensors import named_tensors
-from fxteleport.passes.capture.model_trace import Traced, trace_model
+from fxteleport.passes.capture.model_trace import Arguments, Traced, trace_model
 from fxteleport.passes.capture.next_run import next_run_is_alike
 from fxteleport.passes.capture.patching import aware_of_proxies
 from fxteleport.passes.capture.trace_settings import TraceSettings, retry
@@ -74,7 +74,8 @@ class Captured:
         trained: parameters whose `requires_grad` the trace has read -> its value.
         training: the graph in train mode, where it differs.
         choice: what decides which of the two runs; None where one graph serves both modes.
-        variants, training_variants: the graphs for data that take other branches than the example's, in each mode.
+        variants, training_variants: the graphs for data that take other branches than the example's, and of other
+            calls, in each mode.
         inner: path of a module that an opaque leaf's code calls -> the module's graph.
         owners: the opaque leaves whose code calls those.
     """
@@ -108,10 +109,15 @@ class Captured:
     owners: frozenset[str] = frozenset()
 
     @property
-    def graphs(self) -> tuple[fx.Graph, ...]:
-        """All graphs: of eval mode, of train mode if it differs, their variants, and the inner ones."""
+    def calls(self) -> tuple[fx.Graph, ...]:
+        """The graphs of eval mode, and of train mode if it differs, with their variants."""
         trained = () if self.training is None else (self.training, *self.training_variants)
-        return (self.graph, *self.variants, *trained, *self.inner.values())
+        return (self.graph, *self.variants, *trained)
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """Those of its calls, and the inner ones."""
+        return (*self.calls, *self.inner.values())
 
     @property
     def followed(self) -> dict[str, str]:
@@ -140,12 +146,17 @@ class Captured:
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, data_guards: bool = True
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    data_guards: bool = True,
+    calls: Sequence[Arguments] = (),
 ) -> Captured:
     """Trace `model` on example inputs (tensors anywhere in nested lists, tuples and dicts).
 
     Args:
         data_guards: take a branch that the example's integers and booleans alone decide as they do, with a guard.
+        calls: other ways in which it is called; each is a variant of the graph.
 
     Raises:
         ModelError: not an `nn.Module`, or scripted, quantised or not materialised.
@@ -154,7 +165,7 @@ def capture(
     try:
         reject_unsupported(model)
         with torch.no_grad(), aware_of_proxies():
-            return _captured(model, args, kwargs or {}, data_guards)
+            return _captured(model, args, kwargs or {}, data_guards, calls)
     except RecursionError:
         raise CaptureError(
             f"the model's modules are nested too deeply for Python's recursion limit, {sys.getrecursionlimit()}, or its"
@@ -162,7 +173,9 @@ def capture(
         ) from None
 
 
-def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], data_guards: bool) -> Captured:
+def _captured(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], data_guards: bool, calls: Sequence[Arguments]
+) -> Captured:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     settings = TraceSettings(tensors[0].device if tensors else torch.device("cpu"), data_guards=data_guards)
 
@@ -191,7 +204,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         return Tracer(model, found, tracer.memo, tracer.additions.held)
 
     other, choice = trace_training(traced, start, run, repeats)
-    variants, trained = variants_in_both(traced, other, choice, (args, kwargs))
+    variants, trained, choice = variants_in_both(traced, other, choice, (args, kwargs), calls)
     for i, variant in enumerate((*variants.traces, *trained.traces), start=1):
         name_apart(variant.tracer.graph.nodes, f"variant_{i}")
     if other is not None:

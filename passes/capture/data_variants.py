@@ -1,4 +1,4 @@
-"""Variants: the graphs of a model for data that take other branches than the example's.
+"""Variants: the graphs of a model for other calls, and for data that take other branches than the example's.
 
 Code tests whether a padding mask is all ones, to skip it. Each branch is a graph of its own over the same parameters,
 and one plan holds for both, so it is right on batches with padding and without: an emitted network runs the graph whose
@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxteleport.passes.capture.control_flow import DataDependent
+from fxteleport.passes.capture.control_flow import DataDependent, first_line
 from fxteleport.passes.capture.data_guards import data_guards, deciding
 from fxteleport.passes.capture.data_values import DataValues, Unknown
 from fxteleport.passes.capture.mode_choice import Choice
@@ -26,7 +26,7 @@ from fxteleport.passes.capture.side_effects import NEXT_RUN_DIFFERS
 from fxteleport.passes.capture.trace_settings import TraceSettings, retry
 from fxteleport.passes.capture.tracer import Tracer
 from fxteleport.passes.capture.train_graph import settle_dropouts, trace_training
-from fxteleport.passes.errors import OpaqueModuleWarning
+from fxteleport.passes.errors import CaptureError, OpaqueModuleWarning
 from fxteleport.passes.graph.conditions import Condition
 from fxteleport.passes.graph.node_info import info
 
@@ -49,12 +49,20 @@ class Variants:
 
 
 def variants_in_both(
-    traced: Traced, other: Traced | None, choice: Choice | None, examples: Arguments
-) -> tuple[Variants, Variants]:
-    """The variants of a traced graph, and of train mode's graph if there is one.
+    traced: Traced,
+    other: Traced | None,
+    choice: Choice | None,
+    examples: Arguments,
+    calls: Sequence[Arguments] = (),
+) -> tuple[Variants, Variants, Choice | None]:
+    """The variants of a traced graph, of train mode's graph if there is one, and what chooses between the two.
 
     Args:
         choice: what chooses between the two; None where one graph serves both modes, as its variants then must.
+        calls: other calls of the model, each with variants of its own.
+
+    Raises:
+        CaptureError: one of them does not run, or has no graph beside the first.
     """
     last = (other or traced).tracer
 
@@ -79,17 +87,59 @@ def variants_in_both(
         def start(settings: TraceSettings) -> Tracer:
             return Tracer(traced.tracer.model, settings, found.tracer.memo, found.tracer.additions.held)
 
-        if trace_training(found, start, lambda t: trace_model(t, *inputs), lambda t: not t.state) != (None, None):
+        own, asks = trace_training(found, start, lambda t: trace_model(t, *inputs), lambda t: not t.state)
+        if asks is not None and any(inputs is call for call in calls):
+            refuse_training(found.tracer, asks)
+        elif (own, asks) != (None, None):
             raise DataDependent("its mode matters, and that of the first graph does not")
         return found
+
+    def refuse_training(tracer: Tracer, asks: Choice) -> None:
+        nonlocal choice
+        why = asks.refused or "one of the calls does something else there, and the first does not"
+        choice = replace(asks, refused=why)
+        for path in choice.evaluating:
+            tracer.conditions.note("mode", f"eval mode was traced, train mode is refused ({why})", path=path or "")
 
     def in_training(inputs: Arguments) -> Traced:
         found = run(inputs, other.tracer.settings)  # type: ignore[union-attr]
         settle_dropouts(found.tracer)
         return found
 
-    evaluated = trace_variants(traced, examples, in_eval)
-    return evaluated, Variants() if other is None else trace_variants(other, examples, in_training)
+    evaluated = _with_calls(traced, examples, in_eval, calls)
+    trained = Variants() if other is None else _with_calls(other, examples, in_training, calls)
+    return evaluated, trained, choice
+
+
+def _with_calls(
+    first: Traced, examples: Arguments, trace: Callable[[Arguments], Traced], calls: Sequence[Arguments]
+) -> Variants:
+    """The variants of a traced graph, and the graphs of other calls with theirs."""
+    found = trace_variants(first, examples, trace)
+    traces, covered = list(found.traces), found.covered
+    for number, call in enumerate(calls, start=1):
+        traced = _another_call(first, call, trace, number)
+        variants = trace_variants(traced, call, trace)
+        traces += [traced, *variants.traces]
+        covered |= variants.covered
+    return Variants(tuple(traces), covered)
+
+
+def _another_call(first: Traced, call: Arguments, trace: Callable[[Arguments], Traced], number: int) -> Traced:
+    try:
+        traced = trace(call)
+    except RecursionError:
+        raise
+    except CaptureError as error:
+        raise CaptureError(f"call {number}: {error}") from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise CaptureError(f"call {number} has no graph beside that of the first: {why}; plan it by itself") from error
+    apart = traced.tracer.leaves.opaque.keys() - first.tracer.leaves.opaque
+    if traced.is_whole or apart:
+        what = "the model" if traced.is_whole else f"'{min(apart)}'"
+        raise CaptureError(f"call {number} has no graph beside that of the first: {what} is kept whole in it alone")
+    return traced
 
 
 def trace_variants(first: Traced, examples: Arguments, trace: Callable[[Arguments], Traced]) -> Variants:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxteleport.passes.capture.capture import Captured
+from fxteleport.passes.constrain.caches import Caches, find_caches
 from fxteleport.passes.constrain.dependence import Dependence, parameters_of
 from fxteleport.passes.constrain.fixed_tensors import fixed_tensors
 from fxteleport.passes.constrain.interpreter import Interpreter, Opaque
@@ -35,6 +36,7 @@ class Constrained:
         opaque: nodes that no rule covers.
         rules: node name -> name of the rule that was applied.
         conditions: what the rules assume: a number, a mode.
+        caches: what may have a CoB in an input and in the output (`cached` of `plan`).
     """
 
     system: System
@@ -45,18 +47,25 @@ class Constrained:
     rules: dict[str, str]
     conditions: tuple[Condition, ...] = ()
     scaled: dict[fx.Node, Wrap] = field(default_factory=dict)
+    caches: Caches = field(default_factory=Caches)
 
 
 def constrain(
-    captured: Captured, mode: str = "full", norm_stats: str = "fixed", strict: bool = False, norms: str = "exact"
+    captured: Captured,
+    mode: str = "full",
+    norm_stats: str = "fixed",
+    strict: bool = False,
+    norms: str = "exact",
+    cached: str | tuple[str, ...] = "pinned",
 ) -> Constrained:
     """Find the maps and the constraints of a captured graph.
 
     Args:
-        mode, norm_stats, norms: as `plan` takes them.
+        mode, norm_stats, norms, cached: as `plan` takes them.
         strict: raise a rule's own exception; else its node is pinned, with the exception as the reason.
 
     Raises:
+        InputError: a cache is to have a CoB, and there is none, or it is not plain what it is.
         RuleError: with `strict`, a rule fails in another way than by declining.
     """
     sizing, sources, system = Sizing(captured), Dependence(parameters_of(captured)), System()
@@ -66,10 +75,11 @@ def constrain(
         sources.add(graph, weighty)
     parameters = ParameterMaps(captured, sources, system, fixed_tensors(captured, mode))
     context = RuleContext(system, parameters, sizing, sources)
-    state = Interpreter.of(captured, context, Settings(mode == "full", norm_stats, norms), strict)
+    named = None if isinstance(cached, str) else cached
+    caches = Caches() if cached == "pinned" else find_caches(captured, sizing, system, named)
+    state = Interpreter.of(captured, context, Settings(mode == "full", norm_stats, norms), strict, caches)
     for graph in captured.graphs:
         state.run(graph)
     conditions = tuple(dict.fromkeys(context.conditions))
-    return Constrained(
-        system, state.maps, parameters.decided, state.wraps, state.opaque, state.rules, conditions, state.scaled
-    )
+    found = state.wraps, state.opaque, state.rules
+    return Constrained(system, state.maps, parameters.decided, *found, conditions, state.scaled, caches)

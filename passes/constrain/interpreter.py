@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from fxteleport.passes.capture.capture import Captured
 from fxteleport.passes.constrain import call_bodies
+from fxteleport.passes.constrain.caches import Caches
 from fxteleport.passes.constrain.node_maps import NodeMaps, attribute_map
 from fxteleport.passes.constrain.refusals import reads_numbers, refusal, refusal_without_tensors
 from fxteleport.passes.constrain.region_maps import RegionMaps
@@ -51,7 +52,7 @@ class Interpreter:
     Attributes:
         settings: what rules may do.
         strict: raise a rule's own exception, instead of reporting it as the reason why a node is opaque.
-        maps, wraps, scaled, opaque, rules: see `Constrained`.
+        maps, wraps, scaled, opaque, rules, caches: see `Constrained`.
         regions: the graphs' regions, with the maps of their nodes.
     """
 
@@ -61,15 +62,19 @@ class Interpreter:
     strict: bool
     maps: NodeMaps
     regions: RegionMaps
+    caches: Caches
     wraps: dict[fx.Node, Wrap] = field(default_factory=dict)
     scaled: dict[fx.Node, Wrap] = field(default_factory=dict)
     opaque: list[Opaque] = field(default_factory=list)
     rules: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, captured: Captured, context: RuleContext, settings: Settings, strict: bool) -> Interpreter:
+    def of(
+        cls, captured: Captured, context: RuleContext, settings: Settings, strict: bool, caches: Caches
+    ) -> Interpreter:
         maps = NodeMaps(context)
-        return cls(captured, context, settings, strict, maps, RegionMaps(context, captured.modules, maps, settings))
+        regions = RegionMaps(context, captured.modules, maps, settings)
+        return cls(captured, context, settings, strict, maps, regions, caches)
 
     @property
     def system(self) -> System:
@@ -88,6 +93,8 @@ class Interpreter:
         value = known.value
         if node in self.regions:
             return self.in_region(node)
+        if node in self.caches.read:
+            return self.caches.map_of(node)
         if node.op == "placeholder":
             return map_like(value)
         if node.op == "output":
@@ -107,7 +114,7 @@ class Interpreter:
         if isinstance(maker, (type, Assemble)) and maker not in RULES:
             made = maker.made if isinstance(maker, Assemble) else maker.__name__
             self.pin_all(node, f"it is put into a {made}")
-            return map_like(value)
+            return self.caches.built(node, value, self.maps.convert)
         source = node.args[0] if node.args else None
         if node.target in (operator.getitem, getattr) and isinstance(source, fx.Node):
             held = info(source).value
@@ -124,8 +131,8 @@ class Interpreter:
         return result
 
     def pin_all(self, node: fx.Node, why: str) -> None:
-        """Pin the operands of a node."""
-        for operand in self.maps.operands(node):
+        """Pin the operands of a node, but for what goes into a cache."""
+        for operand in self.maps.operands(node, self.caches.put(node, self.maps.convert, self.context)):
             self.context.parameters.pin(operand, Origin(node.name, why))
 
     def in_region(self, node: fx.Node) -> Any:
@@ -188,7 +195,7 @@ class Interpreter:
     def inside(self, full: bool) -> Interpreter:
         """An interpreter of the graphs inside a call, in the same system."""
         settings = replace(self.settings, full=full, norms="exact")
-        return Interpreter.of(self.captured, self.context, settings, self.strict)
+        return Interpreter.of(self.captured, self.context, settings, self.strict, self.caches)
 
 
 def _bind_written(context: RuleContext, node: fx.Node, result: Any, is_wrapped: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -37,9 +38,11 @@ class NodeMaps(dict[fx.Node, Any]):
         """A node's argument structure: operands for tensors, plain values for the rest."""
         return of_nodes(x, self._seen)
 
-    def operands(self, node: fx.Node) -> list[Operand]:
-        """The tensors among a node's arguments."""
-        return operands_in((self.convert(node.args), self.convert(node.kwargs)))
+    def operands(self, node: fx.Node, but: Collection[Any] = ()) -> list[Operand]:
+        """The tensors among a node's arguments, but for those of some nodes."""
+        if not but:
+            return operands_in((self.convert(node.args), self.convert(node.kwargs)))
+        return operands_in(of_nodes((node.args, node.kwargs), lambda n: None if n in but else self._seen(n)))
 
     def _seen(self, node: fx.Node) -> Any:
         return self._view(info(node).value, self.get(node), self._context.sizing.current(node))

@@ -1,17 +1,20 @@
-"""The other graphs of an emitted network: of train mode, and for data that take other branches than the example's."""
+"""The other graphs of an emitted network: of train mode, of other calls, and for data that take other branches."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
 
-from fxteleport.passes.errors import DataGuardError
+from fxteleport.passes.errors import DataGuardError, GuardError
+from fxteleport.passes.graph.guards import expect_form
 from fxteleport.passes.graph.ops import leaves_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,56 @@ class OtherGraphs:
         return (*self.variants, *trained, *self.inner.values())
 
 
+def has_calls(graphs: Sequence[fx.Graph]) -> bool:
+    """True where not all graphs take the same arguments, in the same structures."""
+    return any(_form(graph) != _form(graphs[0]) for graph in graphs[1:])
+
+
+def _form(graph: fx.Graph) -> list[str]:
+    return [*_names(graph), *(str(guard.args[1:]) for guard in _form_guards(graph))]
+
+
+def _names(graph: fx.Graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+
+
+def _form_guards(graph: fx.Graph) -> list[fx.Node]:
+    guards = graph.find_nodes(op="call_function", target=expect_form)
+    return [guard for guard in guards if isinstance(guard.args[0], fx.Node) and guard.args[0].op == "placeholder"]
+
+
+def _of_call(graphs: Sequence[tuple[fx.Graph, T]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T]:
+    """What is beside the graphs of a call with such arguments.
+
+    Raises:
+        GuardError: there are none.
+    """
+    found = [run for graph, run in graphs if takes(graph, args, kwargs)]
+    if not found:
+        known = ", ".join(dict.fromkeys(f"({', '.join(_names(graph))})" for graph, _ in graphs))
+        raise GuardError(
+            f"this network was captured for the calls {known}, and these inputs are of none, or have another structure:"
+            " capture it again, with this call among them"
+        )
+    return found
+
+
+def takes(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True if a graph is of a call with such arguments."""
+    names = _names(graph)
+    if len(args) + len(kwargs) != len(names) or set(names[len(args) :]) != kwargs.keys():
+        return False
+    given = dict(zip(names, args, strict=False)) | kwargs
+    try:
+        for guard in _form_guards(graph):
+            expect_form(given[str(guard.args[0].target)], *guard.args[1:])  # type: ignore[union-attr]
+    except GuardError:
+        return False
+    return True
+
+
 def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of an emitted network that runs the graph whose data guards agree.
+    """The forward of an emitted network that runs the graph whose data guards agree, of those of such a call.
 
     Data guards run before anything is written. Random numbers that were drawn before a guard failed are drawn again.
     """
@@ -56,15 +107,17 @@ def trying_variants(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(self, *args, **kwargs)
         cuda = sorted({x.get_device() for x in leaves_of((args, kwargs)) if isinstance(x, Tensor) and x.is_cuda})
         drawn = torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)
+        graphs = [(self.graph, functools.partial(forward, self)), *((v.graph, v.forward) for v in self.variants)]
+        first, *others = [run for _, run in graphs] if not self.has_calls else _of_call(graphs, args, kwargs)
         try:
-            return forward(self, *args, **kwargs)
+            return first(*args, **kwargs)
         except DataGuardError as error:
-            for variant in self.variants:
+            for run in others:
                 torch.set_rng_state(drawn[0])
                 for device, state in zip(cuda, drawn[1:], strict=True):
                     torch.cuda.set_rng_state(state, device)
                 try:
-                    return variant.forward(*args, **kwargs)
+                    return run(*args, **kwargs)
                 except DataGuardError:
                     continue
             raise error from None

@@ -25,7 +25,7 @@ from fxteleport.passes.rewrite.coded import codes_of
 from fxteleport.passes.rewrite.extra_state import CARRIED
 from fxteleport.passes.rewrite.frozen_modules import Excepted
 from fxteleport.passes.rewrite.network_wraps import is_at, places, take_names_
-from fxteleport.passes.rewrite.other_graphs import OtherGraphs, trying_variants
+from fxteleport.passes.rewrite.other_graphs import OtherGraphs, has_calls, trying_variants
 
 
 class TeleportedModule(fx.GraphModule):
@@ -40,7 +40,8 @@ class TeleportedModule(fx.GraphModule):
     # The networks of the other graphs share this one's parameters and modules.
     choice: Choice | None = None  # selects the graph by mode; None where one graph serves both
     in_training: TeleportedModule | None = None  # has train mode's graph
-    variants: tuple[TeleportedModule, ...] = ()  # have the graphs for data that take other branches
+    variants: tuple[TeleportedModule, ...] = ()  # have the graphs of other calls, and for data that take other branches
+    has_calls: bool = False  # some of these take other arguments
     inner_networks: Mapping[str, TeleportedModule] = types.MappingProxyType({})  # of modules that opaque code calls
     excepted: dict[bool, Excepted] | None = None  # what the model's own `train` does
 
@@ -186,6 +187,7 @@ def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
     if any(node.target is switch for node in network.graph.nodes):
         cls.forward = restoring(cls.forward)
     if network.variants:
+        network.__dict__["has_calls"] = has_calls([network.graph, *(variant.graph for variant in network.variants)])
         cls.forward = trying_variants(cls.forward)
     if network.choice is not None:
         cls.forward = choosing(cls.forward)
