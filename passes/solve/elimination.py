@@ -7,6 +7,8 @@ import numpy as np
 from fxteleport.passes.domain.solution import Array
 
 EXPONENT = np.int32  # half the memory of the largest tables
+_WIDE = np.iinfo(np.int32).max
+_NEVER = np.iinfo(np.int64).max
 _ROUNDS, _FILL = 64, 20  # the elimination's budget: rounds, and growth of the equations
 
 
@@ -14,28 +16,37 @@ class Rows:
     """Equations of three and more symbols, as sparse rows."""
 
     def __init__(self, n: int) -> None:
-        self.n, self.height = n, 0
+        self.n = n
         self.parts: list[tuple[Array, Array, Array]] = []
         self.why: list[Array] = []
 
     def add(self, symbols: Array, exponents: Array, why: int) -> None:
         height, width = symbols.shape
-        at = np.repeat(np.arange(self.height, self.height + height, dtype=np.int32), width)
-        self.parts.append((at, symbols.reshape(-1).astype(np.int32), np.tile(exponents.astype(EXPONENT), height)))
+        self.parts.append(
+            (np.full(height, width), symbols.reshape(-1).astype(np.int32), np.tile(exponents.astype(EXPONENT), height))
+        )
         self.why.append(np.full(height, why))
-        self.height += height
 
     def matrix(self):  # type: ignore[no-untyped-def]
         from scipy.sparse import csr_array
 
         if not self.parts:
             return csr_array((0, self.n), dtype=EXPONENT)
-        at, symbols, exponents = (np.concatenate(p) for p in zip(*self.parts, strict=True))
+        widths, symbols, exponents = (np.concatenate(p) for p in zip(*self.parts, strict=True))
         self.parts.clear()
-        return csr_array((exponents, (at, symbols)), shape=(self.height, self.n), dtype=EXPONENT)
+        made = csr_array((exponents, symbols, row_starts(widths)), shape=(len(widths), self.n))
+        made.sum_duplicates()
+        return made
 
     def numbers(self) -> Array:
         return np.concatenate(self.why) if self.why else np.empty(0, np.int64)
+
+
+def row_starts(counts: Array) -> Array:
+    """Where each row begins, and the last one ends, of rows with so many entries."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts.astype(np.int32) if starts[-1] < _WIDE else starts
 
 
 def set_aside(matrix, why: Array, constrained: Array):  # type: ignore[no-untyped-def]
@@ -93,14 +104,14 @@ def eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def]
         height = matrix.shape[0]
         if not height or matrix.nnz > budget:
             break
-        row = np.repeat(np.arange(height), np.diff(matrix.indptr))
+        length, starts = np.diff(matrix.indptr), matrix.indptr[:-1]
         usage = np.bincount(matrix.indices, minlength=matrix.shape[1])
-        # In each row the candidate is the symbol with exponent +-1 that the fewest rows use.
+        # In each row the candidate is the symbol with exponent +-1 that the fewest rows use; of several, the first.
         cost = usage[matrix.indices] + bound[matrix.indices] * height
-        cost = np.where(np.abs(matrix.data) == 1, cost, np.iinfo(np.int64).max)
-        order = np.lexsort((matrix.indices, cost, row))
-        best = order[np.unique(row[order], return_index=True)[1]]
-        able = cost[best] < np.iinfo(np.int64).max
+        cost = np.where(np.abs(matrix.data) == 1, cost, _NEVER)
+        rank = np.minimum(cost, 2 * height + 1) * matrix.shape[1] + matrix.indices
+        best = np.flatnonzero(rank == np.repeat(np.minimum.reduceat(rank, starts), length))
+        able = cost[best] < _NEVER
         if not able.any():
             break
         pivot = np.where(able, matrix.indices[best], -1)
@@ -108,13 +119,11 @@ def eliminate(matrix, why: Array, bound: Array):  # type: ignore[no-untyped-def]
         # each other's pivots wait for the next round.
         priority = random.permutation(height) + np.where(able, 0, -height)
         owner = np.full(matrix.shape[1], -height - 1)
-        np.maximum.at(owner, matrix.indices, priority[row])
+        np.maximum.at(owner, matrix.indices, np.repeat(priority, length))
         chosen = able & (owner[pivot] == priority)
         taken = np.zeros(matrix.shape[1], np.int64)
         taken[pivot[chosen]] = 1
-        inside = np.zeros(height, np.int64)
-        np.add.at(inside, row, taken[matrix.indices])
-        chosen &= inside == 1
+        chosen &= np.add.reduceat(taken[matrix.indices], starts) == 1
         solved, rest = matrix[chosen], matrix[~chosen]
         columns, lead = pivot[chosen], matrix.data[best[chosen]]
         solved.data *= np.repeat(lead, np.diff(solved.indptr))  # the pivot's exponent becomes 1

@@ -31,8 +31,9 @@ def solve(system: System) -> Solution:
         reduced = reduced_by(matrix, cover)
         count = np.diff(reduced.indptr)
         ones = np.ones(len(count), bool)
+        filled = count > 0
         if reduced.nnz:
-            np.logical_and.at(ones, np.repeat(np.arange(len(count)), count), np.abs(reduced.data) == 1)
+            ones[filled] = np.logical_and.reduceat(np.abs(reduced.data) == 1, reduced.indptr[:-1][filled])
         small = (count <= 2) & (ones | (count == 1))
         if not small.any():
             matrix, why = distinct(reduced, why)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fxteleport.passes.domain.cob_map import ANY, ONE
 from fxteleport.passes.domain.solution import Array
-from fxteleport.passes.solve.elimination import EXPONENT, primitive
+from fxteleport.passes.solve.elimination import EXPONENT, primitive, row_starts
 
 
 class Pairs:
@@ -77,15 +77,13 @@ def reduced_by(matrix, cover: Cover):  # type: ignore[no-untyped-def]
     """Rows over symbols -> rows over one representative symbol a class, without pinned ones."""
     from scipy.sparse import csr_array
 
-    coo = matrix.tocoo()
-    klass = cover.klass[coo.col]
+    klass = cover.klass[matrix.indices]
     keep = ~cover.pinned[klass]
-    first = representatives(cover)
-    data = coo.data * cover.sign[coo.col]
     # A representative carries its own sign: it may be the inverse of its class.
-    column = first[klass]
-    data = data * cover.sign[column]
-    out = csr_array((data[keep], (coo.row[keep], column[keep])), shape=matrix.shape, dtype=EXPONENT)
+    column = representatives(cover)[klass[keep]]
+    data = matrix.data[keep] * (cover.sign[matrix.indices[keep]] * cover.sign[column])
+    starts = row_starts(keep)[matrix.indptr]
+    out = csr_array((data, column, starts), shape=matrix.shape)
     out.sum_duplicates()
     out.eliminate_zeros()
     return primitive(out)
