@@ -13,7 +13,7 @@ import numpy as np
 from fxteleport.passes.domain.cob_map import ANY, ONE
 from fxteleport.passes.domain.constraints import Batch, Origin, System
 from fxteleport.passes.domain.solution import POSITIVE, UNIT, Array, Solution, packed
-from fxteleport.passes.solve.elimination import Rows, distinct, eliminate, monomials, set_aside
+from fxteleport.passes.solve.elimination import Rows, distinct, eliminate, monomials, primitive, set_aside
 from fxteleport.passes.solve.union_find import Cover, Pairs, collapse, reduced_by, representatives
 
 
@@ -23,18 +23,17 @@ def solve(system: System) -> Solution:
     pairs, rows = Pairs(n), Rows(n)
     for number, batch in enumerate(system.equations):
         _sort_out(batch, number, pairs, rows)
+    pairs.unit += [batch.symbols.numpy()[:, 0] for batch in system.unit]
     cover = Cover(n, pairs)
     # Longer equations collapse as their symbols are pinned or identified.
     matrix, why, definitions = set_aside(rows.matrix(), rows.numbers(), _constrained(system, pairs))
     del rows  # on the largest networks each of these is tens of megabytes
     while matrix.shape[0]:
         reduced = reduced_by(matrix, cover)
-        count = np.diff(reduced.indptr)
-        ones = np.ones(len(count), bool)
-        filled = count > 0
-        if reduced.nnz:
-            ones[filled] = np.logical_and.reduceat(np.abs(reduced.data) == 1, reduced.indptr[:-1][filled])
-        small = (count <= 2) & (ones | (count == 1))
+        count, small = _small(reduced)
+        if not small.any():  # now common exponents are divided away: before, s**2 t**2 = 1 may lose its t
+            reduced = primitive(reduced)
+            count, small = _small(reduced)
         if not small.any():
             matrix, why = distinct(reduced, why)
             break
@@ -50,6 +49,16 @@ def solve(system: System) -> Solution:
     steps = [_definitions(definitions, cover)] if len(definitions[0]) else []
     del definitions
     return _assemble(system, cover, matrix, why, steps)
+
+
+def _small(matrix) -> tuple[Array, Array]:  # type: ignore[no-untyped-def]
+    """How many symbols each row has, and whether it is an equation of one, or of two with exponents +-1."""
+    count = np.diff(matrix.indptr)
+    ones = np.ones(len(count), bool)
+    filled = count > 0
+    if matrix.nnz:
+        ones[filled] = np.logical_and.reduceat(np.abs(matrix.data) == 1, matrix.indptr[:-1][filled])
+    return count, (count <= 2) & (ones | (count == 1))
 
 
 def _sort_out(batch: Batch, number: int, pairs: Pairs, rows: Rows) -> None:

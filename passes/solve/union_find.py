@@ -10,7 +10,7 @@ import numpy as np
 
 from fxteleport.passes.domain.cob_map import ANY, ONE
 from fxteleport.passes.domain.solution import Array
-from fxteleport.passes.solve.elimination import EXPONENT, primitive, row_starts
+from fxteleport.passes.solve.elimination import EXPONENT, row_starts
 
 
 class Pairs:
@@ -74,7 +74,7 @@ def representatives(cover: Cover) -> Array:
 
 
 def reduced_by(matrix, cover: Cover):  # type: ignore[no-untyped-def]
-    """Rows over symbols -> rows over one representative symbol a class, without pinned ones."""
+    """Rows over symbols -> rows over one representative symbol a class, without pinned ones and squares of signs."""
     from scipy.sparse import csr_array
 
     klass = cover.klass[matrix.indices]
@@ -85,8 +85,10 @@ def reduced_by(matrix, cover: Cover):  # type: ignore[no-untyped-def]
     starts = row_starts(keep)[matrix.indptr]
     out = csr_array((data, column, starts), shape=matrix.shape)
     out.sum_duplicates()
+    signs = cover.unit[cover.klass[out.indices]]  # of a sign every second power is 1
+    out.data[signs] %= 2
     out.eliminate_zeros()
-    return primitive(out)
+    return out
 
 
 def collapse(matrix, count: Array, why: Array, small: Array, pairs: Pairs) -> None:  # type: ignore[no-untyped-def]

@@ -243,6 +243,17 @@ def test_a_common_exponent_gives_up_a_sign_only() -> None:
     assert not bool((tau[2:] == 1).all())
 
 
+def test_signs_of_products_stay_free() -> None:
+    """|s t| = 1 for many s and one t, of which |t| = 1: each has a sign."""
+    system = System(6)
+    for s in (2, 3, 4):
+        system.require_unit(single(torch.tensor([s])) * single(torch.tensor([5])), HERE)
+    system.require_unit(single(torch.tensor([5])), HERE)
+    solution = solve(system)
+    assert solution.num_free == 4
+    assert (solution.allows == UNIT).all()
+
+
 def test_empty_system() -> None:
     solution = solve(System())
     assert solution.num_free == 0
