@@ -108,7 +108,15 @@ def variants_in_both(
 
     evaluated = _with_calls(traced, examples, in_eval, calls)
     trained = Variants() if other is None else _with_calls(other, examples, in_training, calls)
-    return evaluated, trained, choice
+    return evaluated, trained, None if choice is None else _asking_all(choice, evaluated.traces, other)
+
+
+def _asking_all(choice: Choice, evaluated: Sequence[Traced], other: Traced | None) -> Choice:
+    """What chooses between the modes, with all that the graphs of other calls and data ask."""
+    new = {path: t.tracer.modes.at_start(path) for t in evaluated for path in t.tracer.modes.asked}
+    new = {path: mode for path, mode in new.items() if path not in choice.evaluating}
+    trained = {path: other.tracer.modes.at_start(path) if other is not None else True for path in new}
+    return replace(choice, evaluating=choice.evaluating | new, training=choice.training | trained)
 
 
 def _with_calls(

@@ -235,7 +235,7 @@ class AsksInPrompts(Decoder):
 
     def forward(self, ids: Tensor, past: Any = None) -> Any:
         out, held = super().forward(ids, past)
-        return (out * 2 if past is None and self.training else out), held
+        return (out * 2 if past is None and (self.training or self.head.training) else out), held
 
 
 @torch.no_grad()
@@ -246,10 +246,12 @@ def test_a_mode_that_matters_in_one_call_is_refused() -> None:
     network = plan.rewrite(plan.sample(0.9, "inter", exact=True, seed=0))
     assert torch.equal(network(IDS)[0], model(IDS)[0])
     assert any(condition.kind == "mode" for condition in plan.conditions)
-    network.train()
-    for args in ((IDS,), (IDS[:, 4:5], filled)):
-        with pytest.raises(ft.InputError, match="one of the calls"):
-            network(*args)
+    for part in (network, network.head):
+        network.eval()
+        part.train()
+        for args in ((IDS,), (IDS[:, 4:5], filled)):
+            with pytest.raises(ft.InputError, match="one of the calls"):
+                network(*args)
 
 
 @torch.no_grad()
