@@ -135,7 +135,7 @@ def _in_step(
     values = {node.name: info(node).value for graph in plan.captured.graphs for node in graph.nodes}
     reference, gm = _for_these(reference, gm, inputs, keyword_inputs)
     left = _Stepper(reference, inputs, keyword_inputs)
-    right = _Stepper(gm, *teleport_inputs(plan, made.cob, *inputs, **keyword_inputs))
+    right = _Stepper(gm, *teleport_inputs(plan, teleportation.cob, *inputs, **keyword_inputs))
     sources = {info(n).captured: n for n in reference.graph.nodes}
     restored = {info(n).restores for n in gm.graph.nodes} - {""}
     # The maps in a norm that keeps its epsilon.

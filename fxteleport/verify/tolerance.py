@@ -44,7 +44,7 @@ class Pair:
 
     def compared(self) -> tuple[Comparison, frozenset[str]]:
         """The outputs of the two networks, and the names of the buffers that their forwards write to."""
-        args, kwargs, made = self.inputs, self.keyword_inputs, self.made
+        args, kwargs, made = self.inputs, self.keyword_inputs, self.teleportation
         moved = (args, kwargs) if made is None else teleport_inputs(made.plan, made.cob, *args, **kwargs)
         expected, actual = self.draws.same(
             lambda: run(self.model, args, kwargs, self.writes),
