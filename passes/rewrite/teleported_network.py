@@ -193,7 +193,8 @@ def _wrap_forward(network: TeleportedModule, cls: Any) -> None:
         cls.forward = choosing(cls.forward)
     if any(node.target == WHOLE for node in network.graph.nodes):
         cls.forward = _in_its_mode(cls.forward)
-    cls.forward = _given(cls.forward, [node.target for node in network.graph.find_nodes(op="placeholder")])
+    if not network.has_calls:  # else each graph is asked whether it is of such a call
+        cls.forward = _given(cls.forward, [node.target for node in network.graph.find_nodes(op="placeholder")])
 
 
 def _begin_copy(copied: TeleportedModule, held: nn.Module, graph: fx.Graph) -> None:
