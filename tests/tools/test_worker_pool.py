@@ -66,6 +66,7 @@ def test_workers_do_not_hear_the_interrupt_of_a_terminal() -> None:
     """Not even while they start: a traceback of each would hide what the command says."""
     script = (
         "import os, signal, sys, pool_calls\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
         "from fxteleport.tools.worker_pool import WorkerPool\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
