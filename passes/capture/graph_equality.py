@@ -117,7 +117,8 @@ class _Numbers:
             return self.place[node.all_input_nodes[0]]
         constant = added.get(str(node.target)) if node.op == "get_attr" else None
         if isinstance(constant, Tensor):
-            return self._number(f"{constant.dtype} {tuple(constant.shape)} {digest(constant)}")
+            held = digest(constant) or id(constant)  # of a sparse one, no other is known to hold the same
+            return self._number(f"{constant.dtype} {tuple(constant.shape)} {held}")
         args, kwargs = map_arg((node.args, node.kwargs), self.place.__getitem__)  # type: ignore[arg-type]
         return self._number(f"{node.op} {node.target!r} {args!r} {kwargs!r}")
 

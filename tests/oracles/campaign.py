@@ -55,16 +55,14 @@ def smaller(script: Script) -> Iterator[Script]:
 
 def without(script: Script, at: int) -> Iterator[Script]:
     """The script without a step: what took its results takes its first operand, or goes with it."""
-    firsts = [*range(len(script.inputs))]  # of each step's results the first and the number
     network, inputs = script.make()
     values = [x.clone() for x in inputs]
-    starts: list[tuple[int, int]] = []
+    starts: list[tuple[int, int]] = []  # of each step's results the first and the number
     with torch.no_grad():
         for step, call in zip(script.steps, network.calls, strict=True):
             made = several_of(call(*(values[i] for i in step.operands)))
             starts.append((len(values), len(made)))
             values += made
-    del firsts
     for rewired in (True, False):
         place = {i: i for i in range(len(script.inputs))}
         steps: list[Step] = []
