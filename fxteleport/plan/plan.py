@@ -79,6 +79,7 @@ def plan(
             gives back, changed in place or in its output, has a CoB, the same for input and output. So an emitted
             network goes on with what it has given; `plan.teleport_inputs` takes a cache of the original there. Names of
             arguments: so have these, also tuples, lists or dictionaries. "pinned": caches stay the original's.
+            `cache="teleported"` means the same; a forward's own argument `cache` is no such word.
         calls: other ways in which the model is called, each `(args, kwargs)`: one plan is right for all of them, and an
             emitted network takes each. So a prompt without a cache, and the next token with the cache, are one plan.
         **keyword_inputs: keyword arguments of its forward.
@@ -104,6 +105,8 @@ def plan(
             "norms='scaled' is approximate, and mode='full' needs no such thing: there norms get epsilons of their own,"
             " and the function is kept exactly"
         )
+    if isinstance(keyword_inputs.get("cache"), str):
+        cached = keyword_inputs.pop("cache")
     if isinstance(cached, str) and cached not in CACHED:
         raise InputError(
             f"unknown cached '{cached}': choose one of {', '.join(CACHED)}, or name arguments: cached=['past']"

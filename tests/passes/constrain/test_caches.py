@@ -133,6 +133,17 @@ def test_a_cache_of_the_original_is_teleported() -> None:
         ft.save("/nowhere", network, "decoder")
 
 
+@torch.no_grad()
+def test_the_option_is_no_argument_of_forward() -> None:
+    model = decoder("objects, changed")
+    prompt: Any = ((IDS[:, :4],), {})
+    given = IDS[:, 4:5], model(IDS[:, :4])[1]
+    plan = ft.plan(model, *copy.deepcopy(given), cache="teleported", calls=[prompt])
+    assert plan.num_free == ft.plan(model, *given, cached="teleported", calls=[prompt]).num_free
+    with pytest.raises(ft.InputError, match="unknown cached 'moved'"):
+        ft.plan(model, *given, cache="moved")
+
+
 class Replaced(nn.Module):
     """The state is what the call before has computed, and nothing else ties it."""
 
