@@ -39,15 +39,22 @@ def compares_types(code: CodeType) -> bool:
 def compares_variables(code: CodeType) -> bool:
     """True for code in which `is` or `is not` stands between variables, or one and what a call gives."""
     steps = _steps(code)
-    return any(
-        _takes_objects(steps[max(i - _OPERANDS, 0) : i]) for i, step in enumerate(steps) if step.opname == "IS_OP"
-    )
+    return any(_takes_objects(steps[:i]) for i, step in enumerate(steps) if step.opname == "IS_OP")
 
 
 def _takes_objects(before: list[dis.Instruction]) -> bool:
-    asks_for_type = any(step.opname == "LOAD_GLOBAL" and step.argval == "type" for step in before)
-    kinds = [step.opname.startswith(_LOCAL) or "CALL" in step.opname for step in before[-2:]]
-    return all(kinds) and not asks_for_type
+    asks_for_type = any(step.opname == "LOAD_GLOBAL" and step.argval == "type" for step in before[-_OPERANDS:])
+    operands = before[-2:]
+    kinds = [step.opname.startswith(_LOCAL) or "CALL" in step.opname for step in operands]
+    return all(kinds) and not asks_for_type and not any(_is_constant(step.argval, before) for step in operands)
+
+
+def _is_constant(name: Any, before: list[dis.Instruction]) -> bool:
+    """True for a variable of pytest's, whose assertions put even `None` into one, that holds a constant."""
+    if not (isinstance(name, str) and name.startswith("@py_")):
+        return False
+    stores = [i for i, step in enumerate(before) if step.opname == "STORE_FAST" and step.argval == name]
+    return bool(stores) and before[stores[-1] - 1].opname == "LOAD_CONST"
 
 
 def asks_for_class(frame: FrameType) -> bool:

@@ -194,7 +194,12 @@ def _asked(node: fx.Node, tensor: Sized, args: Sequence[Any], kwargs: dict[str, 
 
 def _is_in_object(node: fx.Node, held: Any, value: Any) -> bool:
     """True for tensors that are read out of an object among the inputs, which holds others in other runs."""
-    return isinstance(node.args[0], fx.Node) and type(held) is not Sized and holds_tensor(value)
+    if type(held) is Sized or not holds_tensor(value):
+        return False
+    holder: Any = node.args[0]
+    while isinstance(holder, fx.Node) and holder.target in (operator.getitem, getattr):
+        holder = holder.args[0]
+    return isinstance(holder, fx.Node) and holder.op == "placeholder"
 
 
 def _rests_on_sizes(x: Any) -> bool:

@@ -21,7 +21,7 @@ from fxteleport.passes.rules.registry import named, rule
 from fxteleport.passes.rules.writing import beside
 
 
-@rule(*named("index_add"), shape=shape_functions.same)
+@rule(*named("index_add"), shape=shape_functions.copied_along)
 def index_add(call: Call, input: Operand, dim: int, index: Operand, source: Operand, alpha: Any = 1) -> CobMap:
     return spread(call, input, dim, source)
 
@@ -54,7 +54,7 @@ def reduced(call: Call, input: Operand, dim: int, source: Operand, reduce: str) 
     return cob
 
 
-@rule(*named("index_copy"), shape=shape_functions.same)
+@rule(*named("index_copy"), shape=shape_functions.copied_along)
 def index_copy(call: Call, input: Operand, dim: int, index: Operand, source: Operand) -> Any:
     return put(call, input, dim, index, source)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import hypothesis
 import torch
+from random_changes import HiddenFunction
 from random_networks import Network, Script, others, several_of
 from torch import Tensor, nn
 
@@ -185,8 +186,7 @@ class Comparison:
             self.compared(f"other {other.what}", other, network)
             if twin is not None:
                 self.compared(f"checkpoint, other {other.what}", other, twin, excused)
-        hidden = any(step.operation == "hidden: function" for step in self.model.script.steps)
-        if self.norm_stats == "fixed" and not hidden:  # the weight in its closure is the planned model's
+        if self.norm_stats == "fixed" and not self.reads_a_closure():  # a weight in one is the planned model's
             self.cast(unrun)
         if self.norm_stats != "rescaled":  # exact in eval mode only
             scales = plan.scales(cob)
@@ -202,6 +202,10 @@ class Comparison:
         """True for a node of an operation that is there to be kept whole."""
         place = re.match(r"calls[._](\d+)", node.path or node.node)
         return place is not None and self.model.script.steps[int(place[1])].operation.startswith(tuple(_KEPT_WHOLE))
+
+    def reads_a_closure(self) -> bool:
+        """True for a network in which a function holds a weight."""
+        return any(isinstance(m, HiddenFunction) or getattr(m, "way", "") == "a closure" for m in self.model.modules())
 
     @torch.no_grad()
     def cast(self, network: nn.Module) -> None:

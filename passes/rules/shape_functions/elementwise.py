@@ -28,6 +28,15 @@ def copied(at: At, input: Sized, src: Sized, *rest: Any, **settings: Any) -> Sha
     return input.sizes
 
 
+def copied_along(at: At, input: Sized, dim: int, index: Any, source: Any, *rest: Any, **settings: Any) -> Shape:
+    """The shape of what is written into along one axis; the others are those of the other tensor, or it fails."""
+    if type(source) is Sized and len(source.sizes) == len(input.sizes):
+        for i, (own, other) in enumerate(zip(input.sizes, source.sizes, strict=True)):
+            if i != dim % len(input.sizes) and type(other) is int:
+                at.sizes.insist(own, other)
+    return input.sizes
+
+
 def broadcast(at: At, *operands: Any, **settings: Any) -> Shape:
     """The shape to which the tensors among the arguments are broadcast."""
     shapes = [x.sizes for x in (*operands, *settings.values()) if type(x) is Sized]

@@ -242,7 +242,7 @@ def checkpointed(reentrant: bool) -> Callable[[Any, Tensor], Tensor]:
 
 FUNCTIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int, int]] = {
     "straight through": (lambda m, h: Straight.apply(h), 8, 8),
-    "of a weight": (lambda m, h: F.linear(h, Straight.apply(m.second.weight)), 16, 9),
+    "of a weight": (lambda m, h: F.linear(h, Straight.apply(m.second.weight)), 16, 16),
     "gradient reversal": (lambda m, h: Reversed.apply(h, 0.3), 8, 8),
     "a layer": (lambda m, h: Layer.apply(h, m.second.weight, m.second.bias).relu(), 16, 16),
     "an activation": (lambda m, h: Swish.apply(h), 8, 0),
