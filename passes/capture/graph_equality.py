@@ -1,7 +1,7 @@
 """Graph equality: do two traces make the same calls on the same things?
 
-What is made of sizes, weights and constants alone (a table of positions) is compared as an expression, wherever it is
-made; all other calls in their order.
+Values that are computed from sizes, weights and constants alone (a table of positions) are compared as expressions,
+wherever a graph computes them; all other calls are compared in their order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def alike(
     Args:
         drops: compare the probabilities of dropouts, too; in eval mode they do not matter.
         less_sure: the second graph may have fewer guards.
-        remade: nodes of the second graph -> those of the first that made what they are.
+        remade: nodes of the second graph -> nodes of the first that compute the same value.
     """
     remade = remade or {}
     ones, others = list(evaluated.nodes), list(trained.nodes)
@@ -65,9 +65,10 @@ def alike(
 
 
 def _about_state(graph: fx.Graph, remade: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
-    """The nodes of questions about what the run before has left, which are no guards of this run's inputs.
+    """The nodes of guards about values that the run before has left; they do not restrict this run's inputs.
 
-    About what each run makes the same: whether it is to be made anew. About other tensors: what is no input's form.
+    Guards about a value that each run computes alike decide whether it is computed again. Guards about other tensors
+    count only if they involve no input.
     """
     left = [node for node in graph.nodes if node.target is from_last_run and isinstance(info(node).value, Tensor)]
     if not (left or remade):
@@ -80,7 +81,7 @@ class _Numbers:
     """Numbers the nodes of two graphs.
 
     Attributes:
-        place: node -> its number among the calls, or that of its expression, which is the same in both graphs.
+        place: node -> its number among the calls; equal expressions have the same number in both graphs.
     """
 
     def __init__(self) -> None:
@@ -90,10 +91,10 @@ class _Numbers:
     def of(
         self, graph: fx.Graph, nodes: list[fx.Node], added: Added, remade: Mapping[fx.Node, fx.Node]
     ) -> list[fx.Node]:
-        """Number the nodes of a graph; those among `nodes` that are no expressions.
+        """Number the nodes of a graph, and return those among `nodes` that are no expressions.
 
         Args:
-            remade: nodes of this graph -> those of the graph before.
+            remade: nodes of this graph -> nodes of the graph before that compute the same value.
         """
         compared, calls, made = set(nodes), list[fx.Node](), set[fx.Node]()
         for node in graph.nodes:
@@ -110,7 +111,7 @@ class _Numbers:
         return calls
 
     def _spelled(self, node: fx.Node, added: Added) -> _Place | None:
-        """The number of a node's expression; None where only guards look at what it is made of."""
+        """The number of a node's expression; None if only guards read its operands."""
         if any(source not in self.place for source in node.all_input_nodes):
             return None
         if is_idle(node):
@@ -127,7 +128,7 @@ class _Numbers:
 
 
 def _is_expression(node: fx.Node, made: Container[fx.Node]) -> bool:
-    """True for a call on what is `made` of sizes, weights and constants alone, and nothing else than its value."""
+    """True for a call without effects whose operands are in `made`, which are expressions themselves."""
     known = info(node)
     if known.has_effect or known.is_aliased or node.op in ("placeholder", "call_module", "output"):
         return False
@@ -168,7 +169,7 @@ def _spelt(node: fx.Node, place: Mapping[fx.Node, _Place]) -> Any:
 
 
 def _said_once(args: Any) -> Any:
-    """What a guard expects: that `3 == n` is true, as a table of sizes asks, is that n is 3."""
+    """A guard's operand and value in one spelling: `3 == n` is True (a lookup in a table of sizes) becomes n is 3."""
     asked, expected = args
     if expected is not True or type(asked) is not tuple or asked[1] is not operator.eq:
         return args

@@ -1,8 +1,8 @@
-"""What a run leaves for the next one, and what the trace of that next run finds in its place.
+"""Values that a run leaves for the next one, and what stands for them in the trace of that next run.
 
-A tensor of the trace, or a number, may be any other in the run after that: nothing is known of the value that the next
-run finds (`from_last_run`). What each run makes the same, of sizes and weights alone, is what the first trace has made,
-where the two are compared.
+A traced tensor or a number may have any value in a later run, so the next trace knows nothing of it but its form
+(`from_last_run`). A value that is computed from sizes and weights alone is the same in each run: when the two traces
+are compared, it equals the expression that the first trace computed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fxteleport.passes.graph.holders import contents_of, holds_fields, leaves_in
 
 
 class StandIn:
-    """What stands for a value of a trace. No data class, nor an object with a dictionary: those are walked into.
+    """Stands for a traced value. It has slots, since objects with a `__dict__` are walked as containers.
 
     Attributes:
-        value: of its form.
-        node: that has made it, where each run makes the same.
+        value: a tensor of the same shape and type, or the number.
+        node: the node that computes it, if each run computes the same; otherwise None.
     """
 
     __slots__ = ("node", "value")
@@ -36,12 +36,12 @@ class StandIn:
 
 
 def is_remade(x: Any) -> bool:
-    """True for what holds a value that each run makes the same."""
+    """True for a structure with a value that each run computes alike."""
     return any(isinstance(leaf, StandIn) and leaf.node is not None for leaf in leaves_in(x))
 
 
 def stand_in(x: Any, is_remade: Callable[[Any], bool]) -> Any:
-    """A value that a run has left, with a `StandIn` in the place of the trace's proxies."""
+    """A value that a run has left, with the trace's proxies replaced by `StandIn`s."""
 
     def plain(leaf: Any) -> Any:
         if proxy.is_proxy(leaf):
@@ -51,20 +51,20 @@ def stand_in(x: Any, is_remade: Callable[[Any], bool]) -> Any:
         return _with_fields(leaf, lambda held: stand_in(held, is_remade))
 
     made = tree_map(plain, x)
-    if isinstance(made, dict) and proxy.find_trace(list(made)) is not None:  # sizes, which are numbers as keys
+    if isinstance(made, dict) and proxy.find_trace(list(made)) is not None:  # sizes are plain numbers as keys
         refill(made, {proxy.plain(key): value for key, value in items_of(made).items()})
     return made
 
 
 def found(x: Any, record: Callable[..., Any]) -> tuple[Any, dict[fx.Node, fx.Node]]:
-    """What a trace finds where the run before has left a value.
+    """The value that a trace starts with in the place of one that the run before has left.
 
     Args:
-        x: as `stand_in` gives it.
-        record: records a call in that trace.
+        x: the result of `stand_in`.
+        record: records a call in the new trace.
 
     Returns:
-        That, and node -> the node of the trace before that made the same.
+        The value, and its nodes -> the nodes of the earlier trace that compute the same.
     """
     remade: dict[fx.Node, fx.Node] = {}
 
@@ -82,12 +82,12 @@ def found(x: Any, record: Callable[..., Any]) -> tuple[Any, dict[fx.Node, fx.Nod
 
 
 def from_last_run(value: Any) -> Any:
-    """A tensor or a number that the run before has left. What depends on it is no part of a graph that is kept."""
+    """A tensor or a number that the run before has left: a tensor without values. It is in no graph of a plan."""
     return value.to(META) if isinstance(value, Tensor) else value
 
 
 def _with_fields(x: Any, made: Callable[[Any], Any]) -> Any:
-    """An object with other things in its fields; anything else as it is."""
+    """A copy of an object with its fields mapped; anything that is no such object, unchanged."""
     if not (holds_fields(type(x)) and (held := contents_of(x))):
         return x
     other = copy.copy(x)

@@ -66,7 +66,7 @@ class Traced:
 
     @property
     def state(self) -> frozenset[str]:
-        """The paths of the modules that are left with what not each run would make the same."""
+        """The paths of the modules that are left with values that another run might compute differently."""
         return frozenset(path for (path, _), value in self.left.items() if not last_run.is_remade(value))
 
 

@@ -33,13 +33,6 @@ class Contents:
         """True if it no longer holds the same objects, in the same order."""
         return not _same(contents(self.container), self.before)
 
-    def loses(self) -> bool:
-        """True if it has lost something that it held."""
-        now, before = contents(self.container), self.before
-        if isinstance(before, dict):
-            return any(key not in now or now[key] is not x for key, x in before.items())
-        return not _same(now[: len(before)], before) and not isinstance(self.container, set)
-
     def restore(self) -> None:
         """Put back what it held, past methods that its class overrides."""
         if self.changed():

@@ -143,11 +143,6 @@ class Reads:
         """The containers that hold other things than when they were read."""
         return {where: held.container for where, held in self._read.items() if held is not None and held.changed()}
 
-    def loses(self, attribute: tuple[str, str]) -> bool:
-        """True where a container has lost an item, or has another one in its place, since it was read."""
-        held = self._read[attribute]
-        return held is not None and held.loses()
-
 
 def is_at_or_in(path: str, outer: str) -> bool:
     """True for the path of a module, and of what is in it."""
